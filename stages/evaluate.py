@@ -1,0 +1,68 @@
+"""Judge the model on the test split, beside what simpler means reach.
+
+Reads:  models/toygpt/, data/splits/
+Writes: metrics/evaluate.json
+"""
+
+import math
+
+import torch
+
+from stages import run
+from toygpt import paths
+from toygpt.data.token_files import open_tokens, read_manifest
+from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
+from toygpt.evaluation import bigram_loss, judge, xz_bits_per_byte
+from toygpt.files import write_json
+from toygpt.model.directory import load_model, weights_digest
+from toygpt.params import load_params
+from toygpt.training.tracking import run_of_model
+
+
+def main() -> None:
+    params = load_params(paths.PARAMS)
+    splits = read_manifest(paths.SPLITS, made_by="split")
+    model = load_model(paths.MODEL)
+    if torch.cuda.is_available() and params.runtime.accelerator != "cpu":
+        model.cuda()
+
+    test = open_tokens(paths.SPLITS, splits, "test")
+    num_bytes = splits.parts["test"].bytes
+    judgement = judge(
+        model,
+        test,
+        batch_size=params.evaluate.batch_size,
+        overlap_fraction=params.evaluate.overlap_fraction,
+        end_of_text_id=splits.end_of_text_id,
+    )
+    bigram = bigram_loss(
+        open_tokens(paths.SPLITS, splits, "train"),
+        open_tokens(paths.SPLITS, splits, "validation"),
+        test,
+        vocab_size=splits.vocab_size,
+        end_of_text_id=splits.end_of_text_id,
+    )
+    pieces = bytes_of_tokens(load_tokenizer(paths.MODEL))
+    metrics = {
+        "test_loss": judgement.loss,
+        "test_perplexity": judgement.perplexity,
+        "test_bits_per_byte": judgement.bits_per_byte(num_bytes),
+        "test_accuracy": judgement.accuracy,
+        "bigram_bits_per_byte": bigram * len(test) / math.log(2) / num_bytes,
+        "xz_bits_per_byte": xz_bits_per_byte(test, pieces),
+    }
+    write_json(paths.METRICS / "evaluate.json", metrics)
+    with run_of_model(
+        weights_digest(paths.MODEL), tracking=params.tracking, root=paths.main_root()
+    ) as tracked:
+        tracked.log_metrics(metrics)
+    print(
+        f"bits per byte on the test split: {metrics['test_bits_per_byte']:.3f} "
+        f"(bigram {metrics['bigram_bits_per_byte']:.3f}, "
+        f"xz {metrics['xz_bits_per_byte']:.3f}); "
+        f"{judgement.accuracy:.1%} of the tokens guessed right"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

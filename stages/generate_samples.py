@@ -1,0 +1,58 @@
+"""Let the model continue the prompts of params.yaml.
+
+Reads:  models/toygpt/
+Writes: reports/samples/, metrics/generate-samples.json
+"""
+
+import json
+
+from tqdm import tqdm
+
+from stages import run
+from toygpt import paths
+from toygpt.data.tokenizer import end_of_text_id, load_tokenizer
+from toygpt.files import new_directory, write_json, write_text
+from toygpt.model.directory import load_model, weights_digest
+from toygpt.params import load_params
+from toygpt.samples import Sample, continue_prompt, to_markdown
+from toygpt.training.tracking import run_of_model
+
+
+def main() -> None:
+    params = load_params(paths.PARAMS)
+    model = load_model(paths.MODEL)
+    tokenizer = load_tokenizer(paths.MODEL)
+
+    samples: list[Sample] = [
+        continue_prompt(
+            model,
+            tokenizer,
+            prompt,
+            max_new_tokens=params.generate_samples.max_new_tokens,
+            end_of_text_id=end_of_text_id(tokenizer),
+        )
+        for prompt in tqdm(
+            params.generate_samples.prompts, desc="generate", disable=None
+        )
+    ]
+    num_new_tokens = sum(sample.new_tokens for sample in samples)
+    with new_directory(paths.SAMPLES) as directory:
+        lines = [json.dumps(sample._asdict(), ensure_ascii=False) for sample in samples]
+        write_text(directory / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+        write_text(directory / "samples.md", to_markdown(samples))
+    write_json(
+        paths.METRICS / "generate-samples.json",
+        {"samples": len(samples), "new_tokens": num_new_tokens},
+    )
+    with run_of_model(
+        weights_digest(paths.MODEL), tracking=params.tracking, root=paths.main_root()
+    ) as tracked:
+        tracked.log_directory(paths.SAMPLES, name="samples")
+    print(
+        f"{len(samples)} prompts continued by {num_new_tokens} tokens: see "
+        f"{paths.SAMPLES / 'samples.md'}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,87 @@
+"""Turn the documents into token ids.
+
+Reads:  data/documents/
+Writes: data/tokens/, metrics/tokenize.json
+"""
+
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from stages import run
+from toygpt import paths
+from toygpt.data.corpus import DOCUMENTS_FILE, read_texts
+from toygpt.data.token_files import (
+    Part,
+    token_type_for,
+    write_manifest,
+    write_tokens,
+)
+from toygpt.data.tokenizer import (
+    encode_documents,
+    end_of_text_id,
+    save_tokenizer,
+    tokenizer_digest,
+    train_tokenizer,
+)
+from toygpt.files import new_directory, sha256_of, write_json
+from toygpt.params import load_params
+
+
+def main() -> None:
+    params = load_params(paths.PARAMS)
+    num_bytes = sum(
+        len(text.encode()) for texts in read_texts(paths.DOCUMENTS) for text in texts
+    )
+    tokenizer = train_tokenizer(
+        texts_with_progress("learn the vocabulary", num_bytes),
+        vocab_size=params.tokenize.vocab_size,
+    )
+    vocab_size = tokenizer.get_vocab_size()
+    token_type = token_type_for(vocab_size)
+
+    with new_directory(paths.TOKENS) as directory:
+        save_tokenizer(tokenizer, directory / "tokenizer")
+        documents = encode_documents(
+            tokenizer, texts_with_progress("encode", num_bytes)
+        )
+        num_tokens, num_documents = write_tokens(
+            documents, directory, token_type=token_type
+        )
+        write_manifest(
+            directory,
+            token_type=token_type,
+            vocab_size=vocab_size,
+            end_of_text_id=end_of_text_id(tokenizer),
+            corpus_sha256=sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE),
+            tokenizer_sha256=tokenizer_digest(directory / "tokenizer"),
+            parts={"tokens": Part(num_tokens, num_documents, num_bytes)},
+        )
+
+    bytes_per_token = num_bytes / num_tokens
+    write_json(
+        paths.METRICS / "tokenize.json",
+        {
+            "vocab_size": vocab_size,
+            "tokens": num_tokens,
+            "bytes_per_token": bytes_per_token,
+        },
+    )
+    print(
+        f"{num_tokens:,} tokens of {bytes_per_token:.2f} bytes each, from a vocabulary "
+        f"of {vocab_size:,}"
+    )
+
+
+def texts_with_progress(description: str, num_bytes: int) -> Iterator[list[str]]:
+    """Yield the texts of all documents and show how far they have been read."""
+    with tqdm(
+        desc=description, total=num_bytes, unit="B", unit_scale=True, disable=None
+    ) as progress:
+        for texts in read_texts(paths.DOCUMENTS):
+            yield texts
+            progress.update(sum(len(text.encode()) for text in texts))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,102 @@
+"""Train the chosen model on the training split.
+
+Reads:  data/splits/, data/tokens/tokenizer/
+Writes: models/toygpt/, reports/train/, metrics/train.json
+"""
+
+import torch
+
+from stages import run
+from toygpt import paths
+from toygpt.data.token_files import open_tokens, read_manifest
+from toygpt.errors import InputError
+from toygpt.files import new_directory, write_json, write_text
+from toygpt.model_card import model_card
+from toygpt.model.directory import save_model, weights_digest
+from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.params import flatten, load_params
+from toygpt.training.curves import Curves
+from toygpt.training.surroundings import describe_surroundings, run_name
+from toygpt.training.tracking import new_run
+from toygpt.training.trainer import train
+
+
+def main() -> None:
+    params = load_params(paths.PARAMS)
+    splits = read_manifest(paths.SPLITS, made_by="split")
+    train_tokens = open_tokens(paths.SPLITS, splits, "train")
+    validation_tokens = open_tokens(paths.SPLITS, splits, "validation")
+    block_size = params.chosen_model.block_size
+    for name, tokens in (("train", train_tokens), ("validation", validation_tokens)):
+        if len(tokens) < 2 * block_size + 1:
+            raise InputError(
+                f"the {name} split holds {len(tokens):,} tokens, too few for blocks of "
+                f"{block_size:,} (models.{params.model}.block_size in params.yaml)"
+            )
+
+    torch.manual_seed(params.seed)
+    model = GPT(
+        GPTConfig(
+            vocab_size=splits.vocab_size,
+            dropout=params.train.dropout,
+            **params.chosen_model.model_dump(),
+        ),
+        attention=params.train.attention,
+    )
+    print(f"{params.model}: {model.num_parameters:,} parameters")
+
+    with new_run(
+        run_name(params.model, params.corpus),
+        dict(flatten(params.model_dump(by_alias=True))),
+        describe_surroundings()
+        | {
+            "corpus.sha256": splits.corpus_sha256,
+            **{
+                f"{name}.sha256": record.sha256 for name, record in splits.files.items()
+            },
+        },
+        tracking=params.tracking,
+        root=paths.main_root(),
+    ) as tracked:
+        curves = Curves(tracked)
+        outcome = train(
+            model,
+            train_tokens,
+            validation_tokens,
+            params=params.train,
+            runtime=params.runtime,
+            seed=params.seed,
+            curves=curves,
+        )
+        metrics = {
+            "parameters": model.num_parameters,
+            "steps": outcome.steps,
+            "trained_tokens": outcome.tokens,
+            "train_loss": outcome.train_loss,
+            "validation_loss": outcome.validation_loss,
+        }
+        with new_directory(paths.MODEL) as directory:
+            save_model(
+                model,
+                directory,
+                end_of_text_id=splits.end_of_text_id,
+                tokenizer_directory=paths.TOKENIZER,
+            )
+            write_text(directory / "README.md", model_card(params, splits, metrics))
+        with new_directory(paths.TRAIN_REPORT) as directory:
+            curves.write(directory)
+        write_json(paths.METRICS / "train.json", metrics)
+
+        weights = weights_digest(paths.MODEL)
+        tracked.log_facts({"weights.sha256": weights})
+        tracked.log_metrics({name: float(value) for name, value in metrics.items()})
+        tracked.log_directory(paths.MODEL, name="model")
+        tracked.remember(weights)
+    print(
+        f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was learned "
+        f"from, {outcome.validation_loss:.3f} on the validation split"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,26 @@
+"""What every test shares: one thread, checked shapes, a project folder of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything of toygpt is imported: calls of the network are checked against their
+# annotations, the tensor shapes among them.
+install_import_hook(["toygpt.model", "toygpt.data.batches"], "beartype.beartype")
+
+import torch  # noqa: E402
+
+# On small models threads cost more than they bring.
+torch.set_num_threads(1)
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a surrounding `dvc repro`, tracker or hub from leaking into a test."""
+    for variable in os.environ:
+        if variable.startswith(("DVC_", "MLFLOW_", "WANDB_", "HF_")):
+            monkeypatch.delenv(variable)

@@ -1,0 +1,79 @@
+"""Batches: what the network sees at each step, as a function of the step alone.
+
+Batch i depends on the seed and on i, on nothing that happened before. So training can
+be resumed anywhere, shared among devices, or debugged at one step, and always sees the
+same text.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from toygpt.data.token_files import TokenIds
+
+Batch = tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]
+
+
+class TrainingBatches:
+    """The sequences of every step: each token once an epoch, in an order of its own.
+
+    An epoch cuts the text into blocks, from an offset that changes from epoch to epoch,
+    and shuffles them. Steps do not care where an epoch ends.
+    """
+
+    def __init__(
+        self, tokens: TokenIds, *, block_size: int, batch_size: int, seed: int
+    ) -> None:
+        self.tokens = tokens
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        # The offset and the last block's next token must fit in, too.
+        self.blocks_per_epoch = (len(tokens) - 1) // block_size - 1
+        if self.blocks_per_epoch < 1:
+            raise ValueError(
+                f"{len(tokens):,} tokens are too few for blocks of {block_size:,}"
+            )
+
+    def batch(self, step: int, *, rows: slice = slice(None)) -> Batch:
+        """Return inputs and targets of a step; a device asks for its own rows."""
+        first = step * self.batch_size
+        numbers = range(first, first + self.batch_size)[rows]
+        return _cut(self.tokens, map(self._start_of, numbers), self.block_size)
+
+    def _start_of(self, number: int) -> int:
+        """Return where in the text the training's `number`-th sequence begins."""
+        epoch, place = divmod(number, self.blocks_per_epoch)
+        offset, order = _epoch(self.seed, epoch, self.blocks_per_epoch, self.block_size)
+        return offset + int(order[place]) * self.block_size
+
+
+@lru_cache(maxsize=2)
+def _epoch(
+    seed: int, epoch: int, num_blocks: int, block_size: int
+) -> tuple[int, NDArray[np.int64]]:
+    """Return the offset of an epoch's first block, and the order of its blocks."""
+    random = np.random.default_rng((seed, epoch))
+    return int(random.integers(block_size)), random.permutation(num_blocks)
+
+
+def contiguous_batches(
+    tokens: TokenIds, *, block_size: int, batch_size: int, max_tokens: int
+) -> Iterator[Batch]:
+    """Yield the first tokens in reading order, in whole blocks, none of them twice."""
+    num_blocks = min(len(tokens) - 1, max_tokens) // block_size
+    for first in range(0, num_blocks, batch_size):
+        blocks = range(first, min(first + batch_size, num_blocks))
+        yield _cut(tokens, (block * block_size for block in blocks), block_size)
+
+
+def _cut(tokens: TokenIds, starts: Iterable[int], block_size: int) -> Batch:
+    """Cut out blocks; the targets are the inputs one token later."""
+    rows = np.stack([tokens[start : start + block_size + 1] for start in starts])
+    sequences = torch.from_numpy(rows.astype(np.int64))
+    return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()

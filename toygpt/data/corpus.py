@@ -1,0 +1,219 @@
+"""Where the text comes from: documents, one after another, never all in memory."""
+
+import hashlib
+import json
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toygpt.errors import InputError
+
+DOCUMENTS_FILE = "documents.parquet"
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "group", "text")])
+# Text that is kept in memory before it is written, and read again at once.
+BYTES_PER_ROW_GROUP = 8_000_000
+
+# Folders of the standard library that are not its source text: tests, and what other
+# projects ship inside it.
+NOT_THE_LIBRARY = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "ensurepip",
+    "__pycache__",
+}
+# Made by programs, not by people: the build's settings, pydoc's bundled manual, and the
+# tables of character sets, which say so in their first lines.
+GENERATED_NAMES = ("_sysconfigdata", "topics.py")
+GENERATED_MARK = b"generated from"
+
+READABLE_SUFFIXES = (".jsonl", ".md", ".parquet", ".py", ".txt")
+
+
+class Document(NamedTuple):
+    """A text, and the group that a split must not tear apart (a book, a package)."""
+
+    id: str
+    group: str
+    text: str
+
+
+class RawDocument(NamedTuple):
+    """A document as it was found; bytes that are no UTF-8 are not text yet."""
+
+    id: str
+    group: str
+    content: bytes
+
+
+def read_standard_library() -> Iterator[RawDocument]:
+    """Yield the source files of the running Python's own library, in stable order."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if not NOT_THE_LIBRARY.isdisjoint(inside.parts):
+            continue
+        content = path.read_bytes()
+        if path.name.startswith(GENERATED_NAMES) or GENERATED_MARK in content[:300]:
+            continue
+        group = inside.parts[0].removesuffix(".py")
+        yield RawDocument(inside.as_posix(), group, content)
+
+
+def read_local_files(folder: Path) -> Iterator[RawDocument]:
+    """Yield what a user's folder holds, in stable order; hidden files are left out.
+
+    A text file is one document, and so is each row of a .jsonl or .parquet file. What
+    lies in one folder of `folder` is one group; a file that lies in none, or a row
+    with a column `group`, is or names its own.
+
+    Raises:
+        InputError: No such folder, nothing readable in it, or a damaged file.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder {str(folder)!r} (corpora.*.folder in params.yaml)"
+        )
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in READABLE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not files:
+        raise InputError(
+            f"the folder {str(folder)!r} (corpora.*.folder in params.yaml) holds no "
+            f"{', '.join(READABLE_SUFFIXES)} file"
+        )
+    for path in files:
+        inside = path.relative_to(folder)
+        try:
+            yield from _read_file(path, inside.as_posix(), group=inside.parts[0])
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"cannot read {path}: {error}") from None
+
+
+def _read_file(path: Path, name: str, *, group: str) -> Iterator[RawDocument]:
+    match path.suffix.lower():
+        case ".jsonl":
+            yield from _read_rows(_rows_of_jsonl(path), path, name)
+        case ".parquet":
+            yield from _read_rows(_rows_of_parquet(path), path, name)
+        case _:
+            yield RawDocument(name, group, path.read_bytes())
+
+
+def _read_rows(rows: Iterable[object], path: Path, name: str) -> Iterator[RawDocument]:
+    for number, row in enumerate(rows, start=1):
+        if not (isinstance(row, dict) and isinstance(row.get("text"), str)):
+            raise InputError(f"{path}, row {number}: no string in a column `text`")
+        document_id = f"{name}:{number}"
+        # A lone surrogate has no UTF-8; the bytes say so when they are decoded.
+        content = row["text"].encode("utf-8", errors="surrogatepass")
+        yield RawDocument(document_id, str(row.get("group", document_id)), content)
+
+
+def _rows_of_jsonl(path: Path) -> Iterator[object]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise InputError(
+                        f"{path}, line {number}, is not JSON: {error}"
+                    ) from None
+
+
+def _rows_of_parquet(path: Path) -> Iterator[object]:
+    with pq.ParquetFile(path) as file:
+        wanted = [n for n in ("text", "group") if n in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=1000, columns=wanted):
+            yield from batch.to_pylist()
+
+
+def clean(
+    documents: Iterable[RawDocument], left_out: Counter[str]
+) -> Iterator[Document]:
+    """Yield the documents that hold text which was not there before.
+
+    Args:
+        documents: Documents as they were found.
+        left_out: Counts what is not yielded, by reason. All that grows with the corpus
+            is a digest of 16 bytes for each document.
+    """
+    seen: set[bytes] = set()
+    for document in documents:
+        try:
+            text = document.content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            left_out["not_utf8"] += 1
+            continue
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        if not text.strip():
+            left_out["empty"] += 1
+        elif digest in seen:
+            left_out["duplicate"] += 1
+        else:
+            seen.add(digest)
+            yield Document(document.id, document.group, text)
+
+
+def write_documents(documents: Iterable[Document], directory: Path) -> None:
+    """Write documents as Parquet, a few megabytes at a time."""
+    waiting: list[Document] = []
+    waiting_bytes = 0
+    with pq.ParquetWriter(
+        directory / DOCUMENTS_FILE, SCHEMA, compression="zstd"
+    ) as writer:
+        for document in documents:
+            waiting.append(document)
+            waiting_bytes += len(document.text.encode())
+            if waiting_bytes >= BYTES_PER_ROW_GROUP:
+                writer.write_table(_to_table(waiting))
+                waiting, waiting_bytes = [], 0
+        if waiting:
+            writer.write_table(_to_table(waiting))
+
+
+def _to_table(documents: list[Document]) -> pa.Table:
+    return pa.Table.from_pylist([d._asdict() for d in documents], schema=SCHEMA)
+
+
+def read_texts(directory: Path) -> Iterator[list[str]]:
+    """Yield the texts of all documents, in order, in lists of a few megabytes."""
+    with open_documents(directory) as file:
+        for batch in file.iter_batches(batch_size=256, columns=["text"]):
+            yield batch.column("text").to_pylist()
+
+
+def read_groups(directory: Path) -> Iterator[str]:
+    """Yield the group of each document, in order."""
+    with open_documents(directory) as file:
+        for batch in file.iter_batches(columns=["group"]):
+            yield from batch.column("group").to_pylist()
+
+
+def open_documents(directory: Path) -> pq.ParquetFile:
+    """Open the documents of an earlier `download`.
+
+    Raises:
+        InputError: They are missing or damaged.
+    """
+    path = directory / DOCUMENTS_FILE
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run `dvc repro download`") from None
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{path} is damaged ({error}): run `dvc repro --force download`"
+        ) from None

@@ -1,0 +1,179 @@
+"""Token ids on disk: flat binary files, and a manifest that vouches for them.
+
+`tokens.bin` is headerless: token after token, little-endian, so that a memory map reads
+it in place. Where documents end, and how many bytes every file has, stands beside it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toygpt.errors import InputError
+from toygpt.files import sha256_of, write_json
+
+MANIFEST_VERSION = 1
+TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}
+END_TYPE = np.dtype("<u8")
+
+TokenIds = NDArray[np.unsignedinteger[Any]]
+
+
+def token_type_for(vocab_size: int) -> str:
+    """Return the name of the smallest type that holds every token id."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file must be for its contents to be trusted."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """How much text a token file holds."""
+
+    tokens: int
+    documents: int
+    bytes: int  # of UTF-8 text; <|endoftext|> counts as none
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the token files of a directory hold, and how to know them unchanged."""
+
+    version: int
+    token_type: str
+    vocab_size: int
+    end_of_text_id: int
+    corpus_sha256: str
+    tokenizer_sha256: str
+    parts: dict[str, Part]
+    files: dict[str, FileRecord]
+
+
+def write_manifest(
+    directory: Path,
+    *,
+    token_type: str,
+    vocab_size: int,
+    end_of_text_id: int,
+    corpus_sha256: str,
+    tokenizer_sha256: str,
+    parts: dict[str, Part],
+) -> None:
+    """Vouch for every token file that now lies in `directory`."""
+    manifest = Manifest(
+        version=MANIFEST_VERSION,
+        token_type=token_type,
+        vocab_size=vocab_size,
+        end_of_text_id=end_of_text_id,
+        corpus_sha256=corpus_sha256,
+        tokenizer_sha256=tokenizer_sha256,
+        parts=parts,
+        files={
+            path.name: FileRecord(path.stat().st_size, sha256_of(path))
+            for path in sorted(directory.glob("*.bin"))
+        },
+    )
+    write_json(directory / "manifest.json", asdict(manifest))
+
+
+def read_manifest(directory: Path, *, made_by: str) -> Manifest:
+    """Read a manifest and check every file that it names, to the last bit.
+
+    Args:
+        directory: Where the manifest and the files lie.
+        made_by: The stage to run again when something is wrong.
+
+    Raises:
+        InputError: A file is missing, has another size, or another digest.
+    """
+    path = directory / "manifest.json"
+    remedy = f"run `dvc repro --force --single-item {made_by}`"
+    try:
+        manifest = _parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run `dvc repro {made_by}`") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no manifest ({error!r}): {remedy}") from None
+
+    for name, record in manifest.files.items():
+        file = directory / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing: {remedy}")
+        if (size := file.stat().st_size) != record.bytes:
+            raise InputError(
+                f"{file} is damaged: {size:,} bytes instead of {record.bytes:,}; "
+                f"{remedy}"
+            )
+        if sha256_of(file) != record.sha256:
+            raise InputError(
+                f"{file} is damaged: its contents are not what {made_by} wrote; "
+                f"{remedy}"
+            )
+    return manifest
+
+
+def _parse(values: dict[str, Any]) -> Manifest:
+    if values["version"] != MANIFEST_VERSION:
+        raise ValueError(
+            f"version {values['version']}, this toyGPT reads {MANIFEST_VERSION}"
+        )
+    if values["token_type"] not in TOKEN_TYPES:
+        raise ValueError(f"unknown token type {values['token_type']!r}")
+    for name in values["files"]:
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is no plain file name")
+    return Manifest(
+        **values
+        | {
+            "parts": {name: Part(**part) for name, part in values["parts"].items()},
+            "files": {
+                name: FileRecord(**record) for name, record in values["files"].items()
+            },
+        }
+    )
+
+
+def open_tokens(directory: Path, manifest: Manifest, part: str) -> TokenIds:
+    """Map a token file into memory; only what is looked at is read.
+
+    Raises:
+        InputError: The file holds no token.
+    """
+    path = directory / f"{part}.bin"
+    if not manifest.parts[part].tokens:
+        raise InputError(f"{path} holds no tokens")
+    return np.memmap(path, dtype=TOKEN_TYPES[manifest.token_type], mode="r")
+
+
+def write_tokens(
+    documents: Iterable[TokenIds], directory: Path, *, token_type: str
+) -> tuple[int, int]:
+    """Write tokens.bin and ends.bin, document by document.
+
+    Returns:
+        How many tokens and how many documents were written.
+    """
+    num_tokens = num_documents = 0
+    with (
+        (directory / "tokens.bin").open("wb") as tokens,
+        (directory / "ends.bin").open("wb") as ends,
+    ):
+        for token_ids in documents:
+            tokens.write(token_ids.astype(TOKEN_TYPES[token_type]).tobytes())
+            num_tokens += len(token_ids)
+            num_documents += 1
+            ends.write(np.array(num_tokens, dtype=END_TYPE).tobytes())
+    return num_tokens, num_documents

@@ -1,0 +1,134 @@
+"""Text to token ids and back: GPT-2's byte-level byte-pair encoding.
+
+Radford et al., 2019, "Language Models are Unsupervised Multitask Learners", section
+2.2. Frequent strings become one token; any text at all can be written, because the 256
+bytes are tokens too.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from toygpt.errors import InputError
+from toygpt.files import sha256_of
+
+END_OF_TEXT = "<|endoftext|>"
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def train_tokenizer(
+    texts: Iterable[list[str]], *, vocab_size: int, show_progress: bool = False
+) -> Tokenizer:
+    """Learn from the texts which strings deserve a token of their own.
+
+    The result does not depend on the order of the texts, nor on the number of threads.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=show_progress,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write the four files that, between them, every Hugging Face loader looks for."""
+    directory.mkdir(parents=True)
+    tokenizer.model.save(str(directory))
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "unk_token": END_OF_TEXT,
+        # No limit: documents are cut into blocks after they were tokenized.
+        "model_max_length": 10**30,
+    }
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Read a tokenizer that takes a literal `<|endoftext|>` in a text for plain text.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    path = directory / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run `dvc repro tokenize`") from None
+    except Exception as error:  # what tokenizers raises has no class of its own
+        raise InputError(f"{path} is damaged: {error}") from None
+    treat_markers_as_text(tokenizer)
+    return tokenizer
+
+
+def treat_markers_as_text(tokenizer: Tokenizer) -> None:
+    """Let nobody end a document by writing `<|endoftext|>` into it."""
+    tokenizer.encode_special_tokens = True
+
+
+def end_of_text_id(tokenizer: Tokenizer) -> int:
+    """Return the id of `<|endoftext|>`: 0 in what we train, 50256 in GPT-2's.
+
+    Raises:
+        InputError: The tokenizer has no such token.
+    """
+    token_id = tokenizer.token_to_id(END_OF_TEXT)
+    if token_id is None:
+        raise InputError(f"the tokenizer has no token {END_OF_TEXT}")
+    return int(token_id)
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """Return the SHA-256 digest of what decides the token ids."""
+    return sha256_of(directory / "tokenizer.json")
+
+
+def encode_documents(
+    tokenizer: Tokenizer, texts: Iterable[list[str]]
+) -> Iterator[NDArray[np.uint32]]:
+    """Yield the token ids of each text, `<|endoftext|>` appended."""
+    treat_markers_as_text(tokenizer)
+    end_of_text = end_of_text_id(tokenizer)
+    for batch in texts:
+        for encoding in tokenizer.encode_batch_fast(batch):
+            yield np.array([*encoding.ids, end_of_text], dtype=np.uint32)
+
+
+def bytes_of_tokens(tokenizer: Tokenizer) -> list[bytes]:
+    """Return the bytes that each token id stands for; `<|endoftext|>` stands for none.
+
+    GPT-2 writes each byte as a printable character, so that vocab.json can be read:
+    printable bytes as themselves, the others as the characters from 256 on
+    (`bytes_to_unicode` in GPT-2's encoder.py). This is the way back.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of_char = {chr(byte): byte for byte in printable}
+    byte_of_char |= {chr(256 + place): byte for place, byte in enumerate(others)}
+
+    pieces = [b""] * tokenizer.get_vocab_size()
+    for token, token_id in tokenizer.get_vocab().items():
+        if token != END_OF_TEXT:
+            pieces[token_id] = bytes(byte_of_char[char] for char in token)
+    return pieces

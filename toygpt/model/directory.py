@@ -1,0 +1,164 @@
+"""The model directory: weights on disk, as a Hugging Face checkpoint.
+
+Our architecture is the one transformers calls CTRL (Keskar et al., 2019,
+https://arxiv.org/abs/1909.05858), so that `AutoModelForCausalLM.from_pretrained` loads
+what is written here without toyGPT. Only the names of the weights differ; this page
+translates them.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from toygpt.errors import InputError
+from toygpt.files import sha256_of
+from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig
+
+WEIGHTS_FILE = "model.safetensors"
+
+# Ours, and CTRL's. Where a name has a number of a block in it, so has the other.
+NAMES = {
+    "token_embedding": "transformer.w",
+    "blocks.N.attention_norm": "transformer.h.N.layernorm1",
+    "blocks.N.attention.to_query": "transformer.h.N.multi_head_attention.Wq",
+    "blocks.N.attention.to_key": "transformer.h.N.multi_head_attention.Wk",
+    "blocks.N.attention.to_value": "transformer.h.N.multi_head_attention.Wv",
+    "blocks.N.attention.to_output": "transformer.h.N.multi_head_attention.dense",
+    "blocks.N.feed_forward_norm": "transformer.h.N.layernorm2",
+    "blocks.N.feed_forward.to_hidden": "transformer.h.N.ffn.0",
+    "blocks.N.feed_forward.to_output": "transformer.h.N.ffn.2",
+    "final_norm": "transformer.layernorm",
+    "to_logits": "lm_head",
+}
+# One matrix is both the embedding and the output layer; the file holds it once.
+TIED = "to_logits.weight"
+
+
+def save_model(
+    model: GPT, directory: Path, *, end_of_text_id: int, tokenizer_directory: Path
+) -> None:
+    """Write the model and its tokenizer into an existing, empty directory."""
+    config = model.config
+    _write_json(
+        directory / "config.json",
+        {
+            "architectures": ["CTRLLMHeadModel"],
+            "model_type": "ctrl",
+            "vocab_size": config.vocab_size,
+            "n_layer": config.num_layers,
+            "n_head": config.num_heads,
+            "n_positions": config.block_size,
+            "n_embd": config.embed_dim,
+            "dff": 4 * config.embed_dim,
+            "resid_pdrop": config.dropout,
+            "embd_pdrop": config.dropout,
+            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            "tie_word_embeddings": True,
+            "bos_token_id": end_of_text_id,
+            "eos_token_id": end_of_text_id,
+            "dtype": "float32",
+        },
+    )
+    _write_json(
+        directory / "generation_config.json",
+        {
+            "bos_token_id": end_of_text_id,
+            "eos_token_id": end_of_text_id,
+            "pad_token_id": end_of_text_id,
+            "do_sample": False,
+            "max_length": config.block_size,
+        },
+    )
+    weights = {
+        _to_ctrl(name): tensor.detach().float().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != TIED
+    }
+    save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    (directory / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it for its owner alone
+    shutil.copytree(tokenizer_directory, directory, dirs_exist_ok=True)
+
+
+def load_model(directory: Path) -> GPT:
+    """Read a model that `save_model` wrote, ready to predict.
+
+    Raises:
+        InputError: The directory is missing, damaged, or holds another architecture.
+    """
+    config = load_config(directory)
+    try:
+        weights = load_file(directory / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read {directory / WEIGHTS_FILE}: {error}") from None
+
+    with torch.device("meta"):
+        skeleton = GPT(config)
+    expected = {
+        _to_ctrl(name): tensor.shape
+        for name, tensor in skeleton.state_dict().items()
+        if name != TIED
+    }
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    if found != expected:
+        wrong = sorted(dict(found.items() ^ expected.items()))
+        raise InputError(
+            f"{directory / WEIGHTS_FILE} does not fit {directory / 'config.json'}: "
+            f"{len(wrong)} weights are missing, foreign or of another shape, "
+            f"{wrong[0]} first"
+        )
+    model = GPT(config)
+    ours = {
+        name: weights[_to_ctrl(name)] for name in model.state_dict() if name != TIED
+    }
+    model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]})
+    return model.eval()
+
+
+def load_config(directory: Path) -> GPTConfig:
+    """Read the shape of the network in a model directory.
+
+    Raises:
+        InputError: There is no model of our architecture.
+    """
+    path = directory / "config.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values["model_type"] != "ctrl" or values["dff"] != 4 * values["n_embd"]:
+            raise ValueError("another architecture than toyGPT's")
+        return GPTConfig(
+            vocab_size=values["vocab_size"],
+            num_layers=values["n_layer"],
+            num_heads=values["n_head"],
+            block_size=values["n_positions"],
+            embed_dim=values["n_embd"],
+            dropout=values["resid_pdrop"],
+        )
+    except FileNotFoundError:
+        raise InputError(f"{directory} holds no model: {path} is missing") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} describes no toyGPT model: {error!r}") from None
+
+
+def weights_digest(directory: Path) -> str:
+    """Return the SHA-256 digest by which a model is known."""
+    return sha256_of(directory / WEIGHTS_FILE)
+
+
+def _to_ctrl(name: str) -> str:
+    """Translate a name: `final_norm.bias` is CTRL's `transformer.layernorm.bias`."""
+    module, _, kind = name.rpartition(".")
+    number = re.search(r"\d+", module)
+    if number is None:
+        return f"{NAMES[module]}.{kind}"
+    pattern = module.replace(number.group(), "N", 1)
+    return f"{NAMES[pattern].replace('N', number.group(), 1)}.{kind}"
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

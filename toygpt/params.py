@@ -1,0 +1,260 @@
+"""params.yaml as typed objects: read-only, complete, and closed to unknown keys."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from toygpt.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """One section of params.yaml: read-only, typed strictly, without spare keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class StandardLibrary(Section):
+    """The Python files that came with the running Python."""
+
+    source: Literal["standard_library"]
+
+
+class LocalFiles(Section):
+    """The user's own files."""
+
+    source: Literal["local_files"]
+    folder: Annotated[str, Field(min_length=1)]
+
+
+CORPUS_SOURCES = ("standard_library", "local_files")
+Corpus = Annotated[StandardLibrary | LocalFiles, Field(discriminator="source")]
+
+
+class ModelParams(Section):
+    """The size of the network."""
+
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    block_size: Annotated[int, Field(ge=2)]
+    embed_dim: Annotated[int, Field(ge=2, multiple_of=2)]
+
+    @model_validator(mode="after")
+    def _heads_share_the_channels(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim must be divisible by num_heads, got "
+                f"{self.embed_dim} and {self.num_heads}"
+            )
+        return self
+
+
+class DownloadParams(Section):
+    """How much of the corpus to take."""
+
+    max_documents: PositiveInt | None
+
+
+class TokenizeParams(Section):
+    """How fine the text is cut."""
+
+    # 256 bytes and <|endoftext|> are always there; uint32 token files go no further.
+    vocab_size: Annotated[int, Field(ge=257, lt=2**32)]
+
+
+class SplitParams(Section):
+    """What is held out, and how it is chosen."""
+
+    validation_fraction: PositiveFraction
+    test_fraction: PositiveFraction
+    key: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _something_is_left_to_learn_from(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "validation_fraction + test_fraction must be below 1, got "
+                f"{self.validation_fraction} + {self.test_fraction}"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """How long, how fast, and in what portions the network learns."""
+
+    max_tokens: PositiveInt
+    batch_size: PositiveInt
+    optimizer: Literal["muon", "adamw"]
+    muon_learning_rate: PositiveFloat
+    learning_rate: PositiveFloat
+    warmup_tokens: NonNegativeInt
+    decay_tokens: NonNegativeInt
+    weight_decay: NonNegativeFloat
+    gradient_clip_norm: PositiveFloat
+    dropout: Fraction
+    attention: Literal["flash", "from_scratch"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    validate_every_tokens: PositiveInt
+    validation_tokens: PositiveInt
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_training_does(self) -> Self:
+        if self.warmup_tokens >= self.max_tokens:
+            raise ValueError(
+                "warmup_tokens must be below max_tokens, got "
+                f"{self.warmup_tokens} and {self.max_tokens}"
+            )
+        return self
+
+
+class EvaluateParams(Section):
+    """How the test split is read."""
+
+    batch_size: PositiveInt
+    overlap_fraction: Fraction
+
+
+class GenerateSamplesParams(Section):
+    """What to continue, and for how long."""
+
+    max_new_tokens: PositiveInt
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class RuntimeParams(Section):
+    """How to compute; no stage's results depend on it."""
+
+    accelerator: str
+    devices: PositiveInt | Literal["auto"]
+    num_nodes: PositiveInt
+    strategy: str
+    compile: bool | Literal["auto"]
+    micro_batch_size: PositiveInt
+
+
+class TrackingParams(Section):
+    """Who is told about a run; no stage's results depend on it."""
+
+    mlflow: bool
+    wandb: Literal["offline", "online", "disabled"]
+    project: Annotated[str, Field(min_length=1)]
+    tags: dict[str, str]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    corpus: str
+    model: str
+    corpora: dict[str, Corpus]
+    models: dict[str, ModelParams]
+    download: DownloadParams
+    tokenize: TokenizeParams
+    split: SplitParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    generate_samples: Annotated[GenerateSamplesParams, Field(alias="generate-samples")]
+    runtime: RuntimeParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _choices_are_on_the_menu(self) -> Self:
+        for key, choice, menu in (
+            ("corpus", self.corpus, self.corpora),
+            ("model", self.model, self.models),
+        ):
+            if choice not in menu:
+                raise ValueError(
+                    f"{key} must be one of {', '.join(menu)}, got {choice!r}"
+                    + _suggestion(choice, menu)
+                )
+        return self
+
+    @property
+    def chosen_corpus(self) -> StandardLibrary | LocalFiles:
+        """The entry of `corpora` that `corpus` names."""
+        return self.corpora[self.corpus]
+
+    @property
+    def chosen_model(self) -> ModelParams:
+        """The entry of `models` that `model` names."""
+        return self.models[self.model]
+
+
+def load_params(path: Path) -> Params:
+    """Read params.yaml and check all of it, whichever stage asks.
+
+    YAML 1.2, as DVC reads it: to YAML 1.1 (PyYAML) `1e-3` is a string.
+
+    Raises:
+        InputError: Every problem at once, each with its key.
+    """
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} not found in {Path.cwd()}: run this in the project's folder"
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise InputError("\n  ".join([f"in {path}:", *problems])) from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value under its path, as DVC writes it: `models.nano.num_layers`."""
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """Say in one line which key is wrong, what was got, and what is allowed."""
+    # pydantic adds the kind of corpus to the path of a key; params.yaml does not.
+    parts = [str(part) for part in problem["loc"] if part not in CORPUS_SOURCES]
+    key, kind = ".".join(parts), problem["type"]
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(parts[-1], _all_keys())}"
+    if kind == "missing":
+        return f"{key}: missing"
+    if kind == "value_error":
+        reason = str(problem["ctx"]["error"])
+        return f"{key}: {reason}" if key else reason
+    return f"{key}: got {problem['input']!r}; {problem['msg']}"
+
+
+def _all_keys() -> set[str]:
+    return {
+        field.alias or name
+        for section in Section.__subclasses__()
+        for name, field in section.model_fields.items()
+    }
+
+
+def _suggestion(word: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,77 @@
+"""What turns gradients into better weights: Muon for matrices, AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+if TYPE_CHECKING:
+    from toygpt.params import TrainParams
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon for the matrices inside the blocks, AdamW for the rest, as one optimizer.
+
+    Muon makes all directions of a matrix's update equally long, so that rare but useful
+    ones are learned, too (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon).
+    It suits matrices that map vectors to vectors; embeddings, norms and biases learn by
+    AdamW. To Lightning and to the learning rate's schedule the two are one.
+    """
+
+    def __init__(self, muon: Muon, adamw: AdamW) -> None:
+        self.parts: dict[str, Optimizer] = {"muon": muon, "adamw": adamw}
+        super().__init__(
+            [group for part in self.parts.values() for group in part.param_groups], {}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every weight once."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts.values():
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what each of the two remembers."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember what `state_dict` returned."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state_dict[name])
+        self.param_groups = [
+            group for part in self.parts.values() for group in part.param_groups
+        ]
+
+
+def build_optimizer(model: nn.Module, params: TrainParams) -> Optimizer:
+    """Return the optimizer that `train.optimizer` names.
+
+    Weight decay pulls on the matrices of the blocks alone: shrinking norms and biases
+    gains nothing, and shrinking the embedding of a rare token forgets it.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_block_matrix = name.startswith("blocks.") and parameter.ndim == 2
+        (matrices if is_block_matrix else others).append(parameter)
+
+    settings: dict[str, Any] = {"lr": params.learning_rate, "betas": (0.9, 0.95)}
+    if params.optimizer == "adamw":
+        groups = [
+            {"params": matrices, "weight_decay": params.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return AdamW(groups, fused=True, **settings)
+    return MuonWithAdamW(
+        Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.weight_decay),
+        AdamW(others, weight_decay=0.0, fused=True, **settings),
+    )

@@ -1,0 +1,27 @@
+"""How the learning rate rises, stays, and falls as tokens are seen."""
+
+
+def learning_rate_multiplier(
+    tokens_seen: int,
+    *,
+    tokens_per_step: int,
+    max_tokens: int,
+    warmup_tokens: int,
+    decay_tokens: int,
+) -> float:
+    """Return the share of the highest learning rate that the next step uses.
+
+    A straight rise keeps the first, blind steps short; a straight fall at the end lets
+    the weights settle. Between them the rate is constant, so that training can be
+    prolonged from there (Hu et al., 2024, "MiniCPM", section 4,
+    https://arxiv.org/abs/2404.06395). Everything is counted in tokens: another batch
+    size leaves the schedule where it was. A training too short for the whole fall
+    begins it right after the rise.
+    """
+    warmup = decay = 1.0
+    if warmup_tokens:
+        warmup = (tokens_seen + tokens_per_step) / warmup_tokens
+    if decay_tokens:
+        fall = min(decay_tokens, max_tokens - warmup_tokens)
+        decay = (max_tokens - tokens_seen) / fall
+    return max(0.0, min(1.0, warmup, decay))

@@ -1,0 +1,385 @@
+"""Tell MLflow and Weights & Biases about a training and what came of it.
+
+Both are views of the run, never a part of it: a tracker that fails is left aside, and
+the user told once. Their records lie in the project that the user works in, whichever
+temporary folder an experiment runs in. A run is known by the digest of its weights, so
+that later stages add to the run of the very model they judge.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toygpt.files import write_json
+
+if TYPE_CHECKING:
+    from toygpt.params import TrackingParams
+
+MLFLOW_DATABASE = "mlflow.db"
+MLFLOW_ARTIFACTS = "mlartifacts"
+# MLflow refuses to take more at once.
+MLFLOW_MAX_PARAMS = 100
+MLFLOW_MAX_PARAM_LENGTH = 6000
+
+
+class Tracker(Protocol):
+    """What a run asks of each of the services that follow it."""
+
+    run_id: str
+
+    def log_facts(self, facts: Mapping[str, str]) -> None:
+        """Note what is true of the whole run and no parameter: a digest, a version."""
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int | None) -> None:
+        """Note one point of each curve; without a step, a final result."""
+
+    def log_directory(self, directory: Path, *, name: str) -> None:
+        """Keep a copy of all files in a directory."""
+
+    def close(self, status: str | None) -> None:
+        """End the run as FINISHED, FAILED or KILLED; None leaves it as it was."""
+
+
+class Run:
+    """One training, as told to every tracker."""
+
+    def __init__(self, name: str, root: Path, trackers: dict[str, Tracker]) -> None:
+        self.name = name
+        self.root = root
+        self.trackers = trackers
+
+    def log_facts(self, facts: Mapping[str, str]) -> None:
+        """Note what is true of the whole run and no parameter."""
+        self._tell(lambda tracker: tracker.log_facts(facts))
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], *, step: int | None = None
+    ) -> None:
+        """Note one point of each curve; without a step, a final result."""
+        self._tell(lambda tracker: tracker.log_metrics(metrics, step=step))
+
+    def log_directory(self, directory: Path, *, name: str) -> None:
+        """Keep a copy of all files in a directory."""
+        self._tell(lambda tracker: tracker.log_directory(directory, name=name))
+
+    def remember(self, weights_sha256: str) -> None:
+        """Let later stages find this run by the weights that came of it."""
+        ids = {name: tracker.run_id for name, tracker in self.trackers.items()}
+        write_json(
+            _registry(self.root) / f"{weights_sha256}.json",
+            {"name": self.name, "ids": ids},
+        )
+
+    def close(self, status: str | None) -> None:
+        """End the run as FINISHED, FAILED or KILLED; None leaves it as it was."""
+        self._tell(lambda tracker: tracker.close(status))
+
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            try:
+                what(tracker)
+            except Exception as error:  # whatever it is, it must not end the run
+                _give_up(name, error)
+                del self.trackers[name]
+
+
+@contextmanager
+def new_run(
+    name: str,
+    params: Mapping[str, Any],
+    facts: Mapping[str, str],
+    *,
+    tracking: TrackingParams,
+    root: Path,
+) -> Iterator[Run]:
+    """Open a run with every tracker; it ends as the block does.
+
+    Args:
+        name: What the trackers show.
+        params: All parameters, flattened.
+        facts: What is true of the whole run and no parameter.
+        tracking: Which trackers, and the project's name there.
+        root: The project that the user works in.
+    """
+    run = Run(name, root, _open_trackers(name, dict(params), tracking, root, ids={}))
+    run.log_facts(facts)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        run.close(status)
+
+
+@contextmanager
+def run_of_model(
+    weights_sha256: str, *, tracking: TrackingParams, root: Path
+) -> Iterator[Run]:
+    """Go on with the run that trained a model; its status stays as it is.
+
+    A model that was not trained here (restored from a cache, pulled from a remote) has
+    no run here; then nothing is logged.
+    """
+    run = Run("", root, {})
+    try:
+        record = json.loads(
+            (_registry(root) / f"{weights_sha256}.json").read_text(encoding="utf-8")
+        )
+        run = Run(
+            record["name"],
+            root,
+            _open_trackers(record["name"], {}, tracking, root, ids=record["ids"]),
+        )
+    except FileNotFoundError:
+        pass
+    try:
+        yield run
+    finally:
+        run.close(None)
+
+
+def _registry(root: Path) -> Path:
+    return root / ".toygpt" / "runs"
+
+
+def _open_trackers(
+    name: str,
+    params: dict[str, Any],
+    tracking: TrackingParams,
+    root: Path,
+    *,
+    ids: dict[str, str],
+) -> dict[str, Tracker]:
+    """Open the wanted trackers: new runs, or those that `ids` names."""
+    wanted: dict[str, Callable[[], Tracker]] = {}
+    if tracking.mlflow:
+        wanted["mlflow"] = lambda: MLflowTracker(
+            name, params, tracking, root, run_id=ids.get("mlflow")
+        )
+    if tracking.wandb != "disabled":
+        wanted["wandb"] = lambda: WandbTracker(
+            name, params, tracking, root, run_id=ids.get("wandb")
+        )
+    trackers: dict[str, Tracker] = {}
+    for tracker, open_it in wanted.items():
+        if ids and tracker not in ids:
+            continue
+        try:
+            trackers[tracker] = open_it()
+        except Exception as error:  # whatever it is, it must not end the run
+            _give_up(tracker, error)
+    return trackers
+
+
+def _give_up(tracker: str, error: Exception) -> None:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    print(
+        f"warning: {tracker} gets no more of this run: {reason}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+class MLflowTracker:
+    """A run in the SQLite database of the main workspace."""
+
+    def __init__(
+        self,
+        name: str,
+        params: dict[str, Any],
+        tracking: TrackingParams,
+        root: Path,
+        *,
+        run_id: str | None,
+    ) -> None:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        uri = f"sqlite:///{root / MLFLOW_DATABASE}"
+        self._monitor: Any = None
+        with _alone(root / ".toygpt" / "mlflow.lock"):
+            _create_database(root)
+            self._client = MlflowClient(uri)
+            experiment_id = self._experiment_id(tracking.project, root)
+        if run_id is not None:
+            self.run_id = run_id
+            return
+
+        run = self._client.create_run(
+            experiment_id,
+            run_name=name,
+            tags={
+                "mlflow.user": getpass.getuser(),
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.name": "stages.train",
+                **tracking.tags,
+            },
+        )
+        self.run_id = run.info.run_id
+        entries = [
+            Param(key, str(value)[:MLFLOW_MAX_PARAM_LENGTH])
+            for key, value in params.items()
+        ]
+        for first in range(0, len(entries), MLFLOW_MAX_PARAMS):
+            self._client.log_batch(
+                self.run_id, params=entries[first : first + MLFLOW_MAX_PARAMS]
+            )
+        self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=uri)
+        self._monitor.start()
+
+    def _experiment_id(self, project: str, root: Path) -> str:
+        """Return the experiment's id; it keeps artifacts here, not where we run."""
+        experiment = self._client.get_experiment_by_name(project)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        location = (root / MLFLOW_ARTIFACTS / project).as_uri()
+        return str(self._client.create_experiment(project, location))
+
+    def log_facts(self, facts: Mapping[str, str]) -> None:
+        """Set each fact as a tag."""
+        from mlflow.entities import RunTag
+
+        names = {"git.commit": "mlflow.source.git.commit"}
+        tags = [RunTag(names.get(key, key), value) for key, value in facts.items()]
+        self._client.log_batch(self.run_id, tags=tags)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int | None) -> None:
+        """Add a point to each curve."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            self.run_id,
+            metrics=[Metric(key, v, now, step or 0) for key, v in metrics.items()],
+        )
+
+    def log_directory(self, directory: Path, *, name: str) -> None:
+        """Copy the directory into the run's artifacts."""
+        self._client.log_artifacts(self.run_id, str(directory), name)
+
+    def close(self, status: str | None) -> None:
+        """Stop watching the machine, and set the run's status."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        if status is not None:
+            self._client.set_terminated(self.run_id, status)
+
+
+def _create_database(root: Path) -> None:
+    """Let MLflow create its tables aside, and put the finished database in place.
+
+    MLflow itself creates them without a lock: two first runs at once crash, and one
+    that is killed meanwhile leaves a database that nothing can open.
+    """
+    database = root / MLFLOW_DATABASE
+    if database.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = root / ".toygpt" / f"{MLFLOW_DATABASE}.new"
+    unfinished.unlink(missing_ok=True)
+    store = SqlAlchemyStore(
+        f"sqlite:///{unfinished}", (root / MLFLOW_ARTIFACTS).as_uri()
+    )
+    store.engine.dispose()
+    unfinished.replace(database)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process is inside, and keep others out."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class WandbTracker:
+    """A run in the main workspace's wandb/ folder, and online if wanted."""
+
+    def __init__(
+        self,
+        name: str,
+        params: dict[str, Any],
+        tracking: TrackingParams,
+        root: Path,
+        *,
+        run_id: str | None,
+    ) -> None:
+        folder = root / ".toygpt" / "wandb"
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ[variable] = str(folder)
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        os.environ["WANDB_SILENT"] = "true"
+        (root / "wandb").mkdir(exist_ok=True)
+        import wandb
+
+        mode = tracking.wandb
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            print(
+                "warning: wandb has no API key and keeps the run offline: "
+                "run `wandb login`, then `wandb sync`",
+                file=sys.stderr,
+            )
+            mode = "offline"
+        self.run_id = run_id or secrets.token_hex(4)
+        self._run = wandb.init(
+            project=tracking.project,
+            id=self.run_id,
+            name=name,
+            dir=root,
+            mode=mode,
+            resume="allow",
+            config=params or None,
+            tags=[f"{key}: {value}" for key, value in tracking.tags.items()],
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,  # an address of a remote may hold a password
+                save_code=False,
+                init_timeout=30,
+                finish_timeout=60,
+            ),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def log_facts(self, facts: Mapping[str, str]) -> None:
+        """Add the facts to the run's configuration, in a place of their own."""
+        self._run.config.update({"facts": dict(facts)}, allow_val_change=True)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int | None) -> None:
+        """Add a point to each curve, or a result to the summary."""
+        if step is None:
+            self._run.summary.update(dict(metrics))
+        else:
+            self._run.log({**metrics, "step": step})
+
+    def log_directory(self, directory: Path, *, name: str) -> None:
+        """Keep the directory as an artifact of the run."""
+        import wandb
+
+        artifact = wandb.Artifact(f"{name}-{self.run_id}", type=name)
+        artifact.add_dir(str(directory))
+        self._run.log_artifact(artifact)
+
+    def close(self, status: str | None) -> None:
+        """Write out what is still in memory, and end the run."""
+        self._run.finish(exit_code=0 if status in (None, "FINISHED") else 1)

@@ -1,0 +1,226 @@
+"""Train a GPT with Lightning, on whatever this machine has."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from lightning import Trainer
+
+from toygpt.data.batches import Batch, TrainingBatches, contiguous_batches
+from toygpt.data.token_files import TokenIds
+from toygpt.errors import InputError
+from toygpt.training.curves import Curves
+from toygpt.training.module import Training
+from toygpt.training.progress import Progress
+
+if TYPE_CHECKING:
+    from toygpt.model.gpt import GPT
+    from toygpt.params import RuntimeParams, TrainParams
+
+# A curve of so many points is as smooth as a screen can show.
+POINTS_PER_CURVE = 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a training."""
+
+    steps: int
+    tokens: int
+    train_loss: float  # nats per token, mean since the last point of the curve
+    validation_loss: float  # nats per token
+
+
+class Portions:
+    """The batches that one device gets, small enough for its memory, in order.
+
+    Lightning adds up the gradients of `per_step` portions before each optimizer step.
+    """
+
+    def __init__(
+        self,
+        batches: TrainingBatches,
+        *,
+        num_steps: int,
+        per_step: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.batches = batches
+        self.num_steps = num_steps
+        self.per_step = per_step
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.num_steps * self.per_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = self.batches.batch_size // self.world_size // self.per_step
+        for number in range(len(self)):
+            step, portion = divmod(number, self.per_step)
+            first = (self.rank * self.per_step + portion) * rows
+            yield self.batches.batch(step, rows=slice(first, first + rows))
+
+
+class ValidationBatches:
+    """The part of the validation split that is looked at each time."""
+
+    def __init__(
+        self, tokens: TokenIds, *, block_size: int, batch_size: int, max_tokens: int
+    ) -> None:
+        self.tokens = tokens
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+
+    def __iter__(self) -> Iterator[Batch]:
+        return contiguous_batches(
+            self.tokens,
+            block_size=self.block_size,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+        )
+
+
+def train(
+    model: GPT,
+    train_tokens: TokenIds,
+    validation_tokens: TokenIds,
+    *,
+    params: TrainParams,
+    runtime: RuntimeParams,
+    seed: int,
+    curves: Curves,
+) -> Outcome:
+    """Train the model in place.
+
+    Raises:
+        InputError: The batch cannot be shared among the devices, or training diverged.
+    """
+    block_size = model.config.block_size
+    tokens_per_step = params.batch_size * block_size
+    max_steps = -(-params.max_tokens // tokens_per_step)
+    batches = TrainingBatches(
+        train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
+    )
+
+    torch.set_float32_matmul_precision("high")
+    _silence_what_nobody_can_act_on()
+    trainer = Trainer(
+        accelerator=runtime.accelerator,
+        devices=runtime.devices,
+        num_nodes=runtime.num_nodes,
+        strategy=runtime.strategy,
+        precision=resolve_precision(params.precision, runtime.accelerator),
+        max_steps=max_steps,
+        max_epochs=-1,
+        log_every_n_steps=1,  # the module decides when there is something to log
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=curves,
+        callbacks=[Progress(tokens_per_step)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    per_step = portions_per_step(
+        params.batch_size, trainer.world_size, runtime.micro_batch_size
+    )
+    trainer.accumulate_grad_batches = per_step
+    validate_every_steps = max(1, params.validate_every_tokens // tokens_per_step)
+    trainer.val_check_interval = min(validate_every_steps, max_steps) * per_step
+
+    module = Training(
+        model,
+        params,
+        seed=seed,
+        log_every_steps=max(1, max_steps // POINTS_PER_CURVE),
+        compile_model=should_compile(runtime.compile, trainer),
+    )
+    validation = ValidationBatches(
+        validation_tokens,
+        block_size=block_size,
+        batch_size=min(params.batch_size, runtime.micro_batch_size),
+        max_tokens=params.validation_tokens,
+    )
+    trainer.fit(
+        module,
+        Portions(
+            batches,
+            num_steps=max_steps,
+            per_step=per_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        ),
+        validation,
+    )
+    if curves.validation[-1]["step"] != max_steps:
+        trainer.validate(module, validation, verbose=False)
+    return Outcome(
+        steps=max_steps,
+        tokens=max_steps * tokens_per_step,
+        train_loss=curves.train[-1]["loss"],
+        validation_loss=curves.validation[-1]["loss"],
+    )
+
+
+def portions_per_step(batch_size: int, num_devices: int, micro_batch_size: int) -> int:
+    """Return in how many equal portions each device works through a batch.
+
+    Raises:
+        InputError: The devices cannot share the batch evenly.
+    """
+    per_device, rest = divmod(batch_size, num_devices)
+    if rest or not per_device:
+        raise InputError(
+            f"train.batch_size ({batch_size}) must be a multiple of the number of "
+            f"devices ({num_devices}; see runtime.devices in params.yaml)"
+        )
+    return next(
+        portions
+        for portions in range(1, per_device + 1)
+        if per_device % portions == 0 and per_device // portions <= micro_batch_size
+    )
+
+
+def resolve_precision(
+    precision: Literal["auto", "32-true", "bf16-mixed"], accelerator: str
+) -> Literal["32-true", "bf16-mixed"]:
+    """Return the precision that `auto` stands for on this machine.
+
+    bf16 halves the memory that the matrix products move and doubles their speed where
+    the processor multiplies it natively; elsewhere it is emulated, and slower.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
+        abilities = torch.cpu.get_capabilities()
+        if abilities.get("avx512_bf16") or abilities.get("amx_bf16"):
+            return "bf16-mixed"
+    return "32-true"
+
+
+def should_compile(choice: bool | str, trainer: Trainer) -> bool:
+    """Compile where it pays: a minute of work that a short training on a CPU is not."""
+    if choice == "auto":
+        return trainer.strategy.root_device.type == "cuda"
+    return bool(choice)
+
+
+def _silence_what_nobody_can_act_on() -> None:
+    """Drop Lightning's advertisements, and advice that does not fit our loaders."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*`?isinstance\(treespec, LeafSpec\)`? is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
