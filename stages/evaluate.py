@@ -10,7 +10,7 @@ import torch
 
 from stages import run
 from toygpt import paths
-from toygpt.data.token_files import open_tokens, read_manifest
+from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.evaluation import bigram_loss, judge, xz_bits_per_byte
 from toygpt.files import write_json
@@ -22,6 +22,7 @@ from toygpt.training.tracking import run_of_model
 def main() -> None:
     params = load_params(paths.PARAMS)
     splits = read_manifest(paths.SPLITS, made_by="split")
+    check_tokenizer(splits, paths.MODEL)
     model = load_model(paths.MODEL)
     if torch.cuda.is_available() and params.runtime.accelerator != "cpu":
         model.cuda()

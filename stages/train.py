@@ -8,22 +8,23 @@ import torch
 
 from stages import run
 from toygpt import paths
-from toygpt.data.token_files import open_tokens, read_manifest
+from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
 from toygpt.errors import InputError
 from toygpt.files import new_directory, write_json, write_text
-from toygpt.model_card import model_card
 from toygpt.model.directory import save_model, weights_digest
 from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.model_card import model_card
 from toygpt.params import flatten, load_params
 from toygpt.training.curves import Curves
 from toygpt.training.surroundings import describe_surroundings, run_name
 from toygpt.training.tracking import new_run
-from toygpt.training.trainer import train
+from toygpt.training.trainer import is_first_process, train
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
     splits = read_manifest(paths.SPLITS, made_by="split")
+    check_tokenizer(splits, paths.TOKENIZER)
     train_tokens = open_tokens(paths.SPLITS, splits, "train")
     validation_tokens = open_tokens(paths.SPLITS, splits, "validation")
     block_size = params.chosen_model.block_size
@@ -43,7 +44,8 @@ def main() -> None:
         ),
         attention=params.train.attention,
     )
-    print(f"{params.model}: {model.num_parameters:,} parameters")
+    if is_first_process():
+        print(f"{params.model}: {model.num_parameters:,} parameters")
 
     with new_run(
         run_name(params.model, params.corpus),
@@ -55,7 +57,7 @@ def main() -> None:
                 f"{name}.sha256": record.sha256 for name, record in splits.files.items()
             },
         },
-        tracking=params.tracking,
+        tracking=params.tracking if is_first_process() else params.tracking.muted(),
         root=paths.main_root(),
     ) as tracked:
         curves = Curves(tracked)
@@ -68,10 +70,12 @@ def main() -> None:
             seed=params.seed,
             curves=curves,
         )
+        if not is_first_process():
+            return
         metrics = {
             "parameters": model.num_parameters,
             "steps": outcome.steps,
-            "trained_tokens": outcome.tokens,
+            "tokens_seen": outcome.tokens,
             "train_loss": outcome.train_loss,
             "validation_loss": outcome.validation_loss,
         }
@@ -89,7 +93,7 @@ def main() -> None:
 
         weights = weights_digest(paths.MODEL)
         tracked.log_facts({"weights.sha256": weights})
-        tracked.log_metrics({name: float(value) for name, value in metrics.items()})
+        tracked.log_metrics({name: metrics[name] for name in ("parameters", "steps")})
         tracked.log_directory(paths.MODEL, name="model")
         tracked.remember(weights)
     print(

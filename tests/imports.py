@@ -15,7 +15,7 @@ def imported_modules(script: Path, *, root: Path) -> set[Path]:
     found: set[Path] = set()
     waiting = [script]
     while waiting:
-        for name in _names_imported(root / waiting.pop()):
+        for name in names_imported(root / waiting.pop()):
             for file in _files_of(name, root):
                 if file not in found:
                     found.add(file)
@@ -23,7 +23,8 @@ def imported_modules(script: Path, *, root: Path) -> set[Path]:
     return found
 
 
-def _names_imported(path: Path) -> set[str]:
+def names_imported(path: Path) -> set[str]:
+    """Return the modules of this project that a file names in its imports."""
     names: set[str] = set()
     for node in _running_nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -157,6 +157,10 @@ class TrackingParams(Section):
     project: Annotated[str, Field(min_length=1)]
     tags: dict[str, str]
 
+    def muted(self) -> Self:
+        """Return the same with nobody to tell."""
+        return self.model_copy(update={"mlflow": False, "wandb": "disabled"})
+
 
 class Params(Section):
     """All of params.yaml."""

@@ -125,6 +125,21 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
     return manifest
 
 
+def check_tokenizer(manifest: Manifest, tokenizer_directory: Path) -> None:
+    """Refuse token ids that another tokenizer made.
+
+    Raises:
+        InputError: The tokenizer is missing, or another one.
+    """
+    path = tokenizer_directory / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run `dvc repro`")
+    if sha256_of(path) != manifest.tokenizer_sha256:
+        raise InputError(
+            f"{path} is not the tokenizer that made these token ids: run `dvc repro`"
+        )
+
+
 def _parse(values: dict[str, Any]) -> Manifest:
     if values["version"] != MANIFEST_VERSION:
         raise ValueError(

@@ -59,7 +59,7 @@ class Curves(Logger):
             (VALIDATION_COLUMNS, self.validation),
         ):
             if columns.keys() <= values.keys():
-                row = {"step": step, "tokens": int(values["tokens"])}
+                row = {"step": step, "tokens_seen": int(values["tokens_seen"])}
                 rows.append(row | {columns[name]: values[name] for name in columns})
         self.listener.log_metrics(values, step=step)
 

@@ -113,7 +113,8 @@ class Training(lightning.LightningModule):
         if step % self.log_every_steps and step != self.trainer.max_steps:
             return
 
-        loss = (self._sum_of_losses / self._num_losses).item()
+        own_loss = self._sum_of_losses / self._num_losses
+        loss = self.trainer.strategy.reduce(own_loss, reduce_op="mean").item()
         if not math.isfinite(loss):
             raise InputError(
                 f"training diverged: the loss is {loss} after {step} steps; lower "
@@ -130,7 +131,7 @@ class Training(lightning.LightningModule):
         self.log_dict(
             {
                 "step": float(step),  # Lightning would count from zero
-                "tokens": float(step * self.tokens_per_step),
+                "tokens_seen": float(step * self.tokens_per_step),
                 "train_loss": loss,
                 "learning_rate": self._multiplier(step - 1) * self.params.learning_rate,
                 "gradient_norm": self._gradient_norm.item(),
@@ -140,11 +141,13 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the mean loss of the validation split."""
-        self.log("validation_loss", self._loss(*batch), batch_size=len(batch[0]))
+        loss = self._loss(*batch)
+        self.log("validation_loss", loss, batch_size=len(batch[0]), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Say which moment of training the validation belongs to."""
         step = self.global_step
+        tokens_seen = step * self.tokens_per_step
         self.log_dict(
-            {"step": float(step), "tokens": float(step * self.tokens_per_step)}
+            {"step": float(step), "tokens_seen": float(tokens_seen)}, sync_dist=True
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from toygpt.data.batches import Batch, TrainingBatches, contiguous_batches
 from toygpt.data.token_files import TokenIds
@@ -169,6 +170,11 @@ def train(
         train_loss=curves.train[-1]["loss"],
         validation_loss=curves.validation[-1]["loss"],
     )
+
+
+def is_first_process() -> bool:
+    """Say whether this process speaks for all that train together, one per device."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 def portions_per_step(batch_size: int, num_devices: int, micro_batch_size: int) -> int:

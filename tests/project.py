@@ -1,0 +1,137 @@
+"""A copy of this project that a test may run, and change, and break."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# So small that a stage takes little longer than starting Python does.
+TINY = {
+    "seed": 1337,
+    "corpus": "python",
+    "model": "nano",
+    "tracking.mlflow": True,
+    "tracking.wandb": "offline",
+    "tracking.project": "toygpt",
+    "train.optimizer": "muon",
+    "train.learning_rate": 2e-3,
+    "download.max_documents": 40,
+    "tokenize.vocab_size": 300,
+    "models.nano.num_layers": 1,
+    "models.nano.num_heads": 2,
+    "models.nano.block_size": 16,
+    "models.nano.embed_dim": 8,
+    "train.batch_size": 4,
+    "train.max_tokens": 384,
+    "train.warmup_tokens": 64,
+    "train.decay_tokens": 128,
+    "train.validate_every_tokens": 128,
+    "train.validation_tokens": 128,
+    "split.validation_fraction": 0.2,
+    "split.test_fraction": 0.2,
+    "evaluate.batch_size": 512,
+    "evaluate.overlap_fraction": 0.0,
+    "generate-samples.max_new_tokens": 4,
+    "runtime.accelerator": "cpu",
+}
+
+
+class Workspace:
+    """A Git repository with the project in it, and the means to run commands there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        venv = Path(sys.executable).parent
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DVC_", "MLFLOW_", "WANDB_", "HF_"))
+            and name != "PYTHONDONTWRITEBYTECODE"
+        } | {
+            "PATH": f"{venv}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(root.parent / "dvc-site-cache"),
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.com",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.com",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; its output is shown if it fails."""
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"{' '.join(command)} ended with {done.returncode}:\n"
+                f"{done.stdout}\n{done.stderr}"
+            )
+        return done
+
+    def dvc(
+        self, *arguments: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run DVC."""
+        return self.run("dvc", *arguments, check=check)
+
+    def commit(self, message: str) -> None:
+        """Commit everything that Git does not ignore."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+    def set_params(self, values: dict[str, Any]) -> None:
+        """Change params.yaml as an editor would."""
+        yaml = YAML()
+        path = self.root / "params.yaml"
+        params = yaml.load(path)
+        for key, value in values.items():
+            *sections, name = key.split(".")
+            section = params
+            for part in sections:
+                section = section[part]
+            assert name in section, f"{key} is not in params.yaml"
+            section[name] = value
+        yaml.dump(params, path)
+
+
+def copy_project(root: Path) -> Workspace:
+    """Copy what a clone would hold, the uncommitted changes included."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listing.stdout.splitlines():
+        if (PROJECT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, root / name)
+    workspace = Workspace(root)
+    workspace.run("git", "init", "--quiet", "--initial-branch", "main")
+    workspace.commit("the project")
+    return workspace
+
+
+def tiny_project(root: Path) -> Workspace:
+    """Copy the project, with a corpus and a model that take no time."""
+    workspace = copy_project(root)
+    workspace.set_params(TINY)
+    workspace.commit("tiny")
+    return workspace

@@ -1,0 +1,192 @@
+"""What the code may know of itself: who imports whom, and what DVC must know of it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.imports import imported_modules, names_imported
+from tests.project import PROJECT
+from toygpt.params import ModelParams, Params
+
+STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
+LAYERS = [
+    {"toygpt.errors", "toygpt.files", "toygpt.params", "toygpt.paths"},
+    {"toygpt.data", "toygpt.model"},
+    {"toygpt.training", "toygpt.evaluation", "toygpt.samples", "toygpt.model_card"},
+    {"stages"},
+]
+LIBRARY = sorted(
+    path.relative_to(PROJECT)
+    for folder in ("toygpt", "stages")
+    for path in (PROJECT / folder).rglob("*.py")
+)
+
+
+def script_of(stage: str) -> Path:
+    module = STAGES[stage]["cmd"].removeprefix("python -m ")
+    return Path(*module.split(".")).with_suffix(".py")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_code_it_runs(stage: str) -> None:
+    """DVC cannot see imports: a module missing here would keep stale results alive.
+
+    See https://github.com/treeverse/dvc/issues/9195.
+    """
+    script = script_of(stage)
+    needed = {script, *imported_modules(script, root=PROJECT)}
+    declared = {Path(dep) for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+
+    assert declared == needed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_parameters_it_reads(stage: str) -> None:
+    script = script_of(stage)
+    modules = {script, *imported_modules(script, root=PROJECT)}
+    read = set().union(*(keys_read(PROJECT / module) for module in modules))
+    # Whoever reads a whole section reads each key of it.
+    needed = {key for key in read if not any(key.startswith(f"{k}.") for k in read)}
+
+    assert set(STAGES[stage]["params"]) == needed
+
+
+def keys_read(path: Path) -> set[str]:
+    """Return the keys of params.yaml that a file means when it says `params.…`."""
+    visitor = ParamsVisitor()
+    visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+    keys: set[str] = set()
+    for section, *rest in visitor.found:
+        match section:
+            case "chosen_model":
+                field = [name for name in rest[:1] if name in ModelParams.model_fields]
+                keys |= {"model", ".".join(["models", "${model}", *field])}
+            case "chosen_corpus":
+                keys |= {"corpus", "corpora.${corpus}"}
+            case "runtime" | "tracking":
+                pass  # who is told, and on what machine, decides no result
+            case name if name in Params.model_fields:
+                keys.add(Params.model_fields[name].alias or name)
+    return keys
+
+
+class ParamsVisitor(ast.NodeVisitor):
+    """Collects `a.b` for every `params.a.b`."""
+
+    def __init__(self) -> None:
+        self.found: set[tuple[str, ...]] = set()
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Take the whole of a dotted name."""
+        parts = ast.unparse(node).split(".")
+        if parts[0] == "params":
+            self.found.add(tuple(parts[1:]))
+        else:
+            self.generic_visit(node)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_imports_flow_one_way(path: Path) -> None:
+    own_layer = layer_of(".".join(path.with_suffix("").parts))
+
+    for name in names_imported(PROJECT / path):
+        if (layer := layer_of(name)) is not None and own_layer is not None:
+            assert layer <= own_layer, f"{path} imports {name}"
+
+
+def layer_of(module: str) -> int | None:
+    for number, modules in enumerate(LAYERS):
+        if any(f"{module}.".startswith(f"{name}.") for name in modules):
+            return number
+    return None
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
+    places = {
+        "lightning": "toygpt/training/",
+        "mlflow": "toygpt/training/tracking.py",
+        "wandb": "toygpt/training/tracking.py",
+        "pyarrow": "toygpt/data/corpus.py",
+        "pydantic": "toygpt/params.py",
+    }
+    text = (PROJECT / path).read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)):
+        modules = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        for module in modules:
+            place = places.get(module.split(".")[0])
+            assert place is None or path.as_posix().startswith(place)
+
+
+@pytest.mark.parametrize(
+    ("stage", "unwanted"),
+    [
+        ("download", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
+        ("tokenize", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
+        ("split", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
+        ("train", ["dvc", "datasets"]),
+        ("evaluate", ["lightning", "mlflow", "wandb", "transformers", "pyarrow"]),
+        ("generate_samples", ["lightning", "mlflow", "wandb", "transformers"]),
+    ],
+)
+def test_a_stage_loads_nothing_heavy_that_it_does_not_need(
+    stage: str, unwanted: list[str]
+) -> None:
+    loaded = python(f"import sys, stages.{stage}; print(*sys.modules)").split()
+
+    assert not set(unwanted) & set(loaded)
+
+
+def test_training_needs_torch_lightning_and_numpy_alone() -> None:
+    """So that it can be run and timed on a machine where nothing else is installed."""
+    program = """
+import sys
+for name in ("pydantic", "ruamel", "mlflow", "wandb", "dvc", "datasets", "pyarrow"):
+    sys.modules[name] = None  # importing it is an error now
+from types import SimpleNamespace
+import numpy as np
+from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.training.curves import Curves
+from toygpt.training.trainer import train
+
+tokens = np.arange(1000, dtype=np.uint16) % 11
+params = SimpleNamespace(
+    max_tokens=64, batch_size=2, optimizer="muon", muon_learning_rate=1e-2,
+    learning_rate=1e-3, warmup_tokens=16, decay_tokens=16, weight_decay=0.1,
+    gradient_clip_norm=1.0, dropout=0.0, attention="flash", precision="32-true",
+    validate_every_tokens=32, validation_tokens=32,
+)
+runtime = SimpleNamespace(
+    accelerator="cpu", devices=1, num_nodes=1, strategy="auto", compile=False,
+    micro_batch_size=2,
+)
+silent = SimpleNamespace(log_metrics=lambda metrics, *, step: None)
+model = GPT(GPTConfig(11, 1, 2, 8, 8, 0.0))
+outcome = train(
+    model, tokens, tokens, params=params, runtime=runtime, seed=0, curves=Curves(silent)
+)
+print("steps:", outcome.steps)
+"""
+
+    assert "steps: 4" in python(program)
+
+
+def python(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,272 @@
+"""Batches: the right tokens, each once an epoch, the same whoever asks and when."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from toygpt.data.batches import TrainingBatches, contiguous_batches
+from toygpt.data.token_files import TokenIds
+
+property_test = settings(deadline=None, max_examples=60)
+
+
+class Case(NamedTuple):
+    """A text, and how it is cut."""
+
+    num_tokens: int
+    block_size: int
+    batch_size: int
+    seed: int
+
+    def batches(self) -> TrainingBatches:
+        return TrainingBatches(
+            numbered_tokens(self.num_tokens),
+            block_size=self.block_size,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+
+def numbered_tokens(num_tokens: int) -> TokenIds:
+    """Return tokens that say where in the text they stand."""
+    return np.arange(num_tokens, dtype=np.uint16)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    block_size = draw(st.integers(1, 9))
+    return Case(
+        num_tokens=draw(st.integers(2 * block_size + 1, 120)),
+        block_size=block_size,
+        batch_size=draw(st.integers(1, 8)),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+steps = st.integers(0, 1000)
+
+
+def starts(inputs: Tensor) -> list[int]:
+    """Return where in the numbered text each sequence begins."""
+    first: list[int] = inputs[:, 0].tolist()
+    return first
+
+
+@property_test
+@given(case=cases(), step=steps)
+def test_the_targets_are_the_inputs_one_token_later(case: Case, step: int) -> None:
+    inputs, targets = case.batches().batch(step)
+
+    assert torch.equal(targets[:, :-1], inputs[:, 1:])
+    assert torch.equal(targets, inputs + 1)
+
+
+@property_test
+@given(case=cases(), step=steps)
+def test_a_sequence_is_a_run_of_the_text(case: Case, step: int) -> None:
+    inputs, _ = case.batches().batch(step)
+
+    expected = inputs[:, :1] + torch.arange(case.block_size)
+
+    assert inputs.shape == (case.batch_size, case.block_size)
+    assert torch.equal(inputs, expected)
+
+
+@property_test
+@given(case=cases(), step=steps)
+def test_every_sequence_begins_and_ends_within_the_text(case: Case, step: int) -> None:
+    """Numbering the tokens shows a wrapped index, too, as a place that is wrong."""
+    inputs, targets = case.batches().batch(step)
+
+    assert min(starts(inputs)) >= 0
+    assert max(starts(inputs)) + case.block_size <= case.num_tokens - 1
+    assert int(targets.max()) <= case.num_tokens - 1
+
+
+@property_test
+@given(case=cases(), others=st.lists(steps, max_size=5), step=steps)
+def test_a_batch_depends_on_the_seed_and_the_step_alone(
+    case: Case, others: list[int], step: int
+) -> None:
+    """Whatever was asked before, of this training or of another."""
+    expected, _ = case.batches().batch(step)
+    batches = case.batches()
+    for other in others:
+        batches.batch(other)
+        case._replace(seed=case.seed // 2).batches().batch(other)
+
+    inputs, _ = batches.batch(step)
+
+    assert torch.equal(inputs, expected)
+
+
+@property_test
+@given(case=cases())
+def test_each_block_is_seen_once_an_epoch(case: Case) -> None:
+    """Steps do not care where an epoch ends, so they are counted over sequences."""
+    batches = case.batches()
+    per_epoch = batches.blocks_per_epoch
+    num_steps = -(-2 * per_epoch // case.batch_size)
+
+    seen = [
+        start for step in range(num_steps) for start in starts(batches.batch(step)[0])
+    ]
+
+    for epoch in (seen[:per_epoch], seen[per_epoch : 2 * per_epoch]):
+        offset = min(epoch)
+        blocks = [offset + block * case.block_size for block in range(per_epoch)]
+        assert sorted(epoch) == blocks
+        assert offset < case.block_size
+
+
+@property_test
+@given(case=cases())
+def test_an_epoch_leaves_out_less_than_two_blocks(case: Case) -> None:
+    """One is lost to the offset, one to what is left at the end of the text."""
+    predicted = case.batches().blocks_per_epoch * case.block_size
+
+    assert case.num_tokens - 1 - 2 * case.block_size < predicted < case.num_tokens
+
+
+@property_test
+@given(case=cases(), step=steps, data=st.data())
+def test_the_rows_of_all_devices_make_up_the_whole_batch(
+    case: Case, step: int, data: st.DataObject
+) -> None:
+    batches = case.batches()
+    inner = st.sets(st.integers(1, max(1, case.batch_size - 1)), max_size=3)
+    cuts = sorted({0, case.batch_size} | data.draw(inner))
+
+    parts = [
+        batches.batch(step, rows=slice(first, end)) for first, end in pairwise(cuts)
+    ]
+
+    inputs, targets = batches.batch(step)
+    assert torch.equal(torch.cat([part for part, _ in parts]), inputs)
+    assert torch.equal(torch.cat([part for _, part in parts]), targets)
+
+
+@property_test
+@given(case=cases(), batch_size=st.integers(1, 8))
+def test_the_batch_size_does_not_change_the_order_of_the_sequences(
+    case: Case, batch_size: int
+) -> None:
+    other = case._replace(batch_size=batch_size)
+    length = case.batch_size * batch_size
+
+    first, second = (
+        [start for step in range(length) for start in starts(batches.batch(step)[0])]
+        for batches in (case.batches(), other.batches())
+    )
+
+    assert first[:length] == second[:length]
+
+
+def epoch_of(seed: int, number: int) -> list[int]:
+    """Return where the sequences of an epoch begin, in a text of 40 blocks."""
+    case = Case(num_tokens=41 * 16 + 1, block_size=16, batch_size=40, seed=seed)
+    return starts(case.batches().batch(number)[0])
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    epochs = [epoch_of(seed=1, number=number) for number in range(20)]
+
+    orders = {tuple(start // 16 for start in epoch) for epoch in epochs}
+
+    assert len(orders) == 20
+    assert not any(epoch == sorted(epoch) for epoch in epochs)
+
+
+def test_every_epoch_cuts_the_text_elsewhere() -> None:
+    """Else the network would never see some tokens with those before them."""
+    offsets = {min(epoch_of(seed=1, number=number)) for number in range(200)}
+
+    assert offsets == set(range(16))
+
+
+def test_another_seed_gives_another_order() -> None:
+    orders = {tuple(epoch_of(seed=seed, number=0)) for seed in range(20)}
+
+    assert len(orders) == 20
+
+
+@pytest.mark.parametrize(("block_size", "num_tokens"), [(1, 2), (8, 16), (8, 0)])
+def test_a_text_too_short_for_one_block_is_refused(
+    block_size: int, num_tokens: int
+) -> None:
+    case = Case(num_tokens, block_size, batch_size=1, seed=0)
+
+    with pytest.raises(ValueError, match=f"{num_tokens} tokens are too few"):
+        case.batches()
+
+
+@pytest.mark.parametrize("token_type", ["<u2", "<u4"])
+def test_batches_are_cut_from_the_disk(tmp_path: Path, token_type: str) -> None:
+    """A map of a file gives what the network takes, and the largest id unharmed."""
+    largest = int(np.iinfo(token_type).max)
+    np.full(100, largest, dtype=token_type).tofile(tmp_path / "tokens.bin")
+    tokens = np.memmap(tmp_path / "tokens.bin", dtype=token_type, mode="r")
+
+    inputs, targets = TrainingBatches(tokens, block_size=8, batch_size=4, seed=0).batch(
+        0
+    )
+
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert inputs.is_contiguous()
+    assert targets.is_contiguous()
+    assert inputs.unique().tolist() == [largest]
+
+
+def test_changing_a_batch_leaves_the_text_as_it_was() -> None:
+    tokens = numbered_tokens(50)
+    inputs, targets = TrainingBatches(tokens, block_size=4, batch_size=4, seed=0).batch(
+        0
+    )
+
+    inputs.zero_()
+
+    assert targets.min() > 0
+    assert tokens.tolist() == list(range(50))
+
+
+@property_test
+@given(
+    num_tokens=st.integers(0, 120),
+    block_size=st.integers(1, 9),
+    batch_size=st.integers(1, 8),
+    max_tokens=st.integers(0, 150),
+)
+def test_contiguous_batches_read_the_first_tokens_in_order_and_none_twice(
+    num_tokens: int, block_size: int, batch_size: int, max_tokens: int
+) -> None:
+    tokens = numbered_tokens(num_tokens)
+
+    batches = list(
+        contiguous_batches(
+            tokens, block_size=block_size, batch_size=batch_size, max_tokens=max_tokens
+        )
+    )
+
+    read = [token for inputs, _ in batches for token in inputs.flatten().tolist()]
+    possible = max(0, min(num_tokens - 1, max_tokens))
+    assert read == list(range(possible - possible % block_size))
+    for inputs, targets in batches:
+        assert torch.equal(targets, inputs + 1)
+        assert inputs.shape[1] == block_size
+
+
+def test_contiguous_batches_are_full_but_for_the_last() -> None:
+    batches = contiguous_batches(
+        numbered_tokens(100), block_size=9, batch_size=4, max_tokens=1000
+    )
+
+    sizes = [len(inputs) for inputs, _ in batches]
+
+    assert sizes == [4, 4, 3]

@@ -1,0 +1,342 @@
+"""The model directory: what we write, we and transformers read alike."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from tests.tiny import lively_model, random_tokens
+from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
+from toygpt.errors import InputError
+from toygpt.model.directory import load_config, load_model, save_model, weights_digest
+from toygpt.model.generation import generate
+from toygpt.model.gpt import GPT
+
+TEXT = "def read_config(path):\n    return path.read_text()\n"
+
+# What a stranger does with the directory. He has transformers, but no toyGPT.
+STRANGER = """
+import importlib.util, json, sys
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+directory, question = sys.argv[1], json.loads(sys.argv[2])
+model, loading = AutoModelForCausalLM.from_pretrained(
+    directory, output_loading_info=True
+)
+tokenizer = AutoTokenizer.from_pretrained(directory)
+tokens = torch.tensor(question["tokens"])
+prompt = torch.tensor([question["prompt"]])
+with torch.inference_mode():
+    logits = model(tokens).logits
+continued = model.generate(prompt, max_new_tokens=question["max_new_tokens"])
+answer = {
+    "has_toygpt": importlib.util.find_spec("toygpt") is not None,
+    "class": type(model).__name__,
+    "loading": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
+    "dtype": str(model.dtype),
+    "logits": logits.tolist(),
+    "continued": continued[0, prompt.shape[1] :].tolist(),
+    "num_parameters": model.num_parameters(),
+    "token_ids": tokenizer(question["text"])["input_ids"],
+    "text": tokenizer.decode(tokenizer(question["text"])["input_ids"]),
+    "end_of_text_id": tokenizer.eos_token_id,
+}
+print(json.dumps(answer))
+"""
+
+
+class Saved(NamedTuple):
+    """A model and the directory it was written to."""
+
+    model: GPT
+    directory: Path
+    end_of_text_id: int
+    tokenizer: Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([[TEXT]], vocab_size=270)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_directory(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer
+) -> Path:
+    directory = tmp_path_factory.mktemp("made") / "tokenizer"
+    save_tokenizer(tokenizer, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def save(
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: Tokenizer,
+    tokenizer_directory: Path,
+) -> Callable[..., Saved]:
+    """Return a function that writes a model to a directory of its own."""
+
+    def save_it(*, end_of_text_id: int = 0, **changes: Any) -> Saved:
+        directory = tmp_path_factory.mktemp("model")
+        model = lively_model(vocab_size=270, **changes)
+        save_model(
+            model,
+            directory,
+            end_of_text_id=end_of_text_id,
+            tokenizer_directory=tokenizer_directory,
+        )
+        return Saved(model, directory, end_of_text_id, tokenizer)
+
+    return save_it
+
+
+PROMPT = random_tokens(4).tolist()
+
+
+@pytest.fixture(scope="module")
+def saved(save: Callable[..., Saved]) -> Saved:
+    """Return a model that ends its own text after a few tokens."""
+    endless = generate(
+        lively_model(vocab_size=270), PROMPT, max_new_tokens=6, end_of_text_id=-1
+    )
+    return save(end_of_text_id=list(endless)[-1])
+
+
+@pytest.fixture(scope="module")
+def stranger(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what transformers makes of the directory where there is no toyGPT."""
+    question = {
+        "tokens": random_tokens(2, 16).tolist(),
+        "prompt": PROMPT,
+        "max_new_tokens": 10,
+        "text": TEXT,
+    }
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, saved.directory, json.dumps(question)],
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    parsed: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    assert not parsed["has_toygpt"]
+    return parsed
+
+
+def test_a_loaded_model_gives_the_very_same_logits(saved: Saved) -> None:
+    tokens = random_tokens(2, 16)
+
+    loaded = load_model(saved.directory)
+
+    assert torch.equal(loaded(tokens), saved.model(tokens))
+    assert loaded.config == saved.model.config
+
+
+def test_a_loaded_model_is_ready_to_predict(save: Callable[..., Saved]) -> None:
+    saved = save(dropout=0.5)
+
+    loaded = load_model(saved.directory)
+
+    assert loaded.config.dropout == 0.5
+    assert not loaded.training
+
+
+def test_a_loaded_model_is_still_tied(saved: Saved) -> None:
+    loaded = load_model(saved.directory)
+
+    assert loaded.to_logits.weight is loaded.token_embedding.weight
+
+
+def test_more_than_ten_blocks_keep_their_order(save: Callable[..., Saved]) -> None:
+    saved = save(num_layers=12)
+    tokens = random_tokens(1, 16)
+
+    loaded = load_model(saved.directory)
+
+    assert torch.equal(loaded(tokens), saved.model(tokens))
+
+
+def test_the_directory_holds_a_checkpoint_and_its_tokenizer(saved: Saved) -> None:
+    names = {path.name for path in saved.directory.iterdir()}
+
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_the_tied_matrix_is_written_once(saved: Saved) -> None:
+    weights = load_file(saved.directory / "model.safetensors")
+
+    num_numbers = sum(tensor.numel() for tensor in weights.values())
+
+    assert num_numbers == saved.model.num_parameters
+
+
+def test_others_may_read_the_weights(saved: Saved) -> None:
+    mode = (saved.directory / "model.safetensors").stat().st_mode
+
+    assert mode & 0o777 == 0o644
+
+
+def test_the_same_model_is_written_to_the_same_bytes(
+    save: Callable[..., Saved],
+) -> None:
+    first, second, other = save(), save(), save(seed=2)
+
+    digests = [weights_digest(each.directory) for each in (first, second, other)]
+
+    assert digests[0] == digests[1] != digests[2]
+    for path in first.directory.iterdir():
+        assert path.read_bytes() == (second.directory / path.name).read_bytes()
+
+
+def test_a_half_precise_model_is_written_in_full_precision(
+    tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    model = lively_model().bfloat16()
+
+    save_model(
+        model, tmp_path, end_of_text_id=0, tokenizer_directory=tokenizer_directory
+    )
+
+    weights = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_transformers_finds_every_weight_and_no_other(
+    stranger: dict[str, Any],
+) -> None:
+    assert stranger["class"] == "CTRLLMHeadModel"
+    assert stranger["loading"] == {}
+    assert stranger["dtype"] == "torch.float32"
+
+
+def test_transformers_computes_the_same_logits(
+    saved: Saved, stranger: dict[str, Any]
+) -> None:
+    ours = saved.model(random_tokens(2, 16))
+
+    theirs = torch.tensor(stranger["logits"])
+
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+
+
+def test_transformers_writes_the_same_text_and_ends_it_where_we_do(
+    saved: Saved, stranger: dict[str, Any]
+) -> None:
+    ours = list(
+        generate(
+            saved.model,
+            PROMPT,
+            max_new_tokens=10,
+            end_of_text_id=saved.end_of_text_id,
+        )
+    )
+
+    assert len(ours) > 2
+    assert stranger["continued"] == [*ours, saved.end_of_text_id]
+
+
+def test_transformers_counts_the_same_parameters(
+    saved: Saved, stranger: dict[str, Any]
+) -> None:
+    assert stranger["num_parameters"] == saved.model.num_parameters
+
+
+def test_transformers_cuts_a_text_into_the_same_tokens(
+    saved: Saved, stranger: dict[str, Any]
+) -> None:
+    assert stranger["token_ids"] == saved.tokenizer.encode(TEXT).ids
+    assert stranger["text"] == TEXT
+    assert stranger["end_of_text_id"] == 0
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere holds no model.*config\.json"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_missing_weights_are_named(save: Callable[..., Saved]) -> None:
+    directory = save().directory
+    (directory / "model.safetensors").unlink()
+
+    with pytest.raises(InputError, match=r"cannot read .*model\.safetensors"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 7, 100, 10_000])
+def test_weights_that_were_cut_off_are_named(
+    save: Callable[..., Saved], num_bytes: int
+) -> None:
+    path = save().directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:num_bytes])
+
+    with pytest.raises(InputError, match=r"cannot read .*model\.safetensors"):
+        load_model(path.parent)
+
+
+def test_weights_that_are_noise_are_named(save: Callable[..., Saved]) -> None:
+    path = save().directory / "model.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+
+    with pytest.raises(InputError, match=r"cannot read .*model\.safetensors"):
+        load_model(path.parent)
+
+
+@pytest.mark.parametrize("change", [{"num_layers": 1}, {"embed_dim": 16}])
+def test_weights_of_another_shape_are_refused(
+    save: Callable[..., Saved], change: dict[str, int]
+) -> None:
+    directory, other = save().directory, save(**change).directory
+    (other / "model.safetensors").replace(directory / "model.safetensors")
+
+    with pytest.raises(
+        InputError, match=r"model\.safetensors does not fit .*config\.json.* first"
+    ):
+        load_model(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "gpt2"},
+        {"dff": 8192},  # the original CTRL has its own width
+        {"n_layer": None},
+    ],
+)
+def test_another_architecture_is_refused(
+    save: Callable[..., Saved], change: dict[str, Any]
+) -> None:
+    path = save().directory / "config.json"
+    values = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+
+    with pytest.raises(InputError, match=r"config\.json describes no toyGPT model"):
+        load_config(path.parent)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+def test_a_damaged_config_is_refused(save: Callable[..., Saved], text: str) -> None:
+    path = save().directory / "config.json"
+    path.write_text(text)
+
+    with pytest.raises(InputError, match=r"config\.json describes no toyGPT model"):
+        load_model(path.parent)

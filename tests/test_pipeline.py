@@ -1,0 +1,250 @@
+"""The whole pipeline, with real DVC, MLflow and W&B, in a project of its own."""
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+
+from tests.project import Workspace, tiny_project
+from tests.wandb_files import read_run_files
+
+STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate-samples"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A project after its first `dvc repro`, committed."""
+    workspace = tiny_project(tmp_path_factory.mktemp("built") / "project")
+    workspace.dvc("repro")
+    workspace.commit("first results")
+    return workspace
+
+
+def mlflow_runs(workspace: Workspace) -> list[Run]:
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("toygpt")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def run_names_and_ids_in_wandb(workspace: Workspace) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = {}
+    for run in read_run_files(workspace.root / "wandb"):
+        names.setdefault(run.name, set()).add(run.run_id)
+    return names
+
+
+def test_repro_makes_every_result(built: Workspace) -> None:
+    for path in (
+        "data/documents/documents.parquet",
+        "data/tokens/tokens.bin",
+        "data/tokens/ends.bin",
+        "data/tokens/manifest.json",
+        "data/splits/train.bin",
+        "data/splits/manifest.json",
+        "models/toygpt/model.safetensors",
+        "models/toygpt/README.md",
+        "reports/samples/samples.md",
+    ):
+        assert (built.root / path).stat().st_size > 0
+
+    for name in STAGES:
+        metrics = json.loads((built.root / f"metrics/{name}.json").read_text())
+        assert all(isinstance(value, int | float) for value in metrics.values())
+
+
+def test_the_curves_are_dense_and_reach_the_last_step(built: Workspace) -> None:
+    for name in ("train", "validation"):
+        with (built.root / f"reports/train/{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert all(all(row.values()) for row in rows)
+        assert rows[-1]["step"] == "6"
+
+
+def test_a_second_repro_runs_nothing(built: Workspace) -> None:
+    output = built.dvc("repro").stdout
+
+    assert "Running stage" not in output
+    assert built.dvc("status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_forcing_every_stage_leaves_the_lock_as_it_was(built: Workspace) -> None:
+    lock = (built.root / "dvc.lock").read_bytes()
+
+    output = built.dvc("repro", "--force").stdout
+
+    assert output.count("Running stage") == len(STAGES)
+    assert (built.root / "dvc.lock").read_bytes() == lock
+    assert built.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tracking.project": "another", "tracking.wandb": "online"}, []),
+        ({"runtime.micro_batch_size": 1, "runtime.compile": False}, []),
+        ({"models.small.num_layers": 3, "corpora.files.folder": "texts"}, []),
+        ({"generate-samples.max_new_tokens": 5}, ["generate-samples"]),
+        ({"train.learning_rate": 0.5}, ["train"]),
+        ({"split.key": 5}, ["split"]),
+        ({"models.nano.embed_dim": 4}, ["train"]),
+    ],
+)
+def test_a_parameter_reruns_the_stages_that_use_it(
+    built: Workspace, changes: dict[str, object], expected: list[str]
+) -> None:
+    """Later stages rerun too, once what they read has changed; status cannot know."""
+    before = (built.root / "params.yaml").read_text()
+    try:
+        built.set_params(changes)
+        status = json.loads(built.dvc("status", "--json").stdout)
+    finally:
+        (built.root / "params.yaml").write_text(before)
+
+    assert list(status) == expected
+
+
+def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
+    oldest = mlflow_runs(built)[-1]
+
+    commit = oldest.data.tags["mlflow.source.git.commit"]
+    assert oldest.info.run_name == f"nano-python-{commit[:7]}"
+    assert oldest.info.status == "FINISHED"
+    assert oldest.data.params["models.nano.embed_dim"] == "8"
+    assert oldest.data.params["train.learning_rate"] == "0.002"
+    assert oldest.data.tags["git.dirty"] == "false"
+    for metric in ("train_loss", "validation_loss", "learning_rate", "gradient_norm"):
+        assert metric in oldest.data.metrics
+    for metric in ("tokens_per_second", "tokens_seen", "test_bits_per_byte"):
+        assert metric in oldest.data.metrics
+    artifacts = built.root / "mlartifacts/toygpt" / oldest.info.run_id / "artifacts"
+    assert (artifacts / "model/model.safetensors").is_file()
+    assert (artifacts / "samples/samples.md").is_file()
+
+    (run, *_others) = [
+        run
+        for run in read_run_files(built.root / "wandb")
+        if run.name == oldest.info.run_name and run.history
+    ]
+    assert run.config["models.nano.embed_dim"] == 8
+    assert run.config["facts"]["git.commit"] == commit
+    assert [row["step"] for row in run.history if "validation_loss" in row] == [2, 4, 6]
+
+
+def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
+    built: Workspace,
+) -> None:
+    for name, options in (
+        ("in-the-workspace", ()),
+        ("in-a-temporary-folder", ("--temp",)),
+    ):
+        rate = "3e-3" if options else "4e-3"
+        built.dvc(
+            "exp", "run", *options, "-n", name, "-S", f"train.learning_rate={rate}"
+        )
+        built.run("git", "checkout", "--quiet", "--", ".")
+        built.dvc("checkout")
+
+    runs = {run.info.run_name: run for run in mlflow_runs(built)}
+    for name, rate in (
+        ("in-the-workspace", "0.004"),
+        ("in-a-temporary-folder", "0.003"),
+    ):
+        assert runs[name].info.status == "FINISHED"
+        assert runs[name].data.params["train.learning_rate"] == rate
+        assert runs[name].data.tags["dvc.experiment"] == name
+        assert runs[name].data.tags["dvc.baseline"]
+        assert len(run_names_and_ids_in_wandb(built)[name]) == 1
+    assert len(mlflow_runs(built)) == len(runs) + 1  # two repros of one name
+    shown = built.dvc("exp", "show", "--csv").stdout
+    assert "in-the-workspace" in shown
+    assert "in-a-temporary-folder" in shown
+
+
+def test_plots_show_both_losses(built: Workspace) -> None:
+    built.dvc("plots", "show", "--out", "plots")
+
+    page = (built.root / "plots/index.html").read_text()
+    (built.root / "plots/index.html").unlink()
+    for text in ("validation.csv", "train.csv", "loss (nats per token)", "tokens seen"):
+        assert text in page
+
+
+def test_a_remote_brings_everything_back(built: Workspace, tmp_path: Path) -> None:
+    built.dvc("remote", "add", "--default", "--local", "storage", str(tmp_path))
+    built.dvc("push")
+    built.run("rm", "-r", "data", "models", "reports", ".dvc/cache")
+
+    built.dvc("pull")
+
+    assert "up to date" in built.dvc("status").stdout
+    assert "Running stage" not in built.dvc("repro").stdout
+
+
+def test_a_bad_parameter_stops_the_first_stage(built: Workspace) -> None:
+    before = (built.root / "params.yaml").read_text()
+    lock = (built.root / "dvc.lock").read_bytes()
+    try:
+        built.set_params({"train.learning_rate": -1.0, "download.max_documents": 30})
+        failed = built.dvc("repro", check=False)
+    finally:
+        (built.root / "params.yaml").write_text(before)
+        built.dvc("checkout", "--force")
+
+    assert failed.returncode != 0
+    assert "train.learning_rate: got -1.0" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (built.root / "dvc.lock").read_bytes() == lock
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Workspace]:
+    """A project in which nothing has run yet; its queue ends with the test."""
+    workspace = tiny_project(tmp_path / "project")
+    yield workspace
+    workspace.dvc("queue", "stop", "--kill", check=False)
+
+
+def test_two_queued_experiments_make_the_database_at_once(fresh: Workspace) -> None:
+    for rate in ("1e-3", "2e-3"):
+        fresh.dvc(
+            "exp",
+            "run",
+            "--queue",
+            "-n",
+            f"rate-{rate}",
+            "-S",
+            f"train.learning_rate={rate}",
+        )
+
+    fresh.dvc("queue", "start", "--jobs", "2")
+    wait_for_queue(fresh)
+
+    assert sorted(run.info.run_name for run in mlflow_runs(fresh)) == [
+        "rate-1e-3",
+        "rate-2e-3",
+    ]
+    assert {run.info.status for run in mlflow_runs(fresh)} == {"FINISHED"}
+    ids = run_names_and_ids_in_wandb(fresh)
+    assert {name: len(runs) for name, runs in ids.items()} == {
+        "rate-1e-3": 1,
+        "rate-2e-3": 1,
+    }
+
+
+def wait_for_queue(workspace: Workspace, *, seconds: float = 240) -> None:
+    """Wait until every queued experiment has succeeded."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        table = workspace.dvc("queue", "status").stdout
+        if "Failed" in table:
+            raise AssertionError(f"an experiment failed:\n{table}")
+        if table.count("Success") == 2:
+            return
+        time.sleep(1)
+    raise AssertionError(f"the queue did not finish:\n{table}")

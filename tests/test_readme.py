@@ -1,0 +1,95 @@
+"""What the documents say is so."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from dvc.cli.parser import get_main_parser
+from ruamel.yaml import YAML
+
+from tests.project import PROJECT
+from toygpt.params import Params
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+DVC_YAML = YAML(typ="safe").load(PROJECT / "dvc.yaml")
+# What the default pipeline gave, with the machine it ran on.
+RESULTS = json.loads((PROJECT / "docs/results.json").read_text(encoding="utf-8"))
+PAGES = sorted(
+    path.relative_to(PROJECT)
+    for path in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"))
+)
+
+
+def commands() -> list[str]:
+    """Return every command that the README tells its reader to run."""
+    in_blocks = [
+        line.partition("  #")[0].strip()
+        for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    in_text = re.findall(r"`((?:uv run )?(?:dvc|mlflow) [^`]+)`", README)
+    single = [part for line in in_blocks for part in line.split(" && ")]
+    return [line.removeprefix("uv run ") for line in (*single, *in_text) if line]
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("dvc ")])
+def test_dvc_knows_every_command(command: str) -> None:
+    get_main_parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize(
+    "override", sorted(set(re.findall(r"-S (\S+=\S+[^\s`.;,])", README)))
+)
+def test_every_override_changes_a_parameter_that_exists(override: str) -> None:
+    key, values = override.split("=")
+    for value in values.split(","):
+        params = YAML(typ="safe").load(PROJECT / "params.yaml")
+        *sections, name = key.split(".")
+        section = params
+        for part in sections:
+            section = section[part]
+        assert name in section
+        section[name] = YAML(typ="safe").load(value)
+
+        Params.model_validate(params)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert (PROJECT / page.parent / target).exists(), target
+
+
+def test_the_table_of_stages_is_that_of_the_pipeline() -> None:
+    rows = re.findall(
+        r"^\| \[(.+?)\]\((.+?)\) \| (.+?) \| (.+?) \|", README, re.MULTILINE
+    )
+
+    assert [name for name, *_ in rows] == list(DVC_YAML["stages"])
+    for name, script, reads, writes in rows:
+        stage = DVC_YAML["stages"][name]
+        data = {dep for dep in stage["deps"] if dep.startswith(("data/", "models/"))}
+        outs = set(stage.get("outs", [])) or set(stage["metrics"][0])
+        assert Path(script) == Path(
+            *stage["cmd"].removeprefix("python -m ").split(".")
+        ).with_suffix(".py")
+        assert {path.strip("/") for path in re.findall(r"`(.+?)`", reads)} == data
+        assert {path.strip("/") for path in re.findall(r"`(.+?)`", writes)} == outs
+
+
+def test_the_numbers_are_those_of_the_default_pipeline() -> None:
+    evaluate = RESULTS["evaluate"]
+
+    assert f"**{evaluate['test_bits_per_byte']:.2f} bits per byte**" in README
+    assert f"needs {evaluate['bigram_bits_per_byte']:.2f}," in README
+    assert f"`xz -9e` {evaluate['xz_bits_per_byte']:.2f}." in README
+    assert RESULTS["sample"]["continuation"].strip("\n") in README
+
+
+def test_the_commands_of_the_first_screen_are_those_of_the_gate() -> None:
+    assert "uv run pytest " in README
+    assert "uv run pytest\n" in (PROJECT / ".ci/run").read_text(encoding="utf-8")

@@ -1,0 +1,532 @@
+"""What the trackers are told, and that training goes on whatever becomes of them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.tiny import (
+    predictable_text,
+    runtime_params,
+    tiny_model,
+    train_params,
+)
+from tests.wandb_files import read_offline_runs
+from toygpt.params import TrackingParams
+from toygpt.training.curves import Curves
+from toygpt.training.tracking import new_run, run_of_model
+from toygpt.training.trainer import train
+
+PROJECT = Path(__file__).resolve().parents[1]
+WEIGHTS = "ab" * 32
+
+# MLflow 3.17.2 uses a way of loading that SQLAlchemy 2.1 wants to remove.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated"
+)
+
+FIRST_RUN = """
+import sys
+from pathlib import Path
+
+from toygpt.params import TrackingParams
+from toygpt.training.tracking import new_run
+
+tracking = TrackingParams(mlflow=True, wandb="disabled", project="race", tags={})
+with new_run(sys.argv[2], {}, {}, tracking=tracking, root=Path(sys.argv[1])) as run:
+    run.log_metrics({"loss": 1.5}, step=1)
+"""
+
+
+class Answer(NamedTuple):
+    """How a process ended."""
+
+    returncode: int
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Answer]]:
+    """Let two processes be the first to use MLflow in the same folder."""
+    root = tmp_path_factory.mktemp("shared")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_RUN, str(root), name],
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "other")
+    ]
+    answers = [(process.communicate()[1], process.returncode) for process in processes]
+    return root, [Answer(returncode, stderr) for stderr, returncode in answers]
+
+
+@pytest.fixture
+def mlflow_root(race: tuple[Path, list[Answer]]) -> Path:
+    """Return a folder where MLflow's database lies already: making one takes long."""
+    return race[0]
+
+
+@pytest.fixture
+def wandb_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder for W&B, of which nobody is logged in."""
+    import wandb
+
+    for folder in ("home", "elsewhere", "root"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    yield tmp_path / "root"
+    wandb.teardown()  # it remembers the folders of the first run of a process
+
+
+@pytest.fixture
+def project(request: pytest.FixtureRequest) -> str:
+    """Return a name that no other test's runs have."""
+    return str(request.node.name)
+
+
+def mlflow_for(project: str, **changes: Any) -> TrackingParams:
+    """Return parameters that track with MLflow alone."""
+    values = {"mlflow": True, "wandb": "disabled", "project": project, "tags": {}}
+    return TrackingParams(**values | changes)
+
+
+def wandb_for(**changes: Any) -> TrackingParams:
+    """Return parameters that track with W&B alone."""
+    values = {"mlflow": False, "wandb": "offline", "project": "toy", "tags": {}}
+    return TrackingParams(**values | changes)
+
+
+def nobody() -> TrackingParams:
+    """Return parameters that track with nobody."""
+    return mlflow_for("toy", mlflow=False)
+
+
+def mlflow_client(root: Path) -> Any:
+    """Return MLflow's own way to look at what it holds."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+
+
+def mlflow_runs(root: Path, project: str) -> list[Any]:
+    """Return all runs of a project."""
+    client = mlflow_client(root)
+    experiment = client.get_experiment_by_name(project)
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def points(root: Path, run: Any, metric: str) -> list[tuple[int, float]]:
+    """Return the points of a curve: steps and values."""
+    history = mlflow_client(root).get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value) for point in history)
+
+
+def test_two_first_runs_at_once_share_one_database(
+    race: tuple[Path, list[Answer]],
+) -> None:
+    root, answers = race
+
+    runs = mlflow_runs(root, "race")
+
+    for answer in answers:
+        assert answer.returncode == 0, answer.stderr
+        assert "warning" not in answer.stderr
+    assert sorted(run.info.run_name for run in runs) == ["one", "other"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    names = [each.name for each in mlflow_client(root).search_experiments()]
+    assert names.count("race") == 1
+
+
+def test_mlflow_holds_all_that_it_was_told(
+    mlflow_root: Path, project: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "deep").mkdir()
+    (tmp_path / "model" / "deep" / "file").write_text("text")
+
+    with new_run(
+        "nano-python",
+        {"seed": 7, "train.learning_rate": 1e-3, "download.max_documents": None},
+        {"git.commit": "c0ffee", "device": "abacus"},
+        tracking=mlflow_for(project, tags={"mood": "good"}),
+        root=mlflow_root,
+    ) as run:
+        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
+        run.log_metrics({"loss": 2.0}, step=10)
+        run.log_metrics({"parameters": 123.0})
+        run.log_facts({"weights.sha256": WEIGHTS})
+        run.log_directory(tmp_path / "model", name="model")
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.info.run_name == "nano-python"
+    assert told.data.params == {
+        "seed": "7",
+        "train.learning_rate": "0.001",
+        "download.max_documents": "None",
+    }
+    tags = told.data.tags
+    assert tags["mood"] == "good"
+    assert tags["device"] == "abacus"
+    assert tags["mlflow.source.git.commit"] == "c0ffee"
+    assert tags["weights.sha256"] == WEIGHTS
+    assert points(mlflow_root, told, "loss") == [(5, 3.0), (10, 2.0)]
+    assert points(mlflow_root, told, "speed") == [(5, 10.0)]
+    assert points(mlflow_root, told, "parameters") == [(0, 123.0)]
+    folder = mlflow_root / "mlartifacts" / project / told.info.run_id / "artifacts"
+    assert (folder / "model" / "config.json").read_text() == "{}"
+    assert (folder / "model" / "deep" / "file").read_text() == "text"
+
+
+def test_mlflow_takes_more_parameters_than_it_takes_at_once(
+    mlflow_root: Path, project: str
+) -> None:
+    params = {f"prompt.{number}": number for number in range(250)} | {
+        "long": "x" * 9999
+    }
+
+    with new_run(
+        "name", params, {}, tracking=mlflow_for(project), root=mlflow_root
+    ) as run:
+        assert "mlflow" in run.trackers
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.data.params == {
+        name: str(value)[:6000] for name, value in params.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (ValueError("no"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(1), "KILLED"),
+    ],
+)
+def test_a_run_ends_as_its_block_does(
+    mlflow_root: Path, project: str, error: BaseException | None, status: str
+) -> None:
+    seen: BaseException | None = None
+
+    try:
+        with new_run("name", {}, {}, tracking=mlflow_for(project), root=mlflow_root):
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        seen = raised
+
+    assert seen is error
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.info.status == status
+    assert told.info.end_time is not None
+
+
+def test_a_later_stage_goes_on_with_the_run_of_its_model(
+    mlflow_root: Path, project: str, tmp_path: Path
+) -> None:
+    (tmp_path / "samples.md").write_text("Once")
+    with new_run(
+        "name", {"seed": 1}, {}, tracking=mlflow_for(project), root=mlflow_root
+    ) as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+        run.remember(project)
+    (trained,) = mlflow_runs(mlflow_root, project)
+
+    with run_of_model(project, tracking=mlflow_for(project), root=mlflow_root) as run:
+        run.log_metrics({"test_loss": 2.5})
+        run.log_directory(tmp_path, name="samples")
+
+    (judged,) = mlflow_runs(mlflow_root, project)
+    assert judged.info.run_id == trained.info.run_id
+    assert (judged.info.status, judged.info.end_time) == (
+        "FINISHED",
+        trained.info.end_time,
+    )
+    assert judged.data.metrics == {"loss": 3.0, "test_loss": 2.5}
+    folder = mlflow_root / "mlartifacts" / project / judged.info.run_id / "artifacts"
+    assert (folder / "samples" / "samples.md").read_text() == "Once"
+
+
+def test_a_failing_later_stage_leaves_the_training_finished(
+    mlflow_root: Path, project: str
+) -> None:
+    tracking = mlflow_for(project)
+    with new_run("name", {}, {}, tracking=tracking, root=mlflow_root) as run:
+        run.remember(project)
+
+    with (
+        pytest.raises(ValueError, match="no test split"),
+        run_of_model(project, tracking=tracking, root=mlflow_root),
+    ):
+        raise ValueError("no test split")
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.info.status == "FINISHED"
+
+
+def test_a_model_that_was_not_trained_here_has_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = mlflow_for("toy", wandb="offline")
+
+    with run_of_model(WEIGHTS, tracking=both, root=tmp_path) as run:
+        run.log_metrics({"test_loss": 1.0})
+        run.log_facts({"a": "b"})
+        run.log_directory(tmp_path, name="samples")
+
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_model_that_was_trained_untold_has_no_run(
+    mlflow_root: Path, project: str
+) -> None:
+    """Trackers that were off while it trained, or failed, know nothing of it."""
+    with new_run("name", {}, {}, tracking=nobody(), root=mlflow_root) as run:
+        run.remember(project)
+
+    with run_of_model(project, tracking=mlflow_for(project), root=mlflow_root) as run:
+        run.log_metrics({"test_loss": 1.0})
+
+    assert mlflow_runs(mlflow_root, project) == []
+
+
+def test_a_tracker_that_was_muted_meanwhile_hears_no_more(
+    mlflow_root: Path, project: str
+) -> None:
+    tracking = mlflow_for(project)
+    with new_run("name", {}, {}, tracking=tracking, root=mlflow_root) as run:
+        run.remember(project)
+
+    with run_of_model(project, tracking=nobody(), root=mlflow_root) as run:
+        run.log_metrics({"test_loss": 1.0})
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.data.metrics == {}
+
+
+def test_without_trackers_nothing_is_opened(tmp_path: Path) -> None:
+    with new_run("name", {"seed": 1}, {}, tracking=nobody(), root=tmp_path) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.log_directory(tmp_path, name="model")
+
+    assert not run.trackers
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tracker_that_cannot_be_opened_is_named_once_and_training_goes_on(
+    mlflow_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow refuses names of more than 500 characters."""
+    tracking = mlflow_for("x" * 501)
+
+    with new_run("name", {}, {}, tracking=tracking, root=mlflow_root) as run:
+        curves = Curves(run)
+        outcome = train(
+            tiny_model(),
+            predictable_text(1_000),
+            predictable_text(1_000),
+            params=train_params(),
+            runtime=runtime_params(),
+            seed=1,
+            curves=curves,
+        )
+
+    assert outcome.steps == 10
+    assert len(curves.train) == 10
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: mlflow gets no more of this run: ")
+
+
+def test_a_tracker_that_fails_meanwhile_is_named_once_and_the_run_goes_on(
+    mlflow_root: Path, project: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow refuses names with question marks in them."""
+    tracking = mlflow_for(project)
+
+    with new_run("name", {}, {}, tracking=tracking, root=mlflow_root) as run:
+        run.log_metrics({"loss": 3.0}, step=1)
+        run.log_metrics({"loss?": 2.0}, step=2)
+        run.log_metrics({"loss?": 1.0}, step=3)
+        run.log_facts({"a": "b"})
+
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: mlflow gets no more of this run: ")
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert points(mlflow_root, told, "loss") == [(1, 3.0)]
+
+
+def test_a_run_that_a_tracker_failed_in_is_not_left_running(
+    mlflow_root: Path, project: str
+) -> None:
+    """Nobody would ever end it: it would seem to train for years."""
+    tracking = mlflow_for(project)
+
+    with new_run("name", {}, {}, tracking=tracking, root=mlflow_root) as run:
+        run.log_metrics({"loss?": 2.0}, step=2)
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.info.status != "RUNNING"
+
+
+def test_one_failing_tracker_does_not_stop_the_other(
+    wandb_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What MLflow needs is a folder; here a file is in its place."""
+    (wandb_root / "mlflow.db").mkdir()
+    (wandb_root / "mlartifacts").write_text("no folder")
+    both = wandb_for(mlflow=True, project="x" * 120)
+    (wandb_root / ".toygpt").mkdir()
+    (wandb_root / ".toygpt" / "mlflow.lock").mkdir()
+
+    with new_run("name", {}, {}, tracking=both, root=wandb_root) as run:
+        run.log_metrics({"loss": 3.0}, step=1)
+
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: mlflow gets no more of this run: ")
+    (told,) = read_offline_runs(wandb_root)
+    assert told.history == [{"loss": 3.0, "step": 1}]
+
+
+def test_a_run_that_cannot_be_remembered_does_not_fail_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".toygpt").write_text("a file where the folder should be")
+
+    with new_run("name", {}, {}, tracking=nobody(), root=tmp_path) as run:
+        run.remember(WEIGHTS)
+
+    assert "warning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]"])
+def test_a_damaged_memory_of_a_run_does_not_fail_a_later_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    path = tmp_path / ".toygpt" / "runs" / f"{WEIGHTS}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+    with run_of_model(WEIGHTS, tracking=nobody(), root=tmp_path) as run:
+        run.log_metrics({"test_loss": 1.0})
+
+    assert "warning" in capsys.readouterr().err
+
+
+def test_wandb_holds_all_that_it_was_told(wandb_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+
+    with new_run(
+        "nano-python",
+        {"seed": 7, "train.learning_rate": 1e-3},
+        {"git.commit": "c0ffee"},
+        tracking=wandb_for(tags={"mood": "good"}),
+        root=wandb_root,
+    ) as run:
+        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
+        run.log_metrics({"loss": 2.0}, step=10)
+        run.log_metrics({"parameters": 123.0})
+        run.log_directory(tmp_path / "model", name="model")
+    wandb_id = run.trackers["wandb"].run_id
+
+    (told,) = read_offline_runs(wandb_root)
+    assert (told.run_id, told.project, told.name) == (wandb_id, "toy", "nano-python")
+    assert told.tags == ["mood: good"]
+    assert told.config == {
+        "seed": 7,
+        "train.learning_rate": 1e-3,
+        "facts": {"git.commit": "c0ffee"},
+    }
+    assert told.history == [
+        {"loss": 3.0, "speed": 10.0, "step": 5},
+        {"loss": 2.0, "step": 10},
+    ]
+    assert told.summary["loss"] == 2.0
+    assert told.summary["parameters"] == 123.0
+    assert told.artifacts == {f"model-{wandb_id}": {"config.json"}}
+    assert told.exit_code == 0
+
+
+def test_wandb_leaves_nothing_outside_the_folders_that_git_ignores(
+    wandb_root: Path, tmp_path: Path
+) -> None:
+    with new_run("name", {}, {}, tracking=wandb_for(), root=wandb_root) as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+        run.log_directory(PROJECT / "stages", name="model")
+
+    assert {path.name for path in wandb_root.iterdir()} == {"wandb", ".toygpt"}
+    assert not list((tmp_path / "home").iterdir())
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_wandb_knows_that_a_training_failed(wandb_root: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="diverged"),
+        new_run("name", {}, {}, tracking=wandb_for(), root=wandb_root),
+    ):
+        raise ValueError("diverged")
+
+    (told,) = read_offline_runs(wandb_root)
+    assert told.exit_code == 1
+
+
+def test_wandb_adds_what_later_stages_find_to_the_same_run(wandb_root: Path) -> None:
+    with new_run("name", {"seed": 1}, {}, tracking=wandb_for(), root=wandb_root) as run:
+        run.remember(WEIGHTS)
+
+    with run_of_model(WEIGHTS, tracking=wandb_for(), root=wandb_root) as run:
+        run.log_metrics({"test_loss": 2.5})
+
+    trained, judged = read_offline_runs(wandb_root)
+    assert trained.run_id == judged.run_id
+    assert judged.summary["test_loss"] == 2.5
+    assert judged.config == {}, "an empty value would overwrite what training told"
+
+
+def test_online_without_a_key_is_offline_and_asks_nobody(
+    wandb_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking = wandb_for(wandb="online")
+
+    with new_run("name", {"seed": 1}, {}, tracking=tracking, root=wandb_root) as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: wandb has no API key and keeps the run offline")
+    (told,) = read_offline_runs(wandb_root)
+    assert told.history == [{"loss": 3.0, "step": 5}]
+
+
+def test_a_training_is_tracked_point_by_point(mlflow_root: Path, project: str) -> None:
+    with new_run("name", {}, {}, tracking=mlflow_for(project), root=mlflow_root) as run:
+        curves = Curves(run)
+        train(
+            tiny_model(),
+            predictable_text(1_000),
+            predictable_text(1_000),
+            params=train_params(),
+            runtime=runtime_params(),
+            seed=1,
+            curves=curves,
+        )
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    for name, rows in (
+        ("train_loss", curves.train),
+        ("validation_loss", curves.validation),
+    ):
+        assert points(mlflow_root, told, name) == [
+            (int(row["step"]), row["loss"]) for row in rows
+        ]

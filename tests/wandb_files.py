@@ -1,0 +1,102 @@
+"""Read what Weights & Biases keeps of an offline run.
+
+A `.wandb` file is a log in LevelDB's format
+(https://github.com/google/leveldb/blob/main/doc/log_format.md) behind a header of its
+own. Each record of the log is a protocol buffer.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BLOCK_SIZE = 32 * 1024
+FILE_HEADER = struct.Struct("<4sHB")
+PIECE_HEADER = struct.Struct("<IHB")
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+@dataclass
+class WandbRun:
+    """An offline run, as it would be synced."""
+
+    run_id: str = ""
+    project: str = ""
+    name: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, set[str]] = field(default_factory=dict)  # files by artifact
+    exit_code: int | None = None
+
+
+def read_offline_runs(root: Path) -> list[WandbRun]:
+    """Return the offline runs under `root`/wandb, the oldest first."""
+    files = (root / "wandb").glob("offline-run-*/run-*.wandb")
+    return [
+        _read(path) for path in sorted(files, key=lambda path: path.stat().st_mtime)
+    ]
+
+
+def _read(path: Path) -> WandbRun:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    run = WandbRun()
+    for data in _records(path.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.run_id = record.run.run_id
+            run.project = record.run.project
+            run.name = record.run.display_name
+            run.tags = list(record.run.tags)
+            run.config |= _values(record.run.config.update)
+        elif kind == "config":
+            run.config |= _values(record.config.update)
+        elif kind == "history":
+            run.history.append(_values(record.history.item))
+        elif kind == "summary":
+            run.summary |= _values(record.summary.update)
+        elif kind == "artifact":
+            files = {entry.path for entry in record.artifact.manifest.contents}
+            run.artifacts[record.artifact.name] = files
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    return run
+
+
+def _values(items: Iterable[Any]) -> dict[str, Any]:
+    """Return the items by their names; W&B's own begin with an underscore."""
+    named = {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for item in items
+    }
+    return {name: value for name, value in named.items() if not name.startswith("_")}
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """Put the records together from pieces, none of which crosses a block's end."""
+    magic, _, _ = FILE_HEADER.unpack_from(data)
+    assert magic == b":W&B", f"no file of W&B: it begins with {magic!r}"
+    place = FILE_HEADER.size
+    record = b""
+    while True:
+        left_in_block = BLOCK_SIZE - place % BLOCK_SIZE
+        if left_in_block < PIECE_HEADER.size:
+            place += left_in_block
+        if place + PIECE_HEADER.size > len(data):
+            return
+        _, length, kind = PIECE_HEADER.unpack_from(data, place)
+        place += PIECE_HEADER.size
+        record = (
+            data[place : place + length]
+            if kind in (FULL, FIRST)
+            else (record + data[place : place + length])
+        )
+        place += length
+        if kind in (FULL, LAST):
+            yield record
