@@ -1,6 +1,7 @@
 """What the model writes, for a person to read."""
 
 import re
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -19,18 +20,16 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([["def main(path): return path"]], vocab_size=VOCAB_SIZE)
 
 
-def sample(
-    prompt: str = "Once", continuation: str = " upon", **changes: object
-) -> Sample:
+def sample(prompt: str = "Once", continuation: str = " upon", **changes: Any) -> Sample:
     """Return a sample that was cut off."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "prompt": prompt,
         "continuation": continuation,
         "prompt_tokens": 3,
         "new_tokens": 4,
         "stop_reason": "max_new_tokens",
     }
-    return Sample(**(values | changes))  # type: ignore[arg-type]
+    return Sample(**(values | changes))
 
 
 def test_the_prompt_is_continued_with_the_most_likely_tokens(
@@ -95,7 +94,7 @@ def test_the_page_shows_every_prompt_and_its_continuation() -> None:
 def test_code_blocks_in_a_text_do_not_end_ours(ticks: str, place: str) -> None:
     text = f"See:\n{ticks}\ncode\n{ticks}\nDone."
 
-    page = to_markdown([sample(**{place: text}), sample("next", "one")])  # type: ignore[arg-type]
+    page = to_markdown([sample(**{place: text}), sample("next", "one")])
 
     assert text in blocks_of(page)
     assert blocks_of(page)[2:] == ["next", "one"]

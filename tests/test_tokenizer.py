@@ -21,7 +21,6 @@ from toygpt.data.tokenizer import (
     save_tokenizer,
     tokenizer_digest,
     train_tokenizer,
-    treat_markers_as_text,
 )
 from toygpt.errors import InputError
 
@@ -152,7 +151,6 @@ def test_the_number_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_is_saved_is_what_was_learned(tmp_path: Path) -> None:
     learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
-    treat_markers_as_text(learned)
 
     save_tokenizer(learned, tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
@@ -197,6 +195,11 @@ def test_the_same_text_makes_the_same_files(tmp_path: Path) -> None:
     for file in TOKENIZER_FILES:
         first, second = tmp_path / "first" / file, tmp_path / "second" / file
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_transformers_sets_no_limit_to_a_document(of_transformers: Any) -> None:
+    """It would complain of every long one; cutting into blocks comes later."""
+    assert of_transformers.model_max_length > 10**12
 
 
 @property_test

@@ -14,7 +14,7 @@ from tests.tiny import (
     tiny_model,
     train_params,
 )
-from tests.wandb_files import read_offline_runs
+from tests.wandb_files import WandbRun, read_offline_runs
 from toygpt.params import TrackingParams
 from toygpt.training.curves import Curves
 from toygpt.training.tracking import new_run, run_of_model
@@ -84,7 +84,7 @@ def wandb_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
     monkeypatch.chdir(tmp_path / "elsewhere")
     yield tmp_path / "root"
-    wandb.teardown()  # it remembers the folders of the first run of a process
+    wandb.teardown()  # it remembers the folders of a process's first run
 
 
 @pytest.fixture
@@ -95,13 +95,23 @@ def project(request: pytest.FixtureRequest) -> str:
 
 def mlflow_for(project: str, **changes: Any) -> TrackingParams:
     """Return parameters that track with MLflow alone."""
-    values = {"mlflow": True, "wandb": "disabled", "project": project, "tags": {}}
+    values: dict[str, Any] = {
+        "mlflow": True,
+        "wandb": "disabled",
+        "project": project,
+        "tags": {},
+    }
     return TrackingParams(**values | changes)
 
 
 def wandb_for(**changes: Any) -> TrackingParams:
     """Return parameters that track with W&B alone."""
-    values = {"mlflow": False, "wandb": "offline", "project": "toy", "tags": {}}
+    values: dict[str, Any] = {
+        "mlflow": False,
+        "wandb": "offline",
+        "project": "toy",
+        "tags": {},
+    }
     return TrackingParams(**values | changes)
 
 
@@ -124,6 +134,20 @@ def mlflow_runs(root: Path, project: str) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
+def wandb_runs(root: Path) -> list[WandbRun]:
+    """Return what W&B holds, when it has written all of it."""
+    import wandb
+
+    wandb.teardown()
+    return read_offline_runs(root)
+
+
+def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return what our own code has warned of."""
+    lines = capsys.readouterr().err.splitlines()
+    return [line for line in lines if line.startswith("warning: ")]
+
+
 def points(root: Path, run: Any, metric: str) -> list[tuple[int, float]]:
     """Return the points of a curve: steps and values."""
     history = mlflow_client(root).get_metric_history(run.info.run_id, metric)
@@ -138,8 +162,7 @@ def test_two_first_runs_at_once_share_one_database(
     runs = mlflow_runs(root, "race")
 
     for answer in answers:
-        assert answer.returncode == 0, answer.stderr
-        assert "warning" not in answer.stderr
+        assert answer == Answer(returncode=0, stderr="")
     assert sorted(run.info.run_name for run in runs) == ["one", "other"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     names = [each.name for each in mlflow_client(root).search_experiments()]
@@ -345,7 +368,7 @@ def test_a_tracker_that_cannot_be_opened_is_named_once_and_training_goes_on(
 
     assert outcome.steps == 10
     assert len(curves.train) == 10
-    (warning,) = capsys.readouterr().err.splitlines()
+    (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: mlflow gets no more of this run: ")
 
 
@@ -361,7 +384,7 @@ def test_a_tracker_that_fails_meanwhile_is_named_once_and_the_run_goes_on(
         run.log_metrics({"loss?": 1.0}, step=3)
         run.log_facts({"a": "b"})
 
-    (warning,) = capsys.readouterr().err.splitlines()
+    (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: mlflow gets no more of this run: ")
     (told,) = mlflow_runs(mlflow_root, project)
     assert points(mlflow_root, told, "loss") == [(1, 3.0)]
@@ -383,19 +406,16 @@ def test_a_run_that_a_tracker_failed_in_is_not_left_running(
 def test_one_failing_tracker_does_not_stop_the_other(
     wandb_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What MLflow needs is a folder; here a file is in its place."""
-    (wandb_root / "mlflow.db").mkdir()
-    (wandb_root / "mlartifacts").write_text("no folder")
-    both = wandb_for(mlflow=True, project="x" * 120)
-    (wandb_root / ".toygpt").mkdir()
-    (wandb_root / ".toygpt" / "mlflow.lock").mkdir()
+    """Where MLflow's lock belongs there is a folder."""
+    (wandb_root / ".toygpt" / "mlflow.lock").mkdir(parents=True)
+    both = wandb_for(mlflow=True)
 
     with new_run("name", {}, {}, tracking=both, root=wandb_root) as run:
         run.log_metrics({"loss": 3.0}, step=1)
 
-    (warning,) = capsys.readouterr().err.splitlines()
+    (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: mlflow gets no more of this run: ")
-    (told,) = read_offline_runs(wandb_root)
+    (told,) = wandb_runs(wandb_root)
     assert told.history == [{"loss": 3.0, "step": 1}]
 
 
@@ -407,7 +427,7 @@ def test_a_run_that_cannot_be_remembered_does_not_fail_the_training(
     with new_run("name", {}, {}, tracking=nobody(), root=tmp_path) as run:
         run.remember(WEIGHTS)
 
-    assert "warning" in capsys.readouterr().err
+    assert len(warnings_on(capsys)) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]"])
@@ -421,7 +441,7 @@ def test_a_damaged_memory_of_a_run_does_not_fail_a_later_stage(
     with run_of_model(WEIGHTS, tracking=nobody(), root=tmp_path) as run:
         run.log_metrics({"test_loss": 1.0})
 
-    assert "warning" in capsys.readouterr().err
+    assert len(warnings_on(capsys)) == 1
 
 
 def test_wandb_holds_all_that_it_was_told(wandb_root: Path, tmp_path: Path) -> None:
@@ -441,7 +461,7 @@ def test_wandb_holds_all_that_it_was_told(wandb_root: Path, tmp_path: Path) -> N
         run.log_directory(tmp_path / "model", name="model")
     wandb_id = run.trackers["wandb"].run_id
 
-    (told,) = read_offline_runs(wandb_root)
+    (told,) = wandb_runs(wandb_root)
     assert (told.run_id, told.project, told.name) == (wandb_id, "toy", "nano-python")
     assert told.tags == ["mood: good"]
     assert told.config == {
@@ -478,7 +498,7 @@ def test_wandb_knows_that_a_training_failed(wandb_root: Path) -> None:
     ):
         raise ValueError("diverged")
 
-    (told,) = read_offline_runs(wandb_root)
+    (told,) = wandb_runs(wandb_root)
     assert told.exit_code == 1
 
 
@@ -489,7 +509,7 @@ def test_wandb_adds_what_later_stages_find_to_the_same_run(wandb_root: Path) -> 
     with run_of_model(WEIGHTS, tracking=wandb_for(), root=wandb_root) as run:
         run.log_metrics({"test_loss": 2.5})
 
-    trained, judged = read_offline_runs(wandb_root)
+    trained, judged = wandb_runs(wandb_root)
     assert trained.run_id == judged.run_id
     assert judged.summary["test_loss"] == 2.5
     assert judged.config == {}, "an empty value would overwrite what training told"
@@ -503,9 +523,9 @@ def test_online_without_a_key_is_offline_and_asks_nobody(
     with new_run("name", {"seed": 1}, {}, tracking=tracking, root=wandb_root) as run:
         run.log_metrics({"loss": 3.0}, step=5)
 
-    (warning,) = capsys.readouterr().err.splitlines()
+    (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: wandb has no API key and keeps the run offline")
-    (told,) = read_offline_runs(wandb_root)
+    (told,) = wandb_runs(wandb_root)
     assert told.history == [{"loss": 3.0, "step": 5}]
 
 

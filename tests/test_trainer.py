@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from torch import nn
 
 from tests.tiny import (
     BLOCK_SIZE,
     VOCAB_SIZE,
-    lively_model,
     predictable_text,
     runtime_params,
     tiny_model,
@@ -32,6 +32,7 @@ from toygpt.training.trainer import (
     Portions,
     portions_per_step,
     resolve_precision,
+    should_compile,
     train,
 )
 
@@ -471,6 +472,16 @@ def test_all_devices_and_portions_together_see_each_batch_once(
 def test_a_precision_that_was_chosen_is_kept(accelerator: str) -> None:
     assert resolve_precision("32-true", accelerator) == "32-true"
     assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
+
+
+def test_a_model_is_not_compiled_on_a_processor_unless_that_is_asked_for() -> None:
+    on_a_processor = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False
+    )
+
+    assert not should_compile("auto", on_a_processor)
+    assert not should_compile(False, on_a_processor)
+    assert should_compile(True, on_a_processor)
 
 
 def test_half_precision_trains_as_well() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ def sha256_of(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a text file; whoever looks finds the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_leftovers(path)
     temporary = _temporary_sibling(path)
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -46,8 +48,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     What a killed process left behind is swept by the next attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(leftover)
+    _sweep_leftovers(path)
     temporary = _temporary_sibling(path)
     temporary.mkdir()
     try:
@@ -65,11 +66,37 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     if path.exists():
         outdated = _temporary_sibling(path).with_suffix(".old.tmp")
         path.rename(outdated)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            outdated.rename(path)
+            raise
         shutil.rmtree(outdated)
     else:
         temporary.rename(path)
     _flush_to_disk(path.parent)
+
+
+def _sweep_leftovers(path: Path) -> None:
+    """Remove what processes that are gone left of their attempts to write `path`."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.tmp")
+    for leftover in path.parent.iterdir():
+        match = pattern.fullmatch(leftover.name)
+        if match and not _is_running(int(match[1])):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)  # asks, and does nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """params.yaml as typed objects: read-only, complete, and closed to unknown keys."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -28,7 +29,14 @@ PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
 class Section(BaseModel):
     """One section of params.yaml: read-only, typed strictly, without spare keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def keys(cls) -> dict[str, FieldInfo]:
+        """Return the section's fields under the names that params.yaml has for them."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 class StandardLibrary(Section):
@@ -84,7 +92,7 @@ class SplitParams(Section):
 
     validation_fraction: PositiveFraction
     test_fraction: PositiveFraction
-    key: NonNegativeInt
+    key: Annotated[int, Field(ge=0, lt=2**64)]
 
     @model_validator(mode="after")
     def _something_is_left_to_learn_from(self) -> Self:
@@ -186,9 +194,10 @@ class Params(Section):
             ("model", self.model, self.models),
         ):
             if choice not in menu:
+                close = difflib.get_close_matches(choice, menu, n=1)
                 raise ValueError(
                     f"{key} must be one of {', '.join(menu)}, got {choice!r}"
-                    + _suggestion(choice, menu)
+                    + (f"; did you mean {close[0]!r}?" if close else "")
                 )
         return self
 
@@ -217,13 +226,18 @@ def load_params(path: Path) -> Params:
         raise InputError(
             f"{path} not found in {Path.cwd()}: run this in the project's folder"
         ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
         raise InputError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise InputError(f"{path} must hold sections of parameters, got {values!r}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise InputError("\n  ".join([f"in {path}:", *problems])) from None
+        raise InputError(
+            "\n  ".join([f"in {path}:", *_explain(error, values)])
+        ) from None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -236,29 +250,70 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path, value
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
-    """Say in one line which key is wrong, what was got, and what is allowed."""
-    # pydantic adds the kind of corpus to the path of a key; params.yaml does not.
-    parts = [str(part) for part in problem["loc"] if part not in CORPUS_SOURCES]
-    key, kind = ".".join(parts), problem["type"]
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(parts[-1], _all_keys())}"
-    if kind == "missing":
-        return f"{key}: missing"
-    if kind == "value_error":
-        reason = str(problem["ctx"]["error"])
-        return f"{key}: {reason}" if key else reason
-    return f"{key}: got {problem['input']!r}; {problem['msg']}"
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
+    """Say for each wrong key, in one line, what was got and what is allowed."""
+    allowed: dict[str, list[str]] = {}
+    got: dict[str, Any] = {}
+    for problem in error.errors():
+        location, kind = problem["loc"], problem["type"]
+        key = _key_in_file(location, values)
+        if kind == "extra_forbidden":
+            yield f"{key}: unknown key{_where_it_belongs(location)}"
+        elif kind == "missing":
+            yield f"{key}: missing"
+        elif kind == "value_error":
+            reason = str(problem["ctx"]["error"])
+            yield f"{key}: {reason}" if key else reason
+        elif kind.startswith("union_tag"):
+            yield f"{key}.source: must be one of {', '.join(CORPUS_SOURCES)}"
+        else:  # a key that may be of several types has a problem with each of them
+            allowed.setdefault(key, []).append(problem["msg"])
+            got[key] = problem["input"]
+    for key, messages in allowed.items():
+        yield f"{key}: got {got[key]!r}; {', or '.join(messages)}"
 
 
-def _all_keys() -> set[str]:
-    return {
-        field.alias or name
-        for section in Section.__subclasses__()
-        for name, field in section.model_fields.items()
-    }
+def _key_in_file(location: Sequence[str | int], values: Any) -> str:
+    """Return the path of a key as params.yaml has it, without pydantic's own marks."""
+    parts = []
+    for number, part in enumerate(location, start=1):
+        is_here = (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, list) and isinstance(part, int)
+        )
+        if is_here:
+            values = values[part]
+        if is_here or (number == len(location) and isinstance(values, Mapping)):
+            parts.append(str(part))
+    return ".".join(parts)
 
 
-def _suggestion(word: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _where_it_belongs(location: Sequence[str | int]) -> str:
+    """Return what the user may have meant by an unknown key."""
+    *path, key = map(str, location)
+    beside = _section_at(path).keys()
+    if close := difflib.get_close_matches(key, beside, n=1):
+        return f"; did you mean {close[0]!r}?"
+    sections = {name: field.annotation for name, field in Params.keys().items()}
+    owners = [
+        name
+        for name, section in sections.items()
+        if isinstance(section, type)
+        and issubclass(section, Section)
+        and key in section.keys()  # noqa: SIM118 (a method, not a mapping)
+    ]
+    return f"; it belongs to {' or '.join(owners)}" if owners else ""
+
+
+def _section_at(path: Sequence[str]) -> type[Section]:
+    match path:
+        case []:
+            return Params
+        case ["models", *_]:
+            return ModelParams
+        case ["corpora", _, "local_files", *_]:
+            return LocalFiles
+        case ["corpora", *_]:
+            return StandardLibrary
+        case _:
+            section: type[Section] = Params.keys()[path[0]].annotation  # type: ignore[assignment]
+            return section

@@ -34,6 +34,8 @@ NOT_THE_LIBRARY = {
 GENERATED_NAMES = ("_sysconfigdata", "topics.py")
 GENERATED_MARK = b"generated from"
 
+AS_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+
 READABLE_SUFFIXES = (".jsonl", ".md", ".parquet", ".py", ".txt")
 
 
@@ -113,12 +115,13 @@ def _read_file(path: Path, name: str, *, group: str) -> Iterator[RawDocument]:
 
 def _read_rows(rows: Iterable[object], path: Path, name: str) -> Iterator[RawDocument]:
     for number, row in enumerate(rows, start=1):
-        if not (isinstance(row, dict) and isinstance(row.get("text"), str)):
+        if not (isinstance(row, dict) and isinstance(row.get("text"), bytes)):
             raise InputError(f"{path}, row {number}: no string in a column `text`")
         document_id = f"{name}:{number}"
-        # A lone surrogate has no UTF-8; the bytes say so when they are decoded.
-        content = row["text"].encode("utf-8", errors="surrogatepass")
-        yield RawDocument(document_id, str(row.get("group", document_id)), content)
+        group = row.get("group")
+        yield RawDocument(
+            document_id, document_id if group is None else str(group), row["text"]
+        )
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[object]:
@@ -126,18 +129,32 @@ def _rows_of_jsonl(path: Path) -> Iterator[object]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield json.loads(line)
-                except ValueError as error:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
                     raise InputError(
                         f"{path}, line {number}, is not JSON: {error}"
                     ) from None
+                if isinstance(row, dict) and isinstance(row.get("text"), str):
+                    # A lone surrogate has no UTF-8; its bytes will not decode again.
+                    row["text"] = row["text"].encode(errors="surrogatepass")
+                yield row
 
 
 def _rows_of_parquet(path: Path) -> Iterator[object]:
     with pq.ParquetFile(path) as file:
         wanted = [n for n in ("text", "group") if n in file.schema_arrow.names]
+        if "text" not in wanted:
+            yield {}  # a row without text, to be complained of as such
+            return
         for batch in file.iter_batches(batch_size=1000, columns=wanted):
-            yield from batch.to_pylist()
+            # Strings as bytes: not every writer cares that they are UTF-8.
+            columns = {
+                name: values.cast(AS_BYTES.get(values.type, values.type))
+                if name == "text"
+                else values
+                for name, values in zip(wanted, batch.columns, strict=True)
+            }
+            yield from pa.RecordBatch.from_pydict(columns).to_pylist()
 
 
 def clean(
@@ -164,7 +181,12 @@ def clean(
             left_out["duplicate"] += 1
         else:
             seen.add(digest)
-            yield Document(document.id, document.group, text)
+            yield Document(_printable(document.id), _printable(document.group), text)
+
+
+def _printable(name: str) -> str:
+    """Return a name that can be written as UTF-8: on Linux, not every file's can."""
+    return name.encode("utf-8", errors="backslashreplace").decode()
 
 
 def write_documents(documents: Iterable[Document], directory: Path) -> None:
@@ -172,7 +194,10 @@ def write_documents(documents: Iterable[Document], directory: Path) -> None:
     waiting: list[Document] = []
     waiting_bytes = 0
     with pq.ParquetWriter(
-        directory / DOCUMENTS_FILE, SCHEMA, compression="zstd"
+        directory / DOCUMENTS_FILE,
+        SCHEMA,
+        compression="zstd",
+        write_page_checksum=True,
     ) as writer:
         for document in documents:
             waiting.append(document)
@@ -190,30 +215,30 @@ def _to_table(documents: list[Document]) -> pa.Table:
 
 def read_texts(directory: Path) -> Iterator[list[str]]:
     """Yield the texts of all documents, in order, in lists of a few megabytes."""
-    with open_documents(directory) as file:
-        for batch in file.iter_batches(batch_size=256, columns=["text"]):
-            yield batch.column("text").to_pylist()
+    yield from _read_column(directory, "text")
 
 
 def read_groups(directory: Path) -> Iterator[str]:
     """Yield the group of each document, in order."""
-    with open_documents(directory) as file:
-        for batch in file.iter_batches(columns=["group"]):
-            yield from batch.column("group").to_pylist()
+    for groups in _read_column(directory, "group"):
+        yield from groups
 
 
-def open_documents(directory: Path) -> pq.ParquetFile:
-    """Open the documents of an earlier `download`.
+def _read_column(directory: Path, name: str) -> Iterator[list[str]]:
+    """Yield a column of the documents that `download` wrote, in pieces.
 
     Raises:
         InputError: They are missing or damaged.
     """
     path = directory / DOCUMENTS_FILE
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=256, columns=[name]):
+                yield batch.column(name).to_pylist()
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro download`") from None
-    except pa.ArrowException as error:
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(
-            f"{path} is damaged ({error}): run `dvc repro --force download`"
+            f"{path} is damaged ({error}): run "
+            f"`dvc repro --force --single-item download`"
         ) from None

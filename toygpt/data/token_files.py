@@ -6,7 +6,7 @@ it in place. Where documents end, and how many bytes every file has, stands besi
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
         manifest = _parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro {made_by}`") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no manifest ({error!r}): {remedy}") from None
 
     for name, record in manifest.files.items():
@@ -140,7 +140,8 @@ def check_tokenizer(manifest: Manifest, tokenizer_directory: Path) -> None:
         )
 
 
-def _parse(values: dict[str, Any]) -> Manifest:
+def _parse(values: Any) -> Manifest:
+    """Return a manifest whose every value has the type that it should have."""
     if values["version"] != MANIFEST_VERSION:
         raise ValueError(
             f"version {values['version']}, this toyGPT reads {MANIFEST_VERSION}"
@@ -150,15 +151,21 @@ def _parse(values: dict[str, Any]) -> Manifest:
     for name in values["files"]:
         if Path(name).name != name:
             raise ValueError(f"{name!r} is no plain file name")
-    return Manifest(
-        **values
-        | {
-            "parts": {name: Part(**part) for name, part in values["parts"].items()},
-            "files": {
-                name: FileRecord(**record) for name, record in values["files"].items()
-            },
-        }
-    )
+    for part in values["parts"].values():
+        _check_types(Part, part)
+    for file in values["files"].values():
+        _check_types(FileRecord, file)
+    _check_types(Manifest, values)
+    parts = {name: Part(**part) for name, part in values["parts"].items()}
+    files = {name: FileRecord(**file) for name, file in values["files"].items()}
+    return Manifest(**values | {"parts": parts, "files": files})
+
+
+def _check_types(record: type[Part | FileRecord | Manifest], values: Any) -> None:
+    for field in fields(record):
+        expected = field.type if isinstance(field.type, type) else dict
+        if not isinstance(values[field.name], expected):
+            raise TypeError(f"{field.name}: {values[field.name]!r}")
 
 
 def open_tokens(directory: Path, manifest: Manifest, part: str) -> TokenIds:

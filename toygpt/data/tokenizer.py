@@ -42,6 +42,7 @@ def train_tokenizer(
         show_progress=show_progress,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    _treat_markers_as_text(tokenizer)
     return tokenizer
 
 
@@ -78,11 +79,11 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise InputError(f"{path} is missing: run `dvc repro tokenize`") from None
     except Exception as error:  # what tokenizers raises has no class of its own
         raise InputError(f"{path} is damaged: {error}") from None
-    treat_markers_as_text(tokenizer)
+    _treat_markers_as_text(tokenizer)
     return tokenizer
 
 
-def treat_markers_as_text(tokenizer: Tokenizer) -> None:
+def _treat_markers_as_text(tokenizer: Tokenizer) -> None:
     """Let nobody end a document by writing `<|endoftext|>` into it."""
     tokenizer.encode_special_tokens = True
 
@@ -108,7 +109,6 @@ def encode_documents(
     tokenizer: Tokenizer, texts: Iterable[list[str]]
 ) -> Iterator[NDArray[np.uint32]]:
     """Yield the token ids of each text, `<|endoftext|>` appended."""
-    treat_markers_as_text(tokenizer)
     end_of_text = end_of_text_id(tokenizer)
     for batch in texts:
         for encoding in tokenizer.encode_batch_fast(batch):
