@@ -23,11 +23,6 @@ from toygpt.training.trainer import train
 PROJECT = Path(__file__).resolve().parents[1]
 WEIGHTS = "ab" * 32
 
-# MLflow 3.17.2 uses a way of loading that SQLAlchemy 2.1 wants to remove.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated"
-)
-
 FIRST_RUN = """
 import sys
 from pathlib import Path
@@ -50,8 +45,13 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def race(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Answer]]:
-    """Let two processes be the first to use MLflow in the same folder."""
+    """Let two processes be the first to use MLflow in the same folder.
+
+    The first but for one that was killed before its database was finished.
+    """
     root = tmp_path_factory.mktemp("shared")
+    (root / ".toygpt").mkdir()
+    (root / ".toygpt" / "mlflow.db.new").write_bytes(b"SQLite format 3\0 and no more")
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", FIRST_RUN, str(root), name],
@@ -467,7 +467,7 @@ def test_wandb_holds_all_that_it_was_told(wandb_root: Path, tmp_path: Path) -> N
     assert told.config == {
         "seed": 7,
         "train.learning_rate": 1e-3,
-        "facts": {"git.commit": "c0ffee"},
+        "git.commit": "c0ffee",
     }
     assert told.history == [
         {"loss": 3.0, "speed": 10.0, "step": 5},

@@ -45,6 +45,7 @@ def save_model(
 ) -> None:
     """Write the model and its tokenizer into an existing, empty directory."""
     config = model.config
+    shutil.copytree(tokenizer_directory, directory, dirs_exist_ok=True)
     _write_json(
         directory / "config.json",
         {
@@ -82,7 +83,6 @@ def save_model(
     }
     save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     (directory / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it for its owner alone
-    shutil.copytree(tokenizer_directory, directory, dirs_exist_ok=True)
 
 
 def load_model(directory: Path) -> GPT:
@@ -131,6 +131,9 @@ def load_config(directory: Path) -> GPTConfig:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values["model_type"] != "ctrl" or values["dff"] != 4 * values["n_embd"]:
             raise ValueError("another architecture than toyGPT's")
+        for key in ("vocab_size", "n_layer", "n_head", "n_positions", "n_embd"):
+            if not isinstance(values[key], int):
+                raise TypeError(f"{key} is {values[key]!r}")
         return GPTConfig(
             vocab_size=values["vocab_size"],
             num_layers=values["n_layer"],

@@ -115,11 +115,7 @@ class Training(lightning.LightningModule):
 
         own_loss = self._sum_of_losses / self._num_losses
         loss = self.trainer.strategy.reduce(own_loss, reduce_op="mean").item()
-        if not math.isfinite(loss):
-            raise InputError(
-                f"training diverged: the loss is {loss} after {step} steps; lower "
-                f"train.learning_rate or train.muon_learning_rate in params.yaml"
-            )
+        _check_finite(loss, step)
         last_step, last_time = self._last_log
         now = time.perf_counter()
         tokens_per_second = (
@@ -128,16 +124,18 @@ class Training(lightning.LightningModule):
         self._last_log = (step, now)
         self._sum_of_losses.zero_()
         self._num_losses = 0
-        self.log_dict(
-            {
-                "step": float(step),  # Lightning would count from zero
-                "tokens_seen": float(step * self.tokens_per_step),
-                "train_loss": loss,
-                "learning_rate": self._multiplier(step - 1) * self.params.learning_rate,
-                "gradient_norm": self._gradient_norm.item(),
-                "tokens_per_second": tokens_per_second,
-            }
-        )
+
+        # What `self.log` gives to loggers, it gives them again at each later step.
+        self.log("train_loss", loss, logger=False)
+        points = {
+            "train_loss": loss,
+            "learning_rate": self._multiplier(step - 1) * self.params.learning_rate,
+            "gradient_norm": self._gradient_norm.item(),
+            "tokens_per_second": tokens_per_second,
+            "tokens_seen": float(step * self.tokens_per_step),
+        }
+        for logger in self.trainer.loggers:
+            logger.log_metrics(points, step=step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the mean loss of the validation split."""
@@ -150,4 +148,17 @@ class Training(lightning.LightningModule):
         tokens_seen = step * self.tokens_per_step
         self.log_dict(
             {"step": float(step), "tokens_seen": float(tokens_seen)}, sync_dist=True
+        )
+
+    def on_validation_end(self) -> None:
+        """Stop a training that has gone astray since its last report."""
+        loss = self.trainer.callback_metrics["validation_loss"].item()
+        _check_finite(loss, self.global_step)
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise InputError(
+            f"training diverged: the loss is {loss} after {step} steps; lower "
+            f"train.learning_rate or train.muon_learning_rate in params.yaml"
         )

@@ -14,10 +14,11 @@ import json
 import logging
 import os
 import secrets
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,10 +77,13 @@ class Run:
     def remember(self, weights_sha256: str) -> None:
         """Let later stages find this run by the weights that came of it."""
         ids = {name: tracker.run_id for name, tracker in self.trackers.items()}
-        write_json(
-            _registry(self.root) / f"{weights_sha256}.json",
-            {"name": self.name, "ids": ids},
-        )
+        try:
+            write_json(
+                _registry(self.root) / f"{weights_sha256}.json",
+                {"name": self.name, "ids": ids},
+            )
+        except OSError as error:
+            _warn(f"later stages will not find this run: {error}")
 
     def close(self, status: str | None) -> None:
         """End the run as FINISHED, FAILED or KILLED; None leaves it as it was."""
@@ -92,6 +96,8 @@ class Run:
             except Exception as error:  # whatever it is, it must not end the run
                 _give_up(name, error)
                 del self.trackers[name]
+                with suppress(Exception):
+                    tracker.close("FAILED")
 
 
 @contextmanager
@@ -112,7 +118,7 @@ def new_run(
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
     """
-    run = Run(name, root, _open_trackers(name, dict(params), tracking, root, ids={}))
+    run = Run(name, root, _open_trackers(name, dict(params), tracking, root, None))
     run.log_facts(facts)
     status = "FAILED"
     try:
@@ -142,10 +148,12 @@ def run_of_model(
         run = Run(
             record["name"],
             root,
-            _open_trackers(record["name"], {}, tracking, root, ids=record["ids"]),
+            _open_trackers(record["name"], {}, tracking, root, dict(record["ids"])),
         )
     except FileNotFoundError:
         pass
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        _warn(f"the run that trained this model gets no more of it: {error}")
     try:
         yield run
     finally:
@@ -161,10 +169,10 @@ def _open_trackers(
     params: dict[str, Any],
     tracking: TrackingParams,
     root: Path,
-    *,
-    ids: dict[str, str],
+    known_ids: dict[str, str] | None,
 ) -> dict[str, Tracker]:
-    """Open the wanted trackers: new runs, or those that `ids` names."""
+    """Open the wanted trackers: for a new run, or for the one that has these ids."""
+    ids = known_ids or {}
     wanted: dict[str, Callable[[], Tracker]] = {}
     if tracking.mlflow:
         wanted["mlflow"] = lambda: MLflowTracker(
@@ -176,8 +184,8 @@ def _open_trackers(
         )
     trackers: dict[str, Tracker] = {}
     for tracker, open_it in wanted.items():
-        if ids and tracker not in ids:
-            continue
+        if known_ids is not None and tracker not in known_ids:
+            continue  # it was not told of this run, and is not told of half of it
         try:
             trackers[tracker] = open_it()
         except Exception as error:  # whatever it is, it must not end the run
@@ -187,11 +195,11 @@ def _open_trackers(
 
 def _give_up(tracker: str, error: Exception) -> None:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    print(
-        f"warning: {tracker} gets no more of this run: {reason}",
-        file=sys.stderr,
-        flush=True,
-    )
+    _warn(f"{tracker} gets no more of this run: {reason}")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class MLflowTracker:
@@ -292,6 +300,9 @@ def _create_database(root: Path) -> None:
     """
     database = root / MLFLOW_DATABASE
     if database.exists():
+        # MLflow would try a damaged one again and again, for minutes.
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA schema_version")
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -335,10 +346,9 @@ class WandbTracker:
 
         mode = tracking.wandb
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            print(
-                "warning: wandb has no API key and keeps the run offline: "
-                "run `wandb login`, then `wandb sync`",
-                file=sys.stderr,
+            _warn(
+                "wandb has no API key and keeps the run offline: run `wandb login`, "
+                "then `wandb sync --sync-all`"
             )
             mode = "offline"
         self.run_id = run_id or secrets.token_hex(4)
@@ -362,8 +372,8 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="step")
 
     def log_facts(self, facts: Mapping[str, str]) -> None:
-        """Add the facts to the run's configuration, in a place of their own."""
-        self._run.config.update({"facts": dict(facts)}, allow_val_change=True)
+        """Add the facts to the run's configuration."""
+        self._run.config.update(dict(facts), allow_val_change=True)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int | None) -> None:
         """Add a point to each curve, or a result to the summary."""

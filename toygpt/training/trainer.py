@@ -111,6 +111,12 @@ def train(
         train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
     )
 
+    if params.validation_tokens < block_size:
+        raise InputError(
+            f"train.validation_tokens ({params.validation_tokens}) must fill at least "
+            f"one block of {block_size} tokens (models.*.block_size in params.yaml)"
+        )
+
     torch.set_float32_matmul_precision("high")
     _silence_what_nobody_can_act_on()
     trainer = Trainer(
@@ -121,7 +127,7 @@ def train(
         precision=resolve_precision(params.precision, runtime.accelerator),
         max_steps=max_steps,
         max_epochs=-1,
-        log_every_n_steps=1,  # the module decides when there is something to log
+        log_every_n_steps=1,  # the module decides when there is something new
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=curves,
