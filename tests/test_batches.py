@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from toygpt.data.batches import TrainingBatches, contiguous_batches
+from toygpt.data.batches import TrainingBatches, spread_batches
 from toygpt.data.token_files import TokenIds
 
 property_test = settings(deadline=None, max_examples=60)
@@ -243,30 +243,40 @@ def test_changing_a_batch_leaves_the_text_as_it_was() -> None:
     batch_size=st.integers(1, 8),
     max_tokens=st.integers(0, 150),
 )
-def test_contiguous_batches_read_the_first_tokens_in_order_and_none_twice(
+def test_spread_batches_read_whole_blocks_in_order_and_none_twice(
     num_tokens: int, block_size: int, batch_size: int, max_tokens: int
 ) -> None:
     tokens = numbered_tokens(num_tokens)
 
     batches = list(
-        contiguous_batches(
+        spread_batches(
             tokens, block_size=block_size, batch_size=batch_size, max_tokens=max_tokens
         )
     )
 
-    read = [token for inputs, _ in batches for token in inputs.flatten().tolist()]
-    possible = max(0, min(num_tokens - 1, max_tokens))
-    assert read == list(range(possible - possible % block_size))
+    starts = [start for inputs, _ in batches for start in inputs[:, 0].tolist()]
+    available = max(0, num_tokens - 1) // block_size
+    assert len(starts) == min(available, max_tokens // block_size)
+    assert starts == sorted(set(starts))
     for inputs, targets in batches:
+        assert (inputs[:, 0] % block_size == 0).all()
         assert torch.equal(targets, inputs + 1)
         assert inputs.shape[1] == block_size
 
 
-def test_contiguous_batches_are_full_but_for_the_last() -> None:
-    batches = contiguous_batches(
+def test_spread_batches_are_full_but_for_the_last() -> None:
+    batches = spread_batches(
         numbered_tokens(100), block_size=9, batch_size=4, max_tokens=1000
     )
 
     sizes = [len(inputs) for inputs, _ in batches]
 
     assert sizes == [4, 4, 3]
+
+
+def test_spread_batches_leave_equal_gaps_from_the_first_token_on() -> None:
+    (batch,) = spread_batches(
+        numbered_tokens(101), block_size=10, batch_size=8, max_tokens=50
+    )
+
+    assert batch[0][:, 0].tolist() == [0, 20, 40, 60, 80]

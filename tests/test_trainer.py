@@ -190,7 +190,7 @@ def test_the_last_validation_is_at_the_last_step(
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_the_validation_loss_is_that_of_the_first_tokens_of_the_split(
+def test_the_validation_loss_is_that_of_blocks_spread_over_the_split(
     dropout: float,
 ) -> None:
     """Of 11 blocks in batches of 8, the last three count no more than the others."""
@@ -200,9 +200,11 @@ def test_the_validation_loss_is_that_of_the_first_tokens_of_the_split(
         validation_tokens=11 * BLOCK_SIZE + 3,
     )
 
-    first_tokens = torch.from_numpy(VALIDATION_TEXT.astype(np.int64))
-    inputs = first_tokens[: 11 * BLOCK_SIZE].unflatten(0, (11, BLOCK_SIZE))
-    targets = first_tokens[1 : 11 * BLOCK_SIZE + 1].unflatten(0, (11, BLOCK_SIZE))
+    text = torch.from_numpy(VALIDATION_TEXT.astype(np.int64))
+    available = (len(text) - 1) // BLOCK_SIZE
+    starts = [number * available // 11 * BLOCK_SIZE for number in range(11)]
+    inputs = torch.stack([text[start : start + BLOCK_SIZE] for start in starts])
+    targets = torch.stack([text[start + 1 :][:BLOCK_SIZE] for start in starts])
     expected = next_token_loss(result.model.eval()(inputs), targets)
     assert result.outcome.validation_loss == pytest.approx(expected.item(), rel=1e-5)
 

@@ -62,14 +62,20 @@ def _epoch(
     return int(random.integers(block_size)), random.permutation(num_blocks)
 
 
-def contiguous_batches(
+def spread_batches(
     tokens: TokenIds, *, block_size: int, batch_size: int, max_tokens: int
 ) -> Iterator[Batch]:
-    """Yield the first tokens in reading order, in whole blocks, none of them twice."""
-    num_blocks = min(len(tokens) - 1, max_tokens) // block_size
+    """Yield whole blocks in reading order, spread evenly over all of the text.
+
+    With as many tokens as the text has, or more, that is every block once.
+    """
+    available = (len(tokens) - 1) // block_size
+    num_blocks = min(available, max_tokens // block_size)
+    starts = [
+        number * available // num_blocks * block_size for number in range(num_blocks)
+    ]
     for first in range(0, num_blocks, batch_size):
-        blocks = range(first, min(first + batch_size, num_blocks))
-        yield _cut(tokens, (block * block_size for block in blocks), block_size)
+        yield _cut(tokens, starts[first : first + batch_size], block_size)
 
 
 def _cut(tokens: TokenIds, starts: Iterable[int], block_size: int) -> Batch:

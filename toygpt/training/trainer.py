@@ -12,7 +12,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from toygpt.data.batches import Batch, TrainingBatches, contiguous_batches
+from toygpt.data.batches import Batch, TrainingBatches, spread_batches
 from toygpt.data.token_files import TokenIds
 from toygpt.errors import InputError
 from toygpt.training.curves import Curves
@@ -81,7 +81,7 @@ class ValidationBatches:
         self.max_tokens = max_tokens
 
     def __iter__(self) -> Iterator[Batch]:
-        return contiguous_batches(
+        return spread_batches(
             self.tokens,
             block_size=self.block_size,
             batch_size=self.batch_size,

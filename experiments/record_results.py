@@ -1,0 +1,35 @@
+"""Keep what the default pipeline gave: docs/results.json, from which the README quotes.
+
+Run after `dvc repro`, as `python -m experiments.record_results`.
+"""
+
+import json
+from pathlib import Path
+
+from toygpt import paths
+from toygpt.data.token_files import read_manifest
+from toygpt.files import write_json
+from toygpt.training.surroundings import device_name
+
+
+def main() -> None:
+    """Gather the metrics of all stages, and one sample."""
+    splits = read_manifest(paths.SPLITS, made_by="split")
+    samples = (paths.SAMPLES / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    stages = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(paths.METRICS.glob("*.json"))
+    }
+    write_json(
+        Path("docs/results.json"),
+        {
+            "device": device_name(),
+            "corpus_sha256": splits.corpus_sha256,
+            **stages,
+            "sample": json.loads(samples[0]),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
