@@ -170,14 +170,15 @@ def test_validation_leaves_training_as_it_is() -> None:
     ("validate_every_steps", "expected"),
     [
         (5, [5, 10]),
-        (4, [4, 8, 10]),
+        (4, [5, 10]),
+        (3, [4, 8, 10]),
         (10, [10]),
         (100, [10]),
         (0, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ],
 )
 @pytest.mark.parametrize("micro_batch_size", [64, 4])
-def test_the_last_validation_is_at_the_last_step(
+def test_validations_are_even_and_the_last_is_at_the_last_step(
     validate_every_steps: int, expected: list[int], micro_batch_size: int
 ) -> None:
     result = trained(
@@ -348,7 +349,7 @@ def test_a_listener_hears_of_every_point_with_its_step() -> None:
 def test_where_there_is_no_terminal_each_validation_is_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    trained(validate_every_tokens=4 * TOKENS_PER_STEP)
+    trained(validate_every_tokens=3 * TOKENS_PER_STEP)
 
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["512", "1,024", "1,280"]

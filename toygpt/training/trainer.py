@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def train(
     """
     block_size = model.config.block_size
     tokens_per_step = params.batch_size * block_size
-    max_steps = -(-params.max_tokens // tokens_per_step)
+    max_steps = math.ceil(params.max_tokens / tokens_per_step)
     batches = TrainingBatches(
         train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
     )
@@ -141,8 +142,8 @@ def train(
         params.batch_size, trainer.world_size, runtime.micro_batch_size
     )
     trainer.accumulate_grad_batches = per_step
-    validate_every_steps = max(1, params.validate_every_tokens // tokens_per_step)
-    trainer.val_check_interval = min(validate_every_steps, max_steps) * per_step
+    num_validations = max(1, round(params.max_tokens / params.validate_every_tokens))
+    trainer.val_check_interval = math.ceil(max_steps / num_validations) * per_step
 
     module = Training(
         model,
