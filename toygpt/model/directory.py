@@ -73,7 +73,6 @@ def save_model(
             "eos_token_id": end_of_text_id,
             "pad_token_id": end_of_text_id,
             "do_sample": False,
-            "max_length": config.block_size,
         },
     )
     weights = {

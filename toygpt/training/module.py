@@ -42,6 +42,8 @@ class Training(lightning.LightningModule):
         self.seed = seed
         self.log_every_steps = log_every_steps
         self.tokens_per_step = params.batch_size * model.config.block_size
+        # The latest, on the host: to show it costs no waiting for a GPU.
+        self.train_loss: float | None = None
 
         # Compiled as one piece, so that the logits never need a memory of their own.
         self._loss: Callable[[Tensor, Tensor], Tensor] = (
@@ -125,8 +127,7 @@ class Training(lightning.LightningModule):
         self._sum_of_losses.zero_()
         self._num_losses = 0
 
-        # What `self.log` gives to loggers, it gives them again at each later step.
-        self.log("train_loss", loss, logger=False)
+        self.train_loss = loss
         points = {
             "train_loss": loss,
             "learning_rate": self._multiplier(step - 1) * self.params.learning_rate,
@@ -134,6 +135,7 @@ class Training(lightning.LightningModule):
             "tokens_per_second": tokens_per_second,
             "tokens_seen": float(step * self.tokens_per_step),
         }
+        # `self.log` would give the same points to the loggers again at each later step.
         for logger in self.trainer.loggers:
             logger.log_metrics(points, step=step)
 

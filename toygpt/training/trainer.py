@@ -132,7 +132,7 @@ def train(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=curves,
-        callbacks=[Progress(tokens_per_step)],
+        callbacks=[Progress()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
