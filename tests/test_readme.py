@@ -40,7 +40,7 @@ def test_dvc_knows_every_command(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", sorted(set(re.findall(r"-S (\S+=\S+[^\s`.;,])", README)))
+    "override", sorted(set(re.findall(r"-S ([\w.-]+=[^\s`;)]+)", README)))
 )
 def test_every_override_changes_a_parameter_that_exists(override: str) -> None:
     key, values = override.split("=")
