@@ -9,6 +9,7 @@ from pathlib import Path
 from toygpt import paths
 from toygpt.data.token_files import read_manifest
 from toygpt.files import write_json
+from toygpt.model.device import device_for
 from toygpt.training.surroundings import device_name
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     write_json(
         Path("docs/results.json"),
         {
-            "device": device_name(),
+            "device": device_name(device_for("auto")),
             "corpus_sha256": splits.corpus_sha256,
             **stages,
             "sample": json.loads(samples[0]),

@@ -6,14 +6,13 @@ Writes: metrics/evaluate.json
 
 import math
 
-import torch
-
 from stages import run
 from toygpt import paths
 from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.evaluation import bigram_loss, judge, xz_bits_per_byte
 from toygpt.files import write_json
+from toygpt.model.device import device_for
 from toygpt.model.directory import load_model, weights_digest
 from toygpt.params import load_params
 from toygpt.training.tracking import run_of_model
@@ -23,9 +22,7 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.MODEL)
-    model = load_model(paths.MODEL)
-    if torch.cuda.is_available() and params.runtime.accelerator != "cpu":
-        model.cuda()
+    model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
 
     test = open_tokens(paths.SPLITS, splits, "test")
     num_bytes = splits.parts["test"].bytes

@@ -12,6 +12,7 @@ from stages import run
 from toygpt import paths
 from toygpt.data.tokenizer import end_of_text_id, load_tokenizer
 from toygpt.files import new_directory, write_json, write_text
+from toygpt.model.device import device_for
 from toygpt.model.directory import load_model, weights_digest
 from toygpt.params import load_params
 from toygpt.samples import Sample, continue_prompt, to_markdown
@@ -20,7 +21,7 @@ from toygpt.training.tracking import run_of_model
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    model = load_model(paths.MODEL)
+    model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
     tokenizer = load_tokenizer(paths.MODEL)
 
     samples: list[Sample] = [

@@ -4,13 +4,11 @@ Reads:  data/documents/, data/tokens/
 Writes: data/splits/, metrics/split.json
 """
 
-from functools import cache
-
 import numpy as np
 
 from stages import run
 from toygpt import paths
-from toygpt.data.corpus import read_groups
+from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
 from toygpt.data.split import (
     SPLITS,
     shared_ngram_fraction,
@@ -26,7 +24,7 @@ from toygpt.data.token_files import (
 )
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.errors import InputError
-from toygpt.files import new_directory, write_json
+from toygpt.files import new_directory, sha256_of, write_json
 from toygpt.params import load_params
 
 NGRAM_LENGTH = 13
@@ -35,11 +33,14 @@ NGRAM_LENGTH = 13
 def main() -> None:
     params = load_params(paths.PARAMS)
     source = read_manifest(paths.TOKENS, made_by="tokenize")
+    if sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE) != source.corpus_sha256:
+        raise InputError(
+            f"{paths.TOKENS} was not made from {paths.DOCUMENTS}: run `dvc repro`"
+        )
     tokens = open_tokens(paths.TOKENS, source, "tokens")
     ends = np.fromfile(paths.TOKENS / "ends.bin", dtype=END_TYPE)
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
 
-    @cache
     def split_of(group: str) -> str:
         return split_of_group(
             group,
@@ -90,12 +91,14 @@ def main() -> None:
 
 
 def check_sizes(parts: dict[str, Part], *, block_size: int) -> None:
-    """Refuse a split that cannot fill a single block."""
+    """Refuse a split that is too small for a single block."""
     for name, part in parts.items():
-        if part.tokens <= block_size:
+        # Training cuts its blocks from an offset, which takes up to a block of its own.
+        needed = (2 if name == "train" else 1) * block_size + 1
+        if part.tokens < needed:
             raise InputError(
-                f"the {name} split would hold {part.tokens:,} tokens, but one block "
-                f"takes {block_size:,} and the token after it: use more text, a larger "
+                f"the {name} split would hold {part.tokens:,} tokens, but blocks of "
+                f"{block_size:,} need {needed:,}: use more text, a larger "
                 f"split.*_fraction, another split.key, or a smaller "
                 f"models.*.block_size in params.yaml"
             )

@@ -14,6 +14,7 @@ from toygpt.data.corpus import DOCUMENTS_FILE, read_texts
 from toygpt.data.token_files import (
     Part,
     token_type_for,
+    tokenizer_digest,
     write_manifest,
     write_tokens,
 )
@@ -21,7 +22,6 @@ from toygpt.data.tokenizer import (
     encode_documents,
     end_of_text_id,
     save_tokenizer,
-    tokenizer_digest,
     train_tokenizer,
 )
 from toygpt.files import new_directory, sha256_of, write_json

@@ -9,7 +9,6 @@ import torch
 from stages import run
 from toygpt import paths
 from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
-from toygpt.errors import InputError
 from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.directory import save_model, weights_digest
 from toygpt.model.gpt import GPT, GPTConfig
@@ -27,13 +26,6 @@ def main() -> None:
     check_tokenizer(splits, paths.TOKENIZER)
     train_tokens = open_tokens(paths.SPLITS, splits, "train")
     validation_tokens = open_tokens(paths.SPLITS, splits, "validation")
-    block_size = params.chosen_model.block_size
-    for name, tokens in (("train", train_tokens), ("validation", validation_tokens)):
-        if len(tokens) < 2 * block_size + 1:
-            raise InputError(
-                f"the {name} split holds {len(tokens):,} tokens, too few for blocks of "
-                f"{block_size:,} (models.{params.model}.block_size in params.yaml)"
-            )
 
     torch.manual_seed(params.seed)
     model = GPT(
@@ -50,7 +42,7 @@ def main() -> None:
     with new_run(
         run_name(params.model, params.corpus),
         dict(flatten(params.model_dump(by_alias=True))),
-        describe_surroundings()
+        describe_surroundings(params.runtime.accelerator)
         | {
             "corpus.sha256": splits.corpus_sha256,
             **{

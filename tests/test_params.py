@@ -257,6 +257,11 @@ def test_heads_that_cannot_share_the_channels_are_refused(tmp_path: Path) -> Non
             "split: validation_fraction + test_fraction must be below 1",
         ),
         (
+            {"train.validation_tokens": "127"},
+            "train.validation_tokens must fill at least one block of "
+            "models.nano.block_size tokens, got 127 and 128",
+        ),
+        (
             {"train.warmup_tokens": "1000", "train.max_tokens": "1000"},
             "train: warmup_tokens must be below max_tokens, got 1000 and 1000",
         ),

@@ -88,7 +88,7 @@ def test_forcing_every_stage_leaves_the_lock_as_it_was(built: Workspace) -> None
     [
         ({"tracking.project": "another", "tracking.wandb": "online"}, []),
         ({"runtime.micro_batch_size": 1, "runtime.compile": False}, []),
-        ({"models.small.num_layers": 3, "corpora.files.folder": "texts"}, []),
+        ({"models.small.num_layers": 3, "models.large.num_heads": 8}, []),
         ({"generate-samples.max_new_tokens": 5}, ["generate-samples"]),
         ({"train.learning_rate": 0.5}, ["train"]),
         ({"split.key": 5}, ["split"]),
@@ -164,6 +164,25 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
     shown = built.dvc("exp", "show", "--csv").stdout
     assert "in-the-workspace" in shown
     assert "in-a-temporary-folder" in shown
+
+
+def test_two_devices_learn_what_one_does_and_speak_with_one_voice(
+    built: Workspace, tmp_path: Path
+) -> None:
+    """Seven steps, so that the last validation comes after training."""
+    copy = Workspace(tmp_path / "project")
+    built.run("cp", "-r", str(built.root), str(copy.root))
+    seven_steps = {"train.max_tokens": 448, "train.validate_every_tokens": 224}
+    losses = []
+    for devices in (1, 2):
+        copy.set_params({**seven_steps, "runtime.devices": devices})
+        done = copy.run("python", "-m", "stages.train")
+        assert "Error" not in done.stderr
+        metrics = json.loads((copy.root / "metrics/train.json").read_text())
+        losses.append(metrics["validation_loss"])
+
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert len(mlflow_runs(copy)) == len(mlflow_runs(built)) + 2
 
 
 def test_plots_show_both_losses(built: Workspace) -> None:

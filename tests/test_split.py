@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from toygpt.data.split import (
     SPLITS,
-    TOKENS_AT_ONCE,
     shared_ngram_fraction,
     split_of_group,
     write_splits,
 )
-from toygpt.data.token_files import Part
+from toygpt.data.token_files import TOKENS_AT_ONCE, Part
 
 END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.

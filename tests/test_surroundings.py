@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 from toygpt.training.surroundings import describe_surroundings, device_name, run_name
 
@@ -46,16 +47,16 @@ def no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_versions_and_the_machine_are_told(no_repository: Path) -> None:
-    facts = describe_surroundings()
+    facts = describe_surroundings("cpu")
 
     assert facts["python"] == platform.python_version()
     for package in ("torch", "lightning", "transformers"):
         assert facts[package] == version(package)
-    assert facts["device"] == device_name() != ""
+    assert facts["device"] == device_name(torch.device("cpu")) != ""
 
 
 def test_the_commit_is_told(repository: Path) -> None:
-    facts = describe_surroundings()
+    facts = describe_surroundings("cpu")
 
     assert facts["git.commit"] == git(repository, "rev-parse", "HEAD")
     assert facts["git.dirty"] == "false"
@@ -64,13 +65,13 @@ def test_the_commit_is_told(repository: Path) -> None:
 def test_changed_code_is_told(repository: Path) -> None:
     (repository / "params.yaml").write_text("seed: 2\n")
 
-    assert describe_surroundings()["git.dirty"] == "true"
+    assert describe_surroundings("cpu")["git.dirty"] == "true"
 
 
 def test_a_new_file_is_told(repository: Path) -> None:
     (repository / "new.py").write_text("")
 
-    assert describe_surroundings()["git.dirty"] == "true"
+    assert describe_surroundings("cpu")["git.dirty"] == "true"
 
 
 def test_what_the_stages_rewrite_is_no_change_of_the_code(repository: Path) -> None:
@@ -78,11 +79,11 @@ def test_what_the_stages_rewrite_is_no_change_of_the_code(repository: Path) -> N
     (repository / "metrics" / "train.json").write_text('{"loss": 1}\n')
     (repository / "metrics" / "evaluate.json").write_text("{}\n")
 
-    assert describe_surroundings()["git.dirty"] == "false"
+    assert describe_surroundings("cpu")["git.dirty"] == "false"
 
 
 def test_without_a_repository_no_commit_is_told(no_repository: Path) -> None:
-    facts = describe_surroundings()
+    facts = describe_surroundings("cpu")
 
     assert "git.commit" not in facts
     assert "git.dirty" not in facts
@@ -91,7 +92,7 @@ def test_without_a_repository_no_commit_is_told(no_repository: Path) -> None:
 def test_a_repository_without_a_commit_has_none_to_tell(no_repository: Path) -> None:
     git(no_repository, "init", "--quiet")
 
-    assert "git.commit" not in describe_surroundings()
+    assert "git.commit" not in describe_surroundings("cpu")
     assert run_name("nano", "python") == "nano-python-no-commit"
 
 
@@ -100,19 +101,21 @@ def test_without_git_no_commit_is_told(
 ) -> None:
     monkeypatch.setenv("PATH", str(repository))
 
-    assert "git.commit" not in describe_surroundings()
+    assert "git.commit" not in describe_surroundings("cpu")
     assert run_name("nano", "python") == "nano-python-no-commit"
 
 
 def test_an_experiment_is_told(
     no_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not [name for name in describe_surroundings() if name.startswith("dvc.")]
+    assert not [
+        name for name in describe_surroundings("cpu") if name.startswith("dvc.")
+    ]
 
     monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
 
-    facts = describe_surroundings()
+    facts = describe_surroundings("cpu")
     assert facts["dvc.experiment"] == "plain-goat"
     assert facts["dvc.baseline"] == "c0ffee"
 

@@ -11,18 +11,24 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, GPT2Tokenizer
 
+from toygpt.data.token_files import tokenizer_digest
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
-    TOKENIZER_FILES,
     bytes_of_tokens,
     encode_documents,
     end_of_text_id,
     load_tokenizer,
     save_tokenizer,
-    tokenizer_digest,
     train_tokenizer,
 )
 from toygpt.errors import InputError
+
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 VOCAB_SIZE = 500
 LIBRARY = Path(__file__).resolve().parents[1] / "toygpt"

@@ -375,9 +375,17 @@ def test_training_that_diverges_in_its_last_step_is_noticed() -> None:
         trained(learning_rate=1e30, max_tokens=1)
 
 
-def test_a_validation_shorter_than_a_block_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"train\.validation_tokens"):
-        trained(validation_tokens=BLOCK_SIZE - 1)
+def test_a_machine_without_what_runtime_asks_for_is_told_so() -> None:
+    with pytest.raises(InputError, match="what `runtime` in params.yaml asks for"):
+        train(
+            tiny_model(),
+            TRAIN_TEXT,
+            VALIDATION_TEXT,
+            params=train_params(),
+            runtime=runtime_params(accelerator="mps"),
+            seed=1,
+            curves=Curves(Notes()),
+        )
 
 
 class Interruption:

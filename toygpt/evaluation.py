@@ -14,11 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, count_tokens
 from toygpt.model.gpt import GPT
 
-# Tokens that are looked at together where a whole split would be too many.
-TOKENS_AT_ONCE = 8_000_000
 # Of the training text that the bigram model counts.
 MAX_BIGRAM_TOKENS = 200_000_000
 # A target of this value is neither predicted nor counted (PyTorch's convention).
@@ -125,7 +123,7 @@ def bigram_loss(
     (Jelinek and Mercer, 1980). λ is fitted to the validation split.
     """
     train = train[:MAX_BIGRAM_TOKENS]
-    single = np.bincount(train, minlength=vocab_size)
+    single = count_tokens(train, vocab_size)
     pairs = {
         name: _pairs(np.concatenate([[end_of_text_id], split]), vocab_size)
         for name, split in (("validation", validation), ("test", test))

@@ -83,8 +83,9 @@ class DownloadParams(Section):
 class TokenizeParams(Section):
     """How fine the text is cut."""
 
-    # 256 bytes and <|endoftext|> are always there; uint32 token files go no further.
-    vocab_size: Annotated[int, Field(ge=257, lt=2**32)]
+    # 256 bytes and <|endoftext|> are always there; a million is five times what the
+    # largest models use.
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)]
 
 
 class SplitParams(Section):
@@ -149,10 +150,10 @@ class GenerateSamplesParams(Section):
 class RuntimeParams(Section):
     """How to compute; no stage's results depend on it."""
 
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: PositiveInt | Literal["auto"]
     num_nodes: PositiveInt
-    strategy: str
+    strategy: Literal["auto", "ddp"]
     compile: bool | Literal["auto"]
     micro_batch_size: PositiveInt
 
@@ -162,8 +163,12 @@ class TrackingParams(Section):
 
     mlflow: bool
     wandb: Literal["offline", "online", "disabled"]
-    project: Annotated[str, Field(min_length=1)]
-    tags: dict[str, str]
+    # W&B takes no other project names, and no longer tags (`name: value`).
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    tags: dict[
+        Annotated[str, Field(min_length=1, max_length=20)],
+        Annotated[str, Field(max_length=40)],
+    ]
 
     def muted(self) -> Self:
         """Return the same with nobody to tell."""
@@ -188,7 +193,7 @@ class Params(Section):
     tracking: TrackingParams
 
     @model_validator(mode="after")
-    def _choices_are_on_the_menu(self) -> Self:
+    def _sections_fit_together(self) -> Self:
         for key, choice, menu in (
             ("corpus", self.corpus, self.corpora),
             ("model", self.model, self.models),
@@ -199,6 +204,12 @@ class Params(Section):
                     f"{key} must be one of {', '.join(menu)}, got {choice!r}"
                     + (f"; did you mean {close[0]!r}?" if close else "")
                 )
+        if self.train.validation_tokens < self.chosen_model.block_size:
+            raise ValueError(
+                f"train.validation_tokens must fill at least one block of "
+                f"models.{self.model}.block_size tokens, got "
+                f"{self.train.validation_tokens} and {self.chosen_model.block_size}"
+            )
         return self
 
     @property

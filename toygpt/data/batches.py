@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toygpt.data.token_files import TokenIds
+from toygpt.errors import InputError
 
 Batch = tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]
 
@@ -36,8 +37,9 @@ class TrainingBatches:
         # The offset and the last block's next token must fit in, too.
         self.blocks_per_epoch = (len(tokens) - 1) // block_size - 1
         if self.blocks_per_epoch < 1:
-            raise ValueError(
-                f"{len(tokens):,} tokens are too few for blocks of {block_size:,}"
+            raise InputError(
+                f"{len(tokens):,} tokens are too few for blocks of {block_size:,} "
+                f"(models.*.block_size in params.yaml)"
             )
 
     def batch(self, step: int, *, rows: slice = slice(None)) -> Batch:

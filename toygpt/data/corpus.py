@@ -233,8 +233,9 @@ def _read_column(directory: Path, name: str) -> Iterator[list[str]]:
     path = directory / DOCUMENTS_FILE
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=256, columns=[name]):
-                yield batch.column(name).to_pylist()
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number, columns=[name])
+                yield table.column(name).to_pylist()
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro download`") from None
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:

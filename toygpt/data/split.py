@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.token_files import Part, TokenIds
+from toygpt.data.token_files import TOKENS_AT_ONCE, Part, TokenIds
 
 SPLITS = ("train", "validation", "test")
-# Tokens that are looked at together where a whole split would be too many.
-TOKENS_AT_ONCE = 8_000_000
 
 
 def split_of_group(

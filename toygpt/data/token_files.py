@@ -22,6 +22,8 @@ TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {
     "uint32": np.dtype("<u4"),
 }
 END_TYPE = np.dtype("<u8")
+# Tokens that are looked at together where a whole file would be too many.
+TOKENS_AT_ONCE = 8_000_000
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
@@ -131,13 +133,20 @@ def check_tokenizer(manifest: Manifest, tokenizer_directory: Path) -> None:
     Raises:
         InputError: The tokenizer is missing, or another one.
     """
-    path = tokenizer_directory / "tokenizer.json"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run `dvc repro`")
-    if sha256_of(path) != manifest.tokenizer_sha256:
+    try:
+        digest = tokenizer_digest(tokenizer_directory)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing: run `dvc repro`") from None
+    if digest != manifest.tokenizer_sha256:
         raise InputError(
-            f"{path} is not the tokenizer that made these token ids: run `dvc repro`"
+            f"the tokenizer in {tokenizer_directory} is not the one that made these "
+            f"token ids: run `dvc repro`"
         )
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """Return the SHA-256 digest of what decides the token ids."""
+    return sha256_of(directory / "tokenizer.json")
 
 
 def _parse(values: Any) -> Manifest:
@@ -178,6 +187,15 @@ def open_tokens(directory: Path, manifest: Manifest, part: str) -> TokenIds:
     if not manifest.parts[part].tokens:
         raise InputError(f"{path} holds no tokens")
     return np.memmap(path, dtype=TOKEN_TYPES[manifest.token_type], mode="r")
+
+
+def count_tokens(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:
+    """Return how often each token id occurs."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for first in range(0, len(tokens), TOKENS_AT_ONCE):
+        piece = tokens[first : first + TOKENS_AT_ONCE]
+        counts += np.bincount(piece, minlength=vocab_size)
+    return counts
 
 
 def write_tokens(

@@ -5,7 +5,6 @@ Radford et al., 2019, "Language Models are Unsupervised Multitask Learners", sec
 bytes are tokens too.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,20 +13,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from toygpt.errors import InputError
-from toygpt.files import sha256_of
+from toygpt.files import write_json
 
 END_OF_TEXT = "<|endoftext|>"
-TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
 
 
-def train_tokenizer(
-    texts: Iterable[list[str]], *, vocab_size: int, show_progress: bool = False
-) -> Tokenizer:
+def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer:
     """Learn from the texts which strings deserve a token of their own.
 
     The result does not depend on the order of the texts, nor on the number of threads.
@@ -39,7 +30,7 @@ def train_tokenizer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=show_progress,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     _treat_markers_as_text(tokenizer)
@@ -61,9 +52,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         # No limit: documents are cut into blocks after they were tokenized.
         "model_max_length": 10**30,
     }
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2) + "\n", encoding="utf-8"
-    )
+    write_json(directory / "tokenizer_config.json", config)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -98,11 +87,6 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     if token_id is None:
         raise InputError(f"the tokenizer has no token {END_OF_TEXT}")
     return int(token_id)
-
-
-def tokenizer_digest(directory: Path) -> str:
-    """Return the SHA-256 digest of what decides the token ids."""
-    return sha256_of(directory / "tokenizer.json")
 
 
 def encode_documents(

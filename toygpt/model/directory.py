@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from toygpt.errors import InputError
-from toygpt.files import sha256_of
+from toygpt.files import sha256_of, write_json
 from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig
 
 WEIGHTS_FILE = "model.safetensors"
@@ -46,7 +46,7 @@ def save_model(
     """Write the model and its tokenizer into an existing, empty directory."""
     config = model.config
     shutil.copytree(tokenizer_directory, directory, dirs_exist_ok=True)
-    _write_json(
+    write_json(
         directory / "config.json",
         {
             "architectures": ["CTRLLMHeadModel"],
@@ -66,7 +66,7 @@ def save_model(
             "dtype": "float32",
         },
     )
-    _write_json(
+    write_json(
         directory / "generation_config.json",
         {
             "bos_token_id": end_of_text_id,
@@ -160,7 +160,3 @@ def _to_ctrl(name: str) -> str:
         return f"{NAMES[module]}.{kind}"
     pattern = module.replace(number.group(), "N", 1)
     return f"{NAMES[pattern].replace('N', number.group(), 1)}.{kind}"
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

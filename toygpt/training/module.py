@@ -42,8 +42,9 @@ class Training(lightning.LightningModule):
         self.seed = seed
         self.log_every_steps = log_every_steps
         self.tokens_per_step = params.batch_size * model.config.block_size
-        # The latest, on the host: to show it costs no waiting for a GPU.
+        # The latest, on the host: to show them costs no waiting for a GPU.
         self.train_loss: float | None = None
+        self.validation_loss: float | None = None
 
         # Compiled as one piece, so that the logits never need a memory of their own.
         self._loss: Callable[[Tensor, Tensor], Tensor] = (
@@ -153,9 +154,10 @@ class Training(lightning.LightningModule):
         )
 
     def on_validation_end(self) -> None:
-        """Stop a training that has gone astray since its last report."""
+        """Note the loss; stop a training that went astray since its last report."""
         loss = self.trainer.callback_metrics["validation_loss"].item()
         _check_finite(loss, self.global_step)
+        self.validation_loss = loss
 
 
 def _check_finite(loss: float, step: int) -> None:

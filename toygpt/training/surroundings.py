@@ -8,15 +8,21 @@ from pathlib import Path
 
 import torch
 
+from toygpt.model.device import device_for
+
 PACKAGES = ("torch", "lightning", "transformers")
 
 
-def describe_surroundings() -> dict[str, str]:
-    """Return what is known of the code, the experiment, and the machine."""
+def describe_surroundings(accelerator: str) -> dict[str, str]:
+    """Return what is known of the code, the experiment, and the machine.
+
+    Args:
+        accelerator: As in `runtime.accelerator`; it decides which device is meant.
+    """
     facts = {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
-        "device": device_name(),
+        "device": device_name(device_for(accelerator)),
     }
     for fact, variable in (
         ("dvc.experiment", "DVC_EXP_NAME"),
@@ -40,10 +46,10 @@ def run_name(model: str, corpus: str) -> str:
     return f"{model}-{corpus}-{commit}"
 
 
-def device_name() -> str:
-    """Return the name of the GPU, or of the processor."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

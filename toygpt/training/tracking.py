@@ -55,8 +55,11 @@ class Tracker(Protocol):
 class Run:
     """One training, as told to every tracker."""
 
-    def __init__(self, name: str, root: Path, trackers: dict[str, Tracker]) -> None:
+    def __init__(
+        self, name: str, project: str, root: Path, trackers: dict[str, Tracker]
+    ) -> None:
         self.name = name
+        self.project = project
         self.root = root
         self.trackers = trackers
 
@@ -80,7 +83,7 @@ class Run:
         try:
             write_json(
                 _registry(self.root) / f"{weights_sha256}.json",
-                {"name": self.name, "ids": ids},
+                {"name": self.name, "project": self.project, "ids": ids},
             )
         except OSError as error:
             _warn(f"later stages will not find this run: {error}")
@@ -118,7 +121,8 @@ def new_run(
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
     """
-    run = Run(name, root, _open_trackers(name, dict(params), tracking, root, None))
+    trackers = _open_trackers(name, dict(params), tracking, root, None)
+    run = Run(name, tracking.project, root, trackers)
     run.log_facts(facts)
     status = "FAILED"
     try:
@@ -140,16 +144,15 @@ def run_of_model(
     A model that was not trained here (restored from a cache, pulled from a remote) has
     no run here; then nothing is logged.
     """
-    run = Run("", root, {})
+    run = Run("", tracking.project, root, {})
     try:
         record = json.loads(
             (_registry(root) / f"{weights_sha256}.json").read_text(encoding="utf-8")
         )
-        run = Run(
-            record["name"],
-            root,
-            _open_trackers(record["name"], {}, tracking, root, dict(record["ids"])),
-        )
+        name, project = record["name"], record["project"]
+        as_then = tracking.model_copy(update={"project": project})
+        trackers = _open_trackers(name, {}, as_then, root, dict(record["ids"]))
+        run = Run(name, project, root, trackers)
     except FileNotFoundError:
         pass
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -222,6 +225,10 @@ class MLflowTracker:
         from mlflow.entities import Param
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+        if "?" in str(root):
+            raise ValueError(
+                f"it cannot keep a database in a folder with a '?': {root}"
+            )
         uri = f"sqlite:///{root / MLFLOW_DATABASE}"
         self._monitor: Any = None
         with _alone(root / ".toygpt" / "mlflow.lock"):
@@ -236,7 +243,7 @@ class MLflowTracker:
             experiment_id,
             run_name=name,
             tags={
-                "mlflow.user": getpass.getuser(),
+                "mlflow.user": _user(),
                 "mlflow.source.type": "LOCAL",
                 "mlflow.source.name": "stages.train",
                 **tracking.tags,
@@ -292,6 +299,13 @@ class MLflowTracker:
             self._client.set_terminated(self.run_id, status)
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, a user may have no name
+        return str(os.getuid())
+
+
 def _create_database(root: Path) -> None:
     """Let MLflow create its tables aside, and put the finished database in place.
 
@@ -336,9 +350,10 @@ class WandbTracker:
         *,
         run_id: str | None,
     ) -> None:
-        folder = root / ".toygpt" / "wandb"
-        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-            os.environ[variable] = str(folder)
+        folder = str(root / ".toygpt" / "wandb")
+        os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = folder
+        if tracking.wandb != "online":  # where `wandb login` has noted a server
+            os.environ["WANDB_CONFIG_DIR"] = folder
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         os.environ["WANDB_SILENT"] = "true"
         (root / "wandb").mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
 from toygpt.data.batches import Batch, TrainingBatches, spread_batches
@@ -112,38 +113,38 @@ def train(
         train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
     )
 
-    if params.validation_tokens < block_size:
-        raise InputError(
-            f"train.validation_tokens ({params.validation_tokens}) must fill at least "
-            f"one block of {block_size} tokens (models.*.block_size in params.yaml)"
-        )
-
     torch.set_float32_matmul_precision("high")
     _silence_what_nobody_can_act_on()
-    trainer = Trainer(
-        accelerator=runtime.accelerator,
-        devices=runtime.devices,
-        num_nodes=runtime.num_nodes,
-        strategy=runtime.strategy,
-        precision=resolve_precision(params.precision, runtime.accelerator),
-        max_steps=max_steps,
-        max_epochs=-1,
-        log_every_n_steps=1,  # the module decides when there is something new
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=curves,
-        callbacks=[Progress()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=runtime.accelerator,
+            devices=runtime.devices,
+            num_nodes=runtime.num_nodes,
+            strategy=runtime.strategy,
+            precision=resolve_precision(params.precision, runtime.accelerator),
+            max_steps=max_steps,
+            max_epochs=-1,
+            log_every_n_steps=1,  # the module decides when there is something new
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            logger=curves,
+            callbacks=[Progress()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(
+            f"this machine cannot do what `runtime` in params.yaml asks for: {error}"
+        ) from None
     per_step = portions_per_step(
         params.batch_size, trainer.world_size, runtime.micro_batch_size
     )
     trainer.accumulate_grad_batches = per_step
     num_validations = max(1, round(params.max_tokens / params.validate_every_tokens))
-    trainer.val_check_interval = math.ceil(max_steps / num_validations) * per_step
+    validate_every_steps = math.ceil(max_steps / num_validations)
+    trainer.val_check_interval = validate_every_steps * per_step
 
     module = Training(
         model,
@@ -169,13 +170,15 @@ def train(
         ),
         validation,
     )
-    if curves.validation[-1]["step"] != max_steps:
+    if max_steps % validate_every_steps:
         trainer.validate(module, validation, verbose=False)
+    assert module.train_loss is not None, "the last step is always reported"
+    assert module.validation_loss is not None, "the last step is always validated"
     return Outcome(
         steps=max_steps,
         tokens=max_steps * tokens_per_step,
-        train_loss=curves.train[-1]["loss"],
-        validation_loss=curves.validation[-1]["loss"],
+        train_loss=module.train_loss,
+        validation_loss=module.validation_loss,
     )
 
 
