@@ -376,7 +376,7 @@ def test_training_that_diverges_in_its_last_step_is_noticed() -> None:
 
 
 def test_a_machine_without_what_runtime_asks_for_is_told_so() -> None:
-    with pytest.raises(InputError, match="what `runtime` in params.yaml asks for"):
+    with pytest.raises(InputError, match=r"what `runtime` in params\.yaml asks for"):
         train(
             tiny_model(),
             TRAIN_TEXT,
