@@ -404,6 +404,20 @@ def test_a_run_that_a_tracker_failed_in_is_not_left_running(
     assert told.info.status != "RUNNING"
 
 
+def test_a_later_stage_that_fails_to_tell_leaves_the_training_finished(
+    mlflow_root: Path, project: str
+) -> None:
+    tracking = mlflow_for(project)
+    with new_run("name", {}, {}, tracking=tracking, root=mlflow_root) as run:
+        run.remember(WEIGHTS)
+
+    with run_of_model(WEIGHTS, tracking=tracking, root=mlflow_root) as run:
+        run.log_metrics({"loss?": 2.0})
+
+    (told,) = mlflow_runs(mlflow_root, project)
+    assert told.info.status == "FINISHED"
+
+
 def test_one_failing_tracker_does_not_stop_the_other(
     wandb_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

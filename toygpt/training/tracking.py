@@ -235,6 +235,7 @@ class MLflowTracker:
             _create_database(root)
             self._client = MlflowClient(uri)
             experiment_id = self._experiment_id(tracking.project, root)
+        self._is_new = run_id is None
         if run_id is not None:
             self.run_id = run_id
             return
@@ -292,10 +293,10 @@ class MLflowTracker:
         self._client.log_artifacts(self.run_id, str(directory), name)
 
     def close(self, status: str | None) -> None:
-        """Stop watching the machine, and set the run's status."""
+        """Stop watching the machine, and set the status of a run that began here."""
         if self._monitor is not None:
             self._monitor.finish()
-        if status is not None:
+        if status is not None and self._is_new:
             self._client.set_terminated(self.run_id, status)
 
 
