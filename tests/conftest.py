@@ -1,7 +1,6 @@
-"""What every test shares: one thread, checked shapes, a project folder of its own."""
+"""What every test shares: one thread, checked shapes, no settings from outside."""
 
 import os
-from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -12,15 +11,15 @@ install_import_hook(["toygpt.model", "toygpt.data.batches"], "beartype.beartype"
 
 import torch  # noqa: E402
 
+from tests.project import SETTINGS_FROM_OUTSIDE  # noqa: E402
+
 # On small models threads cost more than they bring.
 torch.set_num_threads(1)
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a surrounding `dvc repro`, tracker or hub from leaking into a test."""
     for variable in os.environ:
-        if variable.startswith(("DVC_", "MLFLOW_", "WANDB_", "HF_")):
+        if variable.startswith(SETTINGS_FROM_OUTSIDE):
             monkeypatch.delenv(variable)

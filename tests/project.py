@@ -11,6 +11,9 @@ from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+# Variables of a surrounding `dvc repro`, tracker or hub.
+SETTINGS_FROM_OUTSIDE = ("DVC_", "MLFLOW_", "WANDB_", "HF_")
+
 # So small that a stage takes little longer than starting Python does.
 TINY = {
     "seed": 1337,
@@ -51,7 +54,7 @@ class Workspace:
         self.environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("DVC_", "MLFLOW_", "WANDB_", "HF_"))
+            if not name.startswith(SETTINGS_FROM_OUTSIDE)
             and name != "PYTHONDONTWRITEBYTECODE"
         } | {
             "PATH": f"{venv}{os.pathsep}{os.environ['PATH']}",

@@ -18,7 +18,7 @@ from tests.wandb_files import WandbRun, read_offline_runs
 from toygpt.params import TrackingParams
 from toygpt.training.curves import Curves
 from toygpt.training.tracking import new_run, run_of_model
-from toygpt.training.trainer import train
+from toygpt.training.trainer import Outcome, train
 
 PROJECT = Path(__file__).resolve().parents[1]
 WEIGHTS = "ab" * 32
@@ -348,6 +348,19 @@ def test_without_trackers_nothing_is_opened(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def ten_steps(curves: Curves) -> Outcome:
+    """Train a tiny model."""
+    return train(
+        tiny_model(),
+        predictable_text(1_000),
+        predictable_text(1_000),
+        params=train_params(),
+        runtime=runtime_params(),
+        seed=1,
+        curves=curves,
+    )
+
+
 def test_a_tracker_that_cannot_be_opened_is_named_once_and_training_goes_on(
     mlflow_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,15 +370,7 @@ def test_a_tracker_that_cannot_be_opened_is_named_once_and_training_goes_on(
 
     with new_run("name", {}, {}, tracking=mlflow_for("toygpt"), root=root) as run:
         curves = Curves(run)
-        outcome = train(
-            tiny_model(),
-            predictable_text(1_000),
-            predictable_text(1_000),
-            params=train_params(),
-            runtime=runtime_params(),
-            seed=1,
-            curves=curves,
-        )
+        outcome = ten_steps(curves)
 
     assert outcome.steps == 10
     assert len(curves.train) == 10
@@ -547,15 +552,7 @@ def test_online_without_a_key_is_offline_and_asks_nobody(
 def test_a_training_is_tracked_point_by_point(mlflow_root: Path, project: str) -> None:
     with new_run("name", {}, {}, tracking=mlflow_for(project), root=mlflow_root) as run:
         curves = Curves(run)
-        train(
-            tiny_model(),
-            predictable_text(1_000),
-            predictable_text(1_000),
-            params=train_params(),
-            runtime=runtime_params(),
-            seed=1,
-            curves=curves,
-        )
+        ten_steps(curves)
 
     (told,) = mlflow_runs(mlflow_root, project)
     for name, rows in (
