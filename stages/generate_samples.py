@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from stages import run
 from toygpt import paths
-from toygpt.data.tokenizer import end_of_text_id, load_tokenizer
+from toygpt.data.tokenizer import load_tokenizer
 from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.device import device_for
-from toygpt.model.directory import load_model, weights_digest
+from toygpt.model.directory import load_end_of_text_id, load_model, weights_digest
 from toygpt.params import load_params
 from toygpt.samples import Sample, continue_prompt, to_markdown
 from toygpt.training.tracking import run_of_model
@@ -23,6 +23,7 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
     tokenizer = load_tokenizer(paths.MODEL)
+    end_of_text_id = load_end_of_text_id(paths.MODEL)
 
     samples: list[Sample] = [
         continue_prompt(
@@ -30,7 +31,7 @@ def main() -> None:
             tokenizer,
             prompt,
             max_new_tokens=params.generate_samples.max_new_tokens,
-            end_of_text_id=end_of_text_id(tokenizer),
+            end_of_text_id=end_of_text_id,
         )
         for prompt in tqdm(
             params.generate_samples.prompts, desc="generate", disable=None

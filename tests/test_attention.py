@@ -1,17 +1,54 @@
-"""Attention: two implementations of one formula."""
+"""Attention: one formula, computed in four ways, and the memory that spares work."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from toygpt.model.attention import (
     ATTENTIONS,
     CausalSelfAttention,
+    KeyValueCache,
     attention_from_scratch,
+    attention_in_tiles,
+    attention_one_by_one,
     flash_attention,
 )
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# Tiles of two: the texts below are short, and one tile alone would hide a mistake.
+RUNGS: dict[str, Attention] = {
+    "one_by_one": attention_one_by_one,
+    "from_scratch": attention_from_scratch,
+    "in_tiles": attention_in_tiles,
+    "in_tiles_of_two": partial(attention_in_tiles, tile=2),
+    "flash": flash_attention,
+}
+every_rung = pytest.mark.parametrize("attention", RUNGS.values(), ids=RUNGS.keys())
+
+# Of 16, which is the size of a tile: less, as much, and two tiles and a bit.
+TIMES = [1, 7, 16, 33]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Finds how many numbers the largest tensor holds that is made in the meantime."""
+
+    num_numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Do what was asked for, and measure it."""
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.num_numbers = max(self.num_numbers, made.numel())
+        return made
 
 
 def random_heads(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,80 +58,188 @@ def random_heads(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
+def value_and_gradients(
+    attention: Attention, heads: tuple[Tensor, Tensor, Tensor]
+) -> list[Tensor]:
+    """Return what comes out, and how a random part of it depends on each input."""
+    inputs = [part.clone().requires_grad_() for part in heads]
+    direction = torch.randn(
+        heads[0].shape, generator=torch.Generator().manual_seed(1), dtype=heads[0].dtype
+    )
+    mixed = attention(inputs[0], inputs[1], inputs[2])
+    return [mixed.detach(), *torch.autograd.grad(mixed, inputs, direction)]
+
+
+def most_numbers_at_once(
+    attention: Attention, heads: tuple[Tensor, Tensor, Tensor]
+) -> int:
+    """Return the size of the largest tensor that is made on the way."""
+    largest = LargestTensor()  # type: ignore[no-untyped-call]
+    with largest:
+        attention(*heads)
+    return largest.num_numbers
+
+
+@every_rung
 @pytest.mark.parametrize("head_dim", [64, 96, 128])
-@pytest.mark.parametrize("time", [1, 7, 33])
-def test_from_scratch_equals_flash(time: int, head_dim: int) -> None:
-    heads = random_heads(2, 3, time, head_dim)
+@pytest.mark.parametrize("time", TIMES)
+def test_every_rung_computes_the_same(
+    attention: Attention, time: int, head_dim: int
+) -> None:
+    heads = random_heads(2, 2, time, head_dim)
 
-    from_scratch, flash = attention_from_scratch(*heads), flash_attention(*heads)
+    computed = value_and_gradients(attention, heads)
 
-    torch.testing.assert_close(from_scratch, flash, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("head_dim", [64, 96, 128])
-def test_from_scratch_equals_flash_in_its_gradient(head_dim: int) -> None:
-    heads = [part.requires_grad_() for part in random_heads(2, 3, 17, head_dim)]
-    direction = torch.randn(2, 3, 17, head_dim)
-
-    from_scratch = torch.autograd.grad(attention_from_scratch(*heads), heads, direction)
-    flash = torch.autograd.grad(flash_attention(*heads), heads, direction)
-
-    for ours, theirs in zip(from_scratch, flash, strict=True):
+    expected = value_and_gradients(attention_from_scratch, heads)
+    for ours, theirs in zip(computed, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_the_gradient_is_that_of_the_value(attention: str) -> None:
-    heads = [part.double().requires_grad_() for part in random_heads(1, 2, 4, 3)]
+@pytest.mark.parametrize("tile", [1, 3, 7, 20, 21, 22, 1000])
+def test_tiles_of_any_size_give_the_same(tile: int) -> None:
+    """In double precision, where nothing but a mistake makes a difference."""
+    query, key, value = (part.double() for part in random_heads(2, 3, 21, 64))
 
-    assert torch.autograd.gradcheck(ATTENTIONS[attention], heads)
+    in_tiles = value_and_gradients(
+        partial(attention_in_tiles, tile=tile), (query, key, value)
+    )
+
+    expected = value_and_gradients(attention_from_scratch, (query, key, value))
+    for ours, theirs in zip(in_tiles, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_who_asks_for_nothing_gets_the_mean_of_what_came_so_far(attention: str) -> None:
+@every_rung
+def test_the_gradient_is_that_of_the_value(attention: Attention) -> None:
+    heads = [part.double().requires_grad_() for part in random_heads(1, 2, 5, 3)]
+
+    assert torch.autograd.gradcheck(attention, heads)
+
+
+@every_rung
+def test_who_asks_for_nothing_gets_the_mean_of_what_came_so_far(
+    attention: Attention,
+) -> None:
     query, key, value = random_heads(1, 1, 5, 4)
 
-    mixed = ATTENTIONS[attention](torch.zeros_like(query), key, value)
+    mixed = attention(torch.zeros_like(query), key, value)
 
     for time in range(5):
         expected = value[0, 0, : time + 1].mean(dim=0)
         torch.testing.assert_close(mixed[0, 0, time], expected)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_scores_are_divided_by_the_root_of_head_dim(attention: str) -> None:
+@every_rung
+def test_scores_are_divided_by_the_root_of_head_dim(attention: Attention) -> None:
     """With head_dim 4, a score of 2 ln 3 counts three times as much as one of 0."""
     query = torch.tensor([[[[0.0] * 4, [1.0, 0, 0, 0]]]])
     key = torch.tensor([[[[2 * math.log(3), 0, 0, 0], [0.0] * 4]]])
     value = torch.tensor([[[[1.0] * 4, [0.0] * 4]]])
 
-    mixed = ATTENTIONS[attention](query, key, value)
+    mixed = attention(query, key, value)
 
     torch.testing.assert_close(mixed[0, 0, 1], torch.full((4,), 0.75))
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@every_rung
 @pytest.mark.parametrize("changed_part", [0, 1, 2])
-def test_no_token_attends_to_a_later_one(attention: str, changed_part: int) -> None:
+def test_no_token_attends_to_a_later_one(
+    attention: Attention, changed_part: int
+) -> None:
     heads = random_heads(2, 3, 9, 8)
     changed = [part.clone() for part in heads]
-    changed[changed_part][:, :, 6:] += 1
+    changed[changed_part][:, :, 5:] += 1
 
-    before, after = ATTENTIONS[attention](*heads), ATTENTIONS[attention](*changed)
+    before, after = attention(*heads), attention(changed[0], changed[1], changed[2])
 
-    assert torch.equal(before[:, :, :6], after[:, :, :6])
-    assert not torch.equal(before[:, :, 6:], after[:, :, 6:])
+    assert torch.equal(before[:, :, :5], after[:, :, :5])
+    assert not torch.equal(before[:, :, 5:], after[:, :, 5:])
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_the_caller_s_tensors_stay_as_they_were(attention: str) -> None:
+@every_rung
+def test_the_caller_s_tensors_stay_as_they_were(attention: Attention) -> None:
     heads = random_heads(1, 2, 5, 4)
     copies = [part.clone() for part in heads]
 
-    ATTENTIONS[attention](*heads)
+    attention(*heads)
 
     for part, copy in zip(heads, copies, strict=True):
         assert torch.equal(part, copy)
+
+
+@every_rung
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_enormous_scores_the_highest_takes_all(
+    attention: Attention, sign: int
+) -> None:
+    """e to the power of 10 000 is more than a float can hold, and below it is zero.
+
+    The scores of the last token rise from 10 000 to 90 000, or fall: in tiles, the
+    highest so far then changes with every tile, or with none.
+    """
+    time = 9
+    place = torch.arange(1, time + 1, dtype=torch.float32)
+    key = torch.zeros(1, 1, time, 4)
+    key[0, 0, :, 0] = 1e4 * place * sign
+    query = torch.zeros(1, 1, time, 4)
+    query[..., 0] = 2  # the root of head_dim, which divides it again
+    value = random_heads(1, 1, time, 4)[2]
+
+    mixed, *gradients = value_and_gradients(attention, (query, key, value))
+
+    likes_best = place.long() - 1 if sign == 1 else torch.zeros(time).long()
+    torch.testing.assert_close(mixed, value[:, :, likes_best])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_in_tiles_never_are_there_more_scores_than_a_tile_holds() -> None:
+    heads = random_heads(1, 1, 24, 2)
+
+    of_all_at_once = most_numbers_at_once(attention_from_scratch, heads)
+    of_tiles = most_numbers_at_once(partial(attention_in_tiles, tile=8), heads)
+
+    assert of_all_at_once == 24 * 24
+    assert of_tiles == 8 * 8
+
+
+def test_a_cache_returns_all_keys_and_values_in_the_order_they_came() -> None:
+    _, key, value = random_heads(2, 3, 6, 4)
+    cache = KeyValueCache(block_size=8)
+
+    for start, end in ((0, 3), (3, 4), (4, 5), (5, 6)):
+        keys, values = cache.append(key[:, :, start:end], value[:, :, start:end])
+
+        assert torch.equal(keys, key[:, :, :end])
+        assert torch.equal(values, value[:, :, :end])
+        assert cache.num_tokens == end
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("num_first", [1, 4, 7])
+def test_with_a_cache_the_layer_gives_the_same_token_by_token(
+    attention: str, num_first: int
+) -> None:
+    torch.manual_seed(0)
+    layer = CausalSelfAttention(embed_dim=12, num_heads=3, attention=attention)
+    x = torch.randn(2, 8, 12)
+    cache = KeyValueCache(block_size=10)
+
+    parts = [layer(x[:, :num_first], cache)]
+    parts += [layer(x[:, [place]], cache) for place in range(num_first, 8)]
+
+    torch.testing.assert_close(torch.cat(parts, dim=1), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_after_the_first_tokens_only_one_may_come_at_a_time() -> None:
+    """Nothing would hide the second of two from the first."""
+    layer = CausalSelfAttention(embed_dim=12, num_heads=3, attention="flash")
+    cache = KeyValueCache(block_size=8)
+    layer(torch.randn(1, 3, 12), cache)
+
+    with pytest.raises(AssertionError, match="one by one"):
+        layer(torch.randn(1, 2, 12), cache)
+
+    assert cache.num_tokens == 3
 
 
 def test_each_head_works_in_its_own_channels() -> None:

@@ -1,6 +1,7 @@
 """The network: what every language model must do, and what is special about ours."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from toygpt.training.curves import Curves
 from toygpt.training.trainer import train
 
 PROJECT = Path(__file__).resolve().parents[1]
+GPT2_VOCAB_SIZE = 50_257
 
 
 class Nobody:
@@ -31,6 +33,24 @@ class Nobody:
 
     def log_metrics(self, metrics: object, *, step: int) -> None:
         """Forget it."""
+
+
+def model_on_the_menu(name: str, *, vocab_size: int) -> GPT:
+    """Return a model of a size in params.yaml: the shapes alone, without numbers."""
+    size = load_params(PROJECT / "params.yaml").models[name]
+    with torch.device("meta"):
+        return GPT(GPTConfig(vocab_size=vocab_size, dropout=0.0, **size.model_dump()))
+
+
+def logits_with_caches(
+    model: GPT, tokens: torch.Tensor, num_first: int
+) -> torch.Tensor:
+    """Return the logits of a text of which the model reads only its start at once."""
+    caches = model.new_caches()
+    parts = [model(tokens[:, :num_first], caches)]
+    for place in range(num_first, tokens.shape[1]):
+        parts.append(model(tokens[:, [place]], caches))
+    return torch.cat(parts, dim=1)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -166,12 +186,31 @@ def test_the_number_of_parameters_follows_its_formula() -> None:
 def test_the_sizes_on_the_menu_are_what_they_are_known_for(
     name: str, num_parameters: int
 ) -> None:
-    size = load_params(PROJECT / "params.yaml").models[name]
-
-    with torch.device("meta"):
-        model = GPT(GPTConfig(vocab_size=50_257, dropout=0.0, **size.model_dump()))
+    model = model_on_the_menu(name, vocab_size=GPT2_VOCAB_SIZE)
 
     assert model.num_parameters == num_parameters
+
+
+@pytest.mark.parametrize("name", ["nano", "small", "medium", "large"])
+def test_another_vocabulary_changes_the_embedding_and_the_output_alone(
+    name: str,
+) -> None:
+    corpus_vocab_size = load_params(PROJECT / "params.yaml").tokenize.vocab_size
+
+    ours = model_on_the_menu(name, vocab_size=corpus_vocab_size)
+    gpt2s = model_on_the_menu(name, vocab_size=GPT2_VOCAB_SIZE)
+
+    assert asdict(ours.config) | {"vocab_size": GPT2_VOCAB_SIZE} == asdict(gpt2s.config)
+    shapes, other_shapes = (
+        {key: tensor.shape for key, tensor in model.state_dict().items()}
+        for model in (ours, gpt2s)
+    )
+    assert shapes.keys() == other_shapes.keys()
+    assert {key for key in shapes if shapes[key] != other_shapes[key]} == {
+        "token_embedding.weight",
+        "to_logits.weight",
+        "to_logits.bias",
+    }
 
 
 def test_the_output_layer_is_the_embedding() -> None:
@@ -191,6 +230,63 @@ def test_a_text_longer_than_the_model_looks_back_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"got 17 tokens.*at most 16.*block_size"):
         model(random_tokens(1, BLOCK_SIZE + 1))
+
+
+def test_tokens_in_the_caches_count_as_part_of_the_text() -> None:
+    model = tiny_model()
+    tokens = random_tokens(1, BLOCK_SIZE + 1)
+    caches = model.new_caches()
+
+    with pytest.raises(ValueError, match=r"got 17 tokens.*at most 16.*block_size"):
+        model(tokens, caches)
+    model(tokens[:, :BLOCK_SIZE], caches)
+    with pytest.raises(ValueError, match=r"got 17 tokens.*at most 16.*block_size"):
+        model(tokens[:, BLOCK_SIZE:], caches)
+
+    assert [cache.num_tokens for cache in caches] == [BLOCK_SIZE, BLOCK_SIZE]
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("num_first", range(1, BLOCK_SIZE + 1))
+def test_with_caches_the_logits_are_the_same(attention: str, num_first: int) -> None:
+    model = lively_model(attention=attention)
+    tokens = random_tokens(2, BLOCK_SIZE)
+
+    logits = logits_with_caches(model, tokens, num_first)
+
+    torch.testing.assert_close(logits, model(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_with_caches_the_positions_go_on_from_where_they_were() -> None:
+    """What enters the first block differs from the embedding by the position alone."""
+    model = lively_model()
+    entered = []
+    model.blocks[0].register_forward_pre_hook(
+        lambda block, inputs: entered.append(inputs[0])
+    )
+
+    logits_with_caches(model, torch.full((1, BLOCK_SIZE), 5), num_first=3)
+
+    embedding = model.token_embedding.weight[5] * math.sqrt(32)
+    positions = torch.cat(entered, dim=1)[0] - embedding
+    expected = sinusoidal_positions(BLOCK_SIZE, 32)
+    torch.testing.assert_close(positions, expected, rtol=0, atol=1e-5)
+
+
+def test_each_text_has_caches_of_its_own() -> None:
+    model = lively_model(num_layers=3)
+    texts = random_tokens(2, 1, 6)
+    both = model.new_caches(), model.new_caches()
+
+    in_turns: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for place in range(6):
+        for text, caches, logits in zip(texts, both, in_turns, strict=True):
+            logits.append(model(text[:, [place]], caches))
+
+    assert len({id(cache) for caches in both for cache in caches}) == 2 * 3
+    for text, logits in zip(texts, in_turns, strict=True):
+        alone = torch.cat(logits, dim=1)
+        torch.testing.assert_close(alone, model(text), rtol=1e-4, atol=1e-4)
 
 
 def test_a_shorter_text_gets_the_logits_of_its_part() -> None:

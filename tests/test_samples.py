@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from tests.tiny import lively_model
-from toygpt.data.tokenizer import train_tokenizer
+from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
 from toygpt.model.generation import generate
 from toygpt.samples import Sample, continue_prompt, to_markdown
 
@@ -65,6 +65,24 @@ def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> No
     assert written.stop_reason == "end_of_text"
     assert written.new_tokens == endless.index(end_of_text_id)
     assert written.continuation == tokenizer.decode(endless[: written.new_tokens])
+
+
+def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
+    """Llama's tokenizer begins every text with a token; no document began so."""
+    model = lively_model(vocab_size=VOCAB_SIZE)
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        special_tokens=[(END_OF_TEXT, other.token_to_id(END_OF_TEXT))],
+    )
+    assert len(other.encode(PROMPT).ids) == len(tokenizer.encode(PROMPT).ids) + 1
+
+    written, expected = (
+        continue_prompt(model, each, PROMPT, max_new_tokens=6, end_of_text_id=-1)
+        for each in (other, tokenizer)
+    )
+
+    assert written == expected
 
 
 def test_the_page_shows_every_prompt_and_its_continuation() -> None:

@@ -29,7 +29,7 @@ def continue_prompt(
     end_of_text_id: int,
 ) -> Sample:
     """Continue a prompt with the most likely tokens."""
-    prompt_ids = tokenizer.encode(prompt).ids
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     new_ids = list(
         generate(
             model,

@@ -1,11 +1,28 @@
 """Attention: how a token gathers information from the tokens before it.
 
-Vaswani et al., 2017, "Attention Is All You Need", section 3.2
-(https://arxiv.org/abs/1706.03762).
+Each token asks a question (its query), and each token offers a label (its key) and
+something to hand over (its value). How well a label answers a question is a score,
+their dot product. A token takes home a mean of all values up to its own, weighted by
+the softmax of the scores:
+
+    attention(Q, K, V) = softmax(Q Kᵀ / √head_dim) V
+
+This is formula (1) of Vaswani et al., 2017, "Attention Is All You Need"
+(https://arxiv.org/abs/1706.03762), with the mask of its section 3.2.3: no token sees a
+later one. Dividing by √head_dim keeps the scores' spread at about one, however many
+channels a head has.
+
+Below, the same formula is computed four times, each time with less memory or time:
+
+1. `attention_one_by_one`: one query at a time, in plain loops;
+2. `attention_from_scratch`: all queries at once, as matrices;
+3. `attention_in_tiles`: never more than a tile of the scores at once (FlashAttention);
+4. `flash_attention`: the same in one line, done by the GPU or CPU's own kernel.
 """
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +32,29 @@ from torch import Tensor, nn
 Heads = Float[Tensor, "batch head time head_dim"]
 
 
-def attention_from_scratch(query: Heads, key: Heads, value: Heads) -> Heads:
-    """Compute softmax(Q Kᵀ / √head_dim) V, where no token sees a later one.
+def attention_one_by_one(query: Heads, key: Heads, value: Heads) -> Heads:
+    """Let one token after the other look back, at one token after the other."""
+    time, head_dim = query.shape[-2:]
+    mixed = []
+    for now in range(time):
+        seen = range(now + 1)
+        scores = [
+            (query[:, :, now] * key[:, :, past]).sum(dim=-1) / math.sqrt(head_dim)
+            for past in seen
+        ]
+        weights = torch.stack(scores, dim=-1).softmax(dim=-1)
+        gathered = torch.zeros_like(value[:, :, now])
+        for past in seen:
+            gathered = gathered + weights[:, :, past, None] * value[:, :, past]
+        mixed.append(gathered)
+    return torch.stack(mixed, dim=-2)
 
-    Formula (1) of Vaswani et al., 2017, with the mask of section 3.2.3. Written to be
-    learned from: the whole table of scores, time by time, exists at once.
+
+def attention_from_scratch(query: Heads, key: Heads, value: Heads) -> Heads:
+    """Let all tokens look back at once: the loops become products of matrices.
+
+    The whole table of scores, time by time, exists at once. A score of minus infinity
+    gets the weight zero: that hides what comes later.
     """
     time, head_dim = query.shape[-2:]
     scores = query @ key.transpose(-2, -1) / math.sqrt(head_dim)
@@ -29,18 +64,86 @@ def attention_from_scratch(query: Heads, key: Heads, value: Heads) -> Heads:
     return weights @ value
 
 
-def flash_attention(query: Heads, key: Heads, value: Heads) -> Heads:
-    """Compute the same tile by tile, without ever holding the table of scores.
+def attention_in_tiles(
+    query: Heads, key: Heads, value: Heads, *, tile: int = 16
+) -> Heads:
+    """Compute the same without ever holding more than a tile of the scores.
 
-    Dao et al., 2022, "FlashAttention" (https://arxiv.org/abs/2205.14135).
+    A softmax needs the sum over all scores, but the scores come tile by tile. So keep,
+    for each query, the highest score so far and the sums relative to it; when a higher
+    one comes, scale down what was summed up. This online softmax (Milakov and
+    Gimelshein, 2018, https://arxiv.org/abs/1805.02867, algorithm 3) makes it
+    FlashAttention (Dao et al., 2022, https://arxiv.org/abs/2205.14135, algorithm 1):
+    on a GPU a tile fits into the fast memory beside the processor, so that the slow
+    memory is read once.
     """
+    time, head_dim = query.shape[-2:]
+    place = torch.arange(time, device=query.device)
+    edges = [*range(0, time, tile), time]
+    mixed = []
+    for first, last in pairwise(edges):
+        queries = query[:, :, first:last] / math.sqrt(head_dim)
+        highest = torch.full_like(queries[..., :1], -torch.inf)
+        sum_of_weights = torch.zeros_like(highest)
+        weighted_sum = torch.zeros_like(queries)
+        for start, end in pairwise(edge for edge in edges if edge <= last):
+            scores = queries @ key[:, :, start:end].transpose(-2, -1)
+            is_later = place[start:end] > place[first:last, None]
+            scores = scores.masked_fill(is_later, -torch.inf)
+
+            new_highest = torch.maximum(highest, scores.amax(dim=-1, keepdim=True))
+            scale = (highest - new_highest).exp()
+            weights = (scores - new_highest).exp()
+            sum_of_weights = sum_of_weights * scale + weights.sum(dim=-1, keepdim=True)
+            weighted_sum = weighted_sum * scale + weights @ value[:, :, start:end]
+            highest = new_highest
+        mixed.append(weighted_sum / sum_of_weights)
+    return torch.cat(mixed, dim=-2)
+
+
+def flash_attention(query: Heads, key: Heads, value: Heads) -> Heads:
+    """Compute the same tile by tile, in a kernel made for the processor at hand."""
     return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
+# What `train.attention` in params.yaml may name; the others are for reading.
 ATTENTIONS: dict[str, Callable[[Heads, Heads, Heads], Heads]] = {
     "flash": flash_attention,
     "from_scratch": attention_from_scratch,
 }
+
+
+class KeyValueCache:
+    """The keys and values of all tokens so far, in one layer, while text is generated.
+
+    A token's key and value depend on nothing that comes later: they are computed once
+    and looked at by every later token.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.num_tokens = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(
+        self, key: Heads, value: Heads
+    ) -> tuple[
+        Float[Tensor, "batch head all_time head_dim"],
+        Float[Tensor, "batch head all_time head_dim"],
+    ]:
+        """Add the newest tokens, and return the keys and values of all."""
+        if self._keys is None or self._values is None:
+            batch, head, _, head_dim = key.shape
+            # Room for a whole block at once: growing would copy all, for every token.
+            self._keys = key.new_empty(batch, head, self.block_size, head_dim)
+            self._values = torch.empty_like(self._keys)
+        start, end = self.num_tokens, self.num_tokens + key.shape[2]
+        assert end <= self.block_size, "a full cache takes no more tokens"
+        self._keys[:, :, start:end] = key
+        self._values[:, :, start:end] = value
+        self.num_tokens = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
 
 
 class CausalSelfAttention(nn.Module):
@@ -56,14 +159,29 @@ class CausalSelfAttention(nn.Module):
         self.to_output = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x: Float[Tensor, "batch time channels"]
+        self,
+        x: Float[Tensor, "batch time channels"],
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time channels"]:
-        """Mix information along time; no token sees a later one."""
+        """Mix information along time; no token sees a later one.
+
+        Args:
+            x: All tokens; with a cache that holds some already, the one after them.
+            cache: Remembers the keys and values of the tokens it has seen.
+        """
         query, key, value = (
             self._split_heads(part)
             for part in (self.to_query(x), self.to_key(x), self.to_value(x))
         )
-        return self.to_output(self._join_heads(self.attend(query, key, value)))
+        if cache is None or cache.num_tokens == 0:
+            mixed = self.attend(query, key, value)
+            if cache is not None:
+                cache.append(key, value)
+        else:
+            # The newest token comes after all others: there is nothing to hide from it.
+            assert x.shape[1] == 1, "after the first tokens they come one by one"
+            mixed = F.scaled_dot_product_attention(query, *cache.append(key, value))
+        return self.to_output(self._join_heads(mixed))
 
     def _split_heads(self, x: Float[Tensor, "batch time channels"]) -> Heads:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -141,10 +141,28 @@ def load_config(directory: Path) -> GPTConfig:
             embed_dim=values["n_embd"],
             dropout=values["resid_pdrop"],
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{directory} holds no model: {path} is missing") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} describes no toyGPT model: {error!r}") from None
+
+
+def load_end_of_text_id(directory: Path) -> int:
+    """Read the token id by which the model in a directory ends a text.
+
+    Raises:
+        InputError: There is none.
+    """
+    path = directory / "config.json"
+    try:
+        token_id = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} names no eos_token_id: {error!r}") from None
+    if not isinstance(token_id, int):
+        raise InputError(f"{path} names no eos_token_id, but {token_id!r}")
+    return token_id
 
 
 def weights_digest(directory: Path) -> str:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from toygpt.model.attention import CausalSelfAttention
+from toygpt.model.attention import CausalSelfAttention, KeyValueCache
 
 # As in transformers' CTRL, whose checkpoint format is ours.
 LAYER_NORM_EPSILON = 1e-6
@@ -35,7 +35,13 @@ class GPTConfig:
 
 
 class FeedForward(nn.Module):
-    """Let each token digest what attention has gathered, on its own."""
+    """Let each token digest what attention has gathered, on its own.
+
+    max(0, x W₁ + b₁) W₂ + b₂: formula (2) of Vaswani et al., 2017, section 3.3. Each of
+    the hidden channels asks one question of the token's vector; where the answer is
+    positive, it adds a vector of its own to the result. Two thirds of a block's weights
+    are here.
+    """
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -70,10 +76,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch time channels"]
+        self,
+        x: Float[Tensor, "batch time channels"],
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time channels"]:
         """Return the stream with what this layer has to add."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -101,24 +109,35 @@ class GPT(nn.Module):
         self._initialize()
 
     def forward(
-        self, token_ids: Int[Tensor, "batch time"]
+        self,
+        token_ids: Int[Tensor, "batch time"],
+        caches: list[KeyValueCache] | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of the next token at every position.
+
+        Args:
+            token_ids: A text; with caches that hold its beginning, its next token.
+            caches: One for each block, from `new_caches`, to go on from later.
 
         Raises:
             ValueError: More tokens than the model can look back over.
         """
-        num_tokens = token_ids.shape[1]
-        if num_tokens > self.config.block_size:
+        start = caches[0].num_tokens if caches else 0
+        end = start + token_ids.shape[1]
+        if end > self.config.block_size:
             raise ValueError(
-                f"got {num_tokens} tokens, but the model looks back over at most "
+                f"got {end} tokens, but the model looks back over at most "
                 f"{self.config.block_size} (models.*.block_size in params.yaml)"
             )
         x = self.token_embedding(token_ids) * math.sqrt(self.config.embed_dim)
-        x = self.dropout(x + self.positions[:num_tokens])
-        for block in self.blocks:
-            x = block(x)
+        x = self.dropout(x + self.positions[start:end])
+        for number, block in enumerate(self.blocks):
+            x = block(x, caches[number] if caches else None)
         return self.to_logits(self.final_norm(x))
+
+    def new_caches(self) -> list[KeyValueCache]:
+        """Return what `forward` needs to go on from where it was, for one text."""
+        return [KeyValueCache(self.config.block_size) for _ in self.blocks]
 
     @property
     def num_parameters(self) -> int:
@@ -147,8 +166,12 @@ def sinusoidal_positions(
 ) -> Float[Tensor, "time channels"]:
     """Return a vector for each position: sines in its first half, cosines in the other.
 
-    Each pair of channels turns at its own speed, from one radian per token down to
-    1/10000, like the hands of a clock (Vaswani et al., 2017, section 3.5).
+        angle(position, i) = position / 10000^(2i / embed_dim)
+
+    Vaswani et al., 2017, section 3.5. Each pair of channels turns at its own speed,
+    from one radian per token down to 1/10000, like the hands of a clock: together they
+    tell any position from any other. A step of k tokens turns every pair by the same
+    angle wherever it starts, so that "k tokens ago" is easy to learn.
     """
     position = torch.arange(block_size, dtype=torch.float32)
     channel = torch.arange(0, embed_dim, 2, dtype=torch.float32)
@@ -159,5 +182,11 @@ def sinusoidal_positions(
 def next_token_loss(
     logits: Float[Tensor, "batch time vocab"], targets: Int[Tensor, "batch time"]
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the true next tokens, in nats per token."""
+    """Return the mean cross-entropy of the true next tokens, in nats per token.
+
+        loss = mean of -ln softmax(logits)[target]
+
+    It is zero for a model that is certain and right, and ln(vocab_size) for one that
+    finds all tokens equally likely. To sum up exponentials needs 32 bits.
+    """
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
