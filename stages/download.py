@@ -5,7 +5,7 @@ Writes: data/documents/, metrics/download.json
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,33 +14,32 @@ from stages import run
 from toygpt import paths
 from toygpt.data.corpus import (
     Document,
+    RawDocument,
     clean,
     read_local_files,
     read_standard_library,
     write_documents,
 )
+from toygpt.data.hub import read_hub_dataset
 from toygpt.errors import InputError
 from toygpt.files import new_directory, write_json
-from toygpt.params import LocalFiles, load_params
+from toygpt.params import HubCorpus, LocalFiles, Params, load_params
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    match params.chosen_corpus:
-        case LocalFiles(folder=folder):
-            found = read_local_files(Path(folder))
-        case _:
-            found = read_standard_library()
-
     left_out: Counter[str] = Counter()
-    documents = islice(clean(found, left_out), params.download.max_documents)
+    documents = islice(
+        up_to(params.download.max_bytes, clean(found_documents(params), left_out)),
+        params.download.max_documents,
+    )
     totals: Counter[str] = Counter()
     with new_directory(paths.DOCUMENTS) as directory:
         write_documents(count(documents, totals), directory)
         if not totals["documents"]:
             raise InputError(
                 f"the corpus {params.corpus!r} holds no text (left out: "
-                f"{dict(left_out)}); see `corpora` in params.yaml"
+                f"{dict(left_out)}); see `corpora` and `download` in params.yaml"
             )
 
     reasons = ("empty", "duplicate", "not_utf8")
@@ -58,12 +57,36 @@ def main() -> None:
     )
 
 
+def found_documents(params: Params) -> Iterator[RawDocument]:
+    """Yield the documents of the chosen corpus as they are found."""
+    match params.chosen_corpus:
+        case HubCorpus(datasets=names):
+            return chain.from_iterable(
+                read_hub_dataset(name, params.hub[name]) for name in names
+            )
+        case LocalFiles(folder=folder):
+            return read_local_files(Path(folder))
+        case _:
+            return read_standard_library()
+
+
+def up_to(max_bytes: int | None, documents: Iterable[Document]) -> Iterator[Document]:
+    """Pass documents on for as long as they fit; None: all of them."""
+    num_bytes = 0
+    for document in documents:
+        num_bytes += len(document.text.encode())
+        if max_bytes is not None and num_bytes > max_bytes:
+            return
+        yield document
+
+
 def count(documents: Iterable[Document], totals: Counter[str]) -> Iterator[Document]:
     """Pass documents on, counting them and their bytes, and show the progress."""
     with tqdm(desc="download", unit="B", unit_scale=True, disable=None) as progress:
         for document in documents:
             num_bytes = len(document.text.encode())
             totals.update(documents=1, bytes=num_bytes)
+            progress.set_postfix(documents=totals["documents"], refresh=False)
             progress.update(num_bytes)
             yield document
 

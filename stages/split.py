@@ -58,7 +58,7 @@ def main() -> None:
             np.array([len(piece) for piece in pieces]),
         )
         check_sizes(parts, block_size=params.chosen_model.block_size)
-        write_manifest(
+        splits = write_manifest(
             directory,
             token_type=source.token_type,
             vocab_size=source.vocab_size,
@@ -68,7 +68,6 @@ def main() -> None:
             parts=parts,
         )
 
-    splits = read_manifest(paths.SPLITS, made_by="split")
     leakage = shared_ngram_fraction(
         open_tokens(paths.SPLITS, splits, "test"),
         open_tokens(paths.SPLITS, splits, "train"),

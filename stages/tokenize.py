@@ -11,6 +11,7 @@ from tqdm import tqdm
 from stages import run
 from toygpt import paths
 from toygpt.data.corpus import DOCUMENTS_FILE, read_texts
+from toygpt.data.pretrained_tokenizer import load_pretrained_tokenizer
 from toygpt.data.token_files import (
     Part,
     token_type_for,
@@ -19,10 +20,11 @@ from toygpt.data.token_files import (
     write_tokens,
 )
 from toygpt.data.tokenizer import (
+    END_OF_TEXT,
     encode_documents,
-    end_of_text_id,
     save_tokenizer,
     train_tokenizer,
+    vocab_size_of,
 )
 from toygpt.files import new_directory, sha256_of, write_json
 from toygpt.params import load_params
@@ -33,17 +35,25 @@ def main() -> None:
     num_bytes = sum(
         len(text.encode()) for texts in read_texts(paths.DOCUMENTS) for text in texts
     )
-    tokenizer = train_tokenizer(
-        texts_with_progress("learn the vocabulary", num_bytes),
-        vocab_size=params.tokenize.vocab_size,
-    )
-    vocab_size = tokenizer.get_vocab_size()
+    if params.tokenize.tokenizer == "trained":
+        end_of_text = END_OF_TEXT
+        tokenizer = train_tokenizer(
+            texts_with_progress("learn the vocabulary", num_bytes),
+            vocab_size=params.tokenize.vocab_size,
+        )
+    else:
+        tokenizer, end_of_text = load_pretrained_tokenizer(params.tokenize.tokenizer)
+    vocab_size = vocab_size_of(tokenizer)
+    end_of_text_id = tokenizer.token_to_id(end_of_text)
+    assert end_of_text_id is not None, "every tokenizer knows its own tokens"
     token_type = token_type_for(vocab_size)
 
     with new_directory(paths.TOKENS) as directory:
-        save_tokenizer(tokenizer, directory / "tokenizer")
+        save_tokenizer(tokenizer, directory / "tokenizer", end_of_text=end_of_text)
         documents = encode_documents(
-            tokenizer, texts_with_progress("encode", num_bytes)
+            tokenizer,
+            texts_with_progress("encode", num_bytes),
+            end_of_text_id=end_of_text_id,
         )
         num_tokens, num_documents = write_tokens(
             documents, directory, token_type=token_type
@@ -52,7 +62,7 @@ def main() -> None:
             directory,
             token_type=token_type,
             vocab_size=vocab_size,
-            end_of_text_id=end_of_text_id(tokenizer),
+            end_of_text_id=end_of_text_id,
             corpus_sha256=sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE),
             tokenizer_sha256=tokenizer_digest(directory / "tokenizer"),
             parts={"tokens": Part(num_tokens, num_documents, num_bytes)},

@@ -1,11 +1,13 @@
 """What the code may know of itself: who imports whom, and what DVC must know of it."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from tests.imports import imported_modules, names_imported
@@ -17,7 +19,7 @@ LAYERS = [
     {"toygpt.errors", "toygpt.files", "toygpt.params", "toygpt.paths"},
     {"toygpt.data", "toygpt.model"},
     {"toygpt.training", "toygpt.evaluation", "toygpt.samples", "toygpt.model_card"},
-    {"stages"},
+    {"stages", "toygpt.cli", "toygpt.__main__"},
 ]
 LIBRARY = sorted(
     path.relative_to(PROJECT)
@@ -112,6 +114,9 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
         "mlflow": "toygpt/training/tracking.py",
         "wandb": "toygpt/training/tracking.py",
         "pyarrow": "toygpt/data/corpus.py",
+        "datasets": "toygpt/data/hub.py",
+        "huggingface_hub": "toygpt/data/",
+        "transformers": "toygpt/data/pretrained_tokenizer.py",
         "pydantic": "toygpt/params.py",
     }
     text = (PROJECT / path).read_text(encoding="utf-8")
@@ -131,7 +136,7 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "unwanted"),
     [
-        ("download", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
+        ("download", ["torch", "lightning", "transformers", "mlflow", "datasets"]),
         ("tokenize", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
         ("split", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
         ("train", ["dvc", "datasets"]),
@@ -145,6 +150,30 @@ def test_a_stage_loads_nothing_heavy_that_it_does_not_need(
     loaded = python(f"import sys, stages.{stage}; print(*sys.modules)").split()
 
     assert not set(unwanted) & set(loaded)
+
+
+def test_help_costs_no_heavy_import() -> None:
+    program = (
+        "import sys; from toygpt.cli import build_parser; "
+        "build_parser('toygpt').format_help(); print(*sys.modules)"
+    )
+
+    assert not {"torch", "dvc", "mlflow", "pydantic"} & set(python(program).split())
+
+
+def test_dvc_changes_no_line_of_params_but_the_one_it_is_told_to(
+    tmp_path: Path,
+) -> None:
+    """`dvc exp run -S` writes the file anew, in its own style: ours is the same."""
+    copy = tmp_path / "params.yaml"
+    shutil.copy(PROJECT / "params.yaml", copy)
+
+    apply_overrides(copy, ["seed=7"])
+
+    before = (PROJECT / "params.yaml").read_text(encoding="utf-8").splitlines()
+    after = copy.read_text(encoding="utf-8").splitlines()
+    assert after[1:] == before[1:]
+    assert after[0] == before[0].replace("1337", "7   ")
 
 
 def test_training_needs_torch_lightning_and_numpy_alone() -> None:

@@ -14,17 +14,31 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from tests.tiny import lively_model, random_tokens
-from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
+from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from toygpt.errors import InputError
-from toygpt.model.directory import load_config, load_model, save_model, weights_digest
+from toygpt.model.directory import (
+    load_config,
+    load_end_of_text_id,
+    load_model,
+    save_model,
+    weights_digest,
+)
 from toygpt.model.generation import generate
 from toygpt.model.gpt import GPT
 
 TEXT = "def read_config(path):\n    return path.read_text()\n"
 
-# What a stranger does with the directory. He has transformers, but no toyGPT.
+# What a stranger does with the directory. He has transformers, but no toyGPT: even
+# where it is installed, to import it fails.
 STRANGER = """
-import importlib.util, json, sys
+import json, sys
+
+sys.modules["toygpt"] = None
+try:
+    import toygpt
+    has_toygpt = True
+except ImportError:
+    has_toygpt = False
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,7 +54,7 @@ with torch.inference_mode():
     logits = model(tokens).logits
 continued = model.generate(prompt, max_new_tokens=question["max_new_tokens"])
 answer = {
-    "has_toygpt": importlib.util.find_spec("toygpt") is not None,
+    "has_toygpt": has_toygpt,
     "class": type(model).__name__,
     "loading": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
     "dtype": str(model.dtype),
@@ -74,7 +88,7 @@ def tokenizer_directory(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer
 ) -> Path:
     directory = tmp_path_factory.mktemp("made") / "tokenizer"
-    save_tokenizer(tokenizer, directory)
+    save_tokenizer(tokenizer, directory, end_of_text=END_OF_TEXT)
     return directory
 
 
@@ -340,3 +354,48 @@ def test_a_damaged_config_is_refused(save: Callable[..., Saved], text: str) -> N
 
     with pytest.raises(InputError, match=r"config\.json describes no toyGPT model"):
         load_model(path.parent)
+
+
+@pytest.mark.parametrize("token_id", [0, 42, 100_257])
+def test_the_end_of_text_comes_back(save: Callable[..., Saved], token_id: int) -> None:
+    saved = save(end_of_text_id=token_id)
+
+    assert load_end_of_text_id(saved.directory) == token_id
+
+
+def test_an_end_of_text_in_a_missing_directory_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere"
+
+    with pytest.raises(InputError) as caught:
+        load_end_of_text_id(path)
+
+    assert str(caught.value).startswith(f"{path / 'config.json'} names no eos_token_id")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b"\xff\xfe",
+        b"{}",
+        b'{"bos_token_id": 0}',
+        b'{"eos_token_id": null}',
+        b'{"eos_token_id": "0"}',
+        b'{"eos_token_id": 0.5}',
+        b'{"eos_token_id": [0, 1]}',  # transformers allows it, generate() does not
+    ],
+)
+def test_a_config_without_an_end_of_text_is_refused(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+
+    with pytest.raises(InputError) as caught:
+        load_end_of_text_id(tmp_path)
+
+    assert str(caught.value).startswith(f"{path} names no eos_token_id")

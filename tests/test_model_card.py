@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from tests.tiny import lively_model
 from toygpt.data.token_files import Manifest, Part
-from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
+from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from toygpt.model.directory import save_model
 from toygpt.model_card import model_card
 from toygpt.params import Params, load_params
@@ -123,7 +123,7 @@ def test_the_code_of_the_card_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tokenizer = train_tokenizer([["def main(path): return path"]], vocab_size=270)
-    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    save_tokenizer(tokenizer, tmp_path / "tokenizer", end_of_text=END_OF_TEXT)
     directory = tmp_path / "models" / "toygpt"
     directory.mkdir(parents=True)
     save_model(

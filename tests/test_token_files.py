@@ -143,6 +143,25 @@ def test_the_manifest_says_what_it_was_told(tmp_path: Path) -> None:
     assert sorted(manifest.files) == ["ends.bin", "tokens.bin"]
 
 
+def test_who_writes_a_manifest_need_not_read_it(tmp_path: Path) -> None:
+    """Reading it checks every file once more, which may be gigabytes."""
+    num_tokens, num_documents = write_tokens(
+        [np.array([1, 2, 0], dtype=np.uint32)], tmp_path, token_type="uint16"
+    )
+
+    written = write_manifest(
+        tmp_path,
+        token_type="uint16",
+        vocab_size=300,
+        end_of_text_id=0,
+        corpus_sha256="c" * 64,
+        tokenizer_sha256="d" * 64,
+        parts={"tokens": Part(num_tokens, num_documents, bytes=17)},
+    )
+
+    assert written == read(tmp_path)
+
+
 def test_the_same_tokens_have_the_same_manifest_anywhere(tmp_path: Path) -> None:
     """No time and no place in it: else nothing made from it could be reused."""
     for name in ("here", "there"):

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from toygpt.data.token_files import tokenizer_digest
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
+    byte_alphabet,
     bytes_of_tokens,
+    decode_as_it_comes,
     encode_documents,
-    end_of_text_id,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
+    treat_markers_as_text,
+    vocab_size_of,
 )
 from toygpt.errors import InputError
 
@@ -46,11 +50,19 @@ def texts() -> list[str]:
     return [path.read_text(encoding="utf-8") for path in sorted(LIBRARY.rglob("*.py"))]
 
 
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of a token that is there."""
+    token_id = tokenizer.token_to_id(token)
+    assert token_id is not None
+    return int(token_id)
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where a tokenizer has been saved."""
     folder = tmp_path_factory.mktemp("tokens") / "tokenizer"
-    save_tokenizer(train_tokenizer([texts()], vocab_size=VOCAB_SIZE), folder)
+    learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    save_tokenizer(learned, folder, end_of_text=END_OF_TEXT)
     return folder
 
 
@@ -83,7 +95,7 @@ def test_nobody_ends_a_document_by_writing_so(
 
     token_ids = tokenizer.encode(text).ids
 
-    assert end_of_text_id(tokenizer) not in token_ids
+    assert id_of(tokenizer, END_OF_TEXT) not in token_ids
     assert tokenizer.decode(token_ids) == text
 
 
@@ -104,7 +116,7 @@ def test_each_byte_is_a_token_and_the_end_of_text_has_none(
 
     assert {bytes([byte]) for byte in range(256)} <= set(pieces)
     assert [place for place, piece in enumerate(pieces) if not piece] == [
-        end_of_text_id(tokenizer)
+        id_of(tokenizer, END_OF_TEXT)
     ]
 
 
@@ -158,7 +170,7 @@ def test_the_number_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_saved_is_what_was_learned(tmp_path: Path) -> None:
     learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
 
-    save_tokenizer(learned, tmp_path / "tokenizer")
+    save_tokenizer(learned, tmp_path / "tokenizer", end_of_text=END_OF_TEXT)
     loaded = load_tokenizer(tmp_path / "tokenizer")
 
     for text in texts():
@@ -196,7 +208,7 @@ def test_the_same_text_makes_the_same_files(tmp_path: Path) -> None:
     """Else nothing that is made with the tokenizer could be reused."""
     for name in ("first", "second"):
         learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
-        save_tokenizer(learned, tmp_path / name)
+        save_tokenizer(learned, tmp_path / name, end_of_text=END_OF_TEXT)
 
     for file in TOKENIZER_FILES:
         first, second = tmp_path / "first" / file, tmp_path / "second" / file
@@ -224,39 +236,211 @@ def test_transformers_knows_how_a_document_ends(
 ) -> None:
     assert isinstance(of_transformers, GPT2Tokenizer)
     assert of_transformers.eos_token == END_OF_TEXT
-    assert of_transformers.eos_token_id == end_of_text_id(tokenizer)
+    assert of_transformers.eos_token_id == id_of(tokenizer, END_OF_TEXT)
     assert len(of_transformers) == tokenizer.get_vocab_size()
 
 
 def test_each_document_ends_with_the_end_of_text() -> None:
     tokenizer = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
     documents = ["first", f"has {END_OF_TEXT} inside", "", "last"]
+    end = 123  # whatever the caller says it is
 
-    encoded = list(encode_documents(tokenizer, [documents[:2], [], documents[2:]]))
+    encoded = list(
+        encode_documents(
+            tokenizer, [documents[:2], [], documents[2:]], end_of_text_id=end
+        )
+    )
 
-    end = end_of_text_id(tokenizer)
-    assert [ids.tolist().index(end) for ids in encoded] == [
-        len(ids) - 1 for ids in encoded
-    ]
+    assert [ids.tolist()[-1] for ids in encoded] == [end] * len(documents)
     assert [tokenizer.decode(ids[:-1].tolist()) for ids in encoded] == documents
     assert all(ids.dtype == np.uint32 for ids in encoded)
+
+
+def test_nothing_else_is_added_to_a_document() -> None:
+    """Llama's tokenizer, for one, begins every text with a token of its own."""
+    tokenizer = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A {END_OF_TEXT}",
+        special_tokens=[(END_OF_TEXT, id_of(tokenizer, END_OF_TEXT))],
+    )
+    assert tokenizer.encode("text").tokens[0] == END_OF_TEXT
+
+    (encoded,) = encode_documents(tokenizer, [["text"]], end_of_text_id=7)
+
+    plain = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    assert encoded.tolist() == [*plain.encode("text").ids, 7]
 
 
 def test_the_end_of_text_is_the_first_token_of_what_we_train(
     tokenizer: Tokenizer,
 ) -> None:
-    assert end_of_text_id(tokenizer) == 0
+    assert id_of(tokenizer, END_OF_TEXT) == 0
 
 
-def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no token <\|endoftext\|>"):
-        end_of_text_id(Tokenizer(models.BPE()))
+def test_token_ids_that_stand_for_nothing_count() -> None:
+    """A network needs a row for the largest id, whatever lies below it is used or not.
+
+    Llama's and Qwen's vocabularies have such holes.
+    """
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 7}, merges=[]))
+
+    assert tokenizer.get_vocab_size() == 2
+    assert vocab_size_of(tokenizer) == 8
+    assert bytes_of_tokens(tokenizer) == [b"a", *[b""] * 6, b"b"]
+
+
+def test_added_tokens_count(tokenizer_with_more: Tokenizer) -> None:
+    assert vocab_size_of(tokenizer_with_more) == VOCAB_SIZE + len(ADDED) + 1
+
+
+ADDED = ["    ", "naïve", " → ", "\n\n\n", "Ő"]
+MARKER = "<|pad|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer_with_more(directory: Path) -> Tokenizer:
+    """Return one to which tokens were added, as phi-2 has them for rows of blanks."""
+    tokenizer = load_tokenizer(directory)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
+    tokenizer.add_special_tokens([MARKER])
+    treat_markers_as_text(tokenizer)
+    return tokenizer
+
+
+@property_test
+@given(
+    text=st.lists(
+        st.text() | st.sampled_from([*ADDED, MARKER, END_OF_TEXT, " ", "\n"])
+    ).map("".join)
+)
+def test_the_bytes_of_the_tokens_are_the_text_if_tokens_were_added(
+    tokenizer_with_more: Tokenizer, text: str
+) -> None:
+    pieces = bytes_of_tokens(tokenizer_with_more)
+
+    ids = tokenizer_with_more.encode(text).ids
+
+    assert b"".join(pieces[token_id] for token_id in ids) == text.encode()
+
+
+def test_an_added_token_has_bytes_unless_it_is_special(
+    tokenizer_with_more: Tokenizer,
+) -> None:
+    pieces = bytes_of_tokens(tokenizer_with_more)
+
+    for text in ADDED:
+        assert pieces[id_of(tokenizer_with_more, text)] == text.encode()
+        assert len(tokenizer_with_more.encode(text).ids) == 1
+    assert pieces[id_of(tokenizer_with_more, MARKER)] == b""
+    assert pieces[id_of(tokenizer_with_more, END_OF_TEXT)] == b""
+
+
+def test_the_alphabet_of_bytes_is_the_one_of_gpt2() -> None:
+    assert byte_alphabet() == {char: byte for byte, char in bytes_to_unicode().items()}
+    assert byte_alphabet().keys() == set(pre_tokenizers.ByteLevel.alphabet())
+
+
+@pytest.fixture(scope="module")
+def bytewise() -> Tokenizer:
+    """Return a tokenizer that has a token for each byte, and no other."""
+    return train_tokenizer([[""]], vocab_size=257)
+
+
+def ids_of(bytewise: Tokenizer, content: bytes) -> list[int]:
+    """Return the token ids of any bytes, of such as are no text also."""
+    pieces = bytes_of_tokens(bytewise)
+    return [pieces.index(bytes([byte])) for byte in content]
+
+
+@property_test
+@given(text=any_text)
+def test_what_comes_piece_by_piece_is_the_text(
+    tokenizer: Tokenizer, bytewise: Tokenizer, text: str
+) -> None:
+    for each in (tokenizer, bytewise):
+        assert "".join(decode_as_it_comes(each, each.encode(text).ids)) == text
+
+
+@property_test
+@given(
+    token_ids=st.lists(
+        # Parts of characters come next to each other more often than by chance.
+        st.integers(0, VOCAB_SIZE - 1)
+        | st.sampled_from([*"é😀\N{REPLACEMENT CHARACTER}".encode(), 0x80, 0xFF]).map(
+            lambda byte: -byte
+        )
+    )
+)
+def test_any_tokens_make_the_same_text_piece_by_piece(
+    tokenizer: Tokenizer, token_ids: list[int]
+) -> None:
+    """A model that has learned little writes bytes that are no text."""
+    pieces = bytes_of_tokens(tokenizer)
+    token_ids = [
+        each if each >= 0 else pieces.index(bytes([-each])) for each in token_ids
+    ]
+
+    written = "".join(decode_as_it_comes(tokenizer, token_ids))
+
+    assert written == tokenizer.decode(token_ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "pieces"),
+    [
+        (b"", []),
+        (b"ab", ["a", "b"]),
+        ("aé😀b".encode(), ["a", "é", "😀", "b"]),
+        # It is no text, so that what it was is never certain; but the rest is.
+        (b"a\xffbc", ["a", "\ufffdb", "c"]),
+        (b"\xf0\x9fa", ["\ufffda"]),
+        (b"\xf0\x9f\xc3\xa9", ["\ufffdé"]),
+        # It ends in the middle of a character.
+        ("a😀".encode()[:-1], ["a", "\ufffd"]),
+        # It holds the very character that stands for what is no text.
+        ("a\ufffdbc".encode(), ["a", "\ufffdb", "c"]),
+        ("a\ufffd\ufffd".encode(), ["a", "\ufffd\ufffd"]),
+    ],
+)
+def test_a_piece_comes_when_its_last_character_is_certain(
+    bytewise: Tokenizer, content: bytes, pieces: list[str]
+) -> None:
+    written = list(decode_as_it_comes(bytewise, ids_of(bytewise, content)))
+
+    assert [piece for piece in written if piece] == pieces
+    assert "".join(pieces) == content.decode(errors="replace")
+
+
+@property_test
+@given(text=st.text().filter(lambda text: "\ufffd" not in text))
+def test_nothing_of_an_unfinished_character_is_written(
+    bytewise: Tokenizer, text: str
+) -> None:
+    written = list(decode_as_it_comes(bytewise, bytewise.encode(text).ids))
+
+    assert written == list(text)
+
+
+def test_a_piece_does_not_wait_for_the_next_token(bytewise: Tokenizer) -> None:
+    """Whoever watches a slow model write sees each word when it is there."""
+    token_ids = iter(ids_of(bytewise, "é!?".encode()))
+
+    pieces = decode_as_it_comes(bytewise, token_ids)
+
+    assert next(pieces) == "é"
+    assert len(list(token_ids)) == 2
+
+
+def test_an_end_of_text_that_the_model_writes_is_shown(tokenizer: Tokenizer) -> None:
+    end = id_of(tokenizer, END_OF_TEXT)
+
+    assert "".join(decode_as_it_comes(tokenizer, [end])) == END_OF_TEXT
 
 
 def test_the_digest_tells_tokenizers_apart(tmp_path: Path, directory: Path) -> None:
     smaller = train_tokenizer([texts()], vocab_size=VOCAB_SIZE - 1)
-    save_tokenizer(smaller, tmp_path / "smaller")
-    save_tokenizer(load_tokenizer(directory), tmp_path / "same")
+    for made, name in ((smaller, "smaller"), (load_tokenizer(directory), "same")):
+        save_tokenizer(made, tmp_path / name, end_of_text=END_OF_TEXT)
 
     assert tokenizer_digest(tmp_path / "same") == tokenizer_digest(directory)
     assert tokenizer_digest(tmp_path / "smaller") != tokenizer_digest(directory)

@@ -1,6 +1,7 @@
 """params.yaml as typed objects: read-only, complete, and closed to unknown keys."""
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -52,8 +53,51 @@ class LocalFiles(Section):
     folder: Annotated[str, Field(min_length=1)]
 
 
-CORPUS_SOURCES = ("standard_library", "local_files")
-Corpus = Annotated[StandardLibrary | LocalFiles, Field(discriminator="source")]
+class HubCorpus(Section):
+    """Datasets on the Hugging Face hub, one after another."""
+
+    source: Literal["hub"]
+    datasets: Annotated[list[str], Field(min_length=1)]
+
+
+CORPUS_SOURCES: dict[str, type[Section]] = {
+    "standard_library": StandardLibrary,
+    "local_files": LocalFiles,
+    "hub": HubCorpus,
+}
+Corpus = Annotated[
+    StandardLibrary | LocalFiles | HubCorpus, Field(discriminator="source")
+]
+
+Column = Annotated[str, Field(min_length=1)]
+
+
+class HubDataset(Section):
+    """A dataset on the hub: its files, and which columns to take."""
+
+    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    # A branch moves: the same parameters would give another corpus some day.
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    files: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^/].*\.(parquet|jsonl?(\.gz)?)$")]],
+        Field(min_length=1),
+    ]
+    exclude: list[str]
+    text: Column
+    group: list[Column]
+    group_until: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _something_is_left_to_read(self) -> Self:
+        if unknown := [name for name in self.exclude if name not in self.files]:
+            close = difflib.get_close_matches(unknown[0], self.files, n=1)
+            raise ValueError(
+                f"exclude names {unknown[0]!r}, which is not among files"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+        if set(self.files) == set(self.exclude):
+            raise ValueError("exclude leaves none of files to read")
+        return self
 
 
 class ModelParams(Section):
@@ -78,11 +122,13 @@ class DownloadParams(Section):
     """How much of the corpus to take."""
 
     max_documents: PositiveInt | None
+    max_bytes: PositiveInt | None
 
 
 class TokenizeParams(Section):
-    """How fine the text is cut."""
+    """How the text is cut into tokens."""
 
+    tokenizer: Annotated[str, Field(min_length=1)]
     # 256 bytes and <|endoftext|> are always there; a million is five times what the
     # largest models use.
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)]
@@ -182,6 +228,7 @@ class Params(Section):
     corpus: str
     model: str
     corpora: dict[str, Corpus]
+    hub: dict[str, HubDataset]
     models: dict[str, ModelParams]
     download: DownloadParams
     tokenize: TokenizeParams
@@ -204,6 +251,13 @@ class Params(Section):
                     f"{key} must be one of {', '.join(menu)}, got {choice!r}"
                     + (f"; did you mean {close[0]!r}?" if close else "")
                 )
+        if isinstance(self.chosen_corpus, HubCorpus):
+            for name in self.chosen_corpus.datasets:
+                if name not in self.hub:
+                    raise ValueError(
+                        f"corpora.{self.corpus}.datasets must be of those in hub "
+                        f"({', '.join(self.hub)}), got {name!r}"
+                    )
         if self.train.validation_tokens < self.chosen_model.block_size:
             raise ValueError(
                 f"train.validation_tokens must fill at least one block of "
@@ -213,7 +267,7 @@ class Params(Section):
         return self
 
     @property
-    def chosen_corpus(self) -> StandardLibrary | LocalFiles:
+    def chosen_corpus(self) -> StandardLibrary | LocalFiles | HubCorpus:
         """The entry of `corpora` that `corpus` names."""
         return self.corpora[self.corpus]
 
@@ -223,16 +277,46 @@ class Params(Section):
         return self.models[self.model]
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
     """Read params.yaml and check all of it, whichever stage asks.
 
-    YAML 1.2, as DVC reads it: to YAML 1.1 (PyYAML) `1e-3` is a string.
+    Args:
+        path: Where it is.
+        overrides: Values to put in the place of those in the file, each under its path
+            (`train.learning_rate`), as `dvc exp run -S` would.
 
     Raises:
         InputError: Every problem at once, each with its key.
     """
+    values = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        *sections, name = key.split(".")
+        section = values
+        for part in sections:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise InputError(f"{key}: {part!r} in {path} is no section")
+        section[name] = value
     try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise InputError(
+            "\n  ".join([f"in {path}:", *_explain(error, values)])
+        ) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read sections of parameters from a YAML or JSON file.
+
+    YAML 1.2, as DVC reads it: to YAML 1.1 (PyYAML) `1e-3` is a string.
+
+    Raises:
+        InputError: No such file, or no sections in it.
+    """
+    is_json = path.suffix == ".json"
+    read = json.loads if is_json else YAML(typ="safe").load
+    try:
+        values = read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{path} not found in {Path.cwd()}: run this in the project's folder"
@@ -240,15 +324,11 @@ def load_params(path: Path) -> Params:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from None
     except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, Mapping):
+        language = "JSON" if is_json else "YAML"
+        raise InputError(f"{path} is not valid {language}: {error}") from None
+    if not isinstance(values, dict):
         raise InputError(f"{path} must hold sections of parameters, got {values!r}")
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        raise InputError(
-            "\n  ".join([f"in {path}:", *_explain(error, values)])
-        ) from None
+    return values
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -321,10 +401,10 @@ def _section_at(path: Sequence[str]) -> type[Section]:
             return Params
         case ["models", *_]:
             return ModelParams
-        case ["corpora", _, "local_files", *_]:
-            return LocalFiles
-        case ["corpora", *_]:
-            return StandardLibrary
+        case ["corpora", _, source, *_]:
+            return CORPUS_SOURCES[source]
+        case ["hub", *_]:
+            return HubDataset
         case _:
             section: type[Section] = Params.keys()[path[0]].annotation  # type: ignore[assignment]
             return section

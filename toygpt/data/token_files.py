@@ -73,8 +73,8 @@ def write_manifest(
     corpus_sha256: str,
     tokenizer_sha256: str,
     parts: dict[str, Part],
-) -> None:
-    """Vouch for every token file that now lies in `directory`."""
+) -> Manifest:
+    """Vouch for every token file that now lies in `directory`; return the manifest."""
     manifest = Manifest(
         version=MANIFEST_VERSION,
         token_type=token_type,
@@ -89,6 +89,7 @@ def write_manifest(
         },
     )
     write_json(directory / "manifest.json", asdict(manifest))
+    return manifest
 
 
 def read_manifest(directory: Path, *, made_by: str) -> Manifest:

@@ -33,22 +33,25 @@ def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    _treat_markers_as_text(tokenizer)
+    treat_markers_as_text(tokenizer)
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+def save_tokenizer(tokenizer: Tokenizer, directory: Path, *, end_of_text: str) -> None:
     """Write the four files that, between them, every Hugging Face loader looks for."""
     directory.mkdir(parents=True)
     tokenizer.model.save(str(directory))
     tokenizer.save(str(directory / "tokenizer.json"))
+    # GPT2Tokenizer cuts words in GPT-2's way, whatever tokenizer.json says.
+    words = tokenizer.pre_tokenizer
+    is_gpt2 = isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex
     config = {
-        "tokenizer_class": "GPT2Tokenizer",
+        "tokenizer_class": "GPT2Tokenizer" if is_gpt2 else "PreTrainedTokenizerFast",
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "unk_token": END_OF_TEXT,
+        "bos_token": end_of_text,
+        "eos_token": end_of_text,
+        "unk_token": end_of_text,
         # No limit: documents are cut into blocks after they were tokenized.
         "model_max_length": 10**30,
     }
@@ -68,39 +71,64 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise InputError(f"{path} is missing: run `dvc repro tokenize`") from None
     except Exception as error:  # what tokenizers raises has no class of its own
         raise InputError(f"{path} is damaged: {error}") from None
-    _treat_markers_as_text(tokenizer)
+    treat_markers_as_text(tokenizer)
     return tokenizer
 
 
-def _treat_markers_as_text(tokenizer: Tokenizer) -> None:
+def treat_markers_as_text(tokenizer: Tokenizer) -> None:
     """Let nobody end a document by writing `<|endoftext|>` into it."""
     tokenizer.encode_special_tokens = True
 
 
-def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """Return the id of `<|endoftext|>`: 0 in what we train, 50256 in GPT-2's.
+def decode_as_it_comes(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:
+    """Yield text as soon as it is certain; together it is that of all token ids.
 
-    Raises:
-        InputError: The tokenizer has no such token.
+    A token may end in the middle of a character: its text is held back until the rest
+    has come.
     """
-    token_id = tokenizer.token_to_id(END_OF_TEXT)
-    if token_id is None:
-        raise InputError(f"the tokenizer has no token {END_OF_TEXT}")
-    return int(token_id)
+    waiting: list[int] = []
+    for token_id in token_ids:
+        waiting.append(token_id)
+        text = tokenizer.decode(waiting, skip_special_tokens=False)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text
+            waiting = []
+    if waiting:
+        yield tokenizer.decode(waiting, skip_special_tokens=False)
+
+
+def vocab_size_of(tokenizer: Tokenizer) -> int:
+    """Return how many token ids there are, unused ones included."""
+    return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def encode_documents(
-    tokenizer: Tokenizer, texts: Iterable[list[str]]
+    tokenizer: Tokenizer, texts: Iterable[list[str]], *, end_of_text_id: int
 ) -> Iterator[NDArray[np.uint32]]:
-    """Yield the token ids of each text, `<|endoftext|>` appended."""
-    end_of_text = end_of_text_id(tokenizer)
+    """Yield the token ids of each text, the end of text appended."""
     for batch in texts:
-        for encoding in tokenizer.encode_batch_fast(batch):
-            yield np.array([*encoding.ids, end_of_text], dtype=np.uint32)
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            yield np.array([*encoding.ids, end_of_text_id], dtype=np.uint32)
 
 
 def bytes_of_tokens(tokenizer: Tokenizer) -> list[bytes]:
     """Return the bytes that each token id stands for; `<|endoftext|>` stands for none.
+
+    So do all special tokens: no text contains them.
+    """
+    byte_of_char = byte_alphabet()
+    added = tokenizer.get_added_tokens_decoder()
+    pieces = [b""] * vocab_size_of(tokenizer)
+    for token, token_id in tokenizer.get_vocab().items():
+        if token_id not in added:
+            pieces[token_id] = bytes(byte_of_char[char] for char in token)
+        elif not added[token_id].special:
+            pieces[token_id] = token.encode()
+    return pieces
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Return the byte that each character of a token stands for.
 
     GPT-2 writes each byte as a printable character, so that vocab.json can be read:
     printable bytes as themselves, the others as the characters from 256 on
@@ -109,10 +137,4 @@ def bytes_of_tokens(tokenizer: Tokenizer) -> list[bytes]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     byte_of_char = {chr(byte): byte for byte in printable}
-    byte_of_char |= {chr(256 + place): byte for place, byte in enumerate(others)}
-
-    pieces = [b""] * tokenizer.get_vocab_size()
-    for token, token_id in tokenizer.get_vocab().items():
-        if token != END_OF_TEXT:
-            pieces[token_id] = bytes(byte_of_char[char] for char in token)
-    return pieces
+    return byte_of_char | {chr(256 + place): byte for place, byte in enumerate(others)}
