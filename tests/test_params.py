@@ -1,6 +1,7 @@
 """The settings: what params.yaml may say, and what is said about a mistake in it."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from toygpt.errors import InputError
-from toygpt.params import LocalFiles, ModelParams, flatten, load_params
+from toygpt.params import LocalFiles, ModelParams, flatten, load_params, read_yaml
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
@@ -463,6 +464,160 @@ def test_a_missing_file_says_where_it_was_looked_for(
     assert message.startswith(f"params.yaml not found in {tmp_path}")
 
 
+def test_an_override_takes_the_place_of_the_files_value() -> None:
+    before = PARAMS.read_bytes()
+    overrides = {
+        "seed": 7,
+        "train.learning_rate": 0.5,
+        "models.nano.num_layers": 9,
+        "generate-samples.prompts": ["a", "b"],
+        "tracking.tags.mood": "good",
+        "download.max_documents": None,
+    }
+    given = dict(overrides)
+
+    params = load_params(PARAMS, overrides)
+
+    assert params.seed == 7
+    assert params.train.learning_rate == 0.5
+    assert params.models["nano"].num_layers == 9
+    assert params.generate_samples.prompts == ["a", "b"]
+    assert params.tracking.tags == {"mood": "good"}
+    changed = {"seed", "train", "models", "generate_samples", "tracking"}
+    assert params.model_dump(exclude=changed) == load_params(PARAMS).model_dump(
+        exclude=changed
+    )
+    assert overrides == given
+    assert PARAMS.read_bytes() == before
+
+
+def test_overrides_may_add_an_entry_to_a_menu_and_choose_it() -> None:
+    size = {"num_layers": 1, "num_heads": 2, "block_size": 16, "embed_dim": 8}
+
+    params = load_params(
+        PARAMS,
+        {"model": "mine"} | {f"models.mine.{key}": size[key] for key in size},
+    )
+
+    assert params.chosen_model == ModelParams(**size)
+
+
+def test_an_override_may_mend_the_file(tmp_path: Path) -> None:
+    path = write_params(tmp_path, {"train.batch_size": "many"})
+
+    assert load_params(path, {"train.batch_size": 4}).train.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"train.batch_size": 0}, "\n  train.batch_size: got 0; "),
+        ({"train.batch_size": "4"}, "\n  train.batch_size: got '4'; "),
+        ({"train.batchsize": 4}, "train.batchsize: unknown key; did you mean 'batch"),
+        ({"trian.batch_size": 4}, "\n  trian: unknown key; did you mean 'train'?"),
+        ({"train": 4}, "\n  train: got 4; "),
+        ({"model": "nanoo"}, "got 'nanoo'; did you mean 'nano'?"),
+        ({"models.mine.num_layers": 1}, "\n  models.mine.num_heads: missing"),
+        ({"train.warmup_tokens": 10**9}, "warmup_tokens must be below max_tokens"),
+        ({"seed.deep": 1}, "seed.deep: 'seed' in "),
+        ({"seed.very.deep": 1}, "seed.very.deep: 'seed' in "),
+        ({"generate-samples.prompts.0": "a"}, ".prompts.0: 'prompts' in "),
+    ],
+    ids=str,
+)
+def test_an_override_is_checked_like_the_file(
+    overrides: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_params(PARAMS, overrides)
+
+    assert reason in str(caught.value)
+    assert str(PARAMS) in str(caught.value)
+
+
+VALUES = {
+    "train": {"learning_rate": 1e-3, "max_tokens": 500, "optimizer": "adamw"},
+    "download": {"max_bytes": None},
+    "tracking": {"mlflow": True, "tags": {}},
+    "generate-samples": {"prompts": ['a\n"b"\\c/d', "1e-3", "é"]},
+}
+
+
+@pytest.mark.parametrize("indent", [None, 2, "\t"])
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_a_file_of_parameters_may_be_json(
+    tmp_path: Path, indent: int | str | None, ensure_ascii: bool
+) -> None:
+    path = tmp_path / "config.json"
+    text = json.dumps(VALUES, indent=indent, ensure_ascii=ensure_ascii)
+    path.write_text(text, encoding="utf-8")
+
+    assert read_yaml(path) == VALUES
+
+
+def test_json_may_write_a_character_as_two_halves(tmp_path: Path) -> None:
+    """As `json.dumps` writes those beyond the first 65,536, unless told otherwise."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"prompts": ["😀"]}), encoding="utf-8")
+
+    assert read_yaml(path) == {"prompts": ["😀"]}
+
+
+def test_a_file_of_parameters_may_be_yaml_as_dvc_reads_it(tmp_path: Path) -> None:
+    """YAML 1.2, in which `on` is a word, and `010` ten."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "a: 1e-3\nb: 500_000\nc: on\nd: 010\ne:\nf: {g: [1, x y]}\nh: |\n  i\n  j\n",
+        encoding="utf-8",
+    )
+
+    values = read_yaml(path)
+
+    assert values == {
+        "a": 0.001,
+        "b": 500_000,
+        "c": "on",
+        "d": 10,
+        "e": None,
+        "f": {"g": [1, "x y"]},
+        "h": "i\nj\n",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"seed": 1', "is not valid YAML"),
+        ("seed: 1\nseed: 2", "is not valid YAML"),
+        ("seed: 2026-02-30", "is not valid YAML"),
+        ('["seed"]', "must hold sections of parameters, got ['seed']"),
+        ("seed", "must hold sections of parameters, got 'seed'"),
+        ("", "must hold sections of parameters, got None"),
+    ],
+)
+def test_a_file_that_holds_no_sections_is_named(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content, encoding="utf-8")
+
+    with pytest.raises(InputError, match=re.escape(f"{path} {reason}")):
+        read_yaml(path)
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"seed": 1', encoding="utf-8")
+
+    with pytest.raises(InputError, match=re.escape(f"{path} is not valid JSON: ")):
+        read_yaml(path)
+
+
+def test_a_folder_is_no_file_of_parameters(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(f"cannot read {tmp_path}: ")):
+        read_yaml(tmp_path)
+
+
 def test_a_stage_cannot_change_the_parameters() -> None:
     params = load_params(PARAMS)
 
@@ -486,3 +641,77 @@ def test_flattening_writes_keys_as_dvc_does() -> None:
         "generate-samples.prompts": ["a", "b"],
         "tracking.tags": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "source", "expected"),
+    [
+        ("hub.wikisource.revision", "main", "hub.wikisource.revision: got 'main'; "),
+        (
+            "hub.wikisource.revision",
+            "'79631FC94f3f387b109bb09a36ed14c742ce7f38'",
+            "hub.wikisource.revision: got '79631FC",
+        ),
+        (
+            "hub.wikisource.repository",
+            "wikisource",
+            "hub.wikisource.repository: got 'wikisource'; ",
+        ),
+        ("hub.wikisource.files", "[]", "hub.wikisource.files: got []; "),
+        ("hub.redpajama.files", "[a.csv]", "hub.redpajama.files.0: got 'a.csv'; "),
+        ("hub.redpajama.files", "[/a.jsonl]", "hub.redpajama.files.0: got '/a.jsonl'"),
+        (
+            "hub.redpajama.exclude",
+            "[books_sample.jsonl]",
+            "hub.redpajama: exclude names 'books_sample.jsonl', which is not among "
+            "files; did you mean 'book_sample.jsonl'?",
+        ),
+        (
+            "hub.redpajama.exclude",
+            "[zzz]",
+            "hub.redpajama: exclude names 'zzz', which is not among files",
+        ),
+        (
+            "hub.mine",
+            "{repository: o/n, revision: '0123456789012345678901234567890123456789', "
+            "files: [a.jsonl.gz, b.parquet], exclude: [b.parquet, a.jsonl.gz], "
+            "text: text, group: [], group_until: null}",
+            "hub.mine: exclude leaves none of files to read",
+        ),
+        ("hub.wikisource.text", "''", "hub.wikisource.text: got ''; "),
+        ("hub.wikisource.group", "title", "hub.wikisource.group: got 'title'; "),
+        (
+            "hub.wikisource.excludes",
+            "[]",
+            "hub.wikisource.excludes: unknown key; did you mean 'exclude'?",
+        ),
+        (
+            "corpora.seed.dataset",
+            "[]",
+            "corpora.seed.dataset: unknown key; did you mean 'datasets'?",
+        ),
+        ("corpora.seed.datasets", "[]", "corpora.seed.datasets: got []; "),
+    ],
+)
+def test_a_dataset_of_the_hub_that_cannot_be_is_refused(
+    tmp_path: Path, key: str, source: str, expected: str
+) -> None:
+    path = write_params(tmp_path, {key: source})
+
+    message = complaint(path)
+
+    (line,) = message.splitlines()[1:]
+    assert line.startswith(f"  {expected}")
+
+
+def test_a_corpus_is_of_datasets_that_are_there(tmp_path: Path) -> None:
+    path = write_params(
+        tmp_path, {"corpus": "seed", "corpora.seed.datasets": "[wikisource, wikipedia]"}
+    )
+
+    message = complaint(path)
+
+    assert message == (
+        f"in {path}:\n  corpora.seed.datasets must be of those in hub "
+        "(wikisource, redpajama), got 'wikipedia'"
+    )

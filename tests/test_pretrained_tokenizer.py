@@ -499,6 +499,25 @@ def with_normalizer() -> Tokenizer:
     return tokenizer
 
 
+def with_rare_normalizer() -> Tokenizer:
+    tokenizer = byte_level(llama_words(), [GPT2_END])
+    tokenizer.normalizer = normalizers.Replace("``", '"')
+    return tokenizer
+
+
+def without_decoder() -> Tokenizer:
+    tokenizer = byte_level(gpt2_words(), [GPT2_END])
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def with_a_word_of_letters_that_are_bytes() -> Tokenizer:
+    """The decoder takes its letters for bytes."""
+    tokenizer = byte_level(gpt2_words(), [GPT2_END])
+    tokenizer.add_tokens(["naïve"])
+    return tokenizer
+
+
 def with_blank_in_front() -> Tokenizer:
     words = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return byte_level(words, [GPT2_END])
@@ -553,6 +572,9 @@ def with_characters() -> Tokenizer:
     "make",
     [
         with_normalizer,
+        with_rare_normalizer,
+        without_decoder,
+        with_a_word_of_letters_that_are_bytes,
         with_word_pieces,
         with_blank_in_front,
         without_blanks,

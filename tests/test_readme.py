@@ -6,11 +6,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from dvc.cli.parser import get_main_parser
 from ruamel.yaml import YAML
 
 from tests.project import PROJECT
-from toygpt.params import Params
+from toygpt.cli import build_parser
+from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.params import Params, flatten, load_params, read_yaml
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 DVC_YAML = YAML(typ="safe").load(PROJECT / "dvc.yaml")
@@ -29,7 +32,7 @@ def commands() -> list[str]:
         for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
         for line in block.splitlines()
     ]
-    in_text = re.findall(r"`((?:uv run )?(?:dvc|mlflow) [^`]+)`", README)
+    in_text = re.findall(r"`((?:uv run )?(?:dvc|mlflow|python \.) [^`]+)`", README)
     single = [part for line in in_blocks for part in line.split(" && ")]
     return [line.removeprefix("uv run ") for line in (*single, *in_text) if line]
 
@@ -54,6 +57,27 @@ def test_every_override_changes_a_parameter_that_exists(override: str) -> None:
         section[name] = YAML(typ="safe").load(value)
 
         Params.model_validate(params)
+
+
+@pytest.mark.parametrize(
+    "script", sorted((PROJECT / "experiments").glob("*.sh")), ids=lambda path: path.stem
+)
+def test_every_study_asks_for_parameters_that_exist(script: Path) -> None:
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.startswith("dvc exp run")]
+    assert commands
+
+    for command in commands:
+        arguments = get_main_parser().parse_args(
+            [part for part in shlex.split(command)[1:] if part != "$@"]
+        )
+        overrides = {}
+        for assignment in arguments.set_param:
+            key, _, value = assignment.partition("=")
+            overrides[key] = YAML(typ="safe").load(value)
+        before = dict(flatten(read_yaml(PROJECT / "params.yaml")))
+        assert overrides.keys() <= before.keys()
+        load_params(PROJECT / "params.yaml", overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -85,9 +109,35 @@ def test_the_numbers_are_those_of_the_default_pipeline() -> None:
     evaluate = RESULTS["evaluate"]
 
     assert f"**{evaluate['test_bits_per_byte']:.2f} bits per byte**" in README
+    assert f"`nano` has {RESULTS['train']['parameters']:,} parameters" in README
     assert f"needs {evaluate['bigram_bits_per_byte']:.2f}," in README
     assert f"`xz -9e` {evaluate['xz_bits_per_byte']:.2f}." in README
     assert RESULTS["sample"]["continuation"].strip("\n") in README
+
+
+def test_the_table_of_sizes_is_that_of_the_models() -> None:
+    params = load_params(PROJECT / "params.yaml")
+    rows = re.findall(
+        r"^\| `(\w+)`[^|]*\| (\d+) \S (\d+) \| (\d+) \| (\d+) \| ([\d,]+) \|",
+        README,
+        re.MULTILINE,
+    )
+
+    assert [name for name, *_ in rows] == list(params.models)
+    for name, layers, heads, block, channels, parameters in rows:
+        size = params.models[name]
+        with torch.device("meta"):
+            model = GPT(GPTConfig(vocab_size=50_257, dropout=0.0, **size.model_dump()))
+        assert (size.num_layers, size.num_heads) == (int(layers), int(heads))
+        assert (size.block_size, size.embed_dim) == (int(block), int(channels))
+        assert model.num_parameters == int(parameters.replace(",", ""))
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "python . " in c])
+def test_the_command_line_knows_every_command(command: str) -> None:
+    build_parser("python .").parse_args(
+        shlex.split(command.partition("python . ")[2], comments=True)
+    )
 
 
 def test_the_commands_of_the_first_screen_are_those_of_the_gate() -> None:

@@ -391,15 +391,15 @@ def test_any_tokens_make_the_same_text_piece_by_piece(
         (b"", []),
         (b"ab", ["a", "b"]),
         ("aé😀b".encode(), ["a", "é", "😀", "b"]),
-        # It is no text, so that what it was is never certain; but the rest is.
-        (b"a\xffbc", ["a", "\ufffdb", "c"]),
+        # It is no text, which is certain as soon as it cannot become a character.
+        (b"a\xffbc", ["a", "\ufffd", "b", "c"]),
         (b"\xf0\x9fa", ["\ufffda"]),
-        (b"\xf0\x9f\xc3\xa9", ["\ufffdé"]),
+        (b"\xf0\x9f\xc3\xa9", ["\ufffd", "é"]),
         # It ends in the middle of a character.
         ("a😀".encode()[:-1], ["a", "\ufffd"]),
         # It holds the very character that stands for what is no text.
-        ("a\ufffdbc".encode(), ["a", "\ufffdb", "c"]),
-        ("a\ufffd\ufffd".encode(), ["a", "\ufffd\ufffd"]),
+        ("a\ufffdbc".encode(), ["a", "\ufffd", "b", "c"]),
+        ("a\ufffd\ufffd".encode(), ["a", "\ufffd", "\ufffd"]),
     ],
 )
 def test_a_piece_comes_when_its_last_character_is_certain(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from tests.tiny import (
     train_params,
 )
 from tests.wandb_files import WandbRun, read_offline_runs
+from toygpt.errors import InputError
 from toygpt.params import TrackingParams
 from toygpt.training.curves import Curves
-from toygpt.training.tracking import new_run, run_of_model
+from toygpt.training.tracking import model_from_mlflow, new_run, run_of_model
 from toygpt.training.trainer import Outcome, train
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -562,3 +564,162 @@ def test_a_training_is_tracked_point_by_point(mlflow_root: Path, project: str) -
         assert points(mlflow_root, told, name) == [
             (int(row["step"]), row["loss"]) for row in rows
         ]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder in which temporary files are made."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kept_run(mlflow_root: Path, project: str, tmp_path: Path) -> Any:
+    """Return a run with which MLflow keeps a model, as the stage train leaves it."""
+    model = tmp_path / "model"
+    (model / "deep").mkdir(parents=True)
+    (model / "config.json").write_text(project)
+    (model / "deep" / "file").write_text("text")
+    with new_run("name", {}, {}, tracking=mlflow_for(project), root=mlflow_root) as run:
+        run.log_directory(model, name="model")
+    (told,) = mlflow_runs(mlflow_root, project)
+    return told
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    """Return the texts of all files below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_kept_model_is_there_for_as_long_as_it_is_needed(
+    mlflow_root: Path,
+    project: str,
+    kept_run: Any,
+    scratch: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    kept = Path(kept_run.info.artifact_uri.removeprefix("file://")) / "model"
+    address = f"runs:/{kept_run.info.run_id}/model"
+
+    with model_from_mlflow(address, root=mlflow_root) as directory:
+        files = files_in(directory)
+        (directory / "config.json").write_text("changed")
+        is_a_copy = directory.is_relative_to(scratch)
+
+    assert files == {"config.json": project, "deep/file": "text"}
+    assert is_a_copy
+    assert not list(scratch.iterdir())
+    assert files_in(kept) == files, "MLflow's own"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_kept_model_leaves_nothing_behind_where_its_use_fails(
+    mlflow_root: Path, kept_run: Any, scratch: Path
+) -> None:
+    address = f"runs:/{kept_run.info.run_id}/model"
+
+    with (
+        pytest.raises(ValueError, match="damaged"),
+        model_from_mlflow(address, root=mlflow_root),
+    ):
+        assert list(scratch.iterdir())
+        raise ValueError("damaged")
+
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize(
+    "which", ["/1", "/latest", "@best"], ids=["version", "latest", "alias"]
+)
+def test_a_registered_model_is_found_from_any_folder(
+    mlflow_root: Path,
+    project: str,
+    kept_run: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    which: str,
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    client, name = mlflow_client(mlflow_root), f"toy{which[1:]}"
+    client.create_registered_model(name)
+    client.create_model_version(
+        name,
+        source=f"{kept_run.info.artifact_uri}/model",
+        run_id=kept_run.info.run_id,
+    )
+    client.set_registered_model_alias(name, "best", "1")
+
+    try:
+        with model_from_mlflow(f"models:/{name}{which}", root=mlflow_root) as found:
+            files = files_in(found)
+    finally:
+        left = [path.name for path in Path().iterdir()]
+
+    assert files == {"config.json": project, "deep/file": "text"}
+    assert not left
+
+
+UNKNOWN = {
+    "run": f"runs:/{'0' * 32}/model",
+    "artifact": "runs:/RUN/samples",
+    "folder-of-an-artifact": "runs:/RUN/model/deeper",
+    "folder-outside": "runs:/RUN/../model",
+    "no-artifact": "runs:/RUN",
+    "no-run": "runs:/",
+    "version": "models:/nobody/1",
+    "latest": "models:/nobody/latest",
+    "alias": "models:/nobody@best",
+    "no-version": "models:/nobody",
+    "no-name": "models:/",
+}
+
+
+@pytest.mark.parametrize("address", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_model_that_mlflow_does_not_keep_is_named(
+    mlflow_root: Path,
+    kept_run: Any,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+) -> None:
+    monkeypatch.chdir(mlflow_root)
+    address = address.replace("RUN", kept_run.info.run_id)
+
+    with (
+        pytest.raises(InputError) as caught,
+        model_from_mlflow(address, root=mlflow_root),
+    ):
+        pass
+
+    assert str(caught.value).startswith(f"MLflow has no model {address}: ")
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("address", ["runs:/abc/model", "models:/toy/1"])
+def test_without_a_database_none_is_made(tmp_path: Path, address: str) -> None:
+    with (
+        pytest.raises(InputError) as caught,
+        model_from_mlflow(address, root=tmp_path),
+    ):
+        pass
+
+    expected = f"cannot look up {address}: there is no mlflow.db in {tmp_path}"
+    assert str(caught.value) == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 500)
+
+    with (
+        pytest.raises(InputError, match="runs:/abc/model"),
+        model_from_mlflow("runs:/abc/model", root=tmp_path),
+    ):
+        pass

@@ -288,6 +288,10 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
     Raises:
         InputError: Every problem at once, each with its key.
     """
+    if not path.exists():
+        raise InputError(
+            f"{path} not found in {Path.cwd()}: run this in the project's folder"
+        )
     values = read_yaml(path)
     for key, value in (overrides or {}).items():
         *sections, name = key.split(".")
@@ -300,8 +304,9 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
     try:
         return Params.model_validate(values)
     except ValidationError as error:
+        with_options = " with these options" if overrides else ""
         raise InputError(
-            "\n  ".join([f"in {path}:", *_explain(error, values)])
+            "\n  ".join([f"in {path}{with_options}:", *_explain(error, values)])
         ) from None
 
 
@@ -317,12 +322,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     read = json.loads if is_json else YAML(typ="safe").load
     try:
         values = read(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} not found in {Path.cwd()}: run this in the project's folder"
-        ) from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
         language = "JSON" if is_json else "YAML"
         raise InputError(f"{path} is not valid {language}: {error}") from None

@@ -1,5 +1,6 @@
 """Where the text comes from: documents, one after another, never all in memory."""
 
+import gzip
 import hashlib
 import json
 import sysconfig
@@ -106,7 +107,7 @@ def read_local_files(folder: Path) -> Iterator[RawDocument]:
 def _read_file(path: Path, name: str, *, group: str) -> Iterator[RawDocument]:
     match path.suffix.lower():
         case ".jsonl":
-            yield from _read_rows(_rows_of_jsonl(path), path, name)
+            yield from _read_rows(rows_of_jsonl(path, str(path)), path, name)
         case ".parquet":
             yield from _read_rows(_rows_of_parquet(path), path, name)
         case _:
@@ -115,29 +116,40 @@ def _read_file(path: Path, name: str, *, group: str) -> Iterator[RawDocument]:
 
 def _read_rows(rows: Iterable[object], path: Path, name: str) -> Iterator[RawDocument]:
     for number, row in enumerate(rows, start=1):
-        if not (isinstance(row, dict) and isinstance(row.get("text"), bytes)):
+        content = content_of(row, "text")
+        if content is None:
             raise InputError(f"{path}, row {number}: no string in a column `text`")
         document_id = f"{name}:{number}"
-        group = row.get("group")
+        group = row["group"] if isinstance(row, dict) and "group" in row else None
         yield RawDocument(
-            document_id, document_id if group is None else str(group), row["text"]
+            document_id, document_id if group is None else str(group), content
         )
 
 
-def _rows_of_jsonl(path: Path) -> Iterator[object]:
-    with path.open("rb") as lines:
+def content_of(row: object, column: str) -> bytes | None:
+    """Return the text in a column of a row, as bytes; None where there is none."""
+    text = row.get(column) if isinstance(row, dict) else None
+    if isinstance(text, str):
+        # A lone surrogate has no UTF-8; its bytes will not decode again.
+        return text.encode(errors="surrogatepass")
+    return text if isinstance(text, bytes) else None
+
+
+def rows_of_jsonl(path: Path, name: str) -> Iterator[object]:
+    """Yield the value in each line of a file, which may be compressed (.gz).
+
+    Raises:
+        InputError: A line is not JSON; the message calls the file by its name.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    yield json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise InputError(
-                        f"{path}, line {number}, is not JSON: {error}"
+                        f"{name}, line {number}, is not JSON: {error}"
                     ) from None
-                if isinstance(row, dict) and isinstance(row.get("text"), str):
-                    # A lone surrogate has no UTF-8; its bytes will not decode again.
-                    row["text"] = row["text"].encode(errors="surrogatepass")
-                yield row
 
 
 def _rows_of_parquet(path: Path) -> Iterator[object]:

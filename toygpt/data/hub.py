@@ -8,16 +8,19 @@ parameters give the same bytes, forever.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
-import json
 import logging
+import re
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from toygpt.data.corpus import RawDocument
+from toygpt.data.corpus import RawDocument, content_of, rows_of_jsonl
 from toygpt.errors import InputError
 from toygpt.files import sha256_of
 
@@ -47,24 +50,23 @@ def read_hub_dataset(name: str, dataset: HubDataset) -> Iterator[RawDocument]:
         path = fetch_file(name, dataset, file)
         address = f"{dataset.repository}/{file}"
         try:
-            for number, row in enumerate(_rows(path, dataset), start=1):
-                text = row.get(dataset.text) if isinstance(row, dict) else None
-                if not isinstance(text, str):
+            for number, row in enumerate(_rows(path, address, dataset), start=1):
+                content = content_of(row, dataset.text)
+                if content is None:
                     raise InputError(
                         f"{address}, row {number}: no string in the column "
                         f"{dataset.text!r} (hub.{name}.text in params.yaml)"
                     )
                 document_id = f"{address}:{number}"
-                yield RawDocument(
-                    document_id,
-                    _group_of(row, dataset) or document_id,
-                    # A lone surrogate has no UTF-8; its bytes will not decode again.
-                    text.encode(errors="surrogatepass"),
-                )
-        except (OSError, ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"cannot read {address} ({path}): {error}") from None
+                group = _group_of(row, dataset) or document_id
+                yield RawDocument(document_id, group, content)
+        except InputError:
+            raise
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputError(
+                f"cannot read {address} (hub.{name} in params.yaml): {reason}"
+            ) from None
 
 
 def fetch_file(name: str, dataset: HubDataset, file: str) -> Path:
@@ -76,14 +78,15 @@ def fetch_file(name: str, dataset: HubDataset, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     what = f"{file} of {dataset.repository} at {dataset.revision[:7]}"
+    settings = f"hub.{name} in params.yaml"
     link = ask_hub(
         lambda: hf_hub_download(
             dataset.repository, file, repo_type="dataset", revision=dataset.revision
         ),
         what=what,
-        settings=f"hub.{name} in params.yaml",
+        settings=settings,
     )
-    check_digest(link, what)
+    check_digest(link, f"{what} ({settings})")
     return link
 
 
@@ -180,13 +183,25 @@ class Trouble(NamedTuple):
                         "cache, it may be on another disk",
                         None,
                     )
+                case ConnectionError() | TimeoutError():
+                    pass  # looked at below
+                case OSError(errno=int(), filename=str()):
+                    return cls(
+                        f"{cause.strerror}: {cause.filename} (HF_HOME names the folder "
+                        f"of the hub's cache)",
+                        None,
+                    )
         for cause in causes:
             if (response := getattr(cause, "response", None)) is not None:
                 return cls._of_status(response)
         text = str(causes[-1]).strip().partition("\n")[0]
         reason = (text or type(causes[-1]).__name__).rstrip(".")
-        # The client itself has tried six times to connect.
-        is_hopeless = any("Connect" in type(cause).__name__ for cause in causes)
+        # Where nobody answers, or what was asked for makes no sense, it stays so.
+        is_hopeless = any(
+            type(cause).__name__ in ("ConnectError", "ConnectTimeout")
+            or isinstance(cause, ValueError)
+            for cause in causes
+        )
         return cls(reason, None if is_hopeless else 1)
 
     @classmethod
@@ -208,13 +223,17 @@ def check_digest(link: Path, what: str) -> None:
     """Refuse a file that is not the one the hub promised, and remove it.
 
     The cache names contents by their digest (SHA-256 for large files, Git's for others)
-    and never looks at it again.
+    and never looks at it again. Where it cannot make links, it keeps no digest.
 
     Raises:
         InputError: The contents have another digest.
     """
     contents = link.resolve()
-    if contents.name not in (sha256_of(contents), _git_digest(contents)):
+    promised = contents.name
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", promised):
+        return
+    found = sha256_of(contents) if len(promised) == 64 else _git_digest(contents)
+    if found != promised:
         link.unlink()
         contents.unlink(missing_ok=True)
         raise InputError(
@@ -224,11 +243,8 @@ def check_digest(link: Path, what: str) -> None:
 
 
 def _git_digest(path: Path) -> str:
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextmanager
@@ -242,45 +258,54 @@ def _calm_client() -> Iterator[None]:
     def is_about_waiting(record: logging.LogRecord) -> bool:
         return record.getMessage().startswith("Rate limited")
 
-    loggers = [
-        logging.getLogger(f"huggingface_hub.{module}")
-        for module in ("utils._http", "file_download")
-    ]
-    for each in loggers:
-        each.addFilter(is_about_waiting)
+    all_of_it = logging.getLogger("huggingface_hub")
+    requests = logging.getLogger("huggingface_hub.utils._http")
+    levels = all_of_it.level, requests.level
+    all_of_it.setLevel(logging.ERROR)
+    requests.setLevel(logging.WARNING)
+    requests.addFilter(is_about_waiting)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        for each in loggers:
-            each.removeFilter(is_about_waiting)
+        requests.removeFilter(is_about_waiting)
+        all_of_it.setLevel(levels[0])
+        requests.setLevel(levels[1])
 
 
-def _rows(path: Path, dataset: HubDataset) -> Iterator[Any]:
+def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:
     """Yield the rows of a file, a few megabytes at a time.
 
     Lines of JSON are parsed one by one: files whose rows differ in their columns, or in
     the types of these (RedPajama's do), have no common table.
     """
-    from datasets import load_dataset
+    if path.suffix != ".parquet":
+        return rows_of_jsonl(path, address)
+    return _rows_of_table(path, dataset)
 
-    files = str(path)
-    if path.suffix == ".parquet":
-        columns = [dataset.text, *(key.partition(".")[0] for key in dataset.group)]
-        yield from load_dataset(
-            "parquet",
-            data_files=files,
-            split="train",
-            streaming=True,
-            columns=list(dict.fromkeys(columns)),
-        )
-    else:
-        lines = load_dataset("text", data_files=files, split="train", streaming=True)
-        for number, line in enumerate(lines, start=1):
-            if line["text"].strip():
-                try:
-                    yield json.loads(line["text"])
-                except ValueError as error:
-                    raise ValueError(f"line {number} is not JSON: {error}") from None
+
+def _rows_of_table(path: Path, dataset: HubDataset) -> Iterator[Any]:
+    """Yield the rows of a Parquet file, of no more columns than needed."""
+    import datasets
+    import pyarrow.parquet as pq
+
+    file = pq.read_metadata(path)
+    wanted = {dataset.text, *(key.partition(".")[0] for key in dataset.group)}
+    columns = [name for name in file.schema.to_arrow_schema().names if name in wanted]
+    if not file.num_rows:
+        return
+    if dataset.text not in columns:
+        yield {}  # a row without text, to be complained of as such
+        return
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are ours to tell
+    yield from datasets.load_dataset(
+        "parquet",
+        data_files=glob.escape(str(path)),
+        split="train",
+        streaming=True,
+        columns=columns,
+    )
 
 
 def _group_of(row: dict[str, Any], dataset: HubDataset) -> str | None:

@@ -5,6 +5,7 @@ Radford et al., 2019, "Language Models are Unsupervised Multitask Learners", sec
 bytes are tokens too.
 """
 
+import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -83,18 +84,17 @@ def treat_markers_as_text(tokenizer: Tokenizer) -> None:
 def decode_as_it_comes(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:
     """Yield text as soon as it is certain; together it is that of all token ids.
 
-    A token may end in the middle of a character: its text is held back until the rest
-    has come.
+    A token may end in the middle of a character: what there is of it is held back until
+    the rest has come. Special tokens are shown as they are called.
     """
-    waiting: list[int] = []
+    pieces = bytes_of_tokens(tokenizer)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token_id in token_ids:
-        waiting.append(token_id)
-        text = tokenizer.decode(waiting, skip_special_tokens=False)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+        piece = pieces[token_id] or str(tokenizer.id_to_token(token_id)).encode()
+        if text := decoder.decode(piece):
             yield text
-            waiting = []
-    if waiting:
-        yield tokenizer.decode(waiting, skip_special_tokens=False)
+    if rest := decoder.decode(b"", final=True):
+        yield rest
 
 
 def vocab_size_of(tokenizer: Tokenizer) -> int:

@@ -20,8 +20,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
+from toygpt.errors import InputError
 from toygpt.files import write_json
 
 if TYPE_CHECKING:
@@ -163,6 +165,46 @@ def run_of_model(
         run.close(None)
 
 
+@contextmanager
+def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
+    """Yield the directory of a model that MLflow keeps, for as long as it is needed.
+
+    Args:
+        address: `runs:/RUN_ID/model`, or `models:/NAME/VERSION` of a registered model.
+        root: The project whose database knows it.
+
+    Raises:
+        InputError: MLflow knows no such model.
+    """
+    if not (root / MLFLOW_DATABASE).is_file():
+        raise InputError(
+            f"cannot look up {address}: there is no {MLFLOW_DATABASE} in {root}"
+        )
+    _keep_mlflow_calm()
+    import mlflow
+
+    uri = f"sqlite:///{root / MLFLOW_DATABASE}"
+    # Registered models are looked up in no other way.
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    with TemporaryDirectory(prefix="toygpt-") as folder:
+        try:
+            directory = mlflow.artifacts.download_artifacts(
+                artifact_uri=address, dst_path=folder
+            )
+        except Exception as error:  # MLflow's own, the database's, the disk's
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"MLflow has no model {address}: {reason}") from None
+        yield Path(directory)
+
+
+def _keep_mlflow_calm() -> None:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
 def _registry(root: Path) -> Path:
     return root / ".toygpt" / "runs"
 
@@ -217,10 +259,7 @@ class MLflowTracker:
         *,
         run_id: str | None,
     ) -> None:
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        _keep_mlflow_calm()
         from mlflow import MlflowClient
         from mlflow.entities import Param
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

@@ -1,0 +1,7 @@
+"""`python .` in the project's folder: see toygpt/cli.py."""
+
+import sys
+
+from toygpt.cli import main
+
+sys.exit(main(program="python ."))
