@@ -113,7 +113,7 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
         "lightning": "toygpt/training/",
         "mlflow": "toygpt/training/tracking.py",
         "wandb": "toygpt/training/tracking.py",
-        "pyarrow": "toygpt/data/corpus.py",
+        "pyarrow": "toygpt/data/",
         "datasets": "toygpt/data/hub.py",
         "huggingface_hub": "toygpt/data/",
         "transformers": "toygpt/data/pretrained_tokenizer.py",

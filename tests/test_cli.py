@@ -739,7 +739,7 @@ def test_a_model_that_mlflow_does_not_know_is_named(
 
     said = toygpt("generate", "--model", address)
 
-    assert_refused(said, f"MLflow has no model {address}: ")
+    assert_refused(said, f"cannot get {address} from MLflow: ")
     assert not list(scratch.iterdir())
 
 

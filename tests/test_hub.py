@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,7 +33,9 @@ from tests.hub_repositories import (
 )
 from tests.project import Workspace, tiny_project
 from toygpt.data.corpus import DOCUMENTS_FILE, RawDocument
-from toygpt.data.hub import Trouble
+from toygpt.data.hub import FetchProblem, read_hub_dataset
+from toygpt.errors import InputError
+from toygpt.params import HubDataset
 
 ROWS_PER_FILE = 20
 REPOSITORY_FILES = {
@@ -533,6 +536,10 @@ UNREADABLE = {
     "latin-1.jsonl": (row("a") + b'{"text": "caf\xe9"}\n', "can't decode byte 0xe9"),
     "torn.jsonl.gz": (gzip.compress(99 * row("a"))[:-12], "ended before"),
     "no gzip.jsonl.gz": (99 * row("a"), "Not a gzipped file"),
+    "no group.parquet": (
+        parquet({"text": ["one"], "id": [1]}),
+        "has none of the columns title",
+    ),
     "none.parquet": (b"<html>\n</html>\n" * 1000, "magic bytes not found"),
     "torn.parquet": (parquet({"text": ["a" * 9999], "title": ["T"]})[:-9], "magic"),
     "no text.parquet": (parquet({"title": ["T"]}), "'text' (hub.odd.text in params"),
@@ -566,7 +573,6 @@ READABLE: dict[str, tuple[bytes, list[str | None]]] = {
         parquet({"text": pa.array(["one"], pa.large_string()), "title": ["T"]}),
         ["one"],
     ),
-    "no group.parquet": (parquet({"text": ["one"], "id": [1]}), ["one"]),
     "part [1] of *.jsonl": (row("one"), ["one"]),
 }
 READ_EACH = """
@@ -701,7 +707,7 @@ def test_a_full_disk_is_called_by_its_name_and_not_tried_again(number: int) -> N
         except OSError as cause:
             raise RuntimeError("cannot download") from cause
     except RuntimeError as error:
-        trouble = Trouble.of(error)
+        trouble = FetchProblem.of(error)
 
     assert trouble.reason.startswith("the disk is full; HF_HOME names the folder")
     assert trouble.pause_seconds is None
@@ -747,13 +753,14 @@ def test_a_limit_of_requests_says_how_long_and_how_to_raise_it() -> None:
         headers: dict[str, str]
 
     told, untold = (
-        Trouble.of(RefusedError(429, headers)) for headers in ({"Retry-After": "7"}, {})
+        FetchProblem.of(RefusedError(429, headers))
+        for headers in ({"RateLimit": '"api";r=0;t=7'}, {})
     )
 
-    assert (told.pause_seconds, untold.pause_seconds) == (7, 60)
+    assert (told.pause_seconds, untold.pause_seconds) == (8, 60)
     assert "(HTTP 429); after `hf auth login` it allows more" in told.reason
-    assert Trouble.of(RefusedError(500, {})).pause_seconds == 1
-    assert Trouble.of(RefusedError(403, {})).pause_seconds is None
+    assert FetchProblem.of(RefusedError(500, {})).pause_seconds == 1
+    assert FetchProblem.of(RefusedError(403, {})).pause_seconds is None
 
 
 def test_a_full_disk_ends_the_download_and_leaves_what_was_there(
@@ -773,3 +780,59 @@ def test_a_full_disk_ends_the_download_and_leaves_what_was_there(
 
     assert message.startswith(f"cannot fetch 20231201.en/{FIRST_FILE}.parquet of wiki")
     assert "the disk is full; HF_HOME names the folder of the hub's cache" in message
+
+
+@pytest.mark.parametrize("suffix", ["csv", "arrow"])
+def test_tables_of_other_formats_are_read_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    rows = [{"body": 'one, "two"', "topic": "a"}, {"body": "three", "topic": "b"}]
+    table = pa.Table.from_pylist(rows)
+    path = tmp_path / f"part.{suffix}"
+    if suffix == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        with (
+            pa.OSFile(str(path), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as w,
+        ):
+            w.write_table(table)
+    monkeypatch.setattr("toygpt.data.hub.fetch_file", lambda *_: path)
+    dataset = HubDataset(
+        repository="a/b",
+        revision="0" * 40,
+        files=[path.name],
+        exclude=[],
+        text="body",
+        group=["topic"],
+        group_until=None,
+    )
+
+    documents = list(read_hub_dataset("mine", dataset))
+
+    assert [document.content.decode() for document in documents] == [
+        'one, "two"',
+        "three",
+    ]
+    assert [document.group for document in documents] == ["a/b:topic:a", "a/b:topic:b"]
+
+
+def test_a_group_that_no_table_has_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each row would be a group of its own, without a word."""
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.Table.from_pylist([{"text": "one", "title": "a"}]), path)
+    monkeypatch.setattr("toygpt.data.hub.fetch_file", lambda *_: path)
+    dataset = HubDataset(
+        repository="a/b",
+        revision="0" * 40,
+        files=[path.name],
+        exclude=[],
+        text="text",
+        group=["titel"],
+        group_until=None,
+    )
+
+    with pytest.raises(InputError, match=r"none of the columns titel .* but text, ti"):
+        list(read_hub_dataset("mine", dataset))

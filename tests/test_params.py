@@ -658,7 +658,7 @@ def test_flattening_writes_keys_as_dvc_does() -> None:
             "hub.wikisource.repository: got 'wikisource'; ",
         ),
         ("hub.wikisource.files", "[]", "hub.wikisource.files: got []; "),
-        ("hub.redpajama.files", "[a.csv]", "hub.redpajama.files.0: got 'a.csv'; "),
+        ("hub.redpajama.files", "[a.xml]", "hub.redpajama.files.0: got 'a.xml'; "),
         ("hub.redpajama.files", "[/a.jsonl]", "hub.redpajama.files.0: got '/a.jsonl'"),
         (
             "hub.redpajama.exclude",

@@ -698,7 +698,7 @@ def test_a_model_that_mlflow_does_not_keep_is_named(
     ):
         pass
 
-    assert str(caught.value).startswith(f"MLflow has no model {address}: ")
+    assert str(caught.value).startswith(f"cannot get {address} from MLflow: ")
     assert not list(scratch.iterdir())
 
 

@@ -4,6 +4,7 @@ The same as `toygpt …` where it is installed, and as `python -m toygpt …`.
 """
 
 import argparse
+import io
 import os
 import re
 import subprocess
@@ -84,7 +85,10 @@ def _add_train(commands: Any) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="YAML or JSON file with any part of params.yaml; options go before it",
+        help=(
+            "YAML or JSON file with any part of params.yaml; options given beside it "
+            "win"
+        ),
     )
     train.add_argument(
         "--model",
@@ -150,7 +154,7 @@ def _add_generate(commands: Any) -> None:
         description=(
             "Let a model continue a text. It takes the most likely token each time, "
             "unless one of --temperature, --top-k, --top-p and --seed is given: then "
-            "it chooses by chance. Beyond its block size it sees a sliding window, "
+            "it samples. Beyond its block size it sees a sliding window, "
             "half of the block or more."
         ),
     )
@@ -196,7 +200,7 @@ def _add_generate(commands: Any) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="of chance; the same one gives the same text (default: 0)",
+        help="of the random choices; the same one gives the same text (default: 0)",
     )
     generate.add_argument(
         "--accelerator",
@@ -227,7 +231,9 @@ def run_train(options: argparse.Namespace) -> int:
     for key, value in overrides.items():
         command += ["--set-param", to_hydra(key, value, is_new=key not in known)]
     # The stages run as `python -m …`: it shall be this Python.
-    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    search_path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
     process = subprocess.Popen(
         command, cwd=root, env={**os.environ, "PATH": search_path}
     )
@@ -317,6 +323,8 @@ def run_generate(options: argparse.Namespace) -> int:
         raise InputError(f"--prompt is no text in UTF-8: {options.prompt!r}")
     if options.max_new_tokens < 1:
         raise InputError(f"--max-new-tokens must be positive: {options.max_new_tokens}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     # torch takes seconds to import: most mistakes are told before.
     from toygpt.data.tokenizer import decode_as_it_comes, load_tokenizer
     from toygpt.model.device import device_for

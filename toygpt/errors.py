@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user."""
+"""What speaks to the user when something goes wrong."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,8 @@ class InputError(ValueError):
 
     The message says what was got, what is allowed, and which key or file to change.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library says, without its explanations."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

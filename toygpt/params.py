@@ -79,7 +79,11 @@ class HubDataset(Section):
     # A branch moves: the same parameters would give another corpus some day.
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     files: Annotated[
-        list[Annotated[str, Field(pattern=r"^[^/].*\.(parquet|jsonl?(\.gz)?)$")]],
+        list[
+            Annotated[
+                str, Field(pattern=r"^[^/].*\.(parquet|csv|arrow|jsonl?(\.gz)?)$")
+            ]
+        ],
         Field(min_length=1),
     ]
     exclude: list[str]

@@ -11,6 +11,7 @@ import errno
 import glob
 import hashlib
 import logging
+import os
 import re
 import time
 import warnings
@@ -20,8 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from toygpt.data.corpus import RawDocument, content_of, rows_of_jsonl
-from toygpt.errors import InputError
+from toygpt.errors import InputError, first_line
 from toygpt.files import sha256_of
 
 if TYPE_CHECKING:
@@ -29,7 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What `datasets` reads, each by a builder of that name; the rest is lines of JSON.
+TABLE_SUFFIXES = (".parquet", ".csv", ".arrow")
+
 MAX_TRIES = 6
+MAX_PAUSE_SECONDS = 600
 
 
 def read_hub_dataset(name: str, dataset: HubDataset) -> Iterator[RawDocument]:
@@ -62,10 +70,13 @@ def read_hub_dataset(name: str, dataset: HubDataset) -> Iterator[RawDocument]:
                 yield RawDocument(document_id, group, content)
         except InputError:
             raise
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        except (
+            *(OSError, EOFError, ValueError, OverflowError),
+            *(zlib.error, pa.ArrowException),
+        ) as error:
             raise InputError(
-                f"cannot read {address} (hub.{name} in params.yaml): {reason}"
+                f"cannot read {address} (hub.{name} in params.yaml): "
+                f"{first_line(error)}"
             ) from None
 
 
@@ -94,8 +105,9 @@ def ask_hub(download: Callable[[], str], *, what: str, settings: str) -> Path:
     """Download something, with patience, and say in one line why if it cannot be had.
 
     The hub's client takes up a connection that breaks, and waits when the hub asks it
-    to (HTTP 429). Where it gives up, we go on: so often, and with longer and longer
-    pauses in between, that a bad moment of network or hub ends nothing.
+    to (HTTP 429). Where it gives up, we go on, with longer and longer pauses, so that a
+    bad moment of hub or network ends nothing. A hub that does not answer at all for
+    half a minute is not waited for.
 
     Args:
         download: Calls the hub's client.
@@ -106,28 +118,30 @@ def ask_hub(download: Callable[[], str], *, what: str, settings: str) -> Path:
         InputError: It does not exist, is not for this user, cannot be reached; the
             disk is full.
     """
+    # Xet, the hub's newer way of handing out files, has failures of its own kind.
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     for number in range(1, MAX_TRIES + 1):
         try:
-            with _calm_client():
+            with _quiet_client():
                 return Path(download())
         except Exception as error:  # of many kinds, and some are only in its causes
-            trouble = Trouble.of(error)
-        if number == MAX_TRIES or trouble.pause_seconds is None:
+            problem = FetchProblem.of(error)
+        if number == MAX_TRIES or problem.pause_seconds is None:
             break
-        pause = max(trouble.pause_seconds, 2 ** (number - 1))
+        pause = max(problem.pause_seconds, 2 ** (number - 1))
         logger.warning(
             "%s: %s. Waiting %.0f s before try %d of %d.",
             what,
-            trouble.reason,
+            problem.reason,
             pause,
             number + 1,
             MAX_TRIES,
         )
         time.sleep(pause)
-    raise InputError(f"cannot fetch {what} ({settings}): {trouble.reason}")
+    raise InputError(f"cannot fetch {what} ({settings}): {problem.reason}")
 
 
-class Trouble(NamedTuple):
+class FetchProblem(NamedTuple):
     """Why something could not be fetched, and whether trying again may help."""
 
     reason: str
@@ -164,7 +178,17 @@ class Trouble(NamedTuple):
                         None,
                     )
                 case HFValidationError():
-                    return cls("this is no name of a repository on the hub", None)
+                    return cls(
+                        "it is neither a folder nor the name of a repository on the "
+                        "hub",
+                        None,
+                    )
+                case UnicodeEncodeError():
+                    return cls(
+                        "the token (HF_TOKEN) has a character that no token has: run "
+                        "`hf auth login`",
+                        None,
+                    )
                 case RevisionNotFoundError():
                     return cls("its repository has no such revision", None)
                 case OfflineModeIsEnabled():
@@ -194,8 +218,7 @@ class Trouble(NamedTuple):
         for cause in causes:
             if (response := getattr(cause, "response", None)) is not None:
                 return cls._of_status(response)
-        text = str(causes[-1]).strip().partition("\n")[0]
-        reason = (text or type(causes[-1]).__name__).rstrip(".")
+        reason = first_line(causes[-1]).rstrip(".")
         # Where nobody answers, or what was asked for makes no sense, it stays so.
         is_hopeless = any(
             type(cause).__name__ in ("ConnectError", "ConnectTimeout")
@@ -206,17 +229,19 @@ class Trouble(NamedTuple):
 
     @classmethod
     def _of_status(cls, response: Any) -> Self:
-        """Explain an answer that is none."""
+        """Explain an HTTP error."""
         status = response.status_code
         if status == 429:
-            asked = response.headers.get("Retry-After", "")
+            # See https://huggingface.co/docs/hub/rate-limits.
+            asked = re.search(r"t=(\d+)", response.headers.get("RateLimit", ""))
             return cls(
                 "the hub asks to wait (HTTP 429); after `hf auth login` it allows more",
-                float(asked) if asked.isdigit() else 60,
+                min(int(asked[1]) + 1, MAX_PAUSE_SECONDS) if asked else 60,
             )
         if status == 401:
             return cls("the hub does not accept the token: run `hf auth login`", None)
-        return cls(f"the hub answers HTTP {status}", 1 if status >= 500 else None)
+        may_help = status == 408 or status >= 500
+        return cls(f"the hub answers HTTP {status}", 1 if may_help else None)
 
 
 def check_digest(link: Path, what: str) -> None:
@@ -232,10 +257,17 @@ def check_digest(link: Path, what: str) -> None:
     promised = contents.name
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", promised):
         return
-    found = sha256_of(contents) if len(promised) == 64 else _git_digest(contents)
+    try:
+        found = sha256_of(contents) if len(promised) == 64 else _git_digest(contents)
+        if found != promised:
+            link.unlink()
+            contents.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {what} in the hub's cache: {error.strerror}: {contents} "
+            f"(HF_HOME names the folder of the hub's cache)"
+        ) from None
     if found != promised:
-        link.unlink()
-        contents.unlink(missing_ok=True)
         raise InputError(
             f"{what} was damaged on its way or on this disk, and has been removed: run "
             f"the same command again to fetch it anew"
@@ -248,7 +280,7 @@ def _git_digest(path: Path) -> str:
 
 
 @contextmanager
-def _calm_client() -> Iterator[None]:
+def _quiet_client() -> Iterator[None]:
     """Let the hub's client say that it was asked to wait, and nothing else.
 
     Otherwise it reports each broken connection, with addresses that are no one's
@@ -275,36 +307,38 @@ def _calm_client() -> Iterator[None]:
 
 
 def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:
-    """Yield the rows of a file, a few megabytes at a time.
+    """Yield the rows of a file, never all of them in memory.
 
     Lines of JSON are parsed one by one: files whose rows differ in their columns, or in
     the types of these (RedPajama's do), have no common table.
     """
-    if path.suffix != ".parquet":
-        return rows_of_jsonl(path, address)
-    return _rows_of_table(path, dataset)
-
-
-def _rows_of_table(path: Path, dataset: HubDataset) -> Iterator[Any]:
-    """Yield the rows of a Parquet file, of no more columns than needed."""
+    if path.suffix not in TABLE_SUFFIXES:
+        yield from rows_of_jsonl(path, address)
+        return
     import datasets
-    import pyarrow.parquet as pq
 
-    file = pq.read_metadata(path)
-    wanted = {dataset.text, *(key.partition(".")[0] for key in dataset.group)}
-    columns = [name for name in file.schema.to_arrow_schema().names if name in wanted]
-    if not file.num_rows:
-        return
-    if dataset.text not in columns:
-        yield {}  # a row without text, to be complained of as such
-        return
+    options: dict[str, Any] = {}
+    if path.suffix == ".parquet":
+        found = pq.read_schema(path).names
+        wanted = [dataset.text, *(key.partition(".")[0] for key in dataset.group)]
+        options["columns"] = [column for column in found if column in wanted]
+        if dataset.text not in found:
+            yield {}  # a row without text, to be complained of as such
+            return
+        if dataset.group and not set(wanted[1:]) & set(found):
+            raise InputError(
+                f"{address} has none of the columns {', '.join(dataset.group)} "
+                f"(`group` in `hub` of params.yaml), but {', '.join(found)}"
+            )
+        if not pq.read_metadata(path).num_rows:
+            return
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are ours to tell
     yield from datasets.load_dataset(
-        "parquet",
+        path.suffix.removeprefix("."),
         data_files=glob.escape(str(path)),
         split="train",
         streaming=True,
-        columns=columns,
+        **options,
     )
 
 

@@ -11,17 +11,17 @@ from toygpt.data.tokenizer import (
     bytes_of_tokens,
     treat_markers_as_text,
 )
-from toygpt.errors import InputError
+from toygpt.errors import InputError, first_line
 
 SETTING = "tokenize.tokenizer in params.yaml"
-# What normalizers, splitters of words and fillers of blanks would change.
+# What normalizers, splitters of words and prefixes of a space would change.
 HARD_TEXTS = [
     "".join(map(chr, range(0x2500))),
     "word",
     " word  and   word\n\n\ttab \r\n",
     "Cafe\u0301 \u212b \ufb01 \uff21 \u0130 \U0001f469\u200d\U0001f680",
 ]
-# A repository may hold a model as well, of gigabytes.
+# Only these: a repository may hold a model of gigabytes as well.
 TOKENIZER_FILES = ["*.json", "merges.txt"]
 
 
@@ -41,8 +41,7 @@ def load_pretrained_tokenizer(name: str) -> tuple[Tokenizer, str]:
         pretrained = _load(folder)
         tokenizer = Tokenizer.from_str(pretrained.backend_tokenizer.to_str())
     except Exception as error:  # of many kinds; each says in its words what is wrong
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"cannot load {what}: {reason}") from None
+        raise InputError(f"cannot load {what}: {first_line(error)}") from None
 
     if pretrained.eos_token is None:
         raise InputError(f"{what} has no token that ends a text (eos_token)")

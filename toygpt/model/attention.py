@@ -12,7 +12,7 @@ This is formula (1) of Vaswani et al., 2017, "Attention Is All You Need"
 later one. Dividing by √head_dim keeps the scores' spread at about one, however many
 channels a head has.
 
-Below, the same formula is computed four times, each time with less memory or time:
+Below, the same formula is computed four times, in four steps of a ladder:
 
 1. `attention_one_by_one`: one query at a time, in plain loops;
 2. `attention_from_scratch`: all queries at once, as matrices;
@@ -73,29 +73,32 @@ def attention_in_tiles(
     for each query, the highest score so far and the sums relative to it; when a higher
     one comes, scale down what was summed up. This online softmax (Milakov and
     Gimelshein, 2018, https://arxiv.org/abs/1805.02867, algorithm 3) makes it
-    FlashAttention (Dao et al., 2022, https://arxiv.org/abs/2205.14135, algorithm 1):
-    on a GPU a tile fits into the fast memory beside the processor, so that the slow
-    memory is read once.
+    FlashAttention (Dao et al., 2022, https://arxiv.org/abs/2205.14135; the loops are in
+    the order of Dao, 2023, https://arxiv.org/abs/2307.08691, algorithm 1): on a GPU a
+    tile fits into the fast memory beside the processor, so that the table of scores
+    never travels through the slow one.
     """
     time, head_dim = query.shape[-2:]
-    place = torch.arange(time, device=query.device)
+    position = torch.arange(time, device=query.device)
     edges = [*range(0, time, tile), time]
     mixed = []
     for first, last in pairwise(edges):
-        queries = query[:, :, first:last] / math.sqrt(head_dim)
-        highest = torch.full_like(queries[..., :1], -torch.inf)
+        query_tile = query[:, :, first:last] / math.sqrt(head_dim)
+        highest = torch.full_like(query_tile[..., :1], -torch.inf)
         sum_of_weights = torch.zeros_like(highest)
-        weighted_sum = torch.zeros_like(queries)
+        weighted_sum = torch.zeros_like(query_tile)
+        # Only the tiles up to our own: all that comes after it is hidden anyway.
         for start, end in pairwise(edge for edge in edges if edge <= last):
-            scores = queries @ key[:, :, start:end].transpose(-2, -1)
-            is_later = place[start:end] > place[first:last, None]
+            key_tile, value_tile = key[:, :, start:end], value[:, :, start:end]
+            scores = query_tile @ key_tile.transpose(-2, -1)
+            is_later = position[start:end] > position[first:last, None]
             scores = scores.masked_fill(is_later, -torch.inf)
 
             new_highest = torch.maximum(highest, scores.amax(dim=-1, keepdim=True))
             scale = (highest - new_highest).exp()
             weights = (scores - new_highest).exp()
             sum_of_weights = sum_of_weights * scale + weights.sum(dim=-1, keepdim=True)
-            weighted_sum = weighted_sum * scale + weights @ value[:, :, start:end]
+            weighted_sum = weighted_sum * scale + weights @ value_tile
             highest = new_highest
         mixed.append(weighted_sum / sum_of_weights)
     return torch.cat(mixed, dim=-2)
@@ -147,7 +150,10 @@ class KeyValueCache:
 
 
 class CausalSelfAttention(nn.Module):
-    """Several attentions side by side, each in its own part of the channels."""
+    """Multi-head attention: several side by side, each in its own part of the channels.
+
+    Vaswani et al., 2017, section 3.2.2.
+    """
 
     def __init__(self, *, embed_dim: int, num_heads: int, attention: str) -> None:
         super().__init__()
@@ -178,7 +184,8 @@ class CausalSelfAttention(nn.Module):
             if cache is not None:
                 cache.append(key, value)
         else:
-            # The newest token comes after all others: there is nothing to hide from it.
+            # The newest token comes after all others: nothing is to be hidden from it,
+            # so that all steps of the ladder would come down to this.
             assert x.shape[1] == 1, "after the first tokens they come one by one"
             mixed = F.scaled_dot_product_attention(query, *cache.append(key, value))
         return self.to_output(self._join_heads(mixed))

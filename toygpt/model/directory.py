@@ -111,6 +111,10 @@ def load_model(directory: Path) -> GPT:
             f"{len(wrong)} weights are missing, foreign or of another shape, "
             f"{wrong[0]} first"
         )
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise InputError(
+            f"{directory / WEIGHTS_FILE} holds numbers that are none (NaN)"
+        )
     model = GPT(config)
     ours = {
         name: weights[_to_ctrl(name)] for name in model.state_dict() if name != TIED
@@ -126,8 +130,8 @@ def load_config(directory: Path) -> GPTConfig:
         InputError: There is no model of our architecture.
     """
     path = directory / "config.json"
+    values = _read_config(directory)
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values["model_type"] != "ctrl" or values["dff"] != 4 * values["n_embd"]:
             raise ValueError("another architecture than toyGPT's")
         for key in ("vocab_size", "n_layer", "n_head", "n_positions", "n_embd"):
@@ -141,10 +145,6 @@ def load_config(directory: Path) -> GPTConfig:
             embed_dim=values["n_embd"],
             dropout=values["resid_pdrop"],
         )
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{directory} holds no model: {path} is missing") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} describes no toyGPT model: {error!r}") from None
 
@@ -155,14 +155,27 @@ def load_end_of_text_id(directory: Path) -> int:
     Raises:
         InputError: There is none.
     """
+    token_id = _read_config(directory).get("eos_token_id")
+    if type(token_id) is not int:
+        raise InputError(
+            f"{directory / 'config.json'} names no eos_token_id, but {token_id!r}"
+        )
+    return token_id
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        token_id = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} names no eos_token_id: {error!r}") from None
-    if not isinstance(token_id, int):
-        raise InputError(f"{path} names no eos_token_id, but {token_id!r}")
-    return token_id
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{directory} holds no model: {path} is missing") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} describes no toyGPT model: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} describes no toyGPT model: got {values!r}")
+    return values
 
 
 def weights_digest(directory: Path) -> str:

@@ -14,19 +14,23 @@ from toygpt.model.gpt import GPT
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to choose among the tokens that could come next, by chance.
+    """How to choose the next token at random.
 
     The same seed gives the same text, on the same machine.
+
+    Attributes:
+        temperature: Below 1 favours likely tokens; above 1 evens them out.
+        top_k: Keep only this many of the most likely tokens; None keeps all.
+        top_p: Of these, keep the most likely ones that together reach this
+            probability; None keeps all.
+        seed: Of the random choices.
 
     Raises:
         ValueError: A value that leaves nothing to choose from, or makes no sense.
     """
 
-    # Below 1 favours likely tokens; above 1 evens them out.
     temperature: float = 1.0
-    # Keep only this many of the most likely tokens.
     top_k: int | None = None
-    # Of these, keep the most likely ones that together reach this probability.
     top_p: float | None = None
     seed: int = 0
 
@@ -60,14 +64,14 @@ def generate(
         prompt_ids: What to continue.
         max_new_tokens: Where to stop if the model does not.
         end_of_text_id: The token by which the model ends a text; it is not yielded.
-        sampling: How to choose by chance; None takes the most likely token each time.
+        sampling: How to choose at random; None takes the most likely token each time.
 
     Raises:
         ValueError: An empty prompt: there is nothing to continue.
     """
     if not prompt_ids:
         raise ValueError("the prompt is empty: there is nothing to continue")
-    chance = torch.Generator().manual_seed(sampling.seed if sampling else 0)
+    generator = torch.Generator().manual_seed(sampling.seed if sampling else 0)
     block_size = model.config.block_size
     window = prompt_ids[-block_size:]  # the tokens that the model sees
     unread = window
@@ -78,14 +82,14 @@ def generate(
             next_id = int(logits.argmax())
         else:
             probabilities = next_token_probabilities(logits, sampling)
-            next_id = int(probabilities.multinomial(1, generator=chance))
+            next_id = int(probabilities.multinomial(1, generator=generator))
         if next_id == end_of_text_id:
             return
         yield next_id
         window = [*window, next_id]
         unread = [next_id]
         if len(window) > block_size:
-            unread = window = window[-max(1, block_size // 2) :]
+            unread = window = window[-(block_size // 2) :]
             caches = model.new_caches()
 
 
@@ -105,9 +109,9 @@ def next_token_probabilities(
 
     `top_p` is from Holtzman et al., 2019, "The Curious Case of Neural Text
     Degeneration", section 3.1 (https://arxiv.org/abs/1904.09751): where the model is
-    sure, few tokens are left to choose from, and many where it is not. Tokens with
-    equal scores are kept or left out together. Computed in 64 bits, since nothing is to
-    be lost by adding up tens of thousands of small numbers.
+    sure, few tokens are left to choose from, and many where it is not. At the edge of
+    `top_k`, tokens with equal scores are all kept; at that of `top_p`, as many as are
+    needed. Computed in 64 bits, since tens of thousands of small numbers are added up.
     """
     logits = logits.double()
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature

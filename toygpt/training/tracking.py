@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-from toygpt.errors import InputError
+from toygpt.errors import InputError, first_line
 from toygpt.files import write_json
 
 if TYPE_CHECKING:
@@ -193,8 +193,9 @@ def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
                 artifact_uri=address, dst_path=folder
             )
         except Exception as error:  # MLflow's own, the database's, the disk's
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(f"MLflow has no model {address}: {reason}") from None
+            raise InputError(
+                f"cannot get {address} from MLflow: {first_line(error)}"
+            ) from None
         yield Path(directory)
 
 
@@ -239,8 +240,7 @@ def _open_trackers(
 
 
 def _give_up(tracker: str, error: Exception) -> None:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    _warn(f"{tracker} gets no more of this run: {reason}")
+    _warn(f"{tracker} gets no more of this run: {first_line(error)}")
 
 
 def _warn(message: str) -> None:
