@@ -245,8 +245,8 @@ UNUSABLE: dict[str, tuple[dict[str, bytes], str]] = {
     "owner/nothing": ({}, "the hub has no such repository, or hides it"),
     f"gpt2@{'0' * 40}": ({}, "its repository has no such revision"),
     "gpt2@next": ({}, "its repository has no such revision"),
-    "no name": ({}, "this is no name of a repository on the hub"),
-    "./no/folder": ({}, "this is no name of a repository on the hub"),
+    "no name": ({}, "neither a folder nor the name of a repository"),
+    "./no/folder": ({}, "neither a folder nor the name of a repository"),
 }
 LOAD_EACH = """
 import pickle, sys
