@@ -782,6 +782,19 @@ def test_a_full_disk_ends_the_download_and_leaves_what_was_there(
     assert "the disk is full; HF_HOME names the folder of the hub's cache" in message
 
 
+def dataset_of(path: Path, *, text: str, group: str) -> HubDataset:
+    """Return a dataset of one file."""
+    return HubDataset(
+        repository="a/b",
+        revision="0" * 40,
+        files=[path.name],
+        exclude=[],
+        text=text,
+        group=[group],
+        group_until=None,
+    )
+
+
 @pytest.mark.parametrize("suffix", ["csv", "arrow"])
 def test_tables_of_other_formats_are_read_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
@@ -798,15 +811,7 @@ def test_tables_of_other_formats_are_read_as_well(
         ):
             w.write_table(table)
     monkeypatch.setattr("toygpt.data.hub.fetch_file", lambda *_: path)
-    dataset = HubDataset(
-        repository="a/b",
-        revision="0" * 40,
-        files=[path.name],
-        exclude=[],
-        text="body",
-        group=["topic"],
-        group_until=None,
-    )
+    dataset = dataset_of(path, text="body", group="topic")
 
     documents = list(read_hub_dataset("mine", dataset))
 
@@ -824,15 +829,7 @@ def test_a_group_that_no_table_has_is_named(
     path = tmp_path / "part.parquet"
     pq.write_table(pa.Table.from_pylist([{"text": "one", "title": "a"}]), path)
     monkeypatch.setattr("toygpt.data.hub.fetch_file", lambda *_: path)
-    dataset = HubDataset(
-        repository="a/b",
-        revision="0" * 40,
-        files=[path.name],
-        exclude=[],
-        text="text",
-        group=["titel"],
-        group_until=None,
-    )
+    dataset = dataset_of(path, text="text", group="titel")
 
     with pytest.raises(InputError, match=r"none of the columns titel .* but text, ti"):
         list(read_hub_dataset("mine", dataset))
