@@ -30,12 +30,13 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     left_out: Counter[str] = Counter()
     documents = islice(
-        up_to(params.download.max_bytes, clean(found_documents(params), left_out)),
-        params.download.max_documents,
+        clean(found_documents(params), left_out), params.download.max_documents
     )
     totals: Counter[str] = Counter()
     with new_directory(paths.DOCUMENTS) as directory:
-        write_documents(count(documents, totals), directory)
+        write_documents(
+            count(documents, totals, max_bytes=params.download.max_bytes), directory
+        )
         if not totals["documents"]:
             raise InputError(
                 f"the corpus {params.corpus!r} holds no text (left out: "
@@ -70,21 +71,21 @@ def found_documents(params: Params) -> Iterator[RawDocument]:
             return read_standard_library()
 
 
-def up_to(max_bytes: int | None, documents: Iterable[Document]) -> Iterator[Document]:
-    """Pass documents on for as long as they fit; None: all of them."""
-    num_bytes = 0
-    for document in documents:
-        num_bytes += len(document.text.encode())
-        if max_bytes is not None and num_bytes > max_bytes:
-            return
-        yield document
+def count(
+    documents: Iterable[Document], totals: Counter[str], *, max_bytes: int | None
+) -> Iterator[Document]:
+    """Pass documents on, counting them and their bytes, and show the progress.
 
-
-def count(documents: Iterable[Document], totals: Counter[str]) -> Iterator[Document]:
-    """Pass documents on, counting them and their bytes, and show the progress."""
+    Args:
+        documents: What to pass on.
+        totals: Where to count.
+        max_bytes: Stop before there are more; None passes all on.
+    """
     with tqdm(desc="download", unit="B", unit_scale=True, disable=None) as progress:
         for document in documents:
             num_bytes = len(document.text.encode())
+            if max_bytes is not None and totals["bytes"] + num_bytes > max_bytes:
+                return
             totals.update(documents=1, bytes=num_bytes)
             progress.set_postfix(documents=totals["documents"], refresh=False)
             progress.update(num_bytes)

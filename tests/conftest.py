@@ -1,6 +1,8 @@
 """What every test shares: one thread, checked shapes, no settings from outside."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -23,3 +25,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in os.environ:
         if variable.startswith(SETTINGS_FROM_OUTSIDE):
             monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder in which temporary files are made."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

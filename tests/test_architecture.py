@@ -152,6 +152,23 @@ def test_a_stage_loads_nothing_heavy_that_it_does_not_need(
     assert not set(unwanted) & set(loaded)
 
 
+@pytest.mark.parametrize(("setting", "is_off"), [("", True), ("0", False)])
+def test_files_of_the_hub_come_over_plain_http_unless_told_otherwise(
+    setting: str, is_off: bool
+) -> None:
+    """The hub's client reads the variable once, when it is imported."""
+    program = f"""
+import os
+if {setting!r}:
+    os.environ["HF_HUB_DISABLE_XET"] = {setting!r}
+import stages.download, stages.tokenize
+import huggingface_hub.constants
+print(huggingface_hub.constants.HF_HUB_DISABLE_XET)
+"""
+
+    assert python(program).strip() == str(is_off)
+
+
 def test_help_costs_no_heavy_import() -> None:
     program = (
         "import sys; from toygpt.cli import build_parser; "

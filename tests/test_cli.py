@@ -684,15 +684,6 @@ def addresses(trained: tuple[Workspace, Said]) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder in which temporary files are made."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["run", "version", "latest", "alias"])
 def test_a_model_that_mlflow_keeps_writes_the_same(
     toygpt: Toygpt,

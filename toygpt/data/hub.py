@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Xet, the hub's newer way of handing out files, has failures of its own kind. The hub's
+# client reads this once, when it is imported: that happens below, in functions.
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
 # What `datasets` reads, each by a builder of that name; the rest is lines of JSON.
 TABLE_SUFFIXES = (".parquet", ".csv", ".arrow")
 
@@ -118,8 +122,6 @@ def ask_hub(download: Callable[[], str], *, what: str, settings: str) -> Path:
         InputError: It does not exist, is not for this user, cannot be reached; the
             disk is full.
     """
-    # Xet, the hub's newer way of handing out files, has failures of its own kind.
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     for number in range(1, MAX_TRIES + 1):
         try:
             with _quiet_client():
