@@ -1,14 +1,31 @@
 """The six stages of the pipeline, each run as `python -m stages.NAME`."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
 from toygpt.errors import InputError
+from toygpt.processes import end_with_dvc
+
+STARTED_BY = os.getppid()  # asked before anything that takes time is imported
+INTERRUPTED = 130
 
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage; what its user can mend ends it with one message, not a traceback."""
+    end_with_dvc(STARTED_BY)
     try:
         stage()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        file = error.filename or "the output"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(
+                f"error: no room left for {file}: make room on its disk, then run the "
+                f"same command again"
+            )
+        sys.exit(f"error: {file}: {error.strerror or error}")

@@ -10,12 +10,13 @@ from stages import run
 from toygpt import paths
 from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
+from toygpt.errors import InputError
 from toygpt.evaluation import bigram_loss, judge, xz_bits_per_byte
 from toygpt.files import write_json
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_model, weights_digest
 from toygpt.params import load_params
-from toygpt.training.tracking import run_of_model
+from toygpt.training.tracking.run import run_of_model
 
 
 def main() -> None:
@@ -24,6 +25,13 @@ def main() -> None:
     check_tokenizer(splits, paths.MODEL)
     model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
 
+    pieces = bytes_of_tokens(load_tokenizer(paths.MODEL))
+    if not len(pieces) == model.config.vocab_size == splits.vocab_size:
+        raise InputError(
+            f"{paths.MODEL} predicts {model.config.vocab_size:,} tokens, its tokenizer "
+            f"has {len(pieces):,}, {paths.SPLITS} {splits.vocab_size:,}: run "
+            f"`dvc repro --force --single-item train`"
+        )
     test = open_tokens(paths.SPLITS, splits, "test")
     num_bytes = splits.parts["test"].bytes
     judgement = judge(
@@ -40,7 +48,6 @@ def main() -> None:
         vocab_size=splits.vocab_size,
         end_of_text_id=splits.end_of_text_id,
     )
-    pieces = bytes_of_tokens(load_tokenizer(paths.MODEL))
     metrics = {
         "test_loss": judgement.loss,
         "test_perplexity": judgement.perplexity,

@@ -10,19 +10,26 @@ from tqdm import tqdm
 
 from stages import run
 from toygpt import paths
-from toygpt.data.tokenizer import load_tokenizer
+from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
+from toygpt.errors import InputError
 from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_end_of_text_id, load_model, weights_digest
 from toygpt.params import load_params
 from toygpt.samples import Sample, continue_prompt, to_markdown
-from toygpt.training.tracking import run_of_model
+from toygpt.training.tracking.run import run_of_model
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
     model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
     tokenizer = load_tokenizer(paths.MODEL)
+    if vocab_size_of(tokenizer) != model.config.vocab_size:
+        raise InputError(
+            f"{paths.MODEL} predicts {model.config.vocab_size:,} tokens, but its "
+            f"tokenizer has {vocab_size_of(tokenizer):,}: run "
+            f"`dvc repro --force --single-item train`"
+        )
     end_of_text_id = load_end_of_text_id(paths.MODEL)
 
     samples: list[Sample] = [

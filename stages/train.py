@@ -1,32 +1,120 @@
 """Train the chosen model on the training split.
 
+What ends it, be it power, costs minutes: the same command goes on where it stopped.
+
 Reads:  data/splits/, data/tokens/tokenizer/
 Writes: models/toygpt/, reports/train/, metrics/train.json
 """
+
+import os
+import time
+from pathlib import Path
 
 import torch
 
 from stages import run
 from toygpt import paths
-from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
+from toygpt.data.token_files import (
+    Manifest,
+    check_tokenizer,
+    open_tokens,
+    read_manifest,
+)
 from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.directory import save_model, weights_digest
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model_card import model_card
-from toygpt.params import flatten, load_params
+from toygpt.params import Params, flatten, load_params
+from toygpt.training.checkpoints import Checkpoints
 from toygpt.training.curves import Curves
+from toygpt.training.interruption import Interruption
 from toygpt.training.surroundings import describe_surroundings, run_name
-from toygpt.training.tracking import new_run
-from toygpt.training.trainer import is_first_process, train
+from toygpt.training.tracking.record import new_run_id
+from toygpt.training.tracking.run import Run, training_run
+from toygpt.training.trainer import (
+    Outcome,
+    is_first_process,
+    num_steps,
+    resolve_precision,
+    train,
+)
+from toygpt.training.unfinished import (
+    Description,
+    UnfinishedTraining,
+    take_up,
+    what_decides_the_weights,
+)
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.TOKENIZER)
-    train_tokens = open_tokens(paths.SPLITS, splits, "train")
-    validation_tokens = open_tokens(paths.SPLITS, splits, "validation")
+    precision = resolve_precision(params.train.precision, params.runtime.accelerator)
 
+    with take_up(
+        paths.main_root(),
+        what_decides_the_weights(params, splits, precision=precision),
+        expected=os.environ.get("TOYGPT_RESUME"),
+        fresh=bool(os.environ.get("TOYGPT_FRESH")),
+        is_first_process=is_first_process(),
+    ) as unfinished:
+        description = describe(unfinished, params)
+        with (
+            Interruption() as interruption,
+            training_run(
+                description.run,
+                description.name,
+                dict(flatten(params.model_dump(by_alias=True))),
+                describe_surroundings(params.runtime.accelerator)
+                | digests_of(splits)
+                | {"fingerprint": unfinished.fingerprint},
+                tracking=params.tracking,
+                root=paths.main_root(),
+                is_first_process=is_first_process(),
+            ) as tracked,
+        ):
+            outcome = train_model(params, splits, unfinished, interruption, tracked)
+        if is_first_process():
+            unfinished.remove()
+            print(
+                f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
+                f"learned from, {outcome.validation_loss:.3f} on the validation split"
+            )
+
+
+def describe(unfinished: UnfinishedTraining, params: Params) -> Description:
+    """Say what is trained, for whoever may have to go on with it."""
+    before = unfinished.describe()
+    description = Description(
+        name=run_name(params.model, params.corpus),
+        run=before.run if before else new_run_id(),
+        started=before.started if before else time.time(),
+        experiment=os.environ.get("DVC_EXP_NAME"),
+        is_temporary=Path.cwd() != paths.main_root(),
+        max_steps=num_steps(params.train, params.chosen_model.block_size),
+        params=params.model_dump(by_alias=True),
+        deciding=unfinished.deciding,
+    )
+    if is_first_process():
+        unfinished.write_description(description)
+    return description
+
+
+def digests_of(splits: Manifest) -> dict[str, str]:
+    """Return the digests by which the text is known again."""
+    files = {f"{name}.sha256": record.sha256 for name, record in splits.files.items()}
+    return {"corpus.sha256": splits.corpus_sha256, **files}
+
+
+def train_model(
+    params: Params,
+    splits: Manifest,
+    unfinished: UnfinishedTraining,
+    interruption: Interruption,
+    tracked: Run,
+) -> Outcome:
+    """Train the model, and write it with its report and its metrics."""
     torch.manual_seed(params.seed)
     model = GPT(
         GPTConfig(
@@ -38,60 +126,47 @@ def main() -> None:
     )
     if is_first_process():
         print(f"{params.model}: {model.num_parameters:,} parameters")
-
-    with new_run(
-        run_name(params.model, params.corpus),
-        dict(flatten(params.model_dump(by_alias=True))),
-        describe_surroundings(params.runtime.accelerator)
-        | {
-            "corpus.sha256": splits.corpus_sha256,
-            **{
-                f"{name}.sha256": record.sha256 for name, record in splits.files.items()
-            },
-        },
-        tracking=params.tracking if is_first_process() else params.tracking.muted(),
-        root=paths.main_root(),
-    ) as tracked:
-        curves = Curves(tracked)
-        outcome = train(
-            model,
-            train_tokens,
-            validation_tokens,
-            params=params.train,
-            runtime=params.runtime,
-            seed=params.seed,
-            curves=curves,
-        )
-        if not is_first_process():
-            return
-        metrics = {
-            "parameters": model.num_parameters,
-            "steps": outcome.steps,
-            "tokens_seen": outcome.tokens,
-            "train_loss": outcome.train_loss,
-            "validation_loss": outcome.validation_loss,
-        }
-        with new_directory(paths.MODEL) as directory:
-            save_model(
-                model,
-                directory,
-                end_of_text_id=splits.end_of_text_id,
-                tokenizer_directory=paths.TOKENIZER,
-            )
-            write_text(directory / "README.md", model_card(params, splits, metrics))
-        with new_directory(paths.TRAIN_REPORT) as directory:
-            curves.write(directory)
-        write_json(paths.METRICS / "train.json", metrics)
-
-        weights = weights_digest(paths.MODEL)
-        tracked.log_facts({"weights.sha256": weights})
-        tracked.log_metrics({name: metrics[name] for name in ("parameters", "steps")})
-        tracked.log_directory(paths.MODEL, name="model")
-        tracked.remember(weights)
-    print(
-        f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was learned "
-        f"from, {outcome.validation_loss:.3f} on the validation split"
+    checkpoint = unfinished.best_checkpoint()
+    if checkpoint is not None and is_first_process():
+        print(f"going on after step {checkpoint.step:,}")
+    curves = Curves(tracked)
+    outcome = train(
+        model,
+        open_tokens(paths.SPLITS, splits, "train"),
+        open_tokens(paths.SPLITS, splits, "validation"),
+        params=params.train,
+        runtime=params.runtime,
+        seed=params.seed,
+        curves=curves,
+        checkpoints=Checkpoints(unfinished, params.runtime, interruption),
+        resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
     )
+    if not is_first_process():
+        return outcome
+
+    metrics = {
+        "parameters": model.num_parameters,
+        "steps": outcome.steps,
+        "tokens_seen": outcome.tokens,
+        "train_loss": outcome.train_loss,
+        "validation_loss": outcome.validation_loss,
+    }
+    with new_directory(paths.MODEL) as directory:
+        save_model(
+            model,
+            directory,
+            end_of_text_id=splits.end_of_text_id,
+            tokenizer_directory=paths.TOKENIZER,
+        )
+        write_text(directory / "README.md", model_card(params, splits, metrics))
+    with new_directory(paths.TRAIN_REPORT) as directory:
+        curves.write(directory)
+    write_json(paths.METRICS / "train.json", metrics)
+
+    tracked.log_metrics({name: metrics[name] for name in ("parameters", "steps")})
+    tracked.log_directory(paths.MODEL, name="model")
+    tracked.remember_weights(weights_digest(paths.MODEL))
+    return outcome
 
 
 if __name__ == "__main__":

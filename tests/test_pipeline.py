@@ -11,7 +11,7 @@ import pytest
 from mlflow.entities import Run
 
 from tests.project import Workspace, tiny_project
-from tests.wandb_files import read_offline_runs
+from toygpt.training.tracking.wandb_files import read_runs
 
 STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate-samples"]
 
@@ -34,7 +34,7 @@ def mlflow_runs(workspace: Workspace) -> list[Run]:
 
 def run_names_and_ids_in_wandb(workspace: Workspace) -> dict[str, set[str]]:
     names: dict[str, set[str]] = {}
-    for run in read_offline_runs(workspace.root):
+    for run in read_runs(workspace.root):
         names.setdefault(run.name, set()).add(run.run_id)
     return names
 
@@ -128,7 +128,7 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
 
     (run, *_others) = [
         run
-        for run in read_offline_runs(built.root)
+        for run in read_runs(built.root)
         if run.name == oldest.info.run_name and run.history
     ]
     assert run.config["models.nano.embed_dim"] == 8

@@ -14,7 +14,7 @@ from tests.tiny import (
     tiny_model,
     train_params,
 )
-from tests.wandb_files import WandbRun, read_offline_runs
+from toygpt.training.tracking.wandb_files import WandbRun, read_runs
 from toygpt.errors import InputError
 from toygpt.params import TrackingParams
 from toygpt.training.curves import Curves
@@ -140,7 +140,7 @@ def wandb_runs(root: Path) -> list[WandbRun]:
     import wandb
 
     wandb.teardown()
-    return read_offline_runs(root)
+    return read_runs(root)
 
 
 def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: `python . train`, `python . generate`, `python . resume`.
+"""The command line: `python . train`, `resume`, `generate`, `track`, `doctor`.
 
 The same as `toygpt …` where it is installed, and as `python -m toygpt …`.
 """
@@ -6,10 +6,8 @@ The same as `toygpt …` where it is installed, and as `python -m toygpt …`.
 import argparse
 import io
 import os
-import re
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 from toygpt import paths
 from toygpt.errors import InputError
+from toygpt.experiment import project_root, run_dvc, run_experiment
 
 # What a mistake in the command ends with, here as in argparse.
 USAGE_ERROR = 2
@@ -30,6 +29,16 @@ WANDB_CHOICES = {
     "disabled": "disabled",
     "true": "online",
     "false": "disabled",
+}
+
+# The options that stand for keys of params.yaml.
+OPTIONS = {
+    "model": "model",
+    "train.batch_size": "batch",
+    "train.learning_rate": "lr",
+    "train.weight_decay": "wd",
+    "train.precision": "precision",
+    "tracking.wandb": "wnb",
 }
 
 
@@ -59,13 +68,9 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_generate(commands)
-    resume = commands.add_parser(
-        "resume",
-        allow_abbrev=False,
-        help="continue a training that was interrupted (not yet possible)",
-        description="Continue a training that was interrupted: not yet possible.",
-    )
-    resume.set_defaults(command=run_resume)
+    _add_resume(commands)
+    _add_track(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -81,15 +86,7 @@ def _add_train(commands: Any) -> None:
             "written there."
         ),
     )
-    train.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help=(
-            "YAML or JSON file with any part of params.yaml; options given beside it "
-            "win"
-        ),
-    )
+    _add_config(train)
     train.add_argument(
         "--model",
         metavar="NAME",
@@ -116,22 +113,7 @@ def _add_train(commands: Any) -> None:
         metavar="DECAY",
         help="weight decay of the blocks' matrices (train.weight_decay)",
     )
-    train.add_argument(
-        "--precision",
-        metavar="NAME",
-        help="auto, 32-true or bf16-mixed (train.precision)",
-    )
-    train.add_argument(
-        "--wnb",
-        nargs="?",
-        const="online",
-        choices=WANDB_CHOICES,
-        metavar="MODE",
-        help=(
-            "Weights & Biases: offline, online (true) or disabled (false); without a "
-            "MODE, online (tracking.wandb)"
-        ),
-    )
+    _add_precision_and_wandb(train)
     train.add_argument(
         "-S",
         "--set",
@@ -143,7 +125,100 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "-n", "--name", metavar="NAME", help="name of the experiment and of its runs"
     )
+    train.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start over, even if this very training was interrupted",
+    )
     train.set_defaults(command=run_train)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "YAML or JSON file with any part of params.yaml; options given beside it "
+            "win"
+        ),
+    )
+
+
+def _add_precision_and_wandb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="auto, 32-true or bf16-mixed (train.precision)",
+    )
+    parser.add_argument(
+        "--wnb",
+        nargs="?",
+        const="online",
+        choices=WANDB_CHOICES,
+        metavar="MODE",
+        help=(
+            "Weights & Biases: offline, online (true) or disabled (false); without a "
+            "MODE, online (tracking.wandb)"
+        ),
+    )
+
+
+def _add_resume(commands: Any) -> None:
+    resume = commands.add_parser(
+        "resume",
+        allow_abbrev=False,
+        help="continue a training that was interrupted",
+        description=(
+            "Continue a training that was interrupted, with the parameters it had. To "
+            "give the same command again does the same. Of what decides the weights "
+            "only the precision may be changed on the way."
+        ),
+    )
+    resume.add_argument(
+        "training",
+        nargs="?",
+        metavar="TRAINING",
+        help="its name, or the beginning of its id, if there are several",
+    )
+    _add_config(resume)
+    _add_precision_and_wandb(resume)
+    resume.set_defaults(command=run_resume)
+
+
+def _add_track(commands: Any) -> None:
+    track = commands.add_parser(
+        "track",
+        allow_abbrev=False,
+        help="tell MLflow and W&B whatever they do not know yet",
+        description=(
+            "Tell MLflow and W&B whatever they missed of the trainings here, and of "
+            "those that DVC restored from its cache or pulled: of the workspace, of "
+            "all experiments, and of the revisions given."
+        ),
+    )
+    track.add_argument(
+        "revisions", nargs="*", metavar="REVISION", help="a commit, branch or tag"
+    )
+    track.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="look for every run in mlflow.db and wandb/, and make those missing anew",
+    )
+    track.set_defaults(command=run_track)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="look at this machine and at the health of the project",
+        description="Look at this machine and at the health of the project.",
+    )
+    doctor.add_argument(
+        "--fix", action="store_true", help="mend what can be mended without any risk"
+    )
+    doctor.set_defaults(command=run_doctor)
 
 
 def _add_generate(commands: Any) -> None:
@@ -213,39 +288,16 @@ def _add_generate(commands: Any) -> None:
 
 def run_train(options: argparse.Namespace) -> int:
     """Run `dvc exp run train` with the options as overrides."""
-    root = paths.main_root()
-    if not (root / paths.PARAMS).is_file() or not (root / "dvc.yaml").is_file():
-        raise InputError(
-            f"{root} is no toyGPT project: run this in a clone of it, where "
-            f"{paths.PARAMS} and dvc.yaml are"
-        )
-    from toygpt.params import flatten, load_params, read_yaml
-
-    known = dict(flatten(read_yaml(root / paths.PARAMS)))
+    root = project_root()
     overrides = overrides_of(options)
-    # All of it is checked before DVC writes anything.
-    load_params(root / paths.PARAMS, overrides)
-    command = [sys.executable, "-m", "dvc", "exp", "run", "train"]
-    if options.name is not None:
-        command += ["--name", options.name]
-    for key, value in overrides.items():
-        command += ["--set-param", to_hydra(key, value, is_new=key not in known)]
-    # The stages run as `python -m …`: it shall be this Python.
-    search_path = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    settings = {"TOYGPT_FRESH": "1"} if options.fresh else {}
+    return run_experiment(
+        root, overrides, targets=["train"], name=options.name, settings=settings
     )
-    process = subprocess.Popen(
-        command, cwd=root, env={**os.environ, "PATH": search_path}
-    )
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            pass  # DVC was interrupted as well, and ends in its own way
 
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the options of `train` change, by the paths in params.yaml.
+    """Return what the options change, by the paths in params.yaml.
 
     Raises:
         InputError: The file cannot be read, or an assignment is none.
@@ -258,17 +310,10 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     if options.config is not None:
         overrides |= flatten(read_yaml(options.config))
-    for key, value in (
-        ("model", options.model),
-        ("train.batch_size", options.batch),
-        ("train.learning_rate", options.lr),
-        ("train.weight_decay", options.wd),
-        ("train.precision", options.precision),
-        ("tracking.wandb", WANDB_CHOICES.get(options.wnb)),
-    ):
-        if value is not None:
-            overrides[key] = value
-    for assignment in options.set:
+    for key, option in OPTIONS.items():
+        if (value := getattr(options, option, None)) is not None:
+            overrides[key] = WANDB_CHOICES[value] if option == "wnb" else value
+    for assignment in getattr(options, "set", []):
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise InputError(f"-S takes KEY=VALUE, got {assignment!r}")
@@ -278,41 +323,6 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"-S {assignment}: {error}") from None
     # Overrides are put beside what is there: an empty section changes nothing.
     return {key: value for key, value in overrides.items() if value != {}}
-
-
-def to_hydra(key: str, value: Any, *, is_new: bool = False) -> str:
-    """Write an override in the grammar that `dvc exp run --set-param` reads.
-
-    See https://hydra.cc/docs/advanced/override_grammar/basic/.
-
-    Raises:
-        InputError: DVC would take a part of it for something else.
-    """
-    if not re.fullmatch(r"[A-Za-z_][\w.-]*", key, re.ASCII):
-        raise InputError(f"DVC takes no key like {key!r}: write it into {paths.PARAMS}")
-    if "${" in str(value) or value == "???":
-        raise InputError(f"{key}: DVC would look up '${{' or '???', got {value!r}")
-    return f"{'+' if is_new else ''}{key}={_hydra_value(value)}"
-
-
-def _hydra_value(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return repr(value)
-        case list():
-            return f"[{','.join(map(_hydra_value, value))}]"
-        case Mapping():
-            items = (f"{key}:{_hydra_value(item)}" for key, item in value.items())
-            return f"{{{','.join(items)}}}"
-        case _:
-            # Backslashes count only where they stand before a quote.
-            text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
-            text = re.sub(r"(\\+)\Z", r"\1\1", text)
-            return f"'{text}'"
 
 
 def run_generate(options: argparse.Namespace) -> int:
@@ -371,7 +381,7 @@ def _is_text(argument: str) -> bool:
 def _model_directory(name: str | None) -> Iterator[Path]:
     """Yield the directory of the model that `--model` names."""
     if name is not None and name.startswith(("runs:/", "models:/")):
-        from toygpt.training.tracking import model_from_mlflow
+        from toygpt.training.tracking.mlflow_tracker import model_from_mlflow
 
         with model_from_mlflow(name, root=paths.main_root()) as directory:
             yield directory
@@ -382,8 +392,52 @@ def _model_directory(name: str | None) -> Iterator[Path]:
 
 
 def run_resume(options: argparse.Namespace) -> int:
-    """Say that it cannot be done yet."""
-    raise InputError(
-        "resuming is not possible yet: a training that was interrupted starts again "
-        "from its first step (python . train)"
+    """Go on with a training that was interrupted, as it was begun."""
+    from toygpt.params import flatten, read_yaml
+    from toygpt.resume import choose, interrupted_trainings
+
+    root = project_root()
+    chosen = choose(interrupted_trainings(root), options.training)
+    description = chosen.description
+    wanted = dict(flatten(description.params)) | overrides_of(options)
+    present = dict(flatten(read_yaml(root / paths.PARAMS)))
+    overrides = {
+        key: value
+        for key, value in wanted.items()
+        if key not in present or present[key] != value
+    }
+    settings = {"TOYGPT_RESUME": chosen.training.fingerprint}
+    print(f"going on with {chosen}", flush=True)
+    if description.experiment is None and not overrides:
+        return run_dvc(root, "repro", settings=settings)
+    return run_experiment(
+        root,
+        overrides,
+        name=description.experiment,
+        is_temporary=description.is_temporary,
+        settings=settings,
     )
+
+
+def run_track(options: argparse.Namespace) -> int:
+    """Tell the trackers whatever they do not know, and say what it was."""
+    from toygpt.params import load_params
+    from toygpt.track import track
+
+    root = project_root()
+    tracking = load_params(root / paths.PARAMS).tracking
+    told = track(
+        root, tracking, revisions=options.revisions, is_rebuilding=options.rebuild
+    )
+    for name in told:
+        print(f"told: {name}")
+    if not told:
+        print("the trackers know everything")
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Print one page about the machine and the project."""
+    from toygpt.doctor import doctor
+
+    return doctor(project_root(), fix=options.fix)

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from toygpt.errors import InputError
 
 
 def sha256_of(path: Path) -> str:
@@ -17,18 +19,57 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; whoever looks finds the old one or the new one, whole."""
+class DigestedFile:
+    """A file that is being written, and the digest of what went into it so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append the data."""
+        written = self._file.write(data)
+        self._digest.update(data)
+        self.num_bytes += written
+        return written
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 digest of all that was written, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[DigestedFile]:
+    """Yield a file that becomes `path` when all of it has been written.
+
+    Until then `path` stays as it is; after an error nothing of the attempt remains.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_leftovers(path)
     temporary = _temporary_sibling(path)
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _naming(path, temporary):
+        try:
+            with temporary.open("wb") as file:
+                yield DigestedFile(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _flush_to_disk(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; whoever looks finds the old one or the new one, whole."""
+    with new_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,16 +91,43 @@ def new_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_leftovers(path)
     temporary = _temporary_sibling(path)
-    temporary.mkdir()
+    with _naming(path, temporary):
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush_to_disk(file)
+            _flush_to_disk(temporary)
+            _put_in_place(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an error of the system say what could not be written, under its own name.
+
+    Where a file is open already, the system does not say. What writes without Python
+    (safetensors, tokenizers) has errors of its own, and the system's in their text.
+
+    Raises:
+        OSError: In place of any error in whose text there is the number of one.
+    """
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            _flush_to_disk(file)
-        _flush_to_disk(temporary)
-        _put_in_place(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except InputError:
         raise
+    except Exception as error:
+        found = re.search(r"(?:Errno|os error) (\d+)", str(error))
+        if found is None:
+            raise
+        name = getattr(error, "filename", None) or path
+        raise OSError(
+            int(found[1]),
+            os.strerror(int(found[1])),
+            str(name).replace(temporary.name, path.name),
+        ) from error
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -82,14 +150,15 @@ def _sweep_leftovers(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.tmp")
     for leftover in path.parent.iterdir():
         match = pattern.fullmatch(leftover.name)
-        if match and not _is_running(int(match[1])):
+        if match and not is_running(int(match[1])):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
 
 
-def _is_running(process_id: int) -> bool:
+def is_running(process_id: int) -> bool:
+    """Say whether there is a process of this id."""
     try:
         os.kill(process_id, 0)  # asks, and does nothing
     except ProcessLookupError:

@@ -20,11 +20,21 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    NodeEvent,
+)
 
-from toygpt.errors import InputError
+from toygpt.errors import InputError, first_line
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
+
+# What the aliases of a YAML file may blow it up to, and how deep it may go.
+MAX_VALUES = 100_000
+MAX_DEPTH = 100
 
 
 class Section(BaseModel):
@@ -206,6 +216,9 @@ class RuntimeParams(Section):
     strategy: Literal["auto", "ddp"]
     compile: bool | Literal["auto"]
     micro_batch_size: PositiveInt
+    deterministic: bool
+    checkpoint_every_steps: PositiveInt | None
+    checkpoint_every_minutes: PositiveFloat
 
 
 class TrackingParams(Section):
@@ -323,17 +336,62 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: No such file, or no sections in it.
     """
     is_json = path.suffix == ".json"
-    read = json.loads if is_json else YAML(typ="safe").load
+    read = json.loads if is_json else _parse_yaml
     try:
         values = read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
+    except (YAMLError, LookupError, RecursionError, TypeError, ValueError) as error:
         language = "JSON" if is_json else "YAML"
-        raise InputError(f"{path} is not valid {language}: {error}") from None
+        raise InputError(f"{path} is not valid {language}: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold sections of parameters, got {values!r}")
     return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """Return what a text in YAML says, if that is not too much.
+
+    A few lines of aliases to aliases stand for more values than any memory holds ("a
+    billion laughs").
+
+    Raises:
+        ValueError: It is; or an alias stands inside of what it stands for.
+        YAMLError, LookupError, TypeError: It is not YAML, or a tag of it lies.
+    """
+    sizes: dict[str, int] = {}  # how many values each anchor marks
+    opened: list[tuple[str | None, int]] = []  # anchors, and how many came before
+    num_values = 0
+    for event in YAML(typ="safe").parse(text):
+        if isinstance(event, CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = num_values - before
+            continue
+        if not isinstance(event, NodeEvent):
+            continue
+        line = event.start_mark.line + 1
+        num_values += 1
+        if isinstance(event, CollectionStartEvent):
+            opened.append((event.anchor, num_values))
+            if len(opened) > MAX_DEPTH:
+                raise ValueError(f"line {line}: more than {MAX_DEPTH} levels deep")
+        elif isinstance(event, AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in opened):
+                raise ValueError(f"line {line}: *{event.anchor} stands for itself")
+            num_values += sizes.get(event.anchor, 0)
+            if num_values > MAX_VALUES:
+                raise ValueError(
+                    f"line {line}: *{event.anchor} and the aliases before it stand for "
+                    f"more than {MAX_VALUES:,} values"
+                )
+    return YAML(typ="safe").load(text)
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file in one line, and where."""
+    problem, mark = (getattr(error, k, None) for k in ("problem", "problem_mark"))
+    return f"line {mark.line + 1}: {problem}" if mark else first_line(error)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -67,6 +67,15 @@ class Curves(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Keep nothing: the trackers know all parameters from the start."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all points so far, for a checkpoint."""
+        return {"train": list(self.train), "validation": list(self.validation)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; whoever listens has heard of these points."""
+        self.train[:] = state["train"]
+        self.validation[:] = state["validation"]
+
     def write(self, directory: Path) -> None:
         """Write train.csv and validation.csv."""
         for name, rows in (("train", self.train), ("validation", self.validation)):

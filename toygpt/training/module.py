@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from toygpt.data.batches import Batch
-from toygpt.errors import InputError
 from toygpt.model.gpt import GPT, next_token_loss
+from toygpt.training.checkpoints import Checkpoints
+from toygpt.training.curves import Curves
+from toygpt.training.divergence import DivergenceWatch, check_finite
 from toygpt.training.optimizer import build_optimizer
 from toygpt.training.schedule import learning_rate_multiplier
 
@@ -34,13 +36,19 @@ class Training(lightning.LightningModule):
         *,
         seed: int,
         log_every_steps: int,
+        validate_every_steps: int,
         compile_model: bool,
+        curves: Curves,
+        checkpoints: Checkpoints | None,
     ) -> None:
         super().__init__()
         self.model = model
         self.params = params
         self.seed = seed
         self.log_every_steps = log_every_steps
+        self.validate_every_steps = validate_every_steps
+        self.curves = curves
+        self.checkpoints = checkpoints
         self.tokens_per_step = params.batch_size * model.config.block_size
         # The latest, on the host: to show them costs no waiting for a GPU.
         self.train_loss: float | None = None
@@ -55,7 +63,7 @@ class Training(lightning.LightningModule):
         self._sum_of_losses = torch.zeros(())
         self._num_losses = 0
         self._gradient_norm = torch.zeros(())
-        self._steps_done = 0
+        self._watch = DivergenceWatch()
         self._last_log = (0, time.perf_counter())
 
     def _loss_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -107,18 +115,25 @@ class Training(lightning.LightningModule):
             self.model.parameters(), self.params.gradient_clip_norm
         )
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Report, every few steps, what happened since the last report."""
-        step = self.global_step
-        if step == self._steps_done:  # more gradients are being gathered
-            return
-        self._steps_done = step
-        if step % self.log_every_steps and step != self.trainer.max_steps:
-            return
+    def on_train_start(self) -> None:
+        """Measure the speed from here."""
+        self._last_log = (self.global_step, time.perf_counter())
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Finish a step: look for divergence, report, keep a checkpoint."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return  # more gradients are being gathered
+        step = self.global_step
+        self._watch.look(step, self._sum_of_losses, self._gradient_norm)
+        if step % self.log_every_steps == 0 or step == self.trainer.max_steps:
+            self._report(step)
+        if step % self.validate_every_steps:
+            self._step_is_done()
+
+    def _report(self, step: int) -> None:
+        """Tell the loggers what happened since the last report."""
         own_loss = self._sum_of_losses / self._num_losses
         loss = self.trainer.strategy.reduce(own_loss, reduce_op="mean").item()
-        _check_finite(loss, step)
         last_step, last_time = self._last_log
         now = time.perf_counter()
         tokens_per_second = (
@@ -129,6 +144,7 @@ class Training(lightning.LightningModule):
         self._num_losses = 0
 
         self.train_loss = loss
+        # `self.log` would give the same points to the loggers again at each later step.
         points = {
             "train_loss": loss,
             "learning_rate": self._multiplier(step - 1) * self.params.learning_rate,
@@ -136,9 +152,12 @@ class Training(lightning.LightningModule):
             "tokens_per_second": tokens_per_second,
             "tokens_seen": float(step * self.tokens_per_step),
         }
-        # `self.log` would give the same points to the loggers again at each later step.
-        for logger in self.trainer.loggers:
-            logger.log_metrics(points, step=step)
+        self.curves.log_metrics(points, step=step)
+
+    def _step_is_done(self) -> None:
+        """Let a checkpoint be kept, if training has not gone astray."""
+        if self.checkpoints is not None:
+            self.checkpoints.after_step(self.trainer, check=self._watch.settle)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the mean loss of the validation split."""
@@ -154,15 +173,29 @@ class Training(lightning.LightningModule):
         )
 
     def on_validation_end(self) -> None:
-        """Note the loss; stop a training that went astray since its last report."""
+        """Note the loss; a checkpoint after a validation need not repeat it."""
         loss = self.trainer.callback_metrics["validation_loss"].item()
-        _check_finite(loss, self.global_step)
+        self._watch.settle()
+        check_finite(self.global_step, "validation loss", loss)
         self.validation_loss = loss
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._step_is_done()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the reports need of the steps before the checkpoint."""
+        checkpoint["report"] = {
+            "sum_of_losses": self._sum_of_losses,
+            "num_losses": self._num_losses,
+            "train_loss": self.train_loss,
+            "validation_loss": self.validation_loss,
+            "curves": self.curves.state_dict(),
+        }
 
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise InputError(
-            f"training diverged: the loss is {loss} after {step} steps; lower "
-            f"train.learning_rate or train.muon_learning_rate in params.yaml"
-        )
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take that up again."""
+        report = checkpoint["report"]
+        self._sum_of_losses = report["sum_of_losses"]
+        self._num_losses = report["num_losses"]
+        self.train_loss = report["train_loss"]
+        self.validation_loss = report["validation_loss"]
+        self.curves.load_state_dict(report["curves"])

@@ -48,7 +48,7 @@ class Progress(Callback):
         assert isinstance(pl_module, Training)
         loss = trainer.callback_metrics["validation_loss"].item()
         self.losses["validation_loss"] = f"{loss:.3f}"
-        if trainer.is_global_zero and self.bar.disable:
+        if trainer.is_global_zero and (self.bar is None or self.bar.disable):
             seen = trainer.global_step * pl_module.tokens_per_step
             losses = ", ".join(f"{name} {v}" for name, v in self.losses.items())
             print(f"{seen:,} tokens: {losses}", flush=True)

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from toygpt.data.batches import Batch, TrainingBatches, spread_batches
 from toygpt.data.token_files import TokenIds
 from toygpt.errors import InputError
+from toygpt.training.checkpoints import CheckpointFiles, Checkpoints
 from toygpt.training.curves import Curves
 from toygpt.training.module import Training
 from toygpt.training.progress import Progress
@@ -59,16 +61,26 @@ class Portions:
         self.per_step = per_step
         self.rank = rank
         self.world_size = world_size
+        self._num_given = 0
 
     def __len__(self) -> int:
         return self.num_steps * self.per_step
 
     def __iter__(self) -> Iterator[Batch]:
         rows = self.batches.batch_size // self.world_size // self.per_step
-        for number in range(len(self)):
+        for number in range(self._num_given, len(self)):
             step, portion = divmod(number, self.per_step)
             first = (self.rank * self.per_step + portion) * rows
+            self._num_given = number + 1
             yield self.batches.batch(step, rows=slice(first, first + rows))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where we are, for a checkpoint."""
+        return {"num_given": self._num_given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self._num_given = state["num_given"]
 
 
 class ValidationBatches:
@@ -100,15 +112,18 @@ def train(
     runtime: RuntimeParams,
     seed: int,
     curves: Curves,
+    checkpoints: Checkpoints | None = None,
+    resume_from: Path | None = None,
 ) -> Outcome:
-    """Train the model in place.
+    """Train the model in place, from the beginning or from a checkpoint.
 
     Raises:
         InputError: The batch cannot be shared among the devices, or training diverged.
+        Stopped: A signal came; what is done is kept.
     """
     block_size = model.config.block_size
     tokens_per_step = params.batch_size * block_size
-    max_steps = math.ceil(params.max_tokens / tokens_per_step)
+    max_steps = num_steps(params, block_size)
     batches = TrainingBatches(
         train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
     )
@@ -128,7 +143,9 @@ def train(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             logger=curves,
-            callbacks=[Progress()],
+            callbacks=[Progress(), *([checkpoints] if checkpoints else [])],
+            plugins=[CheckpointFiles(checkpoints.unfinished)] if checkpoints else None,
+            deterministic=runtime.deterministic,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -151,7 +168,10 @@ def train(
         params,
         seed=seed,
         log_every_steps=max(1, max_steps // POINTS_PER_CURVE),
+        validate_every_steps=validate_every_steps,
         compile_model=should_compile(runtime.compile, trainer),
+        curves=curves,
+        checkpoints=checkpoints,
     )
     validation = ValidationBatches(
         validation_tokens,
@@ -169,6 +189,8 @@ def train(
             world_size=trainer.world_size,
         ),
         validation,
+        ckpt_path=resume_from,
+        weights_only=True,
     )
     if max_steps % validate_every_steps:
         trainer.validate(module, validation, verbose=False)
@@ -180,6 +202,11 @@ def train(
         train_loss=module.train_loss,
         validation_loss=module.validation_loss,
     )
+
+
+def num_steps(params: TrainParams, block_size: int) -> int:
+    """Return how many optimizer steps it takes to see all tokens."""
+    return math.ceil(params.max_tokens / (params.batch_size * block_size))
 
 
 def is_first_process() -> bool:

@@ -1,4 +1,4 @@
-"""Read what Weights & Biases keeps of an offline run.
+"""Read what Weights & Biases has on disk of a run: what it was told, it may have lost.
 
 A `.wandb` file is a log in LevelDB's format
 (https://github.com/google/leveldb/blob/main/doc/log_format.md) behind a header of its
@@ -7,13 +7,15 @@ own. Each record of the log is a protocol buffer.
 
 import json
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 BLOCK_SIZE = 32 * 1024
-FILE_HEADER = struct.Struct("<4sHB")
+MAGIC = b":W&B"
+HEADER_SIZE = 7
 PIECE_HEADER = struct.Struct("<IHB")
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
@@ -33,9 +35,14 @@ class WandbRun:
     exit_code: int | None = None
 
 
-def read_offline_runs(root: Path) -> list[WandbRun]:
-    """Return the offline runs under `root`/wandb, the oldest first."""
-    files = (root / "wandb").glob("offline-run-*/run-*.wandb")
+def read_runs(root: Path, run_id: str = "*") -> list[WandbRun]:
+    """Return what lies under `root`/wandb, one for each time a run was opened.
+
+    Args:
+        root: The project that the user works in.
+        run_id: Of one run; otherwise all are read.
+    """
+    files = (root / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb")
     return [
         _read(path) for path in sorted(files, key=lambda path: path.stat().st_mtime)
     ]
@@ -79,10 +86,13 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """Put the records together from pieces, none of which crosses a block's end."""
-    magic, _, _ = FILE_HEADER.unpack_from(data)
-    assert magic == b":W&B", f"no file of W&B: it begins with {magic!r}"
-    place = FILE_HEADER.size
+    """Put the records together from pieces, none of which crosses a block's end.
+
+    It ends with the last whole one: W&B's process may have been killed.
+    """
+    if not data.startswith(MAGIC):
+        return
+    place = HEADER_SIZE
     record = b""
     while True:
         left_in_block = BLOCK_SIZE - place % BLOCK_SIZE
@@ -90,13 +100,12 @@ def _records(data: bytes) -> Iterator[bytes]:
             place += left_in_block
         if place + PIECE_HEADER.size > len(data):
             return
-        _, length, kind = PIECE_HEADER.unpack_from(data, place)
+        checksum, length, kind = PIECE_HEADER.unpack_from(data, place)
         place += PIECE_HEADER.size
-        record = (
-            data[place : place + length]
-            if kind in (FULL, FIRST)
-            else (record + data[place : place + length])
-        )
+        piece = data[place : place + length]
+        if zlib.crc32(bytes([kind]) + piece) != checksum:
+            return
+        record = piece if kind in (FULL, FIRST) else record + piece
         place += length
         if kind in (FULL, LAST):
             yield record

@@ -1,0 +1,91 @@
+"""Which of the trainings that were interrupted is to go on."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from toygpt.errors import InputError
+from toygpt.training.unfinished import (
+    Description,
+    UnfinishedTraining,
+    list_unfinished,
+)
+
+
+class Interrupted(NamedTuple):
+    """A training that can go on."""
+
+    training: UnfinishedTraining
+    description: Description
+
+    def __str__(self) -> str:
+        checkpoints = self.training.checkpoints()
+        step = checkpoints[0].step if checkpoints else 0
+        started = datetime.fromtimestamp(self.description.started)
+        return (
+            f"{self.description.name} (id {self.training.fingerprint[:8]}, begun "
+            f"{started:%Y-%m-%d %H:%M}, step {step:,} of "
+            f"{self.description.max_steps:,})"
+        )
+
+
+def interrupted_trainings(root: Path) -> list[Interrupted]:
+    """Return the trainings of a project that can go on.
+
+    Raises:
+        InputError: There are none.
+    """
+    unfinished = list_unfinished(root)
+    running = [training.running_process() for training in unfinished]
+    found = [
+        Interrupted(training, description)
+        for training, process in zip(unfinished, running, strict=True)
+        if process is None and (description := training.describe()) is not None
+    ]
+    if found:
+        return found
+    if processes := [str(process) for process in running if process is not None]:
+        raise InputError(
+            f"nothing to resume: process {', '.join(processes)} is still training"
+        )
+    raise InputError("nothing to resume: no training was interrupted")
+
+
+def choose(trainings: Sequence[Interrupted], wanted: str | None) -> Interrupted:
+    """Return the training that the user means, and ask if there are several.
+
+    Args:
+        trainings: Those that can go on, at least one.
+        wanted: Its name, or the beginning of its id.
+
+    Raises:
+        InputError: There is no such training, or nobody to ask.
+    """
+    found = [
+        entry
+        for entry in trainings
+        if wanted is None
+        or entry.description.name == wanted
+        or entry.training.fingerprint.startswith(wanted)
+    ]
+    if len(found) == 1:
+        return found[0]
+    listed = "\n".join(
+        f"  {number}  {entry}" for number, entry in enumerate(found or trainings, 1)
+    )
+    if not found:
+        raise InputError(f"no interrupted training is called {wanted!r}:\n{listed}")
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"several trainings were interrupted; say which, by its id:\n{listed}"
+        )
+    print(f"interrupted trainings:\n{listed}", file=sys.stderr)
+    while True:
+        print("which one? [number] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            raise InputError("no training was chosen")
+        if answer.strip().isdigit() and 1 <= int(answer) <= len(found):
+            return found[int(answer) - 1]

@@ -1,0 +1,220 @@
+"""Tell the trackers whatever they do not know: what they missed, what they lost, and
+trainings whose results came from elsewhere.
+
+A model that DVC restored from its cache, or pulled, was trained in another folder or on
+another machine. What is known of it is in the pipeline's own results: the parameters,
+the curves, the metrics. They make a record like that of a training here.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from errno import ENOENT
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from toygpt import paths
+from toygpt.errors import InputError
+from toygpt.params import flatten
+from toygpt.training.curves import TRAIN_COLUMNS, VALIDATION_COLUMNS
+from toygpt.training.tracking.record import Record, record_of_weights
+from toygpt.training.tracking.run import (
+    bring_up_to_date,
+    forget_what_is_lost,
+    tell_trackers,
+    wanted_trackers,
+)
+
+if TYPE_CHECKING:
+    from toygpt.params import TrackingParams
+
+
+def track(
+    root: Path,
+    tracking: TrackingParams,
+    *,
+    revisions: Sequence[str] = (),
+    is_rebuilding: bool = False,
+) -> list[str]:
+    """Bring the trackers up to date, and return the names of the runs they learned of.
+
+    Args:
+        root: The project that the user works in.
+        tracking: Which trackers, and the project's name there.
+        revisions: Commits whose results are taken in, besides those of the workspace
+            and of all experiments.
+        is_rebuilding: Whether it is looked up what the trackers have, and not relied
+            upon what they were told.
+
+    Raises:
+        InputError: There is no such revision, or it has no results.
+    """
+    if is_rebuilding:
+        forget_what_is_lost(tracking, root)
+    told = bring_up_to_date(tracking, root)
+    for revision, name in _revisions(root, revisions):
+        results = Results(root, revision)
+        try:
+            record = record_of_weights(root, results.weights_sha256)
+            if record is None:
+                record = results.make_record(name, tracking)
+                told.append(record.info.name)
+            elif not is_rebuilding:
+                continue
+            with results.directories() as directories:
+                tell_trackers(record, tracking, root, directories)
+        except FileNotFoundError as error:
+            if revision in revisions:
+                raise InputError(f"{revision} has no {error.filename}") from None
+    return told
+
+
+def _revisions(
+    root: Path, wanted: Sequence[str]
+) -> Iterator[tuple[str | None, str | None]]:
+    """Yield the revisions to look at, and their names; the workspace has neither."""
+    yield None, None
+    for revision in wanted:
+        yield revision, revision
+    listing = subprocess.run(
+        ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    for line in listing.stdout.splitlines():
+        commit, _, reference = line.partition(" ")
+        # DVC keeps an experiment under the commit that it began from.
+        if match := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", reference):
+            yield commit, match[1]
+
+
+class Results:
+    """What the pipeline left in the workspace, or at a revision."""
+
+    def __init__(self, root: Path, revision: str | None) -> None:
+        self.root = root
+        self.revision = revision
+
+    @cached_property
+    def _files(self) -> Any:
+        """The files of the revision, from Git, DVC's cache, or its remote."""
+        from dvc.api import DVCFileSystem
+
+        return DVCFileSystem(str(self.root), rev=self.revision)
+
+    def _open(self, path: Path) -> Any:
+        """Open a file for reading.
+
+        Raises:
+            FileNotFoundError: There is none; its `filename` says which.
+        """
+        if self.revision is None:
+            return (self.root / path).open("rb")
+        try:
+            return self._files.open(path.as_posix(), "rb")
+        except OSError:
+            raise FileNotFoundError(
+                ENOENT, "neither here nor in DVC's cache", str(path)
+            ) from None
+
+    def _read(self, path: Path) -> str:
+        with self._open(path) as file:
+            return str(file.read().decode())
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The digest by which the model is known."""
+        with self._open(paths.MODEL / "model.safetensors") as file:
+            digest = hashlib.sha256()
+            while piece := file.read(2**20):
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def make_record(self, name: str | None, tracking: TrackingParams) -> Record:
+        """Make a record of what is known."""
+        params = YAML(typ="safe").load(self._read(paths.PARAMS))
+        curves = self._curves()
+        results = self._results()
+        record = Record.create(
+            self.root,
+            name=name or f"{params['model']}-{params['corpus']}-restored",
+            project=tracking.project,
+            params=dict(flatten(params)),
+            tags=tracking.tags,
+            trackers=wanted_trackers(tracking),
+            status="FINISHED",
+            ended=time.time(),
+            facts={
+                "restored.from": self.revision or "the workspace",
+                "weights.sha256": self.weights_sha256,
+            },
+            weights_sha256=self.weights_sha256,
+        )
+        for step, metrics in sorted(curves.items()):
+            record.append(metrics, step=step)
+        record.append(results, step=None)
+        return record
+
+    @contextmanager
+    def directories(self) -> Iterator[dict[str, Path]]:
+        """Yield the folders that the trackers keep a copy of."""
+        with TemporaryDirectory(prefix="toygpt-") as folder:
+            found = {}
+            for name, path in (("model", paths.MODEL), ("samples", paths.SAMPLES)):
+                if self.revision is None:
+                    directory = self.root / path
+                else:
+                    directory = Path(folder) / name
+                    with suppress(OSError):  # not made at that revision
+                        self._files.get(path.as_posix(), str(directory), recursive=True)
+                if directory.is_dir():
+                    found[name] = directory
+            yield found
+
+    def _curves(self) -> dict[int, dict[str, float]]:
+        """Return the metrics of each step, as they are called in the trackers."""
+        curves: dict[int, dict[str, float]] = {}
+        for file, columns in (
+            ("train.csv", TRAIN_COLUMNS),
+            ("validation.csv", VALIDATION_COLUMNS),
+        ):
+            text = io.StringIO(self._read(paths.TRAIN_REPORT / file))
+            for row in csv.DictReader(text):
+                metrics = curves.setdefault(int(row["step"]), {})
+                metrics["tokens_seen"] = float(row["tokens_seen"])
+                for name, column in columns.items():
+                    metrics[name] = float(row[column])
+        return curves
+
+    def _results(self) -> dict[str, float]:
+        """Return the results of the training, and of the evaluation of this model."""
+        results: dict[str, float] = {}
+        metrics = json.loads(self._read(paths.METRICS / "train.json"))
+        results |= {name: metrics[name] for name in ("parameters", "steps")}
+        if self._is_evaluated():
+            results |= json.loads(self._read(paths.METRICS / "evaluate.json"))
+        return results
+
+    def _is_evaluated(self) -> bool:
+        """Say whether the evaluation is of this model, and not of one before."""
+        stages = YAML(typ="safe").load(self._read(Path("dvc.lock")))["stages"]
+
+        def model(entries: list[dict[str, str]]) -> list[str]:
+            return [e["md5"] for e in entries if e["path"] == paths.MODEL.as_posix()]
+
+        return "evaluate" in stages and (
+            model(stages["evaluate"]["deps"]) == model(stages["train"]["outs"])
+        )

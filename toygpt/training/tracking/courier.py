@@ -1,0 +1,185 @@
+"""Tell a tracker what the record says, beside the work and never in its way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Condition, Event, Thread
+
+from toygpt.errors import first_line
+from toygpt.training.tracking.record import Point, Record, Told
+from toygpt.training.tracking.tracker import RunNotWantedError, Tracker
+
+# Between tries at a tracker that fails: at first, and at most.
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+# When everything else is done: how long a tracker may take to hear the last of it, and
+# how long one that fails is tried again.
+PATIENCE_SECONDS = 90.0
+PATIENCE_WITH_FAILURE_SECONDS = 10.0
+
+
+class Courier:
+    """A thread that keeps one tracker up to date with a record.
+
+    A tracker may be slow, locked, full, damaged or dead. Then it is opened again, later
+    and later, asked what it knows, and told the rest. The user hears of it once.
+    """
+
+    def __init__(
+        self, name: str, record: Record, open_tracker: Callable[[], Tracker]
+    ) -> None:
+        self.name = name
+        self.record = record
+        self._open_tracker = open_tracker
+        self._tracker: Tracker | None = None
+        self._num_points_told = 0
+        self._facts_told: dict[str, str] = {}
+        self._directories: dict[str, Path] = {}
+        self._directories_told: set[str] = set()
+
+        self._news = Condition()
+        self._has_news = True
+        self._is_last = False
+        self._has_complained = False
+        self._deadline = float("inf")
+        self._has_tried = Event()
+        self._thread = Thread(target=self._work, name=f"{name} courier", daemon=True)
+        self._thread.start()
+
+    def wait_for_first_try(self) -> None:
+        """Return when the tracker is open, or does not open.
+
+        Opening imports much; two threads that import at once may lock each other out.
+        """
+        self._has_tried.wait(PATIENCE_SECONDS)
+
+    def tell_news(self) -> None:
+        """Have the record read again."""
+        with self._news:
+            self._has_news = True
+            self._news.notify()
+
+    def take_directory(self, directory: Path, *, name: str) -> None:
+        """Have a copy of a directory kept."""
+        with self._news:
+            self._directories[name] = directory
+            self._has_news = True
+            self._news.notify()
+
+    def finish(self) -> None:
+        """Tell the rest, the run's end included, and stop; give up after a while."""
+        with self._news:
+            self._is_last = self._has_news = True
+            self._deadline = time.monotonic() + PATIENCE_WITH_FAILURE_SECONDS
+            self._news.notify()
+        self._thread.join(PATIENCE_SECONDS)
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._has_news)
+                self._has_news = False
+                is_last = self._is_last
+            try:
+                self._tell_everything()
+                if is_last:
+                    self._close()
+                    return
+                pause = FIRST_PAUSE_SECONDS
+                self._has_tried.set()
+            except RunNotWantedError:
+                self._note_told()
+                self._has_tried.set()
+                return
+            except Exception as error:  # whatever it is, the work goes on
+                self._complain(error)
+                self._let_go()
+                self._has_tried.set()
+                with self._news:
+                    self._has_news = True
+                    if time.monotonic() + pause > self._deadline:
+                        return
+                    if is_last:
+                        self._news.wait(pause)
+                    else:
+                        self._news.wait_for(lambda: self._is_last, pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _tell_everything(self) -> None:
+        if self._tracker is None:
+            self._tracker = self._open_tracker()
+            self._note_told(is_complete=False)
+        tracker, facts = self._tracker, self.record.info.facts
+        if facts != self._facts_told:
+            tracker.log_facts(facts)
+            self._facts_told = facts
+
+        num_points = len(self.record.points)
+        points = self.record.points[self._num_points_told : num_points]
+        if new := _unknown(points, tracker):
+            tracker.log_points(new)
+        self._num_points_told = num_points
+
+        for name, directory in list(self._directories.items()):
+            if name not in self._directories_told:
+                tracker.log_directory(directory, name=name)
+                self._directories_told.add(name)
+
+    def _close(self) -> None:
+        assert self._tracker is not None, "it was just told everything"
+        info = self.record.info
+        self._tracker.close(info.status, ended=info.ended or time.time())
+        curves = [point for point in self.record.points if point.step is not None]
+        if lost := _unknown(curves, self._tracker):
+            raise OSError(f"{len(lost)} points did not arrive")
+        self._note_told()
+
+    def _note_told(self, *, is_complete: bool = True) -> None:
+        run_id = self._tracker.run_id if self._tracker else ""
+        told = (
+            Told(run_id, self._num_points_told, self.record.info.status)
+            if is_complete
+            else Told(run_id)
+        )
+        self.record.note_told(self.name, told)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            print(
+                f"warning: {self.name} does not take what it is told: "
+                f"{first_line(error)}. The work goes on; {self.name} is told again "
+                f"until it listens, and later by `python . track`.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _let_go(self) -> None:
+        """Begin anew with the tracker: it may have lost anything."""
+        if self._tracker is not None:
+            with suppress(Exception):  # it has failed already, and the user knows
+                self._tracker.abandon()
+        self._tracker = None
+        self._num_points_told = 0
+        self._facts_told = {}
+        self._directories_told = set()
+
+
+def _unknown(points: list[Point], tracker: Tracker) -> list[Point]:
+    """Return what a tracker does not know of these points."""
+    found = []
+    for point in points:
+        metrics = {
+            name: value
+            for name, value in point.metrics.items()
+            if (point.step, name) not in tracker.known
+            or (point.step is None and tracker.known[None, name] != value)
+        }
+        if metrics:
+            found.append(Point(point.step, point.time, metrics))
+    return found

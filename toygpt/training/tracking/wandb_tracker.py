@@ -1,0 +1,120 @@
+"""Weights & Biases: a run in the main workspace's wandb/ folder, online if wanted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toygpt.training.tracking.record import Known, Point, RunInfo, Status
+from toygpt.training.tracking.wandb_files import read_runs
+
+if TYPE_CHECKING:
+    from toygpt.params import TrackingParams
+
+EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}
+
+
+class WandbTracker:
+    """A run in W&B: the one of this record, whose id it has.
+
+    W&B keeps a folder for each time that a run is opened, and joins them when they are
+    synced.
+    """
+
+    def __init__(self, info: RunInfo, tracking: TrackingParams, root: Path) -> None:
+        folder = str(root / ".toygpt" / "wandb")
+        os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = folder
+        if tracking.wandb != "online":  # where `wandb login` has noted a server
+            os.environ["WANDB_CONFIG_DIR"] = folder
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        os.environ["WANDB_SILENT"] = "true"
+        (root / "wandb").mkdir(exist_ok=True)
+        import wandb
+
+        mode = tracking.wandb
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            print(
+                "warning: wandb has no API key and keeps the run offline: run `wandb "
+                "login`, then `wandb sync --sync-all`",
+                file=sys.stderr,
+                flush=True,
+            )
+            mode = "offline"
+        self.run_id = info.id
+        self._info = info
+        self._root = root
+        self.known = points_on_disk(info, root)
+        self._run = wandb.init(
+            project=info.project,
+            id=self.run_id,
+            name=info.name,
+            dir=root,
+            mode=mode,
+            resume="allow",
+            config=info.params,
+            tags=[f"{key}: {value}" for key, value in info.tags.items()],
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,  # an address of a remote may hold a password
+                save_code=False,
+                init_timeout=30,
+                finish_timeout=60,
+            ),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def log_facts(self, facts: Mapping[str, str]) -> None:
+        """Add the facts to the run's configuration."""
+        self._run.config.update(dict(facts), allow_val_change=True)
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Add the points to their curves, and results to the summary.
+
+        W&B counts its own steps, one for each call: ours is the curves' x-axis.
+        """
+        for point in points:
+            if point.step is None:
+                self._run.summary.update(point.metrics)
+            else:
+                self._run.log(
+                    {**point.metrics, "step": point.step, "_timestamp": point.time}
+                )
+
+    def log_directory(self, directory: Path, *, name: str) -> None:
+        """Keep the directory as an artifact of the run."""
+        import wandb
+
+        artifact = wandb.Artifact(f"{name}-{self.run_id}", type=name)
+        artifact.add_dir(str(directory))
+        self._run.log_artifact(artifact)
+
+    def close(self, status: Status, *, ended: float) -> None:
+        """End the run, and look what of it has arrived on disk."""
+        import wandb
+
+        self._run.finish(exit_code=EXIT_CODES[status])
+        wandb.teardown()  # returns when W&B's own process has written everything
+        self.known = points_on_disk(self._info, self._root)
+
+    def abandon(self) -> None:
+        """Let W&B forget a process that is gone."""
+        import wandb
+
+        for let_go in (self._run.finish, wandb.teardown):
+            with suppress(Exception):
+                let_go()
+
+
+def points_on_disk(info: RunInfo, root: Path) -> Known:
+    """Return what of a run's curves has arrived in the wandb/ folder."""
+    return {
+        (row["step"], name): value
+        for run in read_runs(root, info.id)
+        for row in run.history
+        if "step" in row
+        for name, value in row.items()
+    }

@@ -1,0 +1,411 @@
+"""Trainings that are not finished: kept so that whatever ends them costs minutes.
+
+Each has a folder in `.toygpt/resume/` of the project that the user works in, named by
+the fingerprint of everything that decides its weights. So the same command finds its
+own work again, in any temporary folder, and never that of another training.
+
+    training.json       what is trained, and by whom
+    step-600.ckpt       a checkpoint, never changed once it is there
+    LATEST.json         the last two checkpoints with their digests
+    lock                held by the process that trains
+
+A checkpoint counts once LATEST.json names it, and that file is replaced in one step:
+whenever the power fails, it names two whole checkpoints. What it does not name is
+removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toygpt.errors import InputError
+from toygpt.files import DigestedFile, new_file, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from toygpt.data.token_files import Manifest
+    from toygpt.params import Params
+
+VERSION = 1
+DESCRIPTION_FILE = "training.json"
+LATEST_FILE = "LATEST.json"
+LOCK_FILE = "lock"
+
+# The one thing that may change on the way, if the user says so (`resume --precision`).
+CHANGEABLE = {"train.precision"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, and how to know it unchanged."""
+
+    file: str
+    sha256: str
+    bytes: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is trained, and how to go on with it."""
+
+    name: str  # as the trackers show it
+    run: str  # id of its record, see tracking/record.py
+    started: float  # seconds since 1970
+    experiment: str | None  # name of the DVC experiment, if it is one
+    is_temporary: bool  # whether that runs in a folder of its own
+    params: dict[str, Any]  # all of params.yaml
+    deciding: dict[str, Any]  # what decides the weights
+    max_steps: int
+
+
+# The code that turns numbers into other numbers.
+DECIDING_CODE = (
+    "data/batches.py",
+    "model/attention.py",
+    "model/gpt.py",
+    "training/module.py",
+    "training/optimizer.py",
+    "training/schedule.py",
+    "training/trainer.py",
+)
+
+
+def what_decides_the_weights(
+    params: Params, splits: Manifest, *, precision: str
+) -> dict[str, Any]:
+    """Return everything that decides the weights; the machine counts as one of a kind.
+
+    Args:
+        params: All parameters.
+        splits: The manifest of the text.
+        precision: What `train.precision` stands for here.
+    """
+    package = Path(__file__).parents[1]
+    return {
+        "seed": params.seed,
+        **{f"model.{key}": v for key, v in params.chosen_model.model_dump().items()},
+        **{f"train.{key}": v for key, v in params.train.model_dump().items()},
+        "train.precision": precision,
+        "vocab_size": splits.vocab_size,
+        **{name: record.sha256 for name, record in splits.files.items()},
+        **{f"toygpt/{name}": sha256_of(package / name) for name in DECIDING_CODE},
+    }
+
+
+def fingerprint_of(deciding: Mapping[str, Any]) -> str:
+    """Return the name of a training: the digest of what decides its weights."""
+    text = json.dumps(deciding, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class UnfinishedTraining:
+    """The folder of a training that has not come to its end."""
+
+    def __init__(self, folder: Path, deciding: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.deciding = dict(deciding or {})
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of what decides the weights."""
+        return self.folder.name
+
+    def describe(self) -> Description | None:
+        """Return what is trained here; nothing if it had not even begun.
+
+        Raises:
+            InputError: The description is damaged.
+        """
+        values = self._read(DESCRIPTION_FILE)
+        if values is None:
+            return None
+        try:
+            return Description(**values)
+        except TypeError as error:
+            raise self._damaged(DESCRIPTION_FILE, error) from None
+
+    def write_description(self, description: Description) -> None:
+        """Say what is trained here."""
+        self._write(DESCRIPTION_FILE, asdict(description))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return what LATEST.json names, the newest first.
+
+        Raises:
+            InputError: LATEST.json is damaged.
+        """
+        values = self._read(LATEST_FILE)
+        if values is None:
+            return []
+        try:
+            found = [Checkpoint(**entry) for entry in values["checkpoints"]]
+            if any(Path(entry.file).name != entry.file for entry in found):
+                raise ValueError("a checkpoint lies in no other folder")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(LATEST_FILE, error) from None
+        return found
+
+    def best_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint that is as it was written, if there were any.
+
+        Raises:
+            InputError: There were some, and all of them are damaged.
+        """
+        checkpoints = self.checkpoints()
+        for number, checkpoint in enumerate(checkpoints):
+            damage = self.damage_of(checkpoint)
+            if damage is None:
+                return checkpoint
+            _say(f"WARNING: {self.path_of(checkpoint)} {damage}")
+            if number + 1 < len(checkpoints):
+                _say(
+                    f"WARNING: going back to the checkpoint before it, "
+                    f"step {checkpoints[number + 1].step:,}"
+                )
+        if checkpoints:
+            raise InputError(
+                f"no checkpoint of this training in {self.folder} can be trusted; "
+                f"{HOW_TO_START_OVER}"
+            )
+        return None
+
+    def path_of(self, checkpoint: Checkpoint) -> Path:
+        """Return where a checkpoint lies."""
+        return self.folder / checkpoint.file
+
+    def damage_of(self, checkpoint: Checkpoint) -> str | None:
+        """Say what is wrong with a checkpoint; nothing if it is as it was written."""
+        path = self.path_of(checkpoint)
+        if not path.is_file():
+            return "is missing"
+        if (size := path.stat().st_size) != checkpoint.bytes:
+            return f"is damaged: {size:,} bytes instead of {checkpoint.bytes:,}"
+        if sha256_of(path) != checkpoint.sha256:
+            return "is damaged: its contents are not what was written"
+        return None
+
+    def save(self, step: int, write: Callable[[DigestedFile], object]) -> None:
+        """Keep a checkpoint of a step, and of those before it the last one.
+
+        Args:
+            step: How many steps are done.
+            write: Writes the checkpoint into the file that it is given.
+        """
+        path = self.folder / f"step-{step}.ckpt"
+        with new_file(path) as file:
+            write(file)
+        newest = Checkpoint(path.name, file.sha256, file.num_bytes, step)
+        before = [entry for entry in self.checkpoints() if entry.step < step]
+        kept = [newest, *before[:1]]
+        self._write(LATEST_FILE, {"checkpoints": [asdict(entry) for entry in kept]})
+        self._remove_checkpoints_but({entry.file for entry in kept})
+
+    def _remove_checkpoints_but(self, kept: set[str]) -> None:
+        for path in self.folder.glob("step-*.ckpt"):
+            if path.name not in kept:
+                path.unlink()
+
+    def remove(self) -> None:
+        """Forget the training: it is finished, or not wanted any more."""
+        # Without this file there is nothing to resume, whatever else remains.
+        (self.folder / LATEST_FILE).unlink(missing_ok=True)
+        (self.folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
+
+    def running_process(self) -> int | None:
+        """Return the id of the process that trains it now, if there is one."""
+        try:
+            with (self.folder / LOCK_FILE).open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return self._process_in_lock()
+        return None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that trains this.
+
+        Raises:
+            InputError: Another one does.
+        """
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / LOCK_FILE).open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise InputError(
+                        f"this very training is running already: process "
+                        f"{self._process_in_lock()} works in {self.folder}"
+                    ) from None
+                if not self._is_lock(file.fileno()):  # whoever had it removed it
+                    continue
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                yield
+                return
+
+    def _is_lock(self, descriptor: int) -> bool:
+        try:
+            there = (self.folder / LOCK_FILE).stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(descriptor))
+
+    def _process_in_lock(self) -> int:
+        text = (self.folder / LOCK_FILE).read_text(encoding="utf-8").strip()
+        return int(text) if text.isdigit() else 0
+
+    def size(self) -> int:
+        """Return how many bytes it takes on disk."""
+        sizes = 0
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # it may be running
+                sizes += path.stat().st_size
+        return sizes
+
+    def _write(self, name: str, values: Mapping[str, Any]) -> None:
+        write_json(self.folder / name, {"version": VERSION, **values})
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """Return what a file holds, without its version; nothing if it is missing."""
+        try:
+            values = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            version = values.pop("version")
+        except FileNotFoundError:
+            return None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(name, error) from None
+        if version != VERSION:
+            raise InputError(
+                f"{self.folder / name} has version {version!r}, this toyGPT reads "
+                f"{VERSION}: go on with the toyGPT that wrote it, or "
+                f"{HOW_TO_START_OVER}"
+            )
+        return dict(values)
+
+    def _damaged(self, name: str, error: Exception) -> InputError:
+        return InputError(
+            f"{self.folder / name} is damaged ({error!r}); {HOW_TO_START_OVER}"
+        )
+
+
+HOW_TO_START_OVER = (
+    "to start this training over, delete the folder, or run `python . train --fresh`"
+)
+
+
+def unfinished_folder(root: Path) -> Path:
+    """Return the folder of all unfinished trainings of a project."""
+    return root / ".toygpt" / "resume"
+
+
+def list_unfinished(root: Path) -> list[UnfinishedTraining]:
+    """Return all unfinished trainings of a project, running ones among them."""
+    folder = unfinished_folder(root)
+    if not folder.is_dir():
+        return []
+    return [UnfinishedTraining(path) for path in sorted(folder.iterdir())]
+
+
+@contextmanager
+def take_up(
+    root: Path,
+    deciding: Mapping[str, Any],
+    *,
+    expected: str | None = None,
+    fresh: bool = False,
+    is_first_process: bool = True,
+) -> Iterator[UnfinishedTraining]:
+    """Yield the folder of a training, new or as it was left, held by this process.
+
+    Args:
+        root: The project that the user works in.
+        deciding: What decides the weights; plain values that JSON can hold.
+        expected: Fingerprint of the training that the user asked to continue.
+        fresh: Whether what was done of it is thrown away.
+        is_first_process: Whether this process speaks for all that train together. The
+            others only look.
+
+    Raises:
+        InputError: Another process trains it, or it is not the training that the user
+            asked for.
+    """
+    own = UnfinishedTraining(
+        unfinished_folder(root) / fingerprint_of(deciding), deciding
+    )
+    if not is_first_process:
+        yield own
+        return
+    if expected is not None and expected != own.fingerprint:
+        asked_for = UnfinishedTraining(unfinished_folder(root) / expected)
+        _adopt(asked_for, own, deciding)
+    with own.locked():
+        if fresh:
+            for path in own.folder.iterdir():
+                if path.name != LOCK_FILE:
+                    path.unlink()
+        yield own
+
+
+def _adopt(
+    other: UnfinishedTraining, own: UnfinishedTraining, deciding: Mapping[str, Any]
+) -> None:
+    """Go on with a training in another precision.
+
+    Raises:
+        InputError: It differs in more than that.
+    """
+    description = other.describe()
+    if description is None:
+        raise InputError(f"there is no unfinished training {other.fingerprint}")
+    changed = differences(description.deciding, deciding)
+    if changed.keys() - CHANGEABLE:
+        raise InputError(
+            f"this is not the training that was interrupted ({description.name}): "
+            + "; ".join(
+                f"{key} was {_shown(was)} and is {_shown(now)}"
+                for key, (was, now) in changed.items()
+                if key not in CHANGEABLE
+            )
+        )
+    if own.folder.exists():
+        raise InputError(
+            f"there is an unfinished training with these parameters, too: {own.folder}"
+        )
+    with other.locked():
+        other.folder.rename(own.folder)
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two sets of values, by key."""
+    return {
+        key: (one.get(key), other.get(key))
+        for key in sorted(one.keys() | other.keys())
+        if one.get(key) != other.get(key)
+    }
+
+
+def _shown(value: Any) -> str:
+    # Of a digest the beginning is enough to see that it is another.
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
