@@ -10,19 +10,38 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
+from tests.isolation import can_isolate, isolated, outside_addresses
 from tests.project import Workspace, tiny_project
 from toygpt.training.tracking.wandb_files import read_runs
 
 STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate-samples"]
 
 
+# What nobody but the service that it is meant for may ever see.
+SECRETS = {
+    "HF_TOKEN": "hf_planted0123456789",
+    "WANDB_API_KEY": "planted012345678901234567890123456789012",
+    "DATABASE_URL": "postgres://someone:planted-in-an-address@example.com/base",
+}
+REMOTE = "https://someone:planted-in-the-remote@example.com/toygpt.git"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A project after its first `dvc repro`, committed."""
+    """A project after its first `dvc repro`, without a network, committed."""
     workspace = tiny_project(tmp_path_factory.mktemp("built") / "project")
-    workspace.dvc("repro")
+    workspace.environment |= SECRETS
+    workspace.run("git", "remote", "add", "origin", REMOTE)
+    if can_isolate():
+        workspace.run(*isolated("dvc", "repro", trace=trace_of(workspace)))
+    else:
+        workspace.dvc("repro")
     workspace.commit("first results")
     return workspace
+
+
+def trace_of(workspace: Workspace) -> Path:
+    return workspace.root.parent / "connections.txt"
 
 
 def mlflow_runs(workspace: Workspace) -> list[Run]:
@@ -56,6 +75,16 @@ def test_repro_makes_every_result(built: Workspace) -> None:
     for name in STAGES:
         metrics = json.loads((built.root / f"metrics/{name}.json").read_text())
         assert all(isinstance(value, int | float) for value in metrics.values())
+
+
+def test_the_pipeline_needs_no_network_and_asks_for_none(built: Workspace) -> None:
+    if not can_isolate():
+        pytest.skip("this machine makes no network namespaces")
+    if not trace_of(built).exists():
+        pytest.skip("it passed without a network; strace would tell what it tried")
+
+    assert "connect(" in trace_of(built).read_text()  # W&B's process, on this machine
+    assert outside_addresses(trace_of(built)) == []
 
 
 def test_the_curves_are_dense_and_reach_the_last_step(built: Workspace) -> None:
@@ -220,6 +249,17 @@ def test_a_bad_parameter_stops_the_first_stage(built: Workspace) -> None:
     assert "train.learning_rate: got -1.0" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (built.root / "dvc.lock").read_bytes() == lock
+
+
+def test_no_file_holds_a_secret(built: Workspace) -> None:
+    """Whatever ran in the tests above: stages, experiments, trackers, pushes."""
+    planted = [value.encode() for value in (*SECRETS.values(), "planted-in-the-remote")]
+    files = [path for path in built.root.rglob("*") if path.is_file()]
+    assert len(files) > 200
+    for path in files:
+        if path.relative_to(built.root) != Path(".git/config"):  # where it was put
+            contents = path.read_bytes()
+            assert not [secret for secret in planted if secret in contents], path
 
 
 @pytest.fixture
