@@ -393,13 +393,16 @@ def _model_directory(name: str | None) -> Iterator[Path]:
 
 def run_resume(options: argparse.Namespace) -> int:
     """Go on with a training that was interrupted, as it was begun."""
-    from toygpt.params import flatten, read_yaml
-    from toygpt.resume import choose, interrupted_trainings
+    from toygpt.resume import check_changes, choose, interrupted_trainings
 
     root = project_root()
     chosen = choose(interrupted_trainings(root), options.training)
-    description = chosen.description
-    wanted = dict(flatten(description.params)) | overrides_of(options)
+    # Only now, since it takes a while to import.
+    from toygpt.params import flatten, read_yaml
+
+    description, changes = chosen.description, overrides_of(options)
+    check_changes(description, changes)
+    wanted = dict(flatten(description.params)) | changes
     present = dict(flatten(read_yaml(root / paths.PARAMS)))
     overrides = {
         key: value
@@ -409,14 +412,22 @@ def run_resume(options: argparse.Namespace) -> int:
     settings = {"TOYGPT_RESUME": chosen.training.fingerprint}
     print(f"going on with {chosen}", flush=True)
     if description.experiment is None and not overrides:
-        return run_dvc(root, "repro", settings=settings)
-    return run_experiment(
-        root,
-        overrides,
-        name=description.experiment,
-        is_temporary=description.is_temporary,
-        settings=settings,
-    )
+        code = run_dvc(root, "repro", settings=settings)
+    else:
+        code = run_experiment(
+            root,
+            overrides,
+            name=description.experiment,
+            is_temporary=description.is_temporary,
+            settings=settings,
+        )
+    if code == 0 and chosen.training.describe() is not None:
+        print(
+            f"DVC had the results of this training already: nothing was left to do. "
+            f"{chosen.training.folder} is of no use any more.",
+            file=sys.stderr,
+        )
+    return code
 
 
 def run_track(options: argparse.Namespace) -> int:
@@ -438,6 +449,6 @@ def run_track(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Print one page about the machine and the project."""
-    from toygpt.doctor import doctor
+    from toygpt.doctor.page import doctor
 
     return doctor(project_root(), fix=options.fix)

@@ -1,0 +1,232 @@
+"""What a killed experiment left of Git."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from toygpt.doctor.finding import Finding, Line, mendable
+from toygpt.doctor.leftovers import work_in
+
+
+def check_git(root: Path) -> Iterator[Line]:
+    """See what a killed experiment left of Git.
+
+    `dvc exp run` puts the user's edits into a stash, takes HEAD off its branch, and
+    lays the edits out again; all of that it undoes only if it comes to its end.
+    """
+    if not _git_or_nothing(root, "rev-parse", "--verify", "--quiet", "HEAD"):
+        yield Finding(
+            "no Git repository with a commit in it: DVC's experiments need one",
+            'git init && git add --all && git commit --message "toyGPT"',
+        )
+        return
+    git_folder = Path(_git(root, "rev-parse", "--absolute-git-dir"))
+    if (lock := git_folder / "index.lock").exists():
+        yield Finding(
+            f"Git is at work, or was killed: {lock} keeps every other Git away",
+            f"rm {shlex.quote(str(lock))}",
+        )
+    if work := work_in(root):
+        yield f"{work} is at work: what it leaves of Git is looked at when it is done"
+        return
+    yield from _head(root, git_folder)
+    yield from _references(root)
+    yield from _stashes(root)
+    if staged := _git(root, "ls-files", "--cached", "--", ".dvc/tmp"):
+        yield mendable(
+            root,
+            f"DVC's working files would be committed: {', '.join(staged.split())}",
+            "git rm -r --cached --quiet .dvc/tmp",
+        )
+
+
+def _head(root: Path, git_folder: Path) -> Iterator[Line]:
+    """See whether HEAD is on a branch, and if not, whether it was meant to be."""
+    if on := _git_or_nothing(root, "symbolic-ref", "--quiet", "--short", "HEAD"):
+        yield f"on branch {on}"
+        return
+    commit = _git(root, "rev-parse", "--short", "HEAD")
+    for name in ("rebase-merge", "rebase-apply", "BISECT_LOG"):
+        if (git_folder / name).exists():
+            yield f"on no branch, but at {commit}: a rebase or a bisection goes on"
+            return
+    branch = _branch_that_head_left(root)
+    if branch is not None:
+        # No file changes, neither in the folder nor in the index: HEAD is given the
+        # name of the commit that it has already.
+        yield mendable(
+            root,
+            f"HEAD is off its branch {branch}, at the same commit {commit}: left so "
+            f"by an experiment that was killed, or by a checkout",
+            shlex.join(["git", "symbolic-ref", "HEAD", f"refs/heads/{branch}"]),
+        )
+        return
+    everywhere = ("refs/heads", "refs/remotes", "refs/tags")
+    name_format = "--format=%(refname:short)"
+    having = _git(root, "for-each-ref", "--contains=HEAD", name_format, *everywhere)
+    if having:
+        yield f"on no branch, but at {commit}, which {having.split()[0]} has"
+    else:
+        yield Finding(
+            f"HEAD is on no branch, and no branch has its commit {commit}",
+            f"git switch --create rescued-{commit}",
+        )
+
+
+def _branch_that_head_left(root: Path) -> str | None:
+    """Return the branch whose tip HEAD is at; of several, the one it was on last."""
+    # %(worktreepath): a branch cannot be checked out in two folders at once.
+    tips = _git(
+        root,
+        "for-each-ref",
+        "--points-at=HEAD",
+        "--format=%(refname:short)%09%(worktreepath)",
+        "refs/heads",
+    )
+    branches = [
+        name
+        for name, _, folder in (line.partition("\t") for line in tips.splitlines())
+        if not folder
+    ]
+    if len(branches) == 1:
+        return branches[0]
+    for entry in _git(root, "reflog", "show", "--format=%gs", "HEAD").splitlines():
+        left = re.fullmatch(r"checkout: moving from (\S+) to \S+", entry)
+        if left and left[1] in branches:
+            return left[1]
+    return None
+
+
+# DVC leaves these behind when all goes well, too.
+KEPT_BY_DVC = ("refs/exps/exec/EXEC_HEAD", "refs/exps/exec/EXEC_APPLY")
+
+
+def _references(root: Path) -> Iterator[Line]:
+    """See what DVC noted in Git of an experiment that it never ended."""
+    listing = _git(
+        root,
+        "for-each-ref",
+        "--format=%(refname) %(objectname)",
+        "refs/exps/exec",
+        "refs/exps/temp",
+        "refs/exps/stash",
+    )
+    references = dict(line.split() for line in listing.splitlines())
+    left = {name: at for name, at in references.items() if name not in KEPT_BY_DVC}
+    if not left:
+        return
+    problem = f"an experiment was killed: DVC left {', '.join(sorted(left))}"
+    commands = []
+    for commit in _stashes_among(root, left):
+        if only_there := _edits(root, commit)[1]:
+            commands.append(
+                f"git stash store -m 'of a killed experiment' {commit[:12]}"
+            )
+            problem += (
+                f"; it had {', '.join(only_there)} otherwise than it is now: that goes "
+                f"into `git stash`"
+            )
+    spaces = sorted({"/".join(name.split("/")[:3]) for name in left})
+    commands.append(
+        f"git for-each-ref --format='delete %(refname)' {' '.join(spaces)} "
+        f"| git update-ref --stdin"
+    )
+    yield mendable(root, problem, " && ".join(commands))
+
+
+def _stashes_among(root: Path, references: Mapping[str, str]) -> list[str]:
+    """Return the commits that hold the user's edits and the options -S, as a stash."""
+    commits = set(references.values())
+    if "refs/exps/stash" in references:  # there may be more of them below the last
+        commits |= set(
+            _git(root, "reflog", "show", "--format=%H", "refs/exps/stash").split()
+        )
+    return [
+        commit
+        for commit in sorted(commits)
+        if _git_or_nothing(root, "rev-parse", "--verify", "--quiet", f"{commit}^2")
+    ]
+
+
+def _stashes(root: Path) -> Iterator[Line]:
+    """See whether DVC put edits away and never laid them out again."""
+    listing = _git(root, "stash", "list", "--format=%gd %H %gs")
+    for line in listing.splitlines():
+        name, commit, message = line.split(" ", 2)
+        if not message.startswith("WIP on ") or not _is_by_dvc(root, commit):
+            continue
+        same, different = _edits(root, commit)
+        if same and not different:
+            yield Finding(
+                f"{name} has edits that an experiment put away; your files have them, "
+                f"too",
+                f"git stash drop {name}",
+            )
+        elif not _git(root, "status", "--porcelain", "--untracked-files=no"):
+            yield Finding(
+                f"{name} has edits that an experiment put away, and never brought back",
+                f"git stash pop {name}",
+            )
+        else:
+            yield Finding(
+                f"{name} has edits that an experiment put away, and never brought "
+                f"back: {', '.join(different)}",
+                f"git checkout --patch {name}",
+            )
+
+
+def _is_by_dvc(root: Path, stash: str) -> bool:
+    """Say whether a stash was made by libgit2, which DVC uses, and not by Git.
+
+    Git ends the message of a stash without a line break, libgit2 with one.
+    """
+    commit = subprocess.run(
+        ["git", "cat-file", "commit", stash], cwd=root, capture_output=True, check=True
+    )
+    return commit.stdout.endswith(b"\n")
+
+
+def _edits(root: Path, stash: str) -> tuple[list[str], list[str]]:
+    """Return the files of a stash that are the same here, and those that are not.
+
+    A file that went on changing is neither: it has the edit, and more.
+    """
+    names = ["diff", "--name-only", "-z"]
+    edited = _git(root, *names, f"{stash}^1", stash, "--", ":/", ":!.dvc/tmp")
+    files = [name for name in edited.split("\0") if name]
+    if not files:
+        return [], []
+    top = Path(_git(root, "rev-parse", "--show-toplevel"))
+
+    def unlike(commit: str) -> set[str]:
+        return set(_git(top, *names, commit, "--", *files).split("\0"))
+
+    unlike_stash, unlike_base = unlike(stash), unlike(f"{stash}^1")
+    same = [name for name in files if name not in unlike_stash]
+    return same, [name for name in files if name in unlike_stash - unlike_base]
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Return what Git answers.
+
+    Raises:
+        OSError: Git refuses.
+    """
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise OSError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _git_or_nothing(folder: Path, *arguments: str) -> str:
+    """Return what Git answers, or nothing if the answer is no."""
+    with suppress(OSError):
+        return _git(folder, *arguments)
+    return ""

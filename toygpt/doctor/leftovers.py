@@ -1,0 +1,154 @@
+"""What processes that are gone left of DVC's files, and of ours."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import psutil
+
+from toygpt.doctor.finding import Finding, Line, mendable, readable_size
+from toygpt.files import is_running
+
+
+def check_dvc(root: Path) -> Iterator[Line]:
+    """See what processes that are gone left of DVC's files, and of ours."""
+    if work := work_in(root):
+        yield f"{work} is at work: what it leaves behind is looked at when it is done"
+        return
+    findings: list[Line] = [
+        *_folders_of_experiments(root),
+        *_locks(root),
+        *_unfinished_files(root),
+    ]
+    yield from findings or ["nothing is left of processes that are gone"]
+
+
+# DVC's own number for an experiment that is being run (`TaskStatus.RUNNING`).
+STATUS_RUNNING = 2
+
+
+def _folders_of_experiments(root: Path) -> Iterator[Finding]:
+    """Find the folders of `dvc exp run --temp` and of the queue; nobody works here."""
+    experiments = root / ".dvc/tmp/exps"
+    queued = dict(_queued_experiments(experiments))
+    for folder in sorted(
+        [*experiments.glob("standalone/tmp*"), *experiments.glob("tmp*")]
+    ):
+        name = folder.relative_to(root)
+        size = readable_size(_size_of(folder))
+        if folder in queued:
+            # The queue goes on believing that it runs, and looks for the folder.
+            task = queued[folder]
+            yield Finding(
+                f"{name}, {size}, of the queued experiment {task}: nobody runs it now",
+                f"dvc queue kill {shlex.quote(task)} && rm -rf {name}",
+            )
+        else:
+            problem = f"{name}, {size}, of a temporary experiment: nobody runs it now"
+            yield mendable(root, problem, f"rm -r {name}")
+    running = experiments / "run/workspace"
+    if running.is_dir():
+        yield mendable(
+            root,
+            "DVC's note of an experiment that runs in this folder; none does",
+            f"rm -r {running.relative_to(root)}",
+        )
+
+
+def _queued_experiments(experiments: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folder of each experiment that the queue takes for running."""
+    for path in experiments.glob("run/*/*.run"):
+        # What cannot be read is no note of DVC's.
+        with suppress(OSError, KeyError, TypeError, ValueError):
+            note = json.loads(path.read_text(encoding="utf-8"))
+            if note["location"] == "dvc-task" and note["status"] <= STATUS_RUNNING:
+                yield Path(note["root_dir"]), note["name"] or path.stem
+
+
+def _locks(root: Path) -> Iterator[Finding]:
+    """Find DVC's locks on files; who holds none of these is not DVC, or not here.
+
+    DVC itself goes by the number of the process alone, and may wait for another one
+    that has got the number since.
+    """
+    for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
+        path = root / name
+        try:
+            locks = json.loads(path.read_text(encoding="utf-8"))
+            writers = locks.get("write", {}).values()
+            readers = chain.from_iterable(locks.get("read", {}).values())
+            holders = {int(entry["pid"]) for entry in (*writers, *readers)}
+        except FileNotFoundError:
+            continue
+        except (AttributeError, KeyError, TypeError, ValueError):
+            yield mendable(
+                root,
+                f"{name} is damaged: DVC refuses to work",
+                f"rm {name}",
+            )
+            continue
+        if holders and not any(map(_is_hidden, holders)):
+            gone = ", ".join(map(str, sorted(holders)))
+            yield mendable(
+                root,
+                f"{name} has locks of a DVC that is gone (process {gone})",
+                f"rm {name}",
+            )
+
+
+def _is_hidden(process_id: int) -> bool:
+    """Say whether there is such a process, of which we cannot see what it does."""
+    try:
+        process = psutil.Process(process_id)
+        process.cmdline(), process.cwd()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+    return False
+
+
+def _unfinished_files(root: Path) -> Iterator[Finding]:
+    """Find what processes that are gone were writing (see files.py)."""
+    for folder in ("data", "models", "reports", "metrics", ".toygpt"):
+        for path in sorted((root / folder).rglob(".*.tmp")):
+            match = re.fullmatch(r"\.(.+)\.(\d+)(\.old)?\.tmp", path.name)
+            if match is None or is_running(int(match[2])):
+                continue
+            target = path.with_name(match[1])
+            if match[3] and not target.exists():
+                # It was moved aside for a new one that did not come.
+                yield mendable(
+                    root,
+                    f"{target} was being replaced when its process was killed",
+                    shlex.join(["mv", str(path), str(target)]),
+                )
+            else:
+                yield mendable(
+                    root,
+                    f"{path} was never finished: its process is gone",
+                    shlex.join(["rm", "-r", str(path)]),
+                )
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*"))
+
+
+def work_in(root: Path) -> str | None:
+    """Return which DVC, or which stage of it, is at work in the project, if any."""
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        command = process.info["cmdline"] or []
+        folder = process.info["cwd"]
+        if not folder or not Path(folder).is_relative_to(root):
+            continue
+        is_stage = any(argument.startswith("stages.") for argument in command[1:4])
+        if is_stage or "dvc" in (Path(argument).name for argument in command[:3]):
+            return f"process {process.info['pid']}"
+    return None

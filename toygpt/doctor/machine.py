@@ -1,0 +1,71 @@
+"""What there is to compute with, and with what parameters."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from toygpt import paths
+from toygpt.doctor.finding import Finding, Line, number_of, readable_size
+from toygpt.errors import InputError
+from toygpt.params import Params, load_params
+
+LEAST_FREE_BYTES = 10**9
+
+
+PACKAGES = ("torch", "lightning", "transformers", "dvc", "mlflow", "wandb")
+
+
+def check_machine(root: Path) -> Iterator[Line]:
+    """See what there is to compute with."""
+    from toygpt.model.device import device_for
+    from toygpt.training.surroundings import device_name
+
+    params = valid_params(root)
+    device = device_for(params.runtime.accelerator if params else "auto")
+    memory = psutil.virtual_memory()
+    yield (
+        f"{device.type}: {device_name(device)}; "
+        f"{number_of(os.cpu_count() or 1, 'core')}, "
+        f"{readable_size(memory.total)} of memory, "
+        f"{readable_size(memory.available)} free"
+    )
+    free = shutil.disk_usage(root).free
+    if free < LEAST_FREE_BYTES:
+        yield Finding(
+            f"only {readable_size(free)} of the disk are free",
+            "dvc gc --all-commits --all-experiments",
+        )
+    else:
+        yield f"{readable_size(free)} of the disk are free"
+    versions = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            yield Finding(f"{package} is not installed", "uv sync")
+    yield ", ".join(versions)
+
+
+def check_params(root: Path) -> Iterator[Line]:
+    """See whether params.yaml can be used."""
+    try:
+        load_params(root / paths.PARAMS)
+    except InputError as error:
+        yield Finding(str(error), f"${{EDITOR:-vi}} {paths.PARAMS}")
+    else:
+        yield f"{paths.PARAMS} is valid"
+
+
+def valid_params(root: Path) -> Params | None:
+    """Return the parameters if they are valid; if not, there is a finding of it."""
+    with suppress(InputError):
+        return load_params(root / paths.PARAMS)
+    return None
