@@ -1,14 +1,13 @@
 """The six stages of the pipeline, each run as `python -m stages.NAME`."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable
 
 from toygpt.errors import InputError
-from toygpt.processes import end_with_dvc
+from toygpt.processes import end_with_dvc, find_dvc
 
-STARTED_BY = os.getppid()  # asked before anything that takes time is imported
+STARTED_BY = find_dvc()  # asked before anything that takes time is imported
 INTERRUPTED = 130
 
 

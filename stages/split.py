@@ -16,9 +16,10 @@ from toygpt.data.split import (
     write_splits,
 )
 from toygpt.data.token_files import (
-    END_TYPE,
     Part,
+    check_tokenizer,
     open_tokens,
+    read_ends,
     read_manifest,
     write_manifest,
 )
@@ -37,8 +38,9 @@ def main() -> None:
         raise InputError(
             f"{paths.TOKENS} was not made from {paths.DOCUMENTS}: run `dvc repro`"
         )
+    check_tokenizer(source, paths.TOKENIZER)
     tokens = open_tokens(paths.TOKENS, source, "tokens")
-    ends = np.fromfile(paths.TOKENS / "ends.bin", dtype=END_TYPE)
+    ends = read_ends(paths.TOKENS, source)
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
 
     def split_of(group: str) -> str:

@@ -100,7 +100,9 @@ def read_local_files(folder: Path) -> Iterator[RawDocument]:
         inside = path.relative_to(folder)
         try:
             yield from _read_file(path, inside.as_posix(), group=inside.parts[0])
-        except (OSError, pa.ArrowException) as error:
+        except InputError:
+            raise
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
             raise InputError(f"cannot read {path}: {error}") from None
 
 
@@ -121,6 +123,8 @@ def _read_rows(rows: Iterable[object], path: Path, name: str) -> Iterator[RawDoc
             raise InputError(f"{path}, row {number}: no string in a column `text`")
         document_id = f"{name}:{number}"
         group = row["group"] if isinstance(row, dict) and "group" in row else None
+        if isinstance(group, bytes):
+            group = group.decode(errors="backslashreplace")
         yield RawDocument(
             document_id, document_id if group is None else str(group), content
         )
@@ -162,8 +166,6 @@ def _rows_of_parquet(path: Path) -> Iterator[object]:
             # Strings as bytes: not every writer cares that they are UTF-8.
             columns = {
                 name: values.cast(AS_BYTES.get(values.type, values.type))
-                if name == "text"
-                else values
                 for name, values in zip(wanted, batch.columns, strict=True)
             }
             yield from pa.RecordBatch.from_pydict(columns).to_pylist()

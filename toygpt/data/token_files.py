@@ -100,7 +100,8 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
         made_by: The stage to run again when something is wrong.
 
     Raises:
-        InputError: A file is missing, has another size, or another digest.
+        InputError: A file is missing, has another size, or another digest; or it holds
+            what no tokenizer of that vocabulary wrote.
     """
     path = directory / "manifest.json"
     remedy = f"run `dvc repro --force --single-item {made_by}`"
@@ -108,8 +109,8 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
         manifest = _parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro {made_by}`") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no manifest ({error!r}): {remedy}") from None
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+        raise InputError(f"{path} is no manifest ({e!r}): {remedy}") from None
 
     for name, record in manifest.files.items():
         file = directory / name
@@ -125,7 +126,24 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
                 f"{file} is damaged: its contents are not what {made_by} wrote; "
                 f"{remedy}"
             )
+    for name, part in manifest.parts.items():
+        if part.tokens and (largest := _largest_id(directory, manifest, name)) >= (
+            manifest.vocab_size
+        ):
+            raise InputError(
+                f"{directory / name}.bin holds the token id {largest:,}, but the "
+                f"vocabulary has {manifest.vocab_size:,}: {remedy}"
+            )
     return manifest
+
+
+def _largest_id(directory: Path, manifest: Manifest, part: str) -> int:
+    """Return the largest token id of a file that may not fit into memory."""
+    tokens = open_tokens(directory, manifest, part)
+    return max(
+        int(tokens[first : first + TOKENS_AT_ONCE].max())
+        for first in range(0, len(tokens), TOKENS_AT_ONCE)
+    )
 
 
 def check_tokenizer(manifest: Manifest, tokenizer_directory: Path) -> None:
@@ -168,6 +186,14 @@ def _parse(values: Any) -> Manifest:
     _check_types(Manifest, values)
     parts = {name: Part(**part) for name, part in values["parts"].items()}
     files = {name: FileRecord(**file) for name, file in values["files"].items()}
+    if values["token_type"] != token_type_for(values["vocab_size"]):
+        raise ValueError(
+            f"{values['token_type']} for a vocabulary of {values['vocab_size']:,}"
+        )
+    for name, part in parts.items():
+        size = part.tokens * TOKEN_TYPES[values["token_type"]].itemsize
+        if files[f"{name}.bin"].bytes != size:
+            raise ValueError(f"{name}.bin cannot hold {part.tokens:,} tokens")
     return Manifest(**values | {"parts": parts, "files": files})
 
 
@@ -182,12 +208,37 @@ def open_tokens(directory: Path, manifest: Manifest, part: str) -> TokenIds:
     """Map a token file into memory; only what is looked at is read.
 
     Raises:
-        InputError: The file holds no token.
+        InputError: The file holds no token, or the manifest does not know it.
     """
     path = directory / f"{part}.bin"
+    if part not in manifest.parts:
+        raise InputError(
+            f"{directory / 'manifest.json'} names no {path.name}: run `dvc repro`"
+        )
     if not manifest.parts[part].tokens:
         raise InputError(f"{path} holds no tokens")
     return np.memmap(path, dtype=TOKEN_TYPES[manifest.token_type], mode="r")
+
+
+def read_ends(directory: Path, manifest: Manifest) -> NDArray[np.uint64]:
+    """Read where in tokens.bin each document ends: one past its last token.
+
+    Raises:
+        InputError: These are not the ends of that many documents.
+    """
+    path = directory / "ends.bin"
+    whole = manifest.parts["tokens"]
+    ends = np.fromfile(path, dtype=END_TYPE)
+    # A document has its end of text at least, so that each ends after the last one.
+    lengths = np.diff(ends.astype(np.int64), prepend=0)
+    if (len(ends), lengths.sum()) != (whole.documents, whole.tokens) or (
+        lengths < 1
+    ).any():
+        raise InputError(
+            f"{path} does not say where {whole.documents:,} documents end: run "
+            f"`dvc repro --force --single-item tokenize`"
+        )
+    return ends
 
 
 def count_tokens(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:

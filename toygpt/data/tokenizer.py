@@ -17,6 +17,8 @@ from toygpt.errors import InputError
 from toygpt.files import write_json
 
 END_OF_TEXT = "<|endoftext|>"
+# Bytes; the time to learn from a word grows with the square of its length.
+LONGEST_WORD = 1000
 
 
 def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer:
@@ -25,7 +27,11 @@ def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer
     The result does not depend on the order of the texts, nor on the number of threads.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # A word of millions of characters (zeros, a genome) would take days to learn from.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.FixedLength(LONGEST_WORD)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -34,6 +40,7 @@ def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = words
     treat_markers_as_text(tokenizer)
     return tokenizer
 

@@ -21,6 +21,8 @@ from toygpt.files import sha256_of, write_json
 from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig
 
 WEIGHTS_FILE = "model.safetensors"
+# No network has more of anything: tokens, blocks, channels, positions.
+LARGEST_SIZE = 10_000_000
 
 # Ours, and CTRL's. Where a name has a number of a block in it, so has the other.
 NAMES = {
@@ -94,26 +96,38 @@ def load_model(directory: Path) -> GPT:
     try:
         weights = load_file(directory / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read {directory / WEIGHTS_FILE}: {error}") from None
+        raise InputError(
+            f"cannot read {directory / WEIGHTS_FILE}: {error}; {_way_out(directory)}"
+        ) from None
 
+    if config.num_layers > len(weights):  # to build them, only to compare, takes long
+        raise InputError(
+            f"{directory / WEIGHTS_FILE} does not fit {directory / 'config.json'}: "
+            f"{len(weights)} weights for {config.num_layers:,} blocks; "
+            f"{_way_out(directory)}"
+        )
     with torch.device("meta"):
         skeleton = GPT(config)
     expected = {
-        _to_ctrl(name): tensor.shape
+        _to_ctrl(name): (tensor.shape, True)
         for name, tensor in skeleton.state_dict().items()
         if name != TIED
     }
-    found = {name: tensor.shape for name, tensor in weights.items()}
+    found = {
+        name: (tensor.shape, tensor.is_floating_point())
+        for name, tensor in weights.items()
+    }
     if found != expected:
         wrong = sorted(dict(found.items() ^ expected.items()))
         raise InputError(
             f"{directory / WEIGHTS_FILE} does not fit {directory / 'config.json'}: "
-            f"{len(wrong)} weights are missing, foreign or of another shape, "
-            f"{wrong[0]} first"
+            f"{len(wrong)} weights are missing, foreign or of another shape or type, "
+            f"{wrong[0]} first; {_way_out(directory)}"
         )
     if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise InputError(
-            f"{directory / WEIGHTS_FILE} holds numbers that are none (NaN)"
+            f"{directory / WEIGHTS_FILE} holds numbers that are none (NaN); "
+            f"{_way_out(directory)}"
         )
     model = GPT(config)
     ours = {
@@ -121,6 +135,13 @@ def load_model(directory: Path) -> GPT:
     }
     model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]})
     return model.eval()
+
+
+def _way_out(directory: Path) -> str:
+    return (
+        f"`dvc checkout --force {directory}` brings back what the pipeline made; "
+        f"`dvc repro --force --single-item train` trains anew"
+    )
 
 
 def load_config(directory: Path) -> GPTConfig:
@@ -135,8 +156,12 @@ def load_config(directory: Path) -> GPTConfig:
         if values["model_type"] != "ctrl" or values["dff"] != 4 * values["n_embd"]:
             raise ValueError("another architecture than toyGPT's")
         for key in ("vocab_size", "n_layer", "n_head", "n_positions", "n_embd"):
-            if not isinstance(values[key], int):
-                raise TypeError(f"{key} is {values[key]!r}")
+            if type(values[key]) is not int or not 0 < values[key] <= LARGEST_SIZE:
+                raise ValueError(f"{key} is {values[key]!r}")
+        if values["n_embd"] % values["n_head"] or values["n_embd"] % 2:
+            raise ValueError(f"n_embd is {values['n_embd']}")
+        if not 0 <= values["resid_pdrop"] < 1:
+            raise ValueError(f"resid_pdrop is {values['resid_pdrop']}")
         return GPTConfig(
             vocab_size=values["vocab_size"],
             num_layers=values["n_layer"],
@@ -171,7 +196,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory} holds no model: {path} is missing") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} describes no toyGPT model: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} describes no toyGPT model: got {values!r}")
