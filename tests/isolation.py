@@ -14,15 +14,8 @@ with socket.socket() as any_socket:
     fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-UNSHARE = [
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--net",
-    "python",
-    "-c",
-    IN_NAMESPACE,
-]
+UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
+IN_ISOLATION = [*UNSHARE, "python", "-c", IN_NAMESPACE]
 
 
 @cache

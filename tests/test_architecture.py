@@ -228,7 +228,7 @@ params = SimpleNamespace(
 )
 runtime = SimpleNamespace(
     accelerator="cpu", devices=1, num_nodes=1, strategy="auto", compile=False,
-    micro_batch_size=2,
+    micro_batch_size=2, deterministic=False,
 )
 silent = SimpleNamespace(log_metrics=lambda metrics, *, step: None)
 model = GPT(GPTConfig(11, 1, 2, 8, 8, 0.0))

@@ -44,6 +44,9 @@ RUNTIME: dict[str, Any] = {
     "strategy": "auto",
     "compile": False,
     "micro_batch_size": 64,
+    "deterministic": False,
+    "checkpoint_every_steps": None,
+    "checkpoint_every_minutes": 1e9,
 }
 
 

@@ -53,7 +53,7 @@ def new_file(path: Path) -> Iterator[DigestedFile]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_leftovers(path)
     temporary = _temporary_sibling(path)
-    with _naming(path, temporary):
+    with naming(path, written_as=temporary):
         try:
             with temporary.open("wb") as file:
                 yield DigestedFile(file)
@@ -91,7 +91,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_leftovers(path)
     temporary = _temporary_sibling(path)
-    with _naming(path, temporary):
+    with naming(path, written_as=temporary):
         temporary.mkdir()
         try:
             yield temporary
@@ -105,29 +105,36 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
+def naming(path: Path, *, written_as: Path | None = None) -> Iterator[None]:
     """Let an error of the system say what could not be written, under its own name.
 
     Where a file is open already, the system does not say. What writes without Python
     (safetensors, tokenizers) has errors of its own, and the system's in their text.
 
     Raises:
-        OSError: In place of any error in whose text there is the number of one.
+        OSError: In place of any error in whose text, or behind which, there is one.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        found = re.search(r"(?:Errno|os error) (\d+)", str(error))
-        if found is None:
-            raise
-        name = getattr(error, "filename", None) or path
-        raise OSError(
-            int(found[1]),
-            os.strerror(int(found[1])),
-            str(name).replace(temporary.name, path.name),
-        ) from error
+        for cause in _causes_of(error):
+            if found := re.search(r"(?:Errno|os error) (\d+)", str(cause)):
+                name = str(getattr(cause, "filename", None) or path)
+                if written_as is not None:
+                    name = name.replace(written_as.name, path.name)
+                number = int(found[1])
+                raise OSError(number, os.strerror(number), name) from error
+        raise
+
+
+def _causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those behind it: torch hides the system's behind its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -146,11 +153,17 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _sweep_leftovers(path: Path) -> None:
-    """Remove what processes that are gone left of their attempts to write `path`."""
+    """Remove what processes that are gone left of their attempts to write `path`.
+
+    One of them may have had the id of this one: in a container it is always the same.
+    """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.tmp")
     for leftover in path.parent.iterdir():
         match = pattern.fullmatch(leftover.name)
-        if match and not is_running(int(match[1])):
+        if match is None:
+            continue
+        process = int(match[1])
+        if process == os.getpid() or not is_running(process):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:

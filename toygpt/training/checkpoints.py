@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -11,8 +10,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from toygpt.training.interruption import Interruption, Stopped
-from toygpt.training.unfinished import UnfinishedTraining
+from toygpt.errors import InputError
+from toygpt.training.interruption import SIGNALS, Interruption, Stopped
+from toygpt.training.unfinished import HOW_TO_START_OVER, UnfinishedTraining
 
 if TYPE_CHECKING:
     from toygpt.params import RuntimeParams
@@ -38,8 +38,7 @@ class Checkpoints(Callback):
         self._last_time = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to listen and to count the minutes."""
-        self.interruption.listen()
+        """Begin to count the minutes."""
         self._last_time = time.monotonic()
 
     def after_step(self, trainer: Trainer, *, check: Callable[[], None]) -> None:
@@ -52,22 +51,23 @@ class Checkpoints(Callback):
         Raises:
             Stopped: A signal came.
         """
-        number, is_due = self.interruption.signal, self._is_due(trainer.global_step)
+        wish = self.interruption.signal or int(self._is_due(trainer.global_step))
         if trainer.world_size > 1:  # one for all, and all at the same step
-            agree = trainer.strategy.reduce_boolean_decision
-            is_due = agree(is_due, all=False)
-            if agree(number is not None, all=False) and number is None:
-                number = signal.SIGTERM  # another process had it
-        if not is_due and number is None:
+            wishes = torch.tensor(wish, device=trainer.strategy.root_device)
+            wish = int(trainer.strategy.reduce(wishes, reduce_op="max"))
+        if not wish:
             return
         check()
         # The name is of no account: CheckpointFiles knows the folder.
         trainer.save_checkpoint(self.unfinished.folder / "checkpoint")
         self._last_time = time.monotonic()
-        if number is not None:
-            raise Stopped(number, trainer.global_step)
+        if wish in SIGNALS:
+            raise Stopped(
+                wish, trainer.global_step, is_first_process=trainer.is_global_zero
+            )
 
     def _is_due(self, step: int) -> bool:
+        """Say whether it is time for a checkpoint; True is less than any signal."""
         if self.every_steps is not None and step % self.every_steps == 0:
             return True
         return time.monotonic() - self._last_time >= self.every_seconds
@@ -95,8 +95,20 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; a file that would run code is refused."""
-        checkpoint: dict[str, Any] = torch.load(
-            path, map_location="cpu", weights_only=True
-        )
+        """Read a checkpoint.
+
+        Raises:
+            InputError: It holds more than numbers, as a file does that would run code.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(
+                path, map_location="cpu", weights_only=True
+            )
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # torch advises to trust the file: that is not passed on
+            raise InputError(
+                f"{path} is no checkpoint of toyGPT: it is damaged, or holds a program "
+                f"(nothing of it was run); {HOW_TO_START_OVER}"
+            ) from None
         return checkpoint

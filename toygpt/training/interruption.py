@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2
+MESSAGE = b"\nstopping after this step; what is done is kept (once more: at once)\n"
 
 
 class Stopped(SystemExit):
-    """Training was told to stop; the exit code says by which signal."""
+    """Training was told to stop; the exit code says by which signal.
 
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(128 + number)
+    Where several processes train together, the first one says so alone: Lightning
+    kills it five seconds after any other has ended with an error.
+    """
+
+    def __init__(self, number: int, step: int, *, is_first_process: bool) -> None:
+        super().__init__(128 + number if is_first_process else 0)
         self.reason = f"stopped by {signal.Signals(number).name} after step {step:,}"
 
     def __str__(self) -> str:
@@ -34,25 +40,18 @@ class Interruption:
         self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._handlers_before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen()
+        for number in SIGNALS:
+            self._handlers_before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
-    def listen(self) -> None:
-        """Take the signals; Lightning would make an exit code of 0 or 1 of them."""
-        for number in SIGNALS:
-            signal.signal(number, self._note)
-
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        print(
-            "\nstopping after this step; what is done is kept (once more: at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        # `print` may be under way at this very moment, and cannot be called twice.
+        with suppress(OSError):  # nobody may be left to read it
+            os.write(STDERR, MESSAGE)

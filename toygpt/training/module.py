@@ -157,7 +157,16 @@ class Training(lightning.LightningModule):
     def _step_is_done(self) -> None:
         """Let a checkpoint be kept, if training has not gone astray."""
         if self.checkpoints is not None:
-            self.checkpoints.after_step(self.trainer, check=self._watch.settle)
+            self.checkpoints.after_step(self.trainer, check=self._check_what_is_kept)
+
+    def _check_what_is_kept(self) -> None:
+        """Make sure that training has not gone astray.
+
+        A step may spoil the weights when its loss, taken before, was still good.
+        """
+        self._watch.settle()
+        length = torch.nn.utils.get_total_norm(self.model.parameters())
+        check_finite(self.global_step, "length of the weights", length.item())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the mean loss of the validation split."""
@@ -183,8 +192,10 @@ class Training(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the reports need of the steps before the checkpoint."""
+        checkpoint["portions_per_step"] = self.trainer.accumulate_grad_batches
+        own_sum = self._sum_of_losses.clone()  # of one device; the first one's is kept
         checkpoint["report"] = {
-            "sum_of_losses": self._sum_of_losses,
+            "sum_of_losses": self.trainer.strategy.reduce(own_sum, reduce_op="mean"),
             "num_losses": self._num_losses,
             "train_loss": self.train_loss,
             "validation_loss": self.validation_loss,
@@ -193,9 +204,31 @@ class Training(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take that up again."""
+        _count_in_portions(
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+            before=checkpoint["portions_per_step"],
+            now=self.trainer.accumulate_grad_batches,
+        )
         report = checkpoint["report"]
         self._sum_of_losses = report["sum_of_losses"]
         self._num_losses = report["num_losses"]
         self.train_loss = report["train_loss"]
         self.validation_loss = report["validation_loss"]
         self.curves.load_state_dict(report["curves"])
+
+
+def _count_in_portions(progress: dict[str, Any], *, before: int, now: int) -> None:
+    """Let Lightning count as if each step had always had as many portions as now.
+
+    After a training has run out of memory, `runtime.micro_batch_size` is what changes.
+
+    Args:
+        progress: What Lightning has counted: portions, where it says batches.
+        before: Portions of a step, when they were counted.
+        now: Portions of a step, from here on.
+    """
+    for counts in (progress["total"], progress["current"]):
+        steps = counts["processed"] // before
+        under_way = counts["processed"] - counts["completed"]
+        counts["ready"] = counts["started"] = counts["processed"] = steps * now
+        counts["completed"] = steps * now - under_way

@@ -75,12 +75,12 @@ class Portions:
             yield self.batches.batch(step, rows=slice(first, first + rows))
 
     def state_dict(self) -> dict[str, int]:
-        """Return where we are, for a checkpoint."""
-        return {"num_given": self._num_given}
+        """Return where we are, for a checkpoint; those are kept between two steps."""
+        return {"steps_given": self._num_given // self.per_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there."""
-        self._num_given = state["num_given"]
+        self._num_given = state["steps_given"] * self.per_step
 
 
 class ValidationBatches:
@@ -155,6 +155,8 @@ def train(
         raise InputError(
             f"this machine cannot do what `runtime` in params.yaml asks for: {error}"
         ) from None
+    # Lightning makes an exit code of 0 of a SIGTERM; Interruption makes more of it.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     per_step = portions_per_step(
         params.batch_size, trainer.world_size, runtime.micro_batch_size
     )

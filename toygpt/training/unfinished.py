@@ -11,7 +11,8 @@ own work again, in any temporary folder, and never that of another training.
 
 A checkpoint counts once LATEST.json names it, and that file is replaced in one step:
 whenever the power fails, it names two whole checkpoints. What it does not name is
-removed.
+removed. It is there before the first checkpoint, and names none: where there are
+checkpoints without it, it was lost, and nothing that is left can be trusted.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from toygpt.errors import InputError
-from toygpt.files import DigestedFile, new_file, sha256_of, write_json
+from toygpt.files import DigestedFile, naming, new_file, sha256_of, write_json
 
 if TYPE_CHECKING:
     from toygpt.data.token_files import Manifest
@@ -114,6 +115,7 @@ class UnfinishedTraining:
     def __init__(self, folder: Path, deciding: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.deciding = dict(deciding or {})
+        self._damaged_files: set[str] = set()
 
     @property
     def fingerprint(self) -> str:
@@ -130,8 +132,10 @@ class UnfinishedTraining:
         if values is None:
             return None
         try:
+            values["started"] = float(values["started"])
+            values["deciding"] = dict(values["deciding"])
             return Description(**values)
-        except TypeError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(DESCRIPTION_FILE, error) from None
 
     def write_description(self, description: Description) -> None:
@@ -142,15 +146,26 @@ class UnfinishedTraining:
         """Return what LATEST.json names, the newest first.
 
         Raises:
-            InputError: LATEST.json is damaged.
+            InputError: LATEST.json is damaged or lost.
         """
         values = self._read(LATEST_FILE)
         if values is None:
+            if there := sorted(path.name for path in self._checkpoint_files()):
+                raise InputError(
+                    f"{self.folder / LATEST_FILE} is lost, and {', '.join(there)} "
+                    f"cannot be trusted without it; {HOW_TO_START_OVER}"
+                )
             return []
         try:
-            found = [Checkpoint(**entry) for entry in values["checkpoints"]]
-            if any(Path(entry.file).name != entry.file for entry in found):
-                raise ValueError("a checkpoint lies in no other folder")
+            found = [
+                Checkpoint(
+                    file=name_of_checkpoint(int(entry["step"])),
+                    sha256=str(entry["sha256"]),
+                    bytes=int(entry["bytes"]),
+                    step=int(entry["step"]),
+                )
+                for entry in values["checkpoints"]
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(LATEST_FILE, error) from None
         return found
@@ -166,6 +181,7 @@ class UnfinishedTraining:
             damage = self.damage_of(checkpoint)
             if damage is None:
                 return checkpoint
+            self._damaged_files.add(checkpoint.file)
             _say(f"WARNING: {self.path_of(checkpoint)} {damage}")
             if number + 1 < len(checkpoints):
                 _say(
@@ -201,37 +217,61 @@ class UnfinishedTraining:
             step: How many steps are done.
             write: Writes the checkpoint into the file that it is given.
         """
-        path = self.folder / f"step-{step}.ckpt"
+        path = self.folder / name_of_checkpoint(step)
+        before = [
+            entry
+            for entry in self.checkpoints()
+            if entry.step < step and entry.file not in self._damaged_files
+        ]
         with new_file(path) as file:
             write(file)
+        self._damaged_files.discard(path.name)
         newest = Checkpoint(path.name, file.sha256, file.num_bytes, step)
-        before = [entry for entry in self.checkpoints() if entry.step < step]
-        kept = [newest, *before[:1]]
-        self._write(LATEST_FILE, {"checkpoints": [asdict(entry) for entry in kept]})
-        self._remove_checkpoints_but({entry.file for entry in kept})
+        self._commit([newest, *before[:1]])
 
-    def _remove_checkpoints_but(self, kept: set[str]) -> None:
-        for path in self.folder.glob("step-*.ckpt"):
+    def _commit(self, checkpoints: list[Checkpoint]) -> None:
+        """Let these checkpoints count, and no others."""
+        entries = [asdict(checkpoint) for checkpoint in checkpoints]
+        self._write(LATEST_FILE, {"checkpoints": entries})
+        self._tidy()
+
+    def begin(self) -> None:
+        """Put in order what there is; from here on LATEST.json says what counts.
+
+        Raises:
+            InputError: LATEST.json is damaged or lost.
+        """
+        self._commit(self.checkpoints())
+
+    def _tidy(self) -> None:
+        """Remove what does not count: outdated checkpoints, and halves of some."""
+        kept = {checkpoint.file for checkpoint in self.checkpoints()}
+        for path in [*self._checkpoint_files(), *self.folder.glob(".*.tmp")]:
             if path.name not in kept:
                 path.unlink()
 
+    def start_over(self) -> None:
+        """Throw away what was done, but not the lock."""
+        self._commit([])
+        (self.folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+
+    def _checkpoint_files(self) -> Iterator[Path]:
+        return self.folder.glob("step-*.ckpt")
+
     def remove(self) -> None:
         """Forget the training: it is finished, or not wanted any more."""
-        # Without this file there is nothing to resume, whatever else remains.
-        (self.folder / LATEST_FILE).unlink(missing_ok=True)
-        (self.folder / DESCRIPTION_FILE).unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
+        # In one step, so that nothing of it can be taken for a damaged one.
+        removed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
+        self.folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)  # or the next training does it
 
     def running_process(self) -> int | None:
         """Return the id of the process that trains it now, if there is one."""
         try:
             with (self.folder / LOCK_FILE).open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return _holder_of(file)
         except FileNotFoundError:
             return None
-        except BlockingIOError:
-            return self._process_in_lock()
-        return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -242,19 +282,24 @@ class UnfinishedTraining:
         """
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / LOCK_FILE).open("a") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+            try:
+                file = (self.folder / LOCK_FILE).open("a+")
+            except FileNotFoundError:  # whoever had the folder removed it
+                continue
+            with file:
+                if not _lock(file, fcntl.LOCK_EX):
+                    if (process := _holder_of(file)) is None:
+                        continue  # somebody had only asked
                     raise InputError(
-                        f"this very training is running already: process "
-                        f"{self._process_in_lock()} works in {self.folder}"
-                    ) from None
-                if not self._is_lock(file.fileno()):  # whoever had it removed it
+                        f"this very training is running already: process {process} "
+                        f"works in {self.folder}"
+                    )
+                if not self._is_lock(file.fileno()):
                     continue
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n")
-                file.flush()
+                with naming(self.folder / LOCK_FILE):
+                    file.truncate(0)
+                    file.write(f"{os.getpid()}\n")
+                    file.flush()
                 yield
                 return
 
@@ -264,10 +309,6 @@ class UnfinishedTraining:
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(descriptor))
-
-    def _process_in_lock(self) -> int:
-        text = (self.folder / LOCK_FILE).read_text(encoding="utf-8").strip()
-        return int(text) if text.isdigit() else 0
 
     def size(self) -> int:
         """Return how many bytes it takes on disk."""
@@ -298,14 +339,40 @@ class UnfinishedTraining:
         return dict(values)
 
     def _damaged(self, name: str, error: Exception) -> InputError:
-        return InputError(
-            f"{self.folder / name} is damaged ({error!r}); {HOW_TO_START_OVER}"
+        advice = (
+            "delete this file, and training goes on where it was, as a new run"
+            if name == DESCRIPTION_FILE
+            else HOW_TO_START_OVER
         )
+        return InputError(f"{self.folder / name} is damaged ({error!r}); {advice}")
 
 
 HOW_TO_START_OVER = (
     "to start this training over, delete the folder, or run `python . train --fresh`"
 )
+
+
+def name_of_checkpoint(step: int) -> str:
+    """Return the name of the file in which a step is kept."""
+    return f"step-{step}.ckpt"
+
+
+def _lock(file: TextIO, kind: int) -> bool:
+    """Lock a file until it is closed, if nobody else does."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder_of(file: TextIO) -> int | None:
+    """Return the id of the process that has locked a file, if there is one."""
+    if _lock(file, fcntl.LOCK_SH):
+        return None
+    file.seek(0)
+    text = file.read().strip()
+    return int(text) if text.isdigit() else 0  # it has not written its id yet
 
 
 def unfinished_folder(root: Path) -> Path:
@@ -318,7 +385,11 @@ def list_unfinished(root: Path) -> list[UnfinishedTraining]:
     folder = unfinished_folder(root)
     if not folder.is_dir():
         return []
-    return [UnfinishedTraining(path) for path in sorted(folder.iterdir())]
+    return [
+        UnfinishedTraining(path)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    ]
 
 
 @contextmanager
@@ -341,8 +412,8 @@ def take_up(
             others only look.
 
     Raises:
-        InputError: Another process trains it, or it is not the training that the user
-            asked for.
+        InputError: Another process trains it, it is damaged, or it is not the training
+            that the user asked for.
     """
     own = UnfinishedTraining(
         unfinished_folder(root) / fingerprint_of(deciding), deciding
@@ -353,11 +424,12 @@ def take_up(
     if expected is not None and expected != own.fingerprint:
         asked_for = UnfinishedTraining(unfinished_folder(root) / expected)
         _adopt(asked_for, own, deciding)
+    for removed in unfinished_folder(root).glob(".*.tmp"):
+        shutil.rmtree(removed, ignore_errors=True)
     with own.locked():
         if fresh:
-            for path in own.folder.iterdir():
-                if path.name != LOCK_FILE:
-                    path.unlink()
+            own.start_over()
+        own.begin()
         yield own
 
 
@@ -369,24 +441,27 @@ def _adopt(
     Raises:
         InputError: It differs in more than that.
     """
-    description = other.describe()
-    if description is None:
+    if not other.folder.is_dir():
         raise InputError(f"there is no unfinished training {other.fingerprint}")
-    changed = differences(description.deciding, deciding)
-    if changed.keys() - CHANGEABLE:
-        raise InputError(
-            f"this is not the training that was interrupted ({description.name}): "
-            + "; ".join(
-                f"{key} was {_shown(was)} and is {_shown(now)}"
-                for key, (was, now) in changed.items()
-                if key not in CHANGEABLE
-            )
-        )
-    if own.folder.exists():
-        raise InputError(
-            f"there is an unfinished training with these parameters, too: {own.folder}"
-        )
     with other.locked():
+        description = other.describe()
+        if description is None:
+            raise InputError(f"there is no unfinished training {other.fingerprint}")
+        changed = differences(description.deciding, deciding)
+        if changed.keys() - CHANGEABLE:
+            raise InputError(
+                f"this is not the training that was interrupted ({description.name}): "
+                + "; ".join(
+                    f"{key} was {_shown(was)} and is {_shown(now)}"
+                    for key, (was, now) in changed.items()
+                    if key not in CHANGEABLE
+                )
+            )
+        if own.folder.exists():
+            raise InputError(
+                f"there is an unfinished training with these parameters, too; resume "
+                f"that one, or delete {own.folder}"
+            )
         other.folder.rename(own.folder)
 
 

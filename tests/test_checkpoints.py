@@ -1,0 +1,255 @@
+"""Checkpoints of a training: when they are kept, and what is never kept or read."""
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import (
+    BLOCK_SIZE,
+    predictable_text,
+    runtime_params,
+    tiny_model,
+    train_params,
+)
+from toygpt.data.batches import TrainingBatches
+from toygpt.errors import InputError
+from toygpt.files import sha256_of
+from toygpt.model.gpt import GPT
+from toygpt.training.checkpoints import CheckpointFiles, Checkpoints
+from toygpt.training.curves import Curves
+from toygpt.training.interruption import Interruption
+from toygpt.training.trainer import train
+from toygpt.training.unfinished import UnfinishedTraining, take_up
+
+TEXT = predictable_text(2_000, seed=1)
+
+
+class Silence:
+    """A listener that hears nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Do nothing."""
+
+
+def trained(
+    root: Path, *, model: GPT | None = None, runtime: Any = None, **changes: Any
+) -> UnfinishedTraining:
+    """Train for ten steps, and leave what is kept on the way."""
+    runtime = runtime_params(**runtime or {})
+    with take_up(root, {}) as unfinished:
+        best = unfinished.best_checkpoint()
+        train(
+            model or tiny_model(num_layers=1),
+            TEXT,
+            TEXT,
+            params=train_params(**changes),
+            runtime=runtime,
+            seed=1,
+            curves=Curves(Silence()),
+            checkpoints=Checkpoints(unfinished, runtime, Interruption()),
+            resume_from=unfinished.path_of(best) if best else None,
+        )
+    return unfinished
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps of the checkpoints that are kept from here on."""
+    steps: list[int] = []
+    save = UnfinishedTraining.save
+
+    def noted(self: UnfinishedTraining, step: int, write: Any) -> None:
+        steps.append(step)
+        save(self, step, write)
+
+    monkeypatch.setattr(UnfinishedTraining, "save", noted)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [(1, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), (3, [3, 6, 9]), (5, [5, 10]), (None, [])],
+)
+@pytest.mark.parametrize("micro_batch_size", [64, 4])
+def test_checkpoints_come_every_so_many_steps(
+    tmp_path: Path,
+    saved: list[int],
+    every: int | None,
+    expected: list[int],
+    micro_batch_size: int,
+) -> None:
+    """Validation is after step 5 and 10; it is before the checkpoint, and no second."""
+    runtime = {"checkpoint_every_steps": every, "micro_batch_size": micro_batch_size}
+
+    trained(tmp_path, runtime=runtime)
+
+    assert saved == expected
+
+
+def test_checkpoints_come_every_so_many_minutes(
+    tmp_path: Path, saved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step takes a minute, as a clock tells that nobody sets."""
+    minutes = iter(range(1000))
+    batch = TrainingBatches.batch
+    now = 0.0
+
+    def slow_batch(self: TrainingBatches, step: int, **rows: Any) -> Any:
+        nonlocal now
+        now = 60.0 * (next(minutes) + 1)
+        return batch(self, step, **rows)
+
+    monkeypatch.setattr(TrainingBatches, "batch", slow_batch)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+
+    trained(tmp_path, runtime={"checkpoint_every_minutes": 3})
+
+    assert saved == [3, 6, 9]
+
+
+def test_a_checkpoint_holds_nothing_but_numbers_and_their_names(tmp_path: Path) -> None:
+    unfinished = trained(tmp_path, runtime={"checkpoint_every_steps": 5})
+
+    best = unfinished.best_checkpoint()
+
+    assert best is not None
+    content = torch.load(unfinished.path_of(best), weights_only=True)
+    assert content["global_step"] == best.step == 10
+
+
+class Program:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.canary),))
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle", "text", "empty"])
+def test_a_checkpoint_that_is_a_program_is_refused_though_its_digest_is_right(
+    tmp_path: Path, kind: str
+) -> None:
+    unfinished = trained(tmp_path, runtime={"checkpoint_every_steps": 10})
+    path = unfinished.folder / "step-10.ckpt"
+    canary = tmp_path / "canary"
+    program = {"global_step": 10, "program": Program(canary)}
+    if kind == "torch":
+        torch.save(program, path)
+    else:
+        data = {"pickle": pickle.dumps(program), "text": b"state", "empty": b""}[kind]
+        path.write_bytes(data)
+    latest = unfinished.folder / "LATEST.json"
+    values = json.loads(latest.read_text())
+    values["checkpoints"][0] |= {
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+    }
+    latest.write_text(json.dumps(values))
+
+    with pytest.raises(InputError, match=r"step-10\.ckpt is no checkpoint of toyGPT"):
+        trained(tmp_path)
+
+    assert unfinished.best_checkpoint() is not None, "its digest was right"
+    assert not canary.exists()
+    if kind == "torch":  # the program works
+        torch.load(path, weights_only=False)
+        assert canary.exists()
+
+
+def test_no_way_of_asking_reads_a_program(tmp_path: Path) -> None:
+    """Lightning asks for weights_only=False where a path is an address."""
+    canary = tmp_path / "canary"
+    torch.save(Program(canary), tmp_path / "evil.ckpt")
+    files = CheckpointFiles(UnfinishedTraining(tmp_path))
+
+    for weights_only in (False, None, True):
+        with pytest.raises(InputError):
+            files.load_checkpoint(tmp_path / "evil.ckpt", weights_only=weights_only)
+
+    assert not canary.exists()
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, model: GPT, *, step: int) -> None:
+    """Let the weights be none from a step on."""
+    batch = TrainingBatches.batch
+
+    def spoiling_batch(self: TrainingBatches, number: int, **rows: Any) -> Any:
+        if number == step - 1:
+            with torch.no_grad():
+                model.final_norm.weight[0] = torch.nan
+        return batch(self, number, **rows)
+
+    monkeypatch.setattr(TrainingBatches, "batch", spoiling_batch)
+
+
+@pytest.mark.parametrize("every", [1, 5, 6, 7])
+@pytest.mark.parametrize("micro_batch_size", [64, 4])
+def test_training_that_diverges_stops_within_the_step_and_keeps_what_was_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, micro_batch_size: int
+) -> None:
+    model = tiny_model(num_layers=1)
+    spoil(monkeypatch, model, step=7)
+    runtime = {"checkpoint_every_steps": every, "micro_batch_size": micro_batch_size}
+
+    with pytest.raises(InputError, match=r"loss is nan in step 7, .* from batch 6 "):
+        trained(tmp_path, model=model, runtime=runtime)
+
+    monkeypatch.undo()
+    with take_up(tmp_path, {}) as unfinished:
+        best = unfinished.best_checkpoint()
+    assert (best.step if best else 0) == {1: 6, 5: 5, 6: 6, 7: 0}[every]
+    trained(tmp_path, runtime=runtime)  # goes on from there, and comes to the end
+
+
+def test_weights_that_a_step_has_spoiled_are_not_kept_though_its_loss_was_good(
+    tmp_path: Path,
+) -> None:
+    """The loss is taken before the weights change; one step may change them too far."""
+    with pytest.raises(
+        InputError, match=r"diverged: the length of the weights is (inf|nan)"
+    ):
+        trained(
+            tmp_path,
+            runtime={"checkpoint_every_steps": 1},
+            learning_rate=1e38,
+            weight_decay=0.0,
+            validate_every_tokens=10**9,
+        )
+
+    with take_up(tmp_path, {}) as unfinished:
+        assert unfinished.checkpoints() == []
+
+
+def test_the_last_validation_can_fail_and_the_last_step_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven steps; those after the fourth are validated when training is over."""
+    steps: dict[str, Any] = {
+        "max_tokens": 7 * 8 * BLOCK_SIZE,
+        "validate_every_tokens": 4 * 8 * BLOCK_SIZE,
+    }
+    runtime = {"checkpoint_every_steps": 7}
+    expected, resumed = tiny_model(num_layers=1), tiny_model(num_layers=1, seed=5)
+    trained(tmp_path / "whole", model=expected, **steps)
+
+    def run_out_of_memory(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("lightning.Trainer.validate", run_out_of_memory)
+        trained(tmp_path, runtime=runtime, **steps)
+
+    trained(tmp_path, model=resumed, runtime=runtime, **steps)
+
+    for weight, same in zip(expected.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(weight, same)

@@ -1,0 +1,254 @@
+"""Signals: one ends a training in good order, a second one at once."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import predictable_text, runtime_params, tiny_model, train_params
+from toygpt.data.batches import TrainingBatches
+from toygpt.training.checkpoints import Checkpoints
+from toygpt.training.curves import Curves
+from toygpt.training.interruption import SIGNALS, Interruption, Stopped
+from toygpt.training.module import Training
+from toygpt.training.trainer import train
+from toygpt.training.unfinished import UnfinishedTraining, take_up
+
+# Processes that have imported everything before they begin.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
+
+class Silence:
+    """A listener that hears nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Do nothing."""
+
+
+def train_slowly(root: Path, slow: str, test: Connection) -> None:
+    """Train, and wait for the test in the midst of whatever is to be slow."""
+    torch.set_num_threads(1)
+    os.dup2(os.open(root / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+
+    def slow_down(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def waiting(*arguments: Any, **more: Any) -> Any:
+            test.send(slow)
+            test.recv()
+            return method(*arguments, **more)
+
+        setattr(owner, name, waiting)
+
+    if slow in SLOW:
+        slow_down(*SLOW[slow])
+    is_validated_late = slow == "last validation"
+    runtime = runtime_params(checkpoint_every_steps=3 if slow == "checkpoint" else None)
+    text = predictable_text(1_000)
+    with take_up(root, {}) as unfinished, Interruption() as interruption:
+        best = unfinished.best_checkpoint()
+        test.send(best.step if best else 0)
+        train(
+            tiny_model(num_layers=1),
+            text,
+            text,
+            params=train_params(
+                validate_every_tokens=400 if is_validated_late else 10**9
+            ),
+            runtime=runtime,
+            seed=1,
+            curves=Curves(Silence()),
+            checkpoints=Checkpoints(unfinished, runtime, interruption),
+            resume_from=unfinished.path_of(best) if best else None,
+        )
+
+
+SLOW: dict[str, tuple[type, str]] = {
+    "step": (TrainingBatches, "batch"),
+    "start": (Training, "configure_optimizers"),
+    "checkpoint": (UnfinishedTraining, "_commit"),
+    "last validation": (Training, "on_validation_epoch_end"),
+}
+
+
+class Trained:
+    """A training in a process of its own."""
+
+    def __init__(self, root: Path, slow: str) -> None:
+        self.errors = root / "errors"
+        self.slow = slow
+        self.connection, other = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(target=train_slowly, args=(root, slow, other))
+        self.process.start()
+        other.close()
+
+    def wait_for(self, word: str | int, *, times: int = 1) -> None:
+        """Wait until it has said a word so many times; it waits after the last."""
+        while times:
+            assert self.connection.poll(60), "it says nothing"
+            said = self.connection.recv()
+            times -= said == word
+            if times and said == self.slow:
+                self.go_on()
+
+    def go_on(self) -> None:
+        """Let it go on with what is slow."""
+        self.connection.send(None)
+
+    def signal(self, number: int) -> None:
+        """Send a signal, and wait until it has been noted."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+        deadline = time.monotonic() + 60
+        while not self.errors.read_bytes():
+            assert time.monotonic() < deadline, "nothing was said of the signal"
+            time.sleep(0.01)
+
+    def end(self) -> int | None:
+        """Return its exit code."""
+        self.process.join(60)
+        return self.process.exitcode
+
+
+def steps_kept(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob(".toygpt/resume/*/step-*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_the_first_signal_lets_the_step_be_finished_and_kept(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    training = Trained(tmp_path, "step")
+    training.wait_for("step", times=4)
+    training.signal(number)
+    training.go_on()
+
+    assert training.end() == code
+    assert training.errors.read_text().strip() == (
+        "stopping after this step; what is done is kept (once more: at once)"
+    )
+    assert steps_kept(tmp_path) == ["step-4.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        (signal.SIGINT, signal.SIGINT, 130),
+        (signal.SIGTERM, signal.SIGINT, 130),
+        (signal.SIGINT, signal.SIGTERM, 143),
+    ],
+)
+def test_the_second_signal_ends_it_at_once(
+    tmp_path: Path, first: int, second: int, code: int
+) -> None:
+    """In the midst of a step, which is not finished and not kept."""
+    training = Trained(tmp_path, "step")
+    training.wait_for("step", times=4)
+    training.signal(first)
+    training.signal(second)
+
+    assert training.end() == code
+    assert steps_kept(tmp_path) == []
+
+
+def test_the_second_signal_harms_no_checkpoint_that_is_being_written(
+    tmp_path: Path,
+) -> None:
+    training = Trained(tmp_path, "checkpoint")
+    training.wait_for("checkpoint", times=3)  # at the start, after steps 3 and 6
+    training.signal(signal.SIGINT)
+    training.signal(signal.SIGINT)
+    assert training.end() == 130
+    assert steps_kept(tmp_path) == ["step-3.ckpt", "step-6.ckpt"]
+
+    resumed = Trained(tmp_path, "nothing")
+    resumed.wait_for(3)
+
+    assert resumed.end() == 0
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_the_first_step_is_not_lost(
+    tmp_path: Path, number: int
+) -> None:
+    """Lightning takes SIGTERM from here on, and would end with an exit code of 0."""
+    training = Trained(tmp_path, "start")
+    training.wait_for("start")
+    training.signal(number)
+    training.go_on()
+
+    assert training.end() == 128 + number
+    assert steps_kept(tmp_path) == ["step-1.ckpt"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_during_the_last_validation_breaks_nothing(
+    tmp_path: Path, number: int
+) -> None:
+    """Ten steps, validated after 4, 8 and 10: nothing is left to stop by then."""
+    training = Trained(tmp_path, "last validation")
+    training.wait_for("last validation", times=3)
+    training.signal(number)
+    training.go_on()
+
+    assert training.end() == 0
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
+def test_afterwards_signals_are_handled_as_before(
+    handler: object, request: pytest.FixtureRequest
+) -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError), Interruption():
+            assert handler not in {signal.getsignal(number) for number in SIGNALS}
+            raise ZeroDivisionError
+        after = [signal.getsignal(number) for number in SIGNALS]
+    finally:
+        for number, there in before.items():
+            signal.signal(number, there)
+
+    assert after == [handler, handler]
+
+
+def test_a_signal_while_something_is_being_printed_is_no_error() -> None:
+    """Python's files refuse to be used by a handler that interrupts their use."""
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.wait(0.0005):
+            interruption.signal = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with Interruption() as interruption:
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                print("." * 10_000, file=sys.stderr, flush=True)
+        finally:
+            stop.set()
+            sender.join()
+
+
+def test_the_exit_code_says_by_which_signal_and_the_reason_after_which_step() -> None:
+    stopped = Stopped(signal.SIGTERM, 1_200, is_first_process=True)
+
+    assert stopped.code == 143
+    assert str(stopped) == "stopped by SIGTERM after step 1,200"
+    assert Stopped(signal.SIGTERM, 1_200, is_first_process=False).code == 0

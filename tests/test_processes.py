@@ -1,0 +1,103 @@
+"""A stage ends with the DVC that started it, and only then."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.project import PROJECT
+
+STAGE = """
+import os, signal, sys, time
+from pathlib import Path
+from toygpt import processes
+from toygpt.processes import end_with_dvc, find_dvc
+
+processes.POLL_SECONDS = 0.05
+folder = Path(sys.argv[1])
+
+def stop(number, frame):
+    (folder / "signal").write_text(str(number))
+    sys.exit(7)
+
+signal.signal(signal.SIGTERM, stop)
+end_with_dvc(find_dvc())
+(folder / "pid").write_text(str(os.getpid()))
+time.sleep(float(sys.argv[2]))
+(folder / "end").write_text("")
+"""
+# DVC waits for its stage, which a shell starts that may stay or not.
+DVC = """
+import subprocess, sys
+sys.exit(subprocess.call(sys.argv[1:]))
+"""
+
+
+def dvc(folder: Path, *, seconds: float, through_shell: bool, is_dvc: bool = True):  # type: ignore[no-untyped-def]
+    """Start what stands for DVC, and wait until its stage runs."""
+    stage = [sys.executable, "-c", STAGE, str(folder), str(seconds)]
+    # A second command keeps the shell from becoming the first one.
+    command = ["sh", "-c", '"$@"; exit $?', "sh", *stage] if through_shell else stage
+    environment = {
+        name: value for name, value in os.environ.items() if name != "DVC_STAGE"
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", DVC, *command],
+        cwd=PROJECT,
+        env=environment | ({"DVC_STAGE": "train"} if is_dvc else {}),
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "pid").exists() or not (folder / "pid").read_text():
+        assert time.monotonic() < deadline, "the stage did not begin"
+        time.sleep(0.02)
+    return process, psutil.Process(int((folder / "pid").read_text()))
+
+
+def wait_for(stage: psutil.Process) -> None:
+    """Wait until the stage has ended; nobody may be left to fetch its exit code."""
+    deadline = time.monotonic() + 30
+    while stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the stage runs on"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("through_shell", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
+    tmp_path: Path, through_shell: bool, number: signal.Signals
+) -> None:
+    process, stage = dvc(tmp_path, seconds=60, through_shell=through_shell)
+
+    process.send_signal(number)
+    process.wait()
+    wait_for(stage)
+
+    assert (tmp_path / "signal").read_text() == str(int(signal.SIGTERM))
+    assert not (tmp_path / "end").exists()
+
+
+@pytest.mark.parametrize("through_shell", [False, True])
+def test_a_stage_whose_dvc_lives_comes_to_its_end(
+    tmp_path: Path, through_shell: bool
+) -> None:
+    process, _ = dvc(tmp_path, seconds=0.5, through_shell=through_shell)
+
+    assert process.wait() == 0
+    assert (tmp_path / "end").exists()
+    assert not (tmp_path / "signal").exists()
+
+
+def test_a_stage_that_was_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
+    process, stage = dvc(tmp_path, seconds=1, through_shell=False, is_dvc=False)
+
+    process.kill()
+    process.wait()
+    wait_for(stage)
+
+    assert (tmp_path / "end").exists()
+    assert not (tmp_path / "signal").exists()
