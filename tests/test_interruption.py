@@ -136,9 +136,13 @@ def test_the_first_signal_lets_the_step_be_finished_and_kept(
     training.go_on()
 
     assert training.end() == code
-    assert training.errors.read_text().strip() == (
-        "stopping after this step; what is done is kept (once more: at once)"
-    )
+    assert training.errors.read_text().split("\n") == [
+        "",
+        "stopping after this step; what is done is kept (once more: at once)",
+        f"stopped by {signal.Signals(number).name} after step 4; the same command "
+        f"goes on from there",
+        "",
+    ]
     assert steps_kept(tmp_path) == ["step-4.ckpt"]
 
 

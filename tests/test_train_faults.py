@@ -248,7 +248,6 @@ def check_that_it_told_of(ended: Ended) -> None:
         named in names
         or ended.fired[0].startswith("flush")  # of a folder, after a file in it
         or (named == "toygpt" and names[0].endswith((".json", ".txt")))
-        or (named == "the output" and names[0] == "metrics.jsonl")
     ), ended
     assert "Traceback" not in ended.output
 

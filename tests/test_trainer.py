@@ -514,3 +514,21 @@ def test_both_attentions_learn_alike() -> None:
         from_scratch.outcome.train_loss, rel=1e-3
     )
     assert flash.outcome.train_loss < math.log(VOCAB_SIZE)
+
+
+def test_too_little_memory_names_the_parameter_that_helps() -> None:
+    """A GPU that is full raises this error in the middle of a step."""
+    model = tiny_model()
+    calls = []
+
+    def run_out_of_memory(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_hook(run_out_of_memory)
+
+    with pytest.raises(InputError, match=r"portions of 2 .*runtime\.micro_batch_size"):
+        trained(model, micro_batch_size=2)
+
+    assert len(calls) == 3

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,16 @@ def run_dvc(root: Path, *arguments: str, settings: Mapping[str, str]) -> int:
         cwd=root,
         env={**os.environ, "PATH": search_path, **settings},
     )
+    # Whoever ends this command means DVC.
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = _exit_code(process)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code  # as shells say that a signal ended it
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
     while True:
         try:
             return process.wait()

@@ -1,17 +1,22 @@
 """Which of the trainings that were interrupted is to go on."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toygpt.errors import InputError
 from toygpt.training.unfinished import (
+    CHANGEABLE,
     Description,
     UnfinishedTraining,
+    differences,
     list_unfinished,
 )
+
+# Sections of params.yaml that have no part in the weights.
+FREE_TO_CHANGE = ("runtime.", "tracking.", "evaluate.", "generate-samples.")
 
 
 class Interrupted(NamedTuple):
@@ -72,9 +77,7 @@ def choose(trainings: Sequence[Interrupted], wanted: str | None) -> Interrupted:
     ]
     if len(found) == 1:
         return found[0]
-    listed = "\n".join(
-        f"  {number}  {entry}" for number, entry in enumerate(found or trainings, 1)
-    )
+    listed = _listed(found or trainings)
     if not found:
         raise InputError(f"no interrupted training is called {wanted!r}:\n{listed}")
     if not sys.stdin.isatty():
@@ -89,3 +92,45 @@ def choose(trainings: Sequence[Interrupted], wanted: str | None) -> Interrupted:
             raise InputError("no training was chosen")
         if answer.strip().isdigit() and 1 <= int(answer) <= len(found):
             return found[int(answer) - 1]
+
+
+def _listed(trainings: Sequence[Interrupted]) -> str:
+    """Return a numbered line for each training, with what sets it apart."""
+    deciding = [entry.description.deciding for entry in trainings]
+    keys = {key for other in deciding for key in differences(deciding[0], other)}
+    lines = []
+    for number, (entry, values) in enumerate(zip(trainings, deciding, strict=True), 1):
+        own = [
+            f"{key} {values.get(key)}"
+            for key in sorted(keys)
+            if len(str(values.get(key))) != 64  # a digest tells nobody anything
+        ]
+        lines.append(f"  {number}  {entry}" + (f": {', '.join(own)}" if own else ""))
+    return "\n".join(lines)
+
+
+def check_changes(description: Description, changes: Mapping[str, Any]) -> None:
+    """Refuse what would make another training of it, before DVC writes anything.
+
+    Args:
+        description: Of the training that is to go on.
+        changes: What the user wants changed, by the paths in params.yaml.
+
+    Raises:
+        InputError: One of them decides the weights, and not only the precision.
+    """
+    from toygpt.params import flatten
+
+    before = dict(flatten(description.params))
+    changed = [
+        f"{key} was {before.get(key)} and would be {value}"
+        for key, value in changes.items()
+        if before.get(key) != value
+        and key not in CHANGEABLE
+        and not key.startswith(FREE_TO_CHANGE)
+    ]
+    if changed:
+        raise InputError(
+            f"that would not be the training that was interrupted "
+            f"({description.name}): {'; '.join(changed)}"
+        )

@@ -15,7 +15,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOENT
 from functools import cached_property
@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from toygpt import paths
-from toygpt.errors import InputError
+from toygpt.errors import InputError, first_line
 from toygpt.params import flatten
-from toygpt.training.curves import TRAIN_COLUMNS, VALIDATION_COLUMNS
-from toygpt.training.tracking.record import Record, record_of_weights
+from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
+from toygpt.training.tracking.record import Point, Record, record_of_weights
 from toygpt.training.tracking.run import (
     bring_up_to_date,
     forget_what_is_lost,
@@ -61,31 +61,57 @@ def track(
     Raises:
         InputError: There is no such revision, or it has no results.
     """
-    if is_rebuilding:
-        forget_what_is_lost(tracking, root)
-    told = bring_up_to_date(tracking, root)
+    lost = forget_what_is_lost(tracking, root) if is_rebuilding else set()
+    names = []
     for revision, name in _revisions(root, revisions):
         results = Results(root, revision)
         try:
             record = record_of_weights(root, results.weights_sha256)
+            is_new = record is None
             if record is None:
                 record = results.make_record(name, tracking)
-                told.append(record.info.name)
-            elif not is_rebuilding:
-                continue
             with results.directories() as directories:
-                tell_trackers(record, tracking, root, directories)
+                if (
+                    is_new
+                    or record.info.id in lost
+                    or _lacks(record, directories, tracking)
+                ):
+                    tell_trackers(record, tracking, root, directories)
+                    names.append(record.info.name)
         except FileNotFoundError as error:
             if revision in revisions:
                 raise InputError(f"{revision} has no {error.filename}") from None
-    return told
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            place = revision or "the workspace"
+            if revision is None or revision in revisions:
+                raise InputError(
+                    f"the results of {place} cannot be read: {error!r}"
+                ) from None
+    names += bring_up_to_date(tracking, root)
+    return list(dict.fromkeys(names))
+
+
+def _lacks(
+    record: Record, directories: Mapping[str, Path], tracking: TrackingParams
+) -> bool:
+    """Say whether a tracker has no copy of a directory that there is."""
+    wanted = set(wanted_trackers(tracking)) & set(record.info.trackers)
+    return any(
+        told.is_wanted and not directories.keys() <= set(told.directories)
+        for name, told in record.info.told.items()
+        if name in wanted
+    )
 
 
 def _revisions(
     root: Path, wanted: Sequence[str]
 ) -> Iterator[tuple[str | None, str | None]]:
-    """Yield the revisions to look at, and their names; the workspace has neither."""
-    yield None, None
+    """Yield the revisions to look at, and their names; the workspace has neither.
+
+    It comes last: where it holds an experiment's results, that one has a better name.
+    """
     for revision in wanted:
         yield revision, revision
     listing = subprocess.run(
@@ -99,6 +125,7 @@ def _revisions(
         # DVC keeps an experiment under the commit that it began from.
         if match := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", reference):
             yield commit, match[1]
+    yield None, None
 
 
 class Results:
@@ -123,9 +150,13 @@ class Results:
         """
         if self.revision is None:
             return (self.root / path).open("rb")
+        from dvc.scm import RevError
+
         try:
             return self._files.open(path.as_posix(), "rb")
-        except OSError:
+        except RevError as error:
+            raise InputError(first_line(error)) from None
+        except Exception:  # DVC's are many
             raise FileNotFoundError(
                 ENOENT, "neither here nor in DVC's cache", str(path)
             ) from None
@@ -148,37 +179,40 @@ class Results:
         params = YAML(typ="safe").load(self._read(paths.PARAMS))
         curves = self._curves()
         results = self._results()
-        record = Record.create(
+        now = time.time()
+        points = [Point(step, now, curves[step]) for step in sorted(curves)]
+        return Record.create(
             self.root,
+            [*points, Point(None, now, results)],
             name=name or f"{params['model']}-{params['corpus']}-restored",
             project=tracking.project,
             params=dict(flatten(params)),
             tags=tracking.tags,
             trackers=wanted_trackers(tracking),
             status="FINISHED",
-            ended=time.time(),
+            started=now,
+            ended=now,
             facts={
                 "restored.from": self.revision or "the workspace",
                 "weights.sha256": self.weights_sha256,
             },
             weights_sha256=self.weights_sha256,
         )
-        for step, metrics in sorted(curves.items()):
-            record.append(metrics, step=step)
-        record.append(results, step=None)
-        return record
 
     @contextmanager
     def directories(self) -> Iterator[dict[str, Path]]:
         """Yield the folders that the trackers keep a copy of."""
         with TemporaryDirectory(prefix="toygpt-") as folder:
             found = {}
-            for name, path in (("model", paths.MODEL), ("samples", paths.SAMPLES)):
+            made = {"model": paths.MODEL}
+            if self._is_of_this_model("generate-samples"):
+                made["samples"] = paths.SAMPLES
+            for name, path in made.items():
                 if self.revision is None:
                     directory = self.root / path
                 else:
                     directory = Path(folder) / name
-                    with suppress(OSError):  # not made at that revision
+                    with suppress(Exception):  # not to be had, for whichever reason
                         self._files.get(path.as_posix(), str(directory), recursive=True)
                 if directory.is_dir():
                     found[name] = directory
@@ -204,17 +238,17 @@ class Results:
         results: dict[str, float] = {}
         metrics = json.loads(self._read(paths.METRICS / "train.json"))
         results |= {name: metrics[name] for name in ("parameters", "steps")}
-        if self._is_evaluated():
+        if self._is_of_this_model("evaluate"):
             results |= json.loads(self._read(paths.METRICS / "evaluate.json"))
         return results
 
-    def _is_evaluated(self) -> bool:
-        """Say whether the evaluation is of this model, and not of one before."""
-        stages = YAML(typ="safe").load(self._read(Path("dvc.lock")))["stages"]
+    def _is_of_this_model(self, stage: str) -> bool:
+        """Say whether a stage's results are of this model, and not of one before."""
+        lock = YAML(typ="safe").load(self._read(Path("dvc.lock")))
+        stages = {"train": {}, stage: {}, **(lock or {}).get("stages", {})}
 
         def model(entries: list[dict[str, str]]) -> list[str]:
             return [e["md5"] for e in entries if e["path"] == paths.MODEL.as_posix()]
 
-        return "evaluate" in stages and (
-            model(stages["evaluate"]["deps"]) == model(stages["train"]["outs"])
-        )
+        judged = model(stages[stage].get("deps", []))
+        return bool(judged) and judged == model(stages["train"].get("outs", []))

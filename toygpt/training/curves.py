@@ -12,15 +12,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from toygpt.files import write_text
-
-# Both files are dense: DVC draws an empty cell as zero. They hold nothing that differs
-# from one run to the next on the same machine, as seconds do.
-TRAIN_COLUMNS = {
-    "train_loss": "loss",
-    "learning_rate": "learning_rate",
-    "gradient_norm": "gradient_norm",
-}
-VALIDATION_COLUMNS = {"validation_loss": "loss"}
+from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
 
 
 class MetricsListener(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
@@ -44,9 +45,11 @@ class Interruption:
             self._handlers_before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
+        if isinstance(error, Stopped) and error.code:
+            print(f"{error}; the same command goes on from there", file=sys.stderr)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:

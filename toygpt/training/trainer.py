@@ -118,7 +118,8 @@ def train(
     """Train the model in place, from the beginning or from a checkpoint.
 
     Raises:
-        InputError: The batch cannot be shared among the devices, or training diverged.
+        InputError: The batch cannot be shared among the devices, they have too little
+            memory for their portions, or training diverged.
         Stopped: A signal came; what is done is kept.
     """
     block_size = model.config.block_size
@@ -181,21 +182,28 @@ def train(
         batch_size=min(params.batch_size, runtime.micro_batch_size),
         max_tokens=params.validation_tokens,
     )
-    trainer.fit(
-        module,
-        Portions(
-            batches,
-            num_steps=max_steps,
-            per_step=per_step,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        ),
-        validation,
-        ckpt_path=resume_from,
-        weights_only=True,
-    )
-    if max_steps % validate_every_steps:
-        trainer.validate(module, validation, verbose=False)
+    try:
+        trainer.fit(
+            module,
+            Portions(
+                batches,
+                num_steps=max_steps,
+                per_step=per_step,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            ),
+            validation,
+            ckpt_path=resume_from,
+            weights_only=True,
+        )
+        if max_steps % validate_every_steps:
+            trainer.validate(module, validation, verbose=False)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"the {trainer.strategy.root_device.type} has too little memory for "
+            f"portions of {batches.batch_size // trainer.world_size // per_step} "
+            f"sequences: lower runtime.micro_batch_size in params.yaml"
+        ) from None
     assert module.train_loss is not None, "the last step is always reported"
     assert module.validation_loss is not None, "the last step is always validated"
     return Outcome(

@@ -10,12 +10,14 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 
 from toygpt.errors import first_line
-from toygpt.training.tracking.record import Point, Record, Told
+from toygpt.training.tracking.record import Point, Record, Told, known_of
 from toygpt.training.tracking.tracker import RunNotWantedError, Tracker
 
 # Between tries at a tracker that fails: at first, and at most.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+# Before anything else is done: how long a tracker may take to open.
+FIRST_TRY_SECONDS = 30.0
 # When everything else is done: how long a tracker may take to hear the last of it, and
 # how long one that fails is tried again.
 PATIENCE_SECONDS = 90.0
@@ -30,7 +32,12 @@ class Courier:
     """
 
     def __init__(
-        self, name: str, record: Record, open_tracker: Callable[[], Tracker]
+        self,
+        name: str,
+        record: Record,
+        open_tracker: Callable[[], Tracker],
+        *,
+        is_quiet: bool = False,
     ) -> None:
         self.name = name
         self.record = record
@@ -44,8 +51,9 @@ class Courier:
         self._news = Condition()
         self._has_news = True
         self._is_last = False
-        self._has_complained = False
-        self._deadline = float("inf")
+        self._has_complained = is_quiet
+        self._is_given_up = False
+        self._asked_to_finish = float("inf")
         self._has_tried = Event()
         self._thread = Thread(target=self._work, name=f"{name} courier", daemon=True)
         self._thread.start()
@@ -55,7 +63,7 @@ class Courier:
 
         Opening imports much; two threads that import at once may lock each other out.
         """
-        self._has_tried.wait(PATIENCE_SECONDS)
+        self._has_tried.wait(FIRST_TRY_SECONDS)
 
     def tell_news(self) -> None:
         """Have the record read again."""
@@ -70,17 +78,24 @@ class Courier:
             self._has_news = True
             self._news.notify()
 
-    def finish(self) -> None:
-        """Tell the rest, the run's end included, and stop; give up after a while."""
+    def ask_to_finish(self) -> None:
+        """Have the rest told, the run's end included."""
         with self._news:
             self._is_last = self._has_news = True
-            self._deadline = time.monotonic() + PATIENCE_WITH_FAILURE_SECONDS
+            self._asked_to_finish = time.monotonic()
             self._news.notify()
-        self._thread.join(PATIENCE_SECONDS)
+
+    def wait_for_finish(self) -> None:
+        """Return when the rest is told, or after a while, for nobody waits forever."""
+        waited = time.monotonic() - self._asked_to_finish
+        self._thread.join(max(0.0, PATIENCE_SECONDS - waited))
+        if self._thread.is_alive():
+            self._is_given_up = True
+            self._complain("it does not answer")
 
     def _work(self) -> None:
         pause = FIRST_PAUSE_SECONDS
-        while True:
+        while not self._is_given_up:
             with self._news:
                 self._news.wait_for(lambda: self._has_news)
                 self._has_news = False
@@ -91,30 +106,39 @@ class Courier:
                     self._close()
                     return
                 pause = FIRST_PAUSE_SECONDS
-                self._has_tried.set()
             except RunNotWantedError:
-                self._note_told()
-                self._has_tried.set()
+                self._note(Told("", is_wanted=False))
                 return
-            except Exception as error:  # whatever it is, the work goes on
-                self._complain(error)
+            except BaseException as error:  # even SystemExit: the work goes on
+                if self._is_given_up:  # by now another courier may tell this tracker
+                    return
+                self._complain(first_line(_first_cause(error)))
                 self._let_go()
-                self._has_tried.set()
-                with self._news:
-                    self._has_news = True
-                    if time.monotonic() + pause > self._deadline:
-                        return
-                    if is_last:
-                        self._news.wait(pause)
-                    else:
-                        self._news.wait_for(lambda: self._is_last, pause)
+                if self._wait_before_next_try(pause):
+                    return
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            finally:
+                self._has_tried.set()
+
+    def _wait_before_next_try(self, pause: float) -> bool:
+        """Wait, and say whether there is no use in trying again."""
+        self._has_tried.set()
+        with self._news:
+            self._has_news = True
+            if not self._is_last:
+                self._news.wait_for(lambda: self._is_last, pause)
+                return False
+            waited = time.monotonic() - self._asked_to_finish
+            if waited + pause > PATIENCE_WITH_FAILURE_SECONDS:
+                return True
+            self._news.wait(pause)
+            return False
 
     def _tell_everything(self) -> None:
         if self._tracker is None:
             self._tracker = self._open_tracker()
-            self._note_told(is_complete=False)
-        tracker, facts = self._tracker, self.record.info.facts
+            self._note(Told(self._tracker.run_id))
+        tracker, facts = self._tracker, self.record.info.all_facts
         if facts != self._facts_told:
             tracker.log_facts(facts)
             self._facts_told = facts
@@ -137,24 +161,30 @@ class Courier:
         curves = [point for point in self.record.points if point.step is not None]
         if lost := _unknown(curves, self._tracker):
             raise OSError(f"{len(lost)} points did not arrive")
-        self._note_told()
-
-    def _note_told(self, *, is_complete: bool = True) -> None:
-        run_id = self._tracker.run_id if self._tracker else ""
-        told = (
-            Told(run_id, self._num_points_told, self.record.info.status)
-            if is_complete
-            else Told(run_id)
+        self._note(
+            Told(
+                self._tracker.run_id,
+                num_points=self._num_points_told,
+                status=info.status,
+                directories=sorted(self._tracker.directories),
+            )
         )
-        self.record.note_told(self.name, told)
 
-    def _complain(self, error: Exception) -> None:
-        if not self._has_complained:
-            self._has_complained = True
+    def _note(self, told: Told) -> None:
+        if not self._is_given_up:  # by now another process may write the record
+            # What is not noted is looked up at the tracker, and told again at worst.
+            with suppress(OSError):
+                self.record.note_told(self.name, told)
+
+    def _complain(self, reason: str) -> None:
+        if self._has_complained:
+            return
+        self._has_complained = True
+        with suppress(OSError, ValueError):  # nobody reads what we say
             print(
-                f"warning: {self.name} does not take what it is told: "
-                f"{first_line(error)}. The work goes on; {self.name} is told again "
-                f"until it listens, and later by `python . track`.",
+                f"warning: {self.name} does not take what it is told: {reason}. The "
+                f"work goes on; {self.name} is told again until it listens, and later "
+                f"by `python . track`.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -162,7 +192,7 @@ class Courier:
     def _let_go(self) -> None:
         """Begin anew with the tracker: it may have lost anything."""
         if self._tracker is not None:
-            with suppress(Exception):  # it has failed already, and the user knows
+            with suppress(BaseException):  # it has failed, and the user knows
                 self._tracker.abandon()
         self._tracker = None
         self._num_points_told = 0
@@ -170,15 +200,29 @@ class Courier:
         self._directories_told = set()
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what went wrong at first: "disk full", not what came of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _unknown(points: list[Point], tracker: Tracker) -> list[Point]:
-    """Return what a tracker does not know of these points."""
+    """Return what a tracker does not know of these points.
+
+    Of a result that was found several times, only the last counts.
+    """
+    latest = known_of(points)
     found = []
     for point in points:
         metrics = {
             name: value
             for name, value in point.metrics.items()
             if (point.step, name) not in tracker.known
-            or (point.step is None and tracker.known[None, name] != value)
+            or (
+                point.step is None
+                and tracker.known[None, name] != value == latest[None, name]
+            )
         }
         if metrics:
             found.append(Point(point.step, point.time, metrics))

@@ -28,6 +28,8 @@ RECORD_TAG = "toygpt.run"
 MAX_PARAMS = 100
 MAX_METRICS = 1000
 MAX_PARAM_LENGTH = 6000
+# How long another process may keep the database to itself before that is a failure.
+MAX_BUSY_SECONDS = 5.0
 
 
 class MLflowTracker:
@@ -44,12 +46,12 @@ class MLflowTracker:
         self._database = root / DATABASE
         self._monitor: Any = None
         self.known: Known = {}
+        self.directories: set[str] = set()
         uri = f"sqlite:///{self._database}"
         with _alone(root / ".toygpt" / "mlflow.lock"):
             _create_database(root)
             self._client = MlflowClient(uri)
             experiment_id = self._experiment_id(info.project, root)
-        self._file = self._database.stat()
 
         found = _find_run(self._client, experiment_id, info)
         if found is not None:
@@ -80,6 +82,7 @@ class MLflowTracker:
     def _create(self, experiment_id: str, info: RunInfo) -> str:
         run = self._client.create_run(
             experiment_id,
+            start_time=int(info.started * 1000),
             run_name=info.name,
             tags={
                 "mlflow.user": _user(),
@@ -99,7 +102,12 @@ class MLflowTracker:
         # MLflow takes no second value of a parameter.
         missing = info.params.keys() - run.data.params.keys()
         self._log_params(self.run_id, {key: info.params[key] for key in missing})
+        self._look_up(run)
+
+    def _look_up(self, run: Any) -> None:
         self.known = _points_of(self._client, run)
+        artifacts = self._client.list_artifacts(self.run_id)
+        self.directories = {artifact.path for artifact in artifacts}
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -145,6 +153,8 @@ class MLflowTracker:
         self._stop_monitor()
         self._check_database()
         self._client.set_terminated(self.run_id, status, end_time=int(ended * 1000))
+        self._look_up(self._client.get_run(self.run_id))
+        self._check_database()
 
     def abandon(self) -> None:
         """Stop watching the machine."""
@@ -156,10 +166,13 @@ class MLflowTracker:
             self._monitor = None
 
     def _check_database(self) -> None:
-        """Notice a database that was deleted: SQLite would write where nobody looks."""
-        now = self._database.stat()
-        if not os.path.samestat(now, self._file):
-            raise FileNotFoundError(f"{self._database} is another file than before")
+        """Notice a database that was deleted: SQLite would make an empty one.
+
+        Raises:
+            FileNotFoundError: It was.
+        """
+        if not self._database.stat().st_size:
+            raise FileNotFoundError(f"{self._database} is empty")
 
 
 def _find_run(client: Any, experiment_id: str, info: RunInfo) -> Any:
@@ -187,20 +200,20 @@ def _points_of(client: Any, run: Any) -> Known:
     return known
 
 
-def points_in_mlflow(info: RunInfo, root: Path) -> Known:
-    """Return what the database has of a run; nothing if it cannot be read."""
+def points_in_mlflow(info: RunInfo, root: Path) -> Known | None:
+    """Return what the database has of a run; None if the run is not found there."""
     if not (root / DATABASE).is_file():
-        return {}
+        return None
     _keep_mlflow_calm()
-    from mlflow import MlflowClient
-
     try:
+        from mlflow import MlflowClient
+
         client = MlflowClient(f"sqlite:///{root / DATABASE}")
         experiment = client.get_experiment_by_name(info.project)
         run = experiment and _find_run(client, experiment.experiment_id, info)
-        return _points_of(client, run) if run else {}
+        return _points_of(client, run) if run else None
     except Exception:  # the tracker itself will say what is wrong
-        return {}
+        return None
 
 
 def _user() -> str:
@@ -217,10 +230,9 @@ def _create_database(root: Path) -> None:
     that is killed meanwhile leaves a database that nothing can open.
     """
     database = root / DATABASE
-    if database.exists():
-        # MLflow would try a damaged one again and again, for minutes.
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("PRAGMA schema_version")
+    # Whoever still had one open that was deleted may have left an empty one there.
+    if database.exists() and database.stat().st_size:
+        _check_that_it_opens(database)
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -232,6 +244,19 @@ def _create_database(root: Path) -> None:
     for suffix in ("-journal", "-wal", "-shm"):
         (root / f"{DATABASE}{suffix}").unlink(missing_ok=True)
     unfinished.replace(database)
+
+
+def _check_that_it_opens(database: Path) -> None:
+    """Try it out: MLflow would try a damaged one again and again, for minutes."""
+    with closing(sqlite3.connect(database, timeout=MAX_BUSY_SECONDS)) as connection:
+        try:
+            connection.execute("PRAGMA schema_version")
+        except sqlite3.OperationalError:  # locked, or out of reach
+            raise
+        except sqlite3.DatabaseError as error:
+            raise OSError(
+                f"{database} is damaged ({error}); it is made anew where there is none"
+            ) from None
 
 
 @contextmanager
@@ -247,7 +272,12 @@ def _keep_mlflow_calm() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+    # A connection that is kept would go on with a file that was deleted.
+    os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
+        # The courier says what fails, and says it once.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toygpt.errors import InputError
-from toygpt.files import new_file, write_json
+from toygpt.files import naming, new_file, write_json
 
 VERSION = 1
 INFO_FILE = "run.json"
@@ -61,6 +61,8 @@ class Told:
     id: str  # of the run, as the tracker has it
     num_points: int = 0
     status: Status | None = None
+    directories: list[str] = field(default_factory=list)  # of which it has a copy
+    is_wanted: bool = True  # otherwise the user deleted the run there
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,26 @@ class RunInfo:
     def is_told(self, tracker: str, num_points: int) -> bool:
         """Say whether a tracker knows everything."""
         told = self.told.get(tracker)
-        return (
-            told is not None
-            and told.num_points == num_points
-            and told.status == self.status
+        if told is None:
+            return False
+        return not told.is_wanted or (
+            told.num_points == num_points and told.status == self.status
         )
+
+    def untold(self, trackers: Iterable[str], num_points: int) -> list[str]:
+        """Return those of these trackers that follow it and do not know everything."""
+        return [
+            tracker
+            for tracker in trackers
+            if tracker in self.trackers and not self.is_told(tracker, num_points)
+        ]
+
+    @property
+    def all_facts(self) -> dict[str, str]:
+        """The facts, and why it is not finished: of a resumed run not any more."""
+        if self.reason is None and "resumed.after" not in self.facts:
+            return self.facts
+        return {**self.facts, "reason": self.reason or ""}
 
 
 class Record:
@@ -100,11 +117,13 @@ class Record:
         self._read()
 
     @classmethod
-    def create(cls, root: Path, **what: Any) -> Record:
-        """Begin the record of a training."""
+    def create(cls, root: Path, points: Iterable[Point] = (), **what: Any) -> Record:
+        """Begin the record of a training, or make that of one that is over."""
         info = RunInfo(**{"id": new_run_id(), "started": time.time(), **what})
         folder = runs_folder(root) / info.id
-        _write_info(folder, info)
+        if points:
+            _write_points(folder / POINTS_FILE, points)
+        _write_info(folder, info)  # from now on there is a record
         return cls(folder)
 
     def _read(self) -> None:
@@ -118,6 +137,12 @@ class Record:
             self.info = replace(self.info, **changes)
             _write_info(self.folder, self.info)
 
+    def add_facts(self, facts: Mapping[str, str]) -> None:
+        """Note what is true of the whole run and no parameter."""
+        with self._changing:
+            self.info = replace(self.info, facts={**self.info.facts, **facts})
+            _write_info(self.folder, self.info)
+
     def note_told(self, tracker: str, told: Told) -> None:
         """Note what a tracker knows now."""
         with self._changing:
@@ -129,6 +154,9 @@ class Record:
 
         A resumed training comes to some steps for the second time. Results of the whole
         run may be new, or the same again.
+
+        Raises:
+            OSError: It cannot be written. Whatever was noted before stays.
         """
         new = {
             name: float(value)
@@ -139,20 +167,12 @@ class Record:
         if not new:
             return
         point = Point(step, time.time(), new)
-        with (self.folder / POINTS_FILE).open("ab") as file:
-            file.write((json.dumps(asdict(point), allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.folder / POINTS_FILE
+        if self.points and not path.exists():  # somebody has tidied up
+            _write_points(path, self.points)
+        _append_line(path, _line_of(point))
         self._known |= known_of([point])
         self.points.append(point)
-
-    def is_told_to_all(self, trackers: Iterable[str]) -> bool:
-        """Say whether those of these trackers that follow it know everything."""
-        return all(
-            self.info.is_told(tracker, len(self.points))
-            for tracker in trackers
-            if tracker in self.info.trackers
-        )
 
     def is_being_written(self) -> bool:
         """Say whether a process is at work on it."""
@@ -166,13 +186,29 @@ class Record:
         return False
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only one that writes; wait for whoever does."""
-        with (self.folder / LOCK_FILE).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _cut_torn_line(self.folder / POINTS_FILE)
+    def locked(self, *, is_patient: bool = True) -> Iterator[None]:
+        """Be the only one that writes, as `alone_in` the folder."""
+        with alone_in(self.folder, is_patient=is_patient):
             self._read()  # meanwhile another may have written
             yield
+
+
+@contextmanager
+def alone_in(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
+    """Be the only one that writes in the folder of a record, there already or not.
+
+    Args:
+        folder: In `runs_folder`.
+        is_patient: Whether to wait for whoever writes there.
+
+    Raises:
+        BlockingIOError: Another process writes, and this one does not wait.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
+        _cut_torn_line(folder / POINTS_FILE)
+        yield
 
 
 def new_run_id() -> str:
@@ -222,6 +258,38 @@ def read_info(folder: Path) -> RunInfo:
         raise InputError(f"{path} is no record of a training: {error!r}") from None
 
 
+def _line_of(point: Point) -> bytes:
+    return (json.dumps(asdict(point), allow_nan=False) + "\n").encode()
+
+
+def _write_points(path: Path, points: Iterable[Point]) -> None:
+    with new_file(path) as file:
+        for point in points:
+            file.write(_line_of(point))
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    """Add a line and see it on the disk; what is added in part is taken back."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with naming(path), path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
+def count_points(folder: Path) -> int:
+    """Return how many points a record has, without reading what they are."""
+    try:
+        return (folder / POINTS_FILE).read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 def _read_points(path: Path) -> list[Point]:
     """Read all points; a last line that has no end yet is none."""
     try:
@@ -230,14 +298,14 @@ def _read_points(path: Path) -> list[Point]:
     except FileNotFoundError:
         return []
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error!r}") from None
+        raise InputError(
+            f"{path} is damaged ({error!r}): remove the lines that are no JSON"
+        ) from None
 
 
 def _cut_torn_line(path: Path) -> None:
     """Remove a last line that a crash cut short: the next must begin on its own."""
     if path.is_file():
         data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            with new_file(path) as file:
-                file.write(whole)
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)

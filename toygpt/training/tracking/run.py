@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,12 @@ from toygpt.training.tracking.courier import Courier
 from toygpt.training.tracking.mlflow_tracker import MLflowTracker, points_in_mlflow
 from toygpt.training.tracking.record import (
     Record,
+    RunInfo,
     all_infos,
+    alone_in,
+    count_points,
     known_of,
+    read_info,
     record_of_weights,
     runs_folder,
 )
@@ -25,7 +30,9 @@ if TYPE_CHECKING:
     from toygpt.params import TrackingParams
 
 
-# What a tracker has of a run, by step and name.
+ITS_PROCESS_IS_GONE = "its process is gone"
+
+# What a tracker has of a run, by step and name; None if it does not have the run.
 LOOK_UP = {"mlflow": points_in_mlflow, "wandb": points_on_disk}
 
 
@@ -33,21 +40,26 @@ class Run:
     """One training, as told to its record and to every tracker."""
 
     def __init__(
-        self, record: Record | None, tracking: TrackingParams, root: Path
+        self,
+        record: Record | None,
+        openers: Mapping[str, Callable[[], Tracker]],
+        *,
+        is_quiet: bool = False,
     ) -> None:
         self.record = record
         self._couriers: list[Courier] = []
         if record is not None:
-            for name, open_tracker in _openers(record, tracking, root).items():
-                if name in record.info.trackers:
-                    self._couriers.append(Courier(name, record, open_tracker))
+            self._couriers = [
+                Courier(name, record, open_tracker, is_quiet=is_quiet)
+                for name, open_tracker in openers.items()
+            ]
         for courier in self._couriers:
             courier.wait_for_first_try()
 
     def log_facts(self, facts: Mapping[str, str]) -> None:
         """Note what is true of the whole run and no parameter."""
         if self.record is not None:
-            self.record.update(facts={**self.record.info.facts, **facts})
+            self.record.add_facts(facts)
             self._tell_news()
 
     def log_metrics(
@@ -72,7 +84,9 @@ class Run:
     def close(self) -> None:
         """Tell every tracker the rest."""
         for courier in self._couriers:
-            courier.finish()
+            courier.ask_to_finish()
+        for courier in self._couriers:
+            courier.wait_for_finish()
 
     def _tell_news(self) -> None:
         for courier in self._couriers:
@@ -82,13 +96,15 @@ class Run:
 def _openers(
     record: Record, tracking: TrackingParams, root: Path
 ) -> dict[str, Callable[[], Tracker]]:
-    """Return how to open each tracker that is wanted now."""
+    """Return how to open each tracker that is wanted now and follows the record."""
     openers: dict[str, Callable[[], Tracker]] = {}
     if tracking.mlflow:
         openers["mlflow"] = lambda: MLflowTracker(record.info, tracking, root)
     if tracking.wandb != "disabled":
         openers["wandb"] = lambda: WandbTracker(record.info, tracking, root)
-    return openers
+    return {
+        name: opener for name, opener in openers.items() if name in record.info.trackers
+    }
 
 
 @contextmanager
@@ -115,49 +131,61 @@ def training_run(
             others have nothing to say.
     """
     if not is_first_process:
-        yield Run(None, tracking, root)
+        yield Run(None, {})
         return
-    bring_up_to_date(tracking, root, but=run_id)
-    what = {"name": name, "tags": tracking.tags, "trackers": wanted_trackers(tracking)}
-    record = _record(root, run_id)
-    if record is None:
-        record = Record.create(
-            root,
-            id=run_id,
-            project=tracking.project,
-            params=dict(params),
-            facts=dict(facts),
-            **what,
-        )
-    else:
-        record.update(
-            **what, facts={**record.info.facts, **facts, **_resumption(record, params)}
-        )
-    with record.locked():
-        record.update(status="RUNNING", reason=None, ended=None)
-        run = Run(record, tracking, root)
-        status, reason = "FINISHED", None
+    # If a tracker fails, the user hears of it from the run that is to begin.
+    bring_up_to_date(tracking, root, but=run_id, is_quiet=True)
+    folder = runs_folder(root) / run_id
+    with alone_in(folder):
+        record = _record(folder)
+        if record is None:
+            record = Record.create(
+                root,
+                id=run_id,
+                name=name,
+                project=tracking.project,
+                params=dict(params),
+                tags=tracking.tags,
+                trackers=wanted_trackers(tracking),
+                facts=dict(facts),
+            )
+        else:
+            followers = [*record.info.trackers, *wanted_trackers(tracking)]
+            record.update(
+                name=name,
+                tags=tracking.tags,
+                # One that is muted today is told the rest another day.
+                trackers=list(dict.fromkeys(followers)),
+                facts={**record.info.facts, **facts, **_resumption(record, params)},
+                status="RUNNING",
+                reason=None,
+                ended=None,
+            )
+        run = Run(record, _openers(record, tracking, root))
         try:
             yield run
         except BaseException as error:
             is_killed = isinstance(error, KeyboardInterrupt | SystemExit)
-            status = "KILLED" if is_killed else "FAILED"
-            reason = first_line(error)
+            with suppress(OSError):  # of two errors the first one counts
+                record.update(
+                    status="KILLED" if is_killed else "FAILED",
+                    reason=first_line(error),
+                    ended=time.time(),
+                )
             raise
+        else:
+            record.update(status="FINISHED", ended=time.time())
         finally:
-            try:
-                record.update(status=status, reason=reason, ended=time.time())
-                if reason is not None:
-                    run.log_facts({"reason": reason})
-            finally:
-                run.close()
+            run.close()
 
 
-def _record(root: Path, run_id: str) -> Record | None:
+def _record(folder: Path) -> Record | None:
+    """Return the record in a folder; none if what is known of the run is lost."""
     try:
-        return Record(runs_folder(root) / run_id)
+        read_info(folder)
     except InputError:
         return None
+    return Record(folder)
 
 
 def _resumption(record: Record, params: Mapping[str, Any]) -> dict[str, str]:
@@ -166,10 +194,10 @@ def _resumption(record: Record, params: Mapping[str, Any]) -> dict[str, str]:
     changed = {
         f"resumed.{key}": str(value)
         for key, value in params.items()
-        if key in before and before[key] != value
+        if (key in before and before[key] != value)
+        or f"resumed.{key}" in record.info.facts
     }
-    reason = record.info.facts.get("reason") or "its process is gone"
-    return {"resumed.after": reason, "reason": "", **changed}
+    return {"resumed.after": record.info.reason or ITS_PROCESS_IS_GONE, **changed}
 
 
 @contextmanager
@@ -181,11 +209,16 @@ def run_of_model(
     A model that was not trained here (restored from a cache, pulled from a remote) has
     no run here; then nothing is logged.
     """
-    record = record_of_weights(root, weights_sha256)
-    with ExitStack() as stack:
-        if record is not None:
-            stack.enter_context(record.locked())
-        run = Run(record, tracking, root)
+    record = None
+    try:
+        record = record_of_weights(root, weights_sha256)
+    except InputError as error:
+        _warn(f"what is found of this model is not noted with its training: {error}")
+    if record is None:
+        yield Run(None, {})
+        return
+    with record.locked():
+        run = Run(record, _openers(record, tracking, root))
         try:
             yield run
         finally:
@@ -199,7 +232,11 @@ def wanted_trackers(tracking: TrackingParams) -> list[str]:
 
 
 def bring_up_to_date(
-    tracking: TrackingParams, root: Path, *, but: str | None = None
+    tracking: TrackingParams,
+    root: Path,
+    *,
+    but: str | None = None,
+    is_quiet: bool = False,
 ) -> list[str]:
     """End the runs whose process is gone, and tell the trackers what they missed.
 
@@ -207,68 +244,107 @@ def bring_up_to_date(
         tracking: Which trackers are told.
         root: The project that the user works in.
         but: Id of a record that is left as it is.
+        is_quiet: Whether nothing is said of trackers that fail.
 
     Returns:
         The names of the runs that the trackers know more of now.
     """
     names = []
-    for folder, info in all_infos(root):
-        if info.id == but:
+    listening = wanted_trackers(tracking)
+    # If one of them cannot be told, the newer ones are told all the same.
+    for folder, info in reversed(list(all_infos(root))):
+        if info.id == but or _is_settled(folder, info, listening):
             continue
-        record = Record(folder)
-        if record.is_being_written():
+        try:
+            record = Record(folder)
+            with record.locked(is_patient=False):
+                if record.info.status == "RUNNING":
+                    _end_dead_run(record)
+                untold = record.info.untold(listening, len(record.points))
+                _tell(record, untold, tracking, root, is_quiet=is_quiet)
+        except BlockingIOError:  # a process is at work on it
             continue
-        if info.status == "RUNNING":
-            _end_dead_run(record)
-        if not record.is_told_to_all(wanted_trackers(tracking)):
-            tell_trackers(record, tracking, root)
-            if not record.is_told_to_all(wanted_trackers(tracking)):
-                break  # a tracker that does not listen now is not asked again
+        except (InputError, OSError) as error:
+            _warn(f"the training {info.name} is left as it is: {error}")
+            continue
+        still_untold = record.info.untold(listening, len(record.points))
+        learned = set(untold) - set(still_untold)
+        if any(record.info.told[tracker].is_wanted for tracker in learned):
             names.append(info.name)
+        # A tracker that does not listen now is not asked again.
+        listening = [name for name in listening if name not in still_untold]
     return names
 
 
-def forget_what_is_lost(tracking: TrackingParams, root: Path) -> None:
+def _is_settled(folder: Path, info: RunInfo, trackers: Iterable[str]) -> bool:
+    return info.status != "RUNNING" and not info.untold(trackers, count_points(folder))
+
+
+def _end_dead_run(record: Record) -> None:
+    last = max((point.time for point in record.points), default=record.info.started)
+    record.update(status="KILLED", reason=ITS_PROCESS_IS_GONE, ended=last)
+
+
+def forget_what_is_lost(tracking: TrackingParams, root: Path) -> set[str]:
     """Let the trackers be told anew of runs that they do not have, or not whole.
 
     Args:
         tracking: Which trackers are asked.
         root: The project that the user works in.
+
+    Returns:
+        The ids of these runs.
     """
+    lost = set()
     for folder, info in all_infos(root):
-        record = Record(folder)
-        curves = [point for point in record.points if point.step is not None]
-        if record.is_being_written():
-            continue
-        with record.locked():
-            for name in wanted_trackers(tracking):
-                known = LOOK_UP[name](info, root)
-                if not known_of(curves).keys() <= known.keys():
-                    told = {**record.info.told}
-                    told.pop(name, None)
-                    record.update(told=told)
+        with (
+            suppress(InputError, OSError),  # `bring_up_to_date` says what is wrong
+            (record := Record(folder)).locked(is_patient=False),
+        ):
+            told = {
+                name: told
+                for name, told in record.info.told.items()
+                if name not in wanted_trackers(tracking) or _has_all(name, record, root)
+            }
+            if told != record.info.told:
+                record.update(told=told)
+                lost.add(info.id)
+    return lost
 
 
-def _end_dead_run(record: Record) -> None:
-    with record.locked():
-        if record.info.status == "RUNNING":
-            last = max((point.time for point in record.points), default=0.0)
-            record.update(
-                status="KILLED",
-                reason="its process is gone",
-                ended=last or record.info.started,
-            )
+def _has_all(tracker: str, record: Record, root: Path) -> bool:
+    curves = [point for point in record.points if point.step is not None]
+    known = LOOK_UP[tracker](record.info, root)
+    return known is not None and known_of(curves).keys() <= known.keys()
 
 
 def tell_trackers(
     record: Record,
     tracking: TrackingParams,
     root: Path,
-    directories: Mapping[str, Path] | None = None,
+    directories: Mapping[str, Path],
 ) -> None:
-    """Tell the trackers of a record whatever they do not know."""
+    """Tell the trackers of a record whatever they do not know, directories as well."""
     with record.locked():
-        run = Run(record, tracking, root)
-        for name, directory in (directories or {}).items():
-            run.log_directory(directory, name=name)
-        run.close()
+        _tell(record, wanted_trackers(tracking), tracking, root, directories)
+
+
+def _tell(
+    record: Record,
+    trackers: Iterable[str],
+    tracking: TrackingParams,
+    root: Path,
+    directories: Mapping[str, Path] | None = None,
+    *,
+    is_quiet: bool = False,
+) -> None:
+    openers = _openers(record, tracking, root)
+    openers = {name: openers[name] for name in trackers if name in openers}
+    run = Run(record, openers, is_quiet=is_quiet)
+    for name, directory in (directories or {}).items():
+        run.log_directory(directory, name=name)
+    run.close()
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ class Tracker(Protocol):
 
     run_id: str
     known: Known  # what has surely arrived
+    directories: set[str]  # names of those that it had when it was opened or closed
 
     def log_facts(self, facts: Mapping[str, str]) -> None:
         """Note what is true of the whole run and no parameter: a digest, a version."""
@@ -27,7 +28,7 @@ class Tracker(Protocol):
         """Keep a copy of all files in a directory."""
 
     def close(self, status: Status, *, ended: float) -> None:
-        """End the run; then `known` tells what has arrived.
+        """End the run; then `known` and `directories` tell what has arrived.
 
         Args:
             status: How it ended.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toygpt.training.tracking.record import Known, Point, RunInfo, Status
-from toygpt.training.tracking.wandb_files import read_runs
+from toygpt.training.tracking.wandb_files import WandbRun, read_runs
 
 if TYPE_CHECKING:
     from toygpt.params import TrackingParams
@@ -33,21 +34,18 @@ class WandbTracker:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         os.environ["WANDB_SILENT"] = "true"
         (root / "wandb").mkdir(exist_ok=True)
+        if not os.access(root / "wandb", os.W_OK):  # W&B would go elsewhere
+            raise PermissionError(f"{root / 'wandb'} cannot be written")
         import wandb
 
         mode = tracking.wandb
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            print(
-                "warning: wandb has no API key and keeps the run offline: run `wandb "
-                "login`, then `wandb sync --sync-all`",
-                file=sys.stderr,
-                flush=True,
-            )
+            _warn_of_missing_key()
             mode = "offline"
         self.run_id = info.id
         self._info = info
         self._root = root
-        self.known = points_on_disk(info, root)
+        self._look_up()
         self._run = wandb.init(
             project=info.project,
             id=self.run_id,
@@ -61,6 +59,7 @@ class WandbTracker:
                 console="off",
                 disable_git=True,  # an address of a remote may hold a password
                 save_code=False,
+                reinit="create_new",  # one that failed to open is no concern of this
                 init_timeout=30,
                 finish_timeout=60,
             ),
@@ -93,12 +92,25 @@ class WandbTracker:
         self._run.log_artifact(artifact)
 
     def close(self, status: Status, *, ended: float) -> None:
-        """End the run, and look what of it has arrived on disk."""
+        """End the run, and look what of it has arrived on disk.
+
+        Raises:
+            OSError: Its end has not, which is told last.
+        """
         import wandb
 
         self._run.finish(exit_code=EXIT_CODES[status])
         wandb.teardown()  # returns when W&B's own process has written everything
-        self.known = points_on_disk(self._info, self._root)
+        self._look_up()
+        runs = read_runs(self._root, self.run_id)
+        if not runs or runs[-1].exit_code is None:
+            raise OSError("its process ended before it had written everything")
+
+    def _look_up(self) -> None:
+        runs = read_runs(self._root, self.run_id)
+        self.known = _points_of(runs)
+        artifacts = {name for run in runs for name in run.artifacts}
+        self.directories = {name.removesuffix(f"-{self.run_id}") for name in artifacts}
 
     def abandon(self) -> None:
         """Let W&B forget a process that is gone."""
@@ -109,12 +121,30 @@ class WandbTracker:
                 let_go()
 
 
-def points_on_disk(info: RunInfo, root: Path) -> Known:
-    """Return what of a run's curves has arrived in the wandb/ folder."""
+def points_on_disk(info: RunInfo, root: Path) -> Known | None:
+    """Return what of a run's curves is in the wandb/ folder; None if the run is not."""
+    try:
+        runs = read_runs(root, info.id)
+    except (ImportError, OSError):  # the tracker itself will say what is wrong
+        return None
+    return _points_of(runs) if runs else None
+
+
+def _points_of(runs: Iterable[WandbRun]) -> Known:
     return {
         (row["step"], name): value
-        for run in read_runs(root, info.id)
+        for run in runs
         for row in run.history
         if "step" in row
         for name, value in row.items()
     }
+
+
+@cache
+def _warn_of_missing_key() -> None:
+    print(
+        "warning: wandb has no API key and keeps the run offline: run `wandb login`, "
+        "then `wandb sync --sync-all`",
+        file=sys.stderr,
+        flush=True,
+    )
