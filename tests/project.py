@@ -50,6 +50,7 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._kept = root.with_name(f"{root.name}-kept")
         venv = Path(sys.executable).parent
         self.environment = {
             name: value
@@ -97,6 +98,15 @@ class Workspace:
         """Commit everything that Git does not ignore."""
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+    def keep(self, name: str) -> None:
+        """Remember all files as they are now."""
+        shutil.copytree(self.root, self._kept / name, symlinks=True)
+
+    def put_back(self, name: str) -> None:
+        """Make all files again what they were."""
+        shutil.rmtree(self.root)
+        shutil.copytree(self._kept / name, self.root, symlinks=True)
 
     def set_params(self, values: dict[str, Any]) -> None:
         """Change params.yaml as an editor would."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from tests.project import PROJECT, Workspace, tiny_project
 from tests.tiny import lively_model, tiny_model
-from toygpt.cli import build_parser, main, overrides_of, to_hydra
+from toygpt.cli import build_parser, main, overrides_of
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     load_tokenizer,
@@ -32,10 +33,13 @@ from toygpt.data.tokenizer import (
     train_tokenizer,
 )
 from toygpt.errors import InputError
+from toygpt.experiment import to_hydra
 from toygpt.model.directory import load_model, save_model
 from toygpt.model.gpt import GPT
 from toygpt.params import flatten
+from toygpt.resume import choose, interrupted_trainings
 from toygpt.samples import continue_prompt
+from toygpt.training.unfinished import Description, take_up
 
 VOCAB_SIZE = 270
 # The tokenizer knows English alone: of the rest, each byte is a token.
@@ -473,10 +477,6 @@ def test_an_unknown_command_is_told_the_known_ones(toygpt: Toygpt) -> None:
     assert_refused(toygpt("frobnicate"), "'frobnicate'", "train", "generate", "resume")
 
 
-def test_resuming_is_said_to_be_impossible_as_yet(toygpt: Toygpt) -> None:
-    assert_refused(toygpt("resume"), "not possible yet", "python . train")
-
-
 @pytest.fixture
 def no_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Stand in a project in which DVC must not be started, and nothing change."""
@@ -521,6 +521,94 @@ def test_a_mistake_in_an_option_stops_before_anything_changes(
     toygpt: Toygpt, options: list[str], named: list[str]
 ) -> None:
     assert_refused(toygpt("train", *options), *named)
+
+
+@pytest.mark.usefixtures("no_dvc")
+def test_where_nothing_was_interrupted_nothing_is_resumed(toygpt: Toygpt) -> None:
+    assert_refused(toygpt("resume"), "nothing to resume: no training was interrupted")
+    assert_refused(toygpt("resume", "by-hand"), "nothing to resume")
+
+
+@pytest.fixture
+def two_interrupted(no_dvc: Path) -> list[str]:
+    """Stand in a project with two interrupted trainings; return their ids."""
+    ids = []
+    for rate in (0.004, 0.005):
+        deciding = {"seed": 1337, "train.learning_rate": rate, "train.bin": "a" * 64}
+        with take_up(no_dvc, deciding) as training:
+            training.write_description(
+                Description(
+                    name=f"rate-{rate}",
+                    run="a-run",
+                    started=0.0,
+                    experiment=None,
+                    is_temporary=False,
+                    params={"seed": 1337, "train": {"learning_rate": rate}},
+                    deciding=deciding,
+                    max_steps=1000,
+                )
+            )
+            training.save(600, lambda file: file.write(b"weights"))
+            ids.append(training.fingerprint)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        ([], "several trainings were interrupted; say which, by its id"),
+        (["rate-0.006"], "no interrupted training is called 'rate-0.006'"),
+        (["rate"], "no interrupted training is called 'rate'"),
+    ],
+)
+def test_several_interrupted_trainings_are_listed_with_what_sets_them_apart(
+    toygpt: Toygpt, two_interrupted: list[str], wanted: list[str], named: str
+) -> None:
+    said = toygpt("resume", *wanted)
+
+    assert_refused(said, named)
+    lines = said.err.splitlines()[1:]
+    for training_id, rate in zip(two_interrupted, ("0.004", "0.005"), strict=True):
+        (line,) = [line for line in lines if training_id[:8] in line]
+        assert f"rate-{rate} (" in line
+        assert "step 600 of 1,000" in line
+        assert line.endswith(f": train.learning_rate {rate}")
+
+
+@pytest.mark.parametrize("wanted", ["name", "id", "beginning of id"])
+def test_a_training_is_chosen_by_its_name_or_its_id(
+    two_interrupted: list[str], wanted: str
+) -> None:
+    _, second = two_interrupted
+    texts = {"name": "rate-0.005", "id": second, "beginning of id": second[:4]}
+
+    chosen = choose(interrupted_trainings(Path.cwd()), texts[wanted])
+
+    assert chosen.training.fingerprint == second
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--config", "seed.yaml"], "seed was 1337 and would be 5"),
+        (["--config", "corpus.yaml"], "corpus was None and would be files"),
+        (["--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
+    ],
+)
+def test_what_would_be_another_training_is_refused(
+    toygpt: Toygpt,
+    no_dvc: Path,
+    two_interrupted: list[str],
+    options: list[str],
+    named: str,
+) -> None:
+    (no_dvc / "seed.yaml").write_text("seed: 5\ntracking: {project: another}")
+    (no_dvc / "corpus.yaml").write_text("corpus: files")
+
+    said = toygpt("resume", two_interrupted[0], *options)
+
+    assert_refused(said, named)
+    assert "tracking" not in said.err
 
 
 @pytest.mark.parametrize(
@@ -751,6 +839,26 @@ def test_a_stage_that_fails_fails_the_command_from_any_folder(
     assert "failed to reproduce 'download'" in capfd.readouterr().err
 
 
+def test_whoever_ends_the_command_ends_dvc(project: Path) -> None:
+    (project / "dvc.py").write_text(
+        "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n"
+    )
+
+    with subprocess.Popen(
+        [*COMMANDS["python -m toygpt"], "train"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        dvc = psutil.Process(int(process.stdout.readline()))
+        process.terminate()
+        code = process.wait(timeout=60)
+
+    assert code == 128 + signal.SIGTERM
+    assert not dvc.is_running()
+
+
 def through_dvc(values: dict[str, object], folder: Path) -> dict[str, object]:
     """Return what DVC makes of values that are set where others were."""
     from dvc.utils.hydra import apply_overrides
@@ -832,12 +940,13 @@ def test_dvc_reads_a_mapping_as_the_check_before_does(
     ],
 )
 def test_help_and_mistakes_come_at_once(
-    command: str, arguments: list[str], code: int
+    command: str, arguments: list[str], code: int, project: Path
 ) -> None:
     """Before anything is imported that takes seconds."""
     done = subprocess.run(
         [*COMMANDS[command], *arguments],
-        cwd=PROJECT,
+        # There nothing was interrupted; but `python .` is in the real project alone.
+        cwd=PROJECT if command == "python ." else project,
         env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1", "COLUMNS": "80"},
         capture_output=True,
         text=True,

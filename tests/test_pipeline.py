@@ -215,6 +215,34 @@ def test_two_devices_learn_what_one_does_and_speak_with_one_voice(
     assert len(mlflow_runs(copy)) == len(mlflow_runs(built)) + 2
 
 
+def test_the_trackers_are_rebuilt_from_the_results(
+    built: Workspace, tmp_path: Path
+) -> None:
+    """Of the workspace and of every experiment, as after a `dvc exp pull`."""
+    copy = Workspace(tmp_path / "project")
+    built.run("cp", "-r", str(built.root), str(copy.root))
+    for name in (".toygpt", "mlflow.db", "mlartifacts", "wandb"):
+        copy.run("rm", "-r", name)
+
+    first, second = (copy.run("python", ".", "track").stdout for _ in range(2))
+
+    names = {"nano-python-restored", "in-the-workspace", "in-a-temporary-folder"}
+    assert {run.info.run_name for run in mlflow_runs(copy)} == names
+    assert set(run_names_and_ids_in_wandb(copy)) == names
+    for run in mlflow_runs(copy):
+        (told,) = [r for r in mlflow_runs(built) if has_weights_of(run, r)][:1]
+        assert run.data.params == told.data.params
+        for metric in ("validation_loss", "test_bits_per_byte", "learning_rate"):
+            assert run.data.metrics[metric] == pytest.approx(told.data.metrics[metric])
+    assert first.count("told: ") == 3
+    assert second == "the trackers know everything\n"
+
+
+def has_weights_of(one: Run, other: Run) -> bool:
+    name = "weights.sha256"
+    return bool(one.data.tags[name] == other.data.tags.get(name))
+
+
 def test_plots_show_both_losses(built: Workspace) -> None:
     built.dvc("plots", "show", "--out", "plots")
 
@@ -270,6 +298,7 @@ def fresh(tmp_path: Path) -> Iterator[Workspace]:
     workspace.dvc("queue", "stop", "--kill", check=False)
 
 
+@pytest.mark.chaos  # it takes two minutes
 def test_two_queued_experiments_make_the_database_at_once(fresh: Workspace) -> None:
     """Each has documents of its own, since DVC's run cache may fail two writers.
 

@@ -13,6 +13,9 @@ from tests.project import Workspace, tiny_project
 from tests.trackers import mlflow_client, mlflow_runs, wandb_runs
 from toygpt.training.tracking.record import Record, all_infos
 
+# Three minutes; `tests/test_pipeline.py` has the shortest of it.
+pytestmark = pytest.mark.chaos
+
 OF_THE_TRACKERS = (".toygpt", "mlflow.db", "mlartifacts", "wandb")
 
 

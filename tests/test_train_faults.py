@@ -252,7 +252,7 @@ def check_that_it_told_of(ended: Ended) -> None:
     assert "Traceback" not in ended.output
 
 
-@pytest.mark.parametrize("number", range(1, 3 * WRITES_PER_CHECKPOINT, 125))
+@pytest.mark.parametrize("number", range(1, 3 * WRITES_PER_CHECKPOINT, 250))
 def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
     project: Path, bench: Workbench, uninterrupted: dict[str, str], number: int
 ) -> None:
