@@ -348,6 +348,27 @@ def test_a_torn_lock_file_is_removed(
     project.dvc("repro", "split")
 
 
+def test_results_of_dvc_s_own_that_it_never_finished_are_put_right(
+    project: Workspace, visit: Callable[..., Visit]
+) -> None:
+    """A killed DVC leaves half of a dvc.lock, or a folder of its run cache empty."""
+    lock = project.root / "dvc.lock"
+    whole = lock.read_bytes()
+    lock.write_bytes(whole[: len(whole) // 2] + b"\n  - {")
+    folder = project.root / ".dvc/cache/runs/ab" / ("ab" * 32)
+    folder.mkdir(parents=True)
+    assert project.dvc("repro", "split", check=False).returncode
+
+    page = visit()
+    page.text_of("dvc.lock is damaged")
+    page.text_of("is empty: DVC stumbles over it")
+
+    assert visit(fix=True).code == 0
+    assert lock.read_bytes() == whole
+    assert not folder.exists()
+    project.dvc("repro", "split")
+
+
 @pytest.fixture
 def dead_process() -> int:
     """Return the id of a process that is gone."""

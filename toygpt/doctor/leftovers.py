@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
@@ -24,6 +25,7 @@ def check_dvc(root: Path) -> Iterator[Line]:
     findings: list[Line] = [
         *_folders_of_experiments(root),
         *_locks(root),
+        *_torn_files(root),
         *_unfinished_files(root),
     ]
     yield from findings or ["nothing is left of processes that are gone"]
@@ -100,6 +102,40 @@ def _locks(root: Path) -> Iterator[Finding]:
                 f"{name} has locks of a DVC that is gone (process {gone})",
                 f"rm {name}",
             )
+
+
+def _torn_files(root: Path) -> Iterator[Finding]:
+    """Find what DVC was writing when it was killed: it writes files in their place."""
+    if not _is_read_by_dvc(root / "dvc.lock"):
+        is_committed = not subprocess.run(
+            ["git", "cat-file", "-e", "HEAD:./dvc.lock"], cwd=root, capture_output=True
+        ).returncode
+        # What was done since the last commit, DVC finds again in its cache.
+        yield mendable(
+            root,
+            "dvc.lock is damaged: DVC refuses to work",
+            "git checkout HEAD -- dvc.lock" if is_committed else "rm dvc.lock",
+        )
+    for folder in sorted((root / ".dvc/cache/runs").glob("*/*")):
+        if folder.is_dir() and not any(folder.iterdir()):
+            name = folder.relative_to(root)
+            yield mendable(
+                root, f"{name} is empty: DVC stumbles over it", f"rmdir {name}"
+            )
+
+
+def _is_read_by_dvc(lock: Path) -> bool:
+    """Say whether DVC can make sense of a dvc.lock, or there is none."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.serialize import load_yaml
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(load_yaml(str(lock)))
+    except FileNotFoundError:
+        return True
+    except Exception:  # DVC's own, voluptuous', ruamel's
+        return False
+    return True
 
 
 def _is_hidden(process_id: int) -> bool:
