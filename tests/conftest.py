@@ -1,6 +1,7 @@
 """What every test shares: one thread, checked shapes, no settings from outside."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,8 +16,27 @@ import torch  # noqa: E402
 
 from tests.project import SETTINGS_FROM_OUTSIDE  # noqa: E402
 
+# A shell starts what runs in the background without ears for Ctrl-C, and whatever that
+# starts would inherit it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # On small models threads cost more than they bring.
 torch.set_num_threads(1)
+
+
+# The files of minutes: begun last, they would leave all cores but one idle.
+LONGEST_FIRST = ["pipeline", "hub_tokenizer", "pipeline_resume", "train_faults"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; otherwise the order stays as it is."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else 99
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

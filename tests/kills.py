@@ -61,9 +61,6 @@ class Command:
 @contextmanager
 def started(workspace: Workspace, *command: str) -> Iterator[Command]:
     """Start a command; whatever is left of it when the block ends is killed."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # So does a shell start what runs in the background; children would inherit it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     output = workspace.root.parent / f"output-{time.monotonic_ns()}.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(

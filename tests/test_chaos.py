@@ -248,7 +248,6 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
             wait_until(partial(kept_step, workspace.root, name))
             trainer.kill()
             assert running[name].wait() != 0
-            assert "exited with -9" in running[name].output
             assert is_gone(trainer)
             steps[name] = kept_step(workspace.root, name)
             running[name] = start(name)

@@ -245,17 +245,25 @@ def test_the_folder_of_a_queued_experiment_is_left_to_the_queue(
 def test_edits_that_a_killed_experiment_put_away_come_back(
     project: Workspace, visit: Callable[..., Visit]
 ) -> None:
+    readme = project.root / "README.md"
+    before = readme.read_text()
     edit_readme(project)
     stash = project.root / ".git/refs/stash"
-    kill_when(project, stash.exists, "split", "-S", "split.key=7")
-    assert not (project.root / "README.md").read_text().endswith(EDIT)
+
+    def is_put_away() -> bool:
+        return stash.exists() and readme.read_text() == before
+
+    kill_when(project, is_put_away, "split", "-S", "split.key=7")
+    assert readme.read_text() == before
 
     page = visit(fix=True)
     assert page.code == 1
     assert stash.exists(), "what is in a stash is the user's"
 
+    if (project.root / ".git/index.lock").exists():
+        project.run("sh", "-c", page.remedy("keeps every other Git away"))
     project.run("sh", "-c", page.remedy("has edits that an experiment put away"))
-    assert (project.root / "README.md").read_text().endswith(EDIT)
+    assert readme.read_text() == before + EDIT
     assert visit(fix=True).code == 0
 
 
@@ -609,11 +617,24 @@ def test_invalid_parameters_are_a_finding(
 def test_a_check_that_fails_is_a_finding(
     project: Workspace, visit: Callable[..., Visit]
 ) -> None:
-    (project.root / "dvc.lock").write_text("<<<<<<< HEAD\n")
+    (project.root / "dvc.yaml").write_text("stages: [")
 
     page = visit(fix=True)
 
     assert page.remedy("could not be examined") == "dvc status"
+
+
+def test_a_merge_conflict_is_left_to_the_user(
+    project: Workspace, visit: Callable[..., Visit]
+) -> None:
+    lock = project.root / "dvc.lock"
+    conflict = f"<<<<<<< HEAD\n{lock.read_text()}=======\n>>>>>>> other\n"
+    lock.write_text(conflict)
+
+    page = visit(fix=True)
+
+    assert page.remedy("dvc.lock has a merge conflict").startswith("git checkout HEAD")
+    assert lock.read_text() == conflict
 
 
 def test_a_remedy_that_fails_leaves_its_finding(

