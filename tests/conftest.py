@@ -21,8 +21,9 @@ from tests.project import SETTINGS_FROM_OUTSIDE  # noqa: E402
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# On small models threads cost more than they bring.
+# On small models threads cost more than they bring, here and in what is started here.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 # The files of minutes: begun last, they would leave all cores but one idle.

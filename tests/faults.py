@@ -191,7 +191,6 @@ class Workbench:
                 f"from tests.faults import serve; serve({module!r})",
             ],
             cwd=PROJECT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=PIPE,
             stdout=PIPE,
             text=True,

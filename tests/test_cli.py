@@ -334,7 +334,7 @@ def writing(model: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             *("--prompt", "The", *options),
         ],
         cwd=PROJECT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""},
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

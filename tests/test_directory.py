@@ -139,7 +139,7 @@ def stranger(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     answer = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, saved.directory, json.dumps(question)],
         cwd=tmp_path_factory.mktemp("elsewhere"),
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -91,6 +91,34 @@ def test_what_is_no_log_holds_nothing(tmp_path: Path, data: bytes) -> None:
     assert read(tmp_path, data) == WandbRun()
 
 
+def test_a_run_that_is_opened_twice_in_one_second_is_found_whole(
+    tmp_path: Path,
+) -> None:
+    import wandb
+
+    for exit_code in (3, 4, 5):
+        run = wandb.init(
+            project="toy",
+            id="abc",
+            dir=tmp_path,
+            mode="offline",
+            resume="allow",
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                silent=True,
+                x_start_time=1e9,
+            ),
+            reinit="create_new",
+        )
+        run.finish(exit_code=exit_code)
+    wandb.teardown()
+
+    folders = sorted(path.name for path in (tmp_path / "wandb").glob("*run-*/"))
+    assert folders[-1].endswith("-abc-2")
+    assert [run.exit_code for run in read_runs(tmp_path, "abc")] == [3, 4, 5]
+
+
 def test_one_run_of_many_is_found_by_its_id(log_file: Path, tmp_path: Path) -> None:
     read(tmp_path, log_file.read_bytes())
     other = tmp_path / "wandb" / "run-2-xyz"

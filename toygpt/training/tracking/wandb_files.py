@@ -42,7 +42,9 @@ def read_runs(root: Path, run_id: str = "*") -> list[WandbRun]:
         root: The project that the user works in.
         run_id: Of one run; otherwise all are read.
     """
-    files = (root / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb")
+    # The folder's name ends with the id, or with a number behind it if the run has been
+    # opened twice in one second.
+    files = (root / "wandb").glob(f"*run-*/run-{run_id}.wandb")
     return [
         _read(path) for path in sorted(files, key=lambda path: path.stat().st_mtime)
     ]
