@@ -318,6 +318,8 @@ def test_dvc_makes_everything_from_what_the_hub_has(tmp_path: Path) -> None:
         workspace.set_params(
             {
                 "corpus": "seed",
+                "tracking.mlflow": False,
+                "tracking.wandb": "disabled",
                 "download.max_documents": None,
                 "hub.wikisource.revision": hub.add_dataset(
                     WIKISOURCE, wikisource_files(rows_per_file=4)

@@ -393,6 +393,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert interrupted.lock_now() == interrupted.lock
 
 
+@pytest.mark.chaos
 def test_only_the_precision_may_change_on_the_way(interrupted: Prepared) -> None:
     step = newest_step(interrupted.root)
     (interrupted.root / "changes.yaml").write_text("seed: 5\n")
