@@ -282,7 +282,8 @@ def test_a_training_stopped_by_ctrl_c_is_not_done(project: Prepared) -> None:
         assert is_gone(trainer)
 
     assert code != 0
-    assert "exited with 130" in command.output
+    # The shell between them hears Ctrl-C, too; some end by it, once the trainer has.
+    assert any(f"exited with {code}\n" in command.output for code in (130, -2))
     assert "stopping after this step" in command.output
     assert project.lock_now() == before
     assert project.unfinished().best_checkpoint() is not None
