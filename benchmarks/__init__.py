@@ -1,0 +1,1 @@
+"""How fast things are, beside what a user would pick instead."""

@@ -1,0 +1,318 @@
+"""How fast is training, beside what a user would pick instead?
+
+    python -m benchmarks.training                    # nano, on what this machine has
+    python -m benchmarks.training --model small
+
+Same shapes, same batches of random tokens, same precision. A share of the machine's
+rate of matrix products (MFU) counts, for each token, 6 operations for every weight that
+a matrix product uses (the output layer's once, although it is tied to the embedding),
+and 12 · layers · channels · block_size for attention, as if it were not causal
+(Chowdhery et al., 2022, "PaLM", appendix B, https://arxiv.org/abs/2204.02311).
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import RESULTS, Lap, Timing, Way, race, report
+from toygpt.data.batches import Batch, TrainingBatches
+from toygpt.data.token_files import TokenIds
+from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
+from toygpt.training.curves import Curves
+from toygpt.training.optimizer import build_optimizer
+from toygpt.training.trainer import POINTS_PER_CURVE, resolve_precision, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every way trains."""
+
+    config: GPTConfig
+    batch_size: int  # sequences of block_size tokens
+    steps_per_turn: int
+    precision: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def tokens_per_turn(self) -> int:
+        """How many tokens a turn is about."""
+        return self.steps_per_turn * self.batch_size * self.config.block_size
+
+    def tokens(self) -> TokenIds:
+        """Return a text: speed does not depend on what is in it."""
+        random = np.random.default_rng(0)
+        num = 200 * self.batch_size * self.config.block_size
+        return random.integers(self.config.vocab_size, size=num, dtype=np.uint16)
+
+    def batches(self) -> TrainingBatches:
+        """Return the batches of all steps."""
+        return TrainingBatches(
+            self.tokens(),
+            block_size=self.config.block_size,
+            batch_size=self.batch_size,
+            seed=0,
+        )
+
+
+# The sizes of params.yaml: `nano` with its own vocabulary, the others with GPT-2's.
+TASKS = {
+    "nano": Task(GPTConfig(2048, 2, 4, 128, 256, 0.0), 16, 10, ""),
+    "small": Task(GPTConfig(50257, 12, 8, 512, 768, 0.0), 64, 10, ""),
+    "medium": Task(GPTConfig(50257, 16, 8, 512, 1024, 0.0), 48, 10, ""),
+    "large": Task(GPTConfig(50257, 24, 16, 512, 2048, 0.0), 16, 10, ""),
+}
+
+
+def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
+    """Train as the stage `train` does, with Lightning."""
+    steps = POINTS_PER_CURVE * task.steps_per_turn
+    tokens_per_step = task.batch_size * task.config.block_size
+    params = SimpleNamespace(
+        max_tokens=steps * tokens_per_step,
+        batch_size=task.batch_size,
+        optimizer=optimizer,
+        muon_learning_rate=1e-3,
+        learning_rate=1e-4,
+        warmup_tokens=0,
+        decay_tokens=0,
+        weight_decay=0.1,
+        gradient_clip_norm=1.0,
+        dropout=0.0,
+        precision=task.precision,
+        validate_every_tokens=steps * tokens_per_step,
+        validation_tokens=tokens_per_step,
+    )
+    runtime = SimpleNamespace(
+        accelerator="auto",
+        devices=1,
+        num_nodes=1,
+        strategy="auto",
+        compile=compiled,
+        micro_batch_size=task.batch_size,
+        deterministic=False,
+    )
+    # Something is reported once in a turn.
+    told = SimpleNamespace(log_metrics=lambda metrics, *, step: lap())
+    train(
+        GPT(task.config),
+        task.tokens(),
+        task.tokens(),
+        params=params,  # type: ignore[arg-type]
+        runtime=runtime,  # type: ignore[arg-type]
+        seed=0,
+        curves=Curves(told),
+    )
+
+
+def bare_loop(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
+    """Train the same network in a loop of ten lines."""
+    torch.set_float32_matmul_precision("high")
+    model = GPT(task.config).to(task.device)
+    params = SimpleNamespace(
+        optimizer=optimizer,
+        learning_rate=1e-4,
+        muon_learning_rate=1e-3,
+        weight_decay=0.1,
+    )
+    step_taker = build_optimizer(model, params)  # type: ignore[arg-type]
+
+    def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return next_token_loss(model(inputs), targets)
+
+    loss: Callable[..., torch.Tensor] = (
+        torch.compile(loss_of, dynamic=False) if compiled else loss_of
+    )
+    batches = task.batches()
+    is_mixed = task.precision == "bf16-mixed"
+    step = 0
+    while True:
+        for _ in range(task.steps_per_turn):
+            inputs, targets = on_device(batches.batch(step), task.device)
+            with torch.autocast(task.device.type, torch.bfloat16, enabled=is_mixed):
+                value = loss(inputs, targets)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            step_taker.step()
+            step_taker.zero_grad()
+            step += 1
+        lap()
+
+
+def on_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
+    """Send a batch to where it is needed, without waiting."""
+    if device.type != "cuda":
+        return list(batch)
+    return [part.pin_memory().to(device, non_blocking=True) for part in batch]
+
+
+def transformers_trainer(task: Task, lap: Lap, *, compiled: bool) -> None:
+    """Train GPT-2 of the same shapes with the Trainer of transformers."""
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    config = task.config
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.block_size,
+            n_embd=config.embed_dim,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            use_cache=False,
+        )
+    )
+    batches = task.batches()
+
+    class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+        def __len__(self) -> int:
+            return 1_000_000
+
+        def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+            step, row = divmod(number, task.batch_size)
+            inputs, _ = batches.batch(step, rows=slice(row, row + 1))
+            return {"input_ids": inputs[0], "labels": inputs[0]}
+
+    class Laps(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step % task.steps_per_turn == 0:
+                lap()
+
+    Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir="/tmp/none",
+            per_device_train_batch_size=task.batch_size,
+            max_steps=1_000_000,
+            bf16=task.precision == "bf16-mixed",
+            use_cpu=task.device.type == "cpu",
+            optim="adamw_torch_fused",
+            torch_compile=compiled,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        train_dataset=Rows(),
+        callbacks=[Laps()],
+    ).train()
+
+
+def matrix_products(task: Task, lap: Lap, *, size: int) -> None:
+    """Multiply square matrices, in the precision of the training."""
+    is_mixed = task.precision == "bf16-mixed"
+    dtype = torch.bfloat16 if is_mixed else torch.float32
+    torch.set_float32_matmul_precision("high")
+    left, right = (
+        torch.randn(size, size, device=task.device).to(dtype) for _ in range(2)
+    )
+    product = torch.empty_like(left)
+    while True:
+        for _ in range(task.steps_per_turn):
+            torch.matmul(left, right, out=product)
+        lap()
+
+
+def operations_per_token(config: GPTConfig) -> int:
+    """Return the floating-point operations of a training step, for each token."""
+    weights = 12 * config.num_layers * config.embed_dim**2
+    weights += config.vocab_size * config.embed_dim
+    attention = 12 * config.num_layers * config.embed_dim * config.block_size
+    return 6 * weights + attention
+
+
+def main() -> None:
+    """Measure, print the table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=TASKS, default="nano")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, help="sequences (default: as listed)")
+    parser.add_argument("--steps", type=int, help="of each turn (default: as listed)")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--only", nargs="+", metavar="WORD", default=[""])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+
+    task = TASKS[options.model]
+    task = replace(
+        task,
+        precision=resolve_precision(options.precision, "auto"),
+        batch_size=options.batch_size or task.batch_size,
+        steps_per_turn=options.steps or task.steps_per_turn,
+    )
+    size = 8192 if task.device.type == "cuda" else 1024
+    ways: dict[str, Way] = {
+        "transformers Trainer": partial(transformers_trainer, task, compiled=False),
+        "transformers Trainer, compiled": partial(
+            transformers_trainer, task, compiled=True
+        ),
+        "plain loop, compiled, AdamW": partial(
+            bare_loop, task, optimizer="adamw", compiled=True
+        ),
+        "toyGPT stage, compiled, AdamW": partial(
+            stage, task, optimizer="adamw", compiled=True
+        ),
+        "plain loop, Muon": partial(bare_loop, task, optimizer="muon", compiled=False),
+        "toyGPT stage, Muon": partial(stage, task, optimizer="muon", compiled=False),
+        "toyGPT stage, compiled, Muon": partial(
+            stage, task, optimizer="muon", compiled=True
+        ),
+        "matrix products": partial(matrix_products, task, size=size),
+    }
+    ways = {
+        name: way
+        for name, way in ways.items()
+        if any(word in name for word in [*options.only, "matrix products"])
+    }
+    timings = race(ways, amount=task.tokens_per_turn, turns=options.turns)
+    *trainings, products = timings
+    portion = task.steps_per_turn * 2 * size**3
+    rate = products.per_second / task.tokens_per_turn * portion
+    report(
+        f"training-{options.model}-{task.device.type}",
+        f"How fast is training {options.model}?",
+        [with_share(timing, task, rate) for timing in trainings],
+        unit="tokens",
+        facts={
+            "precision": task.precision,
+            "batch_size": task.batch_size,
+            "parameters": GPT(task.config).num_parameters,
+            "matrix_products_tflops": rate / 1e12,
+            **task.config.__dict__,
+        },
+        folder=options.out,
+    )
+
+
+def with_share(timing: Timing, task: Task, rate: float) -> Timing:
+    """Add the share of the machine's rate of matrix products."""
+    share = timing.per_second * operations_per_token(task.config) / rate
+    return replace(timing, notes={"MFU": f"{share:.0%}"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The benchmarks let ways take turns, and say what came of each."""
+
+import json
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import Lap, race, report, table
+from benchmarks.training import operations_per_token
+from toygpt.model.gpt import GPTConfig
+
+
+def works(lap: Lap) -> None:
+    while True:
+        sum(range(100_000))
+        lap()
+
+
+def gives_up(lap: Lap) -> None:
+    lap()
+    lap()
+
+
+def test_each_way_has_its_turns_and_is_compared_with_the_first(tmp_path: Path) -> None:
+    timings = race({"one": works, "other": works}, amount=100_000, turns=3)
+
+    assert [timing.name for timing in timings] == ["one", "other"]
+    assert timings[0].ratio == 1
+    for timing in timings:
+        assert 0 < timing.slowest <= timing.per_second <= timing.fastest
+        assert timing.preparation_seconds > 0
+        assert timing.peak_bytes > 1_000_000
+    report("sums-tiny", "?", timings, unit="numbers", facts={"to": 1}, folder=tmp_path)
+    result = json.loads((tmp_path / "sums-tiny.json").read_text())
+    assert result["command"].startswith("python -m benchmarks.sums")
+    assert f"| other | {timings[1].per_second:,.0f} |" in table(result)
+    assert active_children() == []
+
+
+def test_a_way_that_ends_ends_the_race(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="gives up has ended before its time"):
+        race({"works": works, "gives up": gives_up}, amount=1, turns=3)
+
+    assert active_children() == []
+
+
+def test_the_operations_of_a_token_are_counted_by_the_convention() -> None:
+    small = GPTConfig(50257, 12, 8, 512, 768, 0.0)
+
+    assert operations_per_token(small) == pytest.approx(0.798e9, rel=1e-3)
