@@ -1,4 +1,4 @@
-"""Real runs, killed for an hour: whatever happens, the same command mends it."""
+"""Real runs, killed at fifty moments: whatever happens, the same command mends it."""
 
 import json
 import os
