@@ -14,7 +14,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,13 +61,20 @@ class Timing:
     notes: dict[str, float | str] = field(default_factory=dict)
 
 
-def race(ways: Mapping[str, Way], *, amount: float, turns: int) -> list[Timing]:
+def race(
+    ways: Mapping[str, Way],
+    *,
+    amount: float,
+    turns: int,
+    environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> list[Timing]:
     """Let all ways take turns, and return what came of each, in the order given.
 
     Args:
         ways: By their names; functions that another process can import.
         amount: Units of work in a portion.
         turns: How many portions of each are timed.
+        environments: What a way finds in its environment beside what all find.
 
     Raises:
         RuntimeError: A way ended before its last turn.
@@ -87,7 +96,8 @@ def race(ways: Mapping[str, Way], *, amount: float, turns: int) -> list[Timing]:
         for name, way in ways.items():  # one by one: they would slow one another
             ours, theirs = spawned.Pipe()
             process = spawned.Process(target=_run, args=(way, theirs), daemon=True)
-            process.start()
+            with _environment(environments.get(name, {})):
+                process.start()
             theirs.close()
             runners[name] = (process, ours)
             preparations[name] = wait_for(name)
@@ -118,6 +128,18 @@ def race(ways: Mapping[str, Way], *, amount: float, turns: int) -> list[Timing]:
         )
         for name, taken in seconds.items()
     ]
+
+
+@contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Let what starts here find some more in its environment."""
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _run(way: Way, connection: Connection) -> None:

@@ -27,10 +27,16 @@ import torch
 from benchmarks.measure import RESULTS, Lap, Timing, Way, race, report
 from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
+from toygpt.memory import ENVIRONMENT, keep_freed_memory
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.training.curves import Curves
 from toygpt.training.optimizer import build_optimizer
-from toygpt.training.trainer import POINTS_PER_CURVE, resolve_precision, train
+from toygpt.training.trainer import (
+    POINTS_PER_CURVE,
+    resolve_attention,
+    resolve_precision,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,15 @@ class Task:
     def device(self) -> torch.device:
         """Where it is trained."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def attention(self) -> str:
+        """What `train.attention: auto` stands for."""
+        return resolve_attention(
+            "auto",
+            precision=self.precision,  # type: ignore[arg-type]
+            accelerator="auto",
+        )
 
     @property
     def tokens_per_turn(self) -> int:
@@ -79,6 +94,7 @@ TASKS = {
 
 def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
     """Train as the stage `train` does, with Lightning."""
+    keep_freed_memory()
     steps = POINTS_PER_CURVE * task.steps_per_turn
     tokens_per_step = task.batch_size * task.config.block_size
     params = SimpleNamespace(
@@ -108,7 +124,7 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
     # Something is reported once in a turn.
     told = SimpleNamespace(log_metrics=lambda metrics, *, step: lap())
     train(
-        GPT(task.config),
+        GPT(task.config, attention=task.attention),
         task.tokens(),
         task.tokens(),
         params=params,  # type: ignore[arg-type]
@@ -118,10 +134,23 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
     )
 
 
-def bare_loop(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
-    """Train the same network in a loop of ten lines."""
+def bare_loop(
+    task: Task, lap: Lap, *, optimizer: str, compiled: bool, as_stage: bool = False
+) -> None:
+    """Train the same network in a loop of ten lines, by hand.
+
+    Args:
+        task: What to train.
+        lap: To be called after each turn.
+        optimizer: As in params.yaml.
+        compiled: Whether the network is compiled.
+        as_stage: With what the stage `train` does to be fast, but without Lightning.
+    """
     torch.set_float32_matmul_precision("high")
-    model = GPT(task.config).to(task.device)
+    if as_stage:
+        keep_freed_memory()
+    attention = task.attention if as_stage else "flash"
+    model = GPT(task.config, attention=attention).to(task.device)
     params = SimpleNamespace(
         optimizer=optimizer,
         learning_rate=1e-4,
@@ -264,22 +293,27 @@ def main() -> None:
         batch_size=options.batch_size or task.batch_size,
         steps_per_turn=options.steps or task.steps_per_turn,
     )
+    is_compiled = task.device.type == "cuda"  # as `runtime.compile: auto`
     size = 8192 if task.device.type == "cuda" else 1024
     ways: dict[str, Way] = {
         "transformers Trainer": partial(transformers_trainer, task, compiled=False),
         "transformers Trainer, compiled": partial(
             transformers_trainer, task, compiled=True
         ),
+        "plain loop, AdamW": partial(
+            bare_loop, task, optimizer="adamw", compiled=False
+        ),
         "plain loop, compiled, AdamW": partial(
             bare_loop, task, optimizer="adamw", compiled=True
         ),
-        "toyGPT stage, compiled, AdamW": partial(
-            stage, task, optimizer="adamw", compiled=True
+        "toyGPT stage without Lightning, AdamW": partial(
+            bare_loop, task, optimizer="adamw", compiled=is_compiled, as_stage=True
         ),
-        "plain loop, Muon": partial(bare_loop, task, optimizer="muon", compiled=False),
-        "toyGPT stage, Muon": partial(stage, task, optimizer="muon", compiled=False),
-        "toyGPT stage, compiled, Muon": partial(
-            stage, task, optimizer="muon", compiled=True
+        "toyGPT stage, AdamW": partial(
+            stage, task, optimizer="adamw", compiled=is_compiled
+        ),
+        "toyGPT stage, Muon": partial(
+            stage, task, optimizer="muon", compiled=is_compiled
         ),
         "matrix products": partial(matrix_products, task, size=size),
     }
@@ -288,7 +322,12 @@ def main() -> None:
         for name, way in ways.items()
         if any(word in name for word in [*options.only, "matrix products"])
     }
-    timings = race(ways, amount=task.tokens_per_turn, turns=options.turns)
+    timings = race(
+        ways,
+        amount=task.tokens_per_turn,
+        turns=options.turns,
+        environments={name: ENVIRONMENT for name in ways if "toyGPT" in name},
+    )
     *trainings, products = timings
     portion = task.steps_per_turn * 2 * size**3
     rate = products.per_second / task.tokens_per_turn * portion

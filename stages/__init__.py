@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable
 
 from toygpt.errors import InputError
+from toygpt.memory import keep_freed_memory
 from toygpt.processes import end_with_dvc, find_dvc
 
 STARTED_BY = find_dvc()  # asked before anything that takes time is imported
+keep_freed_memory()  # and before torch is
 INTERRUPTED = 130
 
 

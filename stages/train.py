@@ -35,6 +35,7 @@ from toygpt.training.trainer import (
     Outcome,
     is_first_process,
     num_steps,
+    resolve_attention,
     resolve_precision,
     train,
 )
@@ -50,11 +51,17 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.TOKENIZER)
-    precision = resolve_precision(params.train.precision, params.runtime.accelerator)
+    accelerator = params.runtime.accelerator
+    precision = resolve_precision(params.train.precision, accelerator)
+    attention = resolve_attention(
+        params.train.attention, precision=precision, accelerator=accelerator
+    )
 
     with take_up(
         paths.main_root(),
-        what_decides_the_weights(params, splits, precision=precision),
+        what_decides_the_weights(
+            params, splits, precision=precision, attention=attention
+        ),
         expected=os.environ.get("TOYGPT_RESUME"),
         fresh=bool(os.environ.get("TOYGPT_FRESH")),
         is_first_process=is_first_process(),
@@ -66,7 +73,7 @@ def main() -> None:
                 description.run,
                 description.name,
                 dict(flatten(params.model_dump(by_alias=True))),
-                describe_surroundings(params.runtime.accelerator)
+                describe_surroundings(accelerator)
                 | digests_of(splits)
                 | {"fingerprint": unfinished.fingerprint},
                 tracking=params.tracking,
@@ -74,7 +81,9 @@ def main() -> None:
                 is_first_process=is_first_process(),
             ) as tracked,
         ):
-            outcome = train_model(params, splits, unfinished, interruption, tracked)
+            outcome = train_model(
+                params, splits, unfinished, interruption, tracked, attention=attention
+            )
         if is_first_process():
             unfinished.remove()
             print(
@@ -113,6 +122,8 @@ def train_model(
     unfinished: UnfinishedTraining,
     interruption: Interruption,
     tracked: Run,
+    *,
+    attention: str,
 ) -> Outcome:
     """Train the model, and write it with its report and its metrics."""
     torch.manual_seed(params.seed)
@@ -122,7 +133,7 @@ def train_model(
             dropout=params.train.dropout,
             **params.chosen_model.model_dump(),
         ),
-        attention=params.train.attention,
+        attention=attention,
     )
     if is_first_process():
         print(f"{params.model}: {model.num_parameters:,} parameters")

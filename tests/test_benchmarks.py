@@ -1,6 +1,7 @@
 """The benchmarks let ways take turns, and say what came of each."""
 
 import json
+import os
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def works(lap: Lap) -> None:
     while True:
         sum(range(100_000))
         lap()
+
+
+def works_with_a_setting(lap: Lap) -> None:
+    assert os.environ["TOYGPT_TEST"] == "1"
+    works(lap)
 
 
 def gives_up(lap: Lap) -> None:
@@ -36,6 +42,16 @@ def test_each_way_has_its_turns_and_is_compared_with_the_first(tmp_path: Path) -
     assert result["command"].startswith("python -m benchmarks.sums")
     assert f"| other | {timings[1].per_second:,.0f} |" in table(result)
     assert active_children() == []
+
+
+def test_a_way_may_have_an_environment_of_its_own() -> None:
+    ways = {"with": works_with_a_setting, "without": works}
+
+    race(ways, amount=1, turns=1, environments={"with": {"TOYGPT_TEST": "1"}})
+
+    assert "TOYGPT_TEST" not in os.environ
+    with pytest.raises(RuntimeError, match="with has ended"):
+        race(ways, amount=1, turns=1, environments={"without": {"TOYGPT_TEST": "1"}})
 
 
 def test_a_way_that_ends_ends_the_race(capfd: pytest.CaptureFixture[str]) -> None:

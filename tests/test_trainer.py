@@ -4,6 +4,7 @@ import csv
 import math
 import signal
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from toygpt.training.trainer import (
     Outcome,
     Portions,
     portions_per_step,
+    resolve_attention,
     resolve_precision,
     should_compile,
     train,
@@ -483,6 +485,24 @@ def test_all_devices_and_portions_together_see_each_batch_once(
 def test_a_precision_that_was_chosen_is_kept(accelerator: str) -> None:
     assert resolve_precision("32-true", accelerator) == "32-true"
     assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
+
+
+def test_attention_is_by_matrices_where_flash_attention_is_slower() -> None:
+    on_a_processor = partial(resolve_attention, accelerator="cpu")
+
+    assert on_a_processor("auto", precision="bf16-mixed") == "from_scratch"
+    assert on_a_processor("auto", precision="32-true") == "flash"
+    for precision in ("bf16-mixed", "32-true"):
+        assert on_a_processor("flash", precision=precision) == "flash"
+        assert on_a_processor("from_scratch", precision=precision) == "from_scratch"
+
+
+def test_attention_on_a_gpu_is_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    assert (
+        resolve_attention("auto", precision="bf16-mixed", accelerator="auto") == "flash"
+    )
 
 
 def test_a_model_is_not_compiled_on_a_processor_unless_that_is_asked_for() -> None:

@@ -322,8 +322,12 @@ def test_everything_that_decides_the_weights_is_in_the_fingerprint() -> None:
             vocab_size=values["vocab"],
             files={"train": SimpleNamespace(sha256=values["text"])},
         )
-        precision = changes.get("precision", "32-true")
-        return what_decides_the_weights(params, splits, precision=precision)  # type: ignore[arg-type]
+        return what_decides_the_weights(
+            params,  # type: ignore[arg-type]
+            splits,  # type: ignore[arg-type]
+            precision=changes.get("precision", "32-true"),
+            attention=changes.get("attention", "flash"),
+        )
 
     fingerprints = [
         fingerprint_of(deciding(**changes))
@@ -335,6 +339,7 @@ def test_everything_that_decides_the_weights_is_in_the_fingerprint() -> None:
             {"vocab": 10},
             {"text": "bb"},
             {"precision": "bf16-mixed"},
+            {"attention": "from_scratch"},
         )
     ]
     assert len(set(fingerprints)) == len(fingerprints)
@@ -356,7 +361,12 @@ def test_changed_code_makes_another_training(
 
     def fingerprint() -> str:
         return fingerprint_of(
-            what_decides_the_weights(empty, empty, precision="32-true")  # type: ignore[arg-type]
+            what_decides_the_weights(
+                empty,  # type: ignore[arg-type]
+                empty,  # type: ignore[arg-type]
+                precision="32-true",
+                attention="flash",
+            )
         )
 
     before = fingerprint()

@@ -178,7 +178,7 @@ class TrainParams(Section):
     weight_decay: NonNegativeFloat
     gradient_clip_norm: PositiveFloat
     dropout: Fraction
-    attention: Literal["flash", "from_scratch"]
+    attention: Literal["auto", "flash", "from_scratch"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     validate_every_tokens: PositiveInt
     validation_tokens: PositiveInt

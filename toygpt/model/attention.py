@@ -56,11 +56,11 @@ def attention_from_scratch(query: Heads, key: Heads, value: Heads) -> Heads:
     The whole table of scores, time by time, exists at once. A score of minus infinity
     gets the weight zero: that hides what comes later.
     """
-    time, head_dim = query.shape[-2:]
-    scores = query @ key.transpose(-2, -1) / math.sqrt(head_dim)
+    head_dim = query.shape[-1]
+    scores = query / math.sqrt(head_dim) @ key.transpose(-2, -1)
 
-    is_later = torch.ones(time, time, dtype=torch.bool, device=query.device).triu(1)
-    weights = scores.masked_fill(is_later, -torch.inf).softmax(dim=-1)
+    hide_later = torch.full_like(scores[0, 0], -torch.inf).triu(1)  # else zero
+    weights = (scores + hide_later).softmax(dim=-1)
     return weights @ value
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from toygpt.data.batches import Batch, TrainingBatches, spread_batches
 from toygpt.data.token_files import TokenIds
 from toygpt.errors import InputError
+from toygpt.model.device import device_for
 from toygpt.training.checkpoints import CheckpointFiles, Checkpoints
 from toygpt.training.curves import Curves
 from toygpt.training.module import Training
@@ -260,6 +261,25 @@ def resolve_precision(
         if abilities.get("avx512_bf16") or abilities.get("amx_bf16"):
             return "bf16-mixed"
     return "32-true"
+
+
+def resolve_attention(
+    attention: Literal["auto", "flash", "from_scratch"],
+    *,
+    precision: Literal["32-true", "bf16-mixed"],
+    accelerator: str,
+) -> Literal["flash", "from_scratch"]:
+    """Return the attention that `auto` stands for on this machine.
+
+    Flash attention is faster where memory is slow beside the processor: on GPUs. On
+    CPUs, PyTorch's own kernel does not use the instructions for bf16 on its way back:
+    plain matrices train a seventh faster (docs/performance.md).
+    """
+    if attention != "auto":
+        return attention
+    if precision == "bf16-mixed" and device_for(accelerator).type == "cpu":
+        return "from_scratch"
+    return "flash"
 
 
 def should_compile(choice: bool | str, trainer: Trainer) -> bool:

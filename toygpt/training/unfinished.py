@@ -41,8 +41,9 @@ DESCRIPTION_FILE = "training.json"
 LATEST_FILE = "LATEST.json"
 LOCK_FILE = "lock"
 
-# The one thing that may change on the way, if the user says so (`resume --precision`).
-CHANGEABLE = {"train.precision"}
+# What may change on the way, if the user says so (`resume --precision`): the precision,
+# and the attention that is fastest with it. Both change how the weights are rounded.
+CHANGEABLE = {"train.precision", "train.attention"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ DECIDING_CODE = (
 
 
 def what_decides_the_weights(
-    params: Params, splits: Manifest, *, precision: str
+    params: Params, splits: Manifest, *, precision: str, attention: str
 ) -> dict[str, Any]:
     """Return everything that decides the weights; the machine counts as one of a kind.
 
@@ -90,6 +91,7 @@ def what_decides_the_weights(
         params: All parameters.
         splits: The manifest of the text.
         precision: What `train.precision` stands for here.
+        attention: What `train.attention` stands for here.
     """
     package = Path(__file__).parents[1]
     return {
@@ -97,6 +99,7 @@ def what_decides_the_weights(
         **{f"model.{key}": v for key, v in params.chosen_model.model_dump().items()},
         **{f"train.{key}": v for key, v in params.train.model_dump().items()},
         "train.precision": precision,
+        "train.attention": attention,
         "vocab_size": splits.vocab_size,
         **{name: record.sha256 for name, record in splits.files.items()},
         **{f"toygpt/{name}": sha256_of(package / name) for name in DECIDING_CODE},
