@@ -6,8 +6,6 @@ Writes: reports/samples/, metrics/generate-samples.json
 
 import json
 
-from tqdm import tqdm
-
 from stages import run
 from toygpt import paths
 from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
@@ -16,7 +14,7 @@ from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_end_of_text_id, load_model, weights_digest
 from toygpt.params import load_params
-from toygpt.samples import Sample, continue_prompt, to_markdown
+from toygpt.samples import continue_prompts, to_markdown
 from toygpt.training.tracking.run import run_of_model
 
 
@@ -32,18 +30,13 @@ def main() -> None:
         )
     end_of_text_id = load_end_of_text_id(paths.MODEL)
 
-    samples: list[Sample] = [
-        continue_prompt(
-            model,
-            tokenizer,
-            prompt,
-            max_new_tokens=params.generate_samples.max_new_tokens,
-            end_of_text_id=end_of_text_id,
-        )
-        for prompt in tqdm(
-            params.generate_samples.prompts, desc="generate", disable=None
-        )
-    ]
+    samples = continue_prompts(
+        model,
+        tokenizer,
+        params.generate_samples.prompts,
+        max_new_tokens=params.generate_samples.max_new_tokens,
+        end_of_text_id=end_of_text_id,
+    )
     num_new_tokens = sum(sample.new_tokens for sample in samples)
     with new_directory(paths.SAMPLES) as directory:
         lines = [json.dumps(sample._asdict(), ensure_ascii=False) for sample in samples]

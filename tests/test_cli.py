@@ -38,7 +38,7 @@ from toygpt.model.directory import load_model, save_model
 from toygpt.model.gpt import GPT
 from toygpt.params import flatten
 from toygpt.resume import choose, interrupted_trainings
-from toygpt.samples import continue_prompt
+from toygpt.samples import continue_prompts
 from toygpt.training.unfinished import Description, take_up
 
 VOCAB_SIZE = 270
@@ -182,10 +182,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Said]:
 
 def greedy_text(directory: Path, prompt: str, *, max_new_tokens: int) -> str:
     """Return the prompt as the stage generate-samples continues it."""
-    sample = continue_prompt(
+    [sample] = continue_prompts(
         load_model(directory),
         load_tokenizer(directory),
-        prompt,
+        [prompt],
         max_new_tokens=max_new_tokens,
         end_of_text_id=0,
     )

@@ -3,10 +3,14 @@
 import math
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -14,7 +18,14 @@ from transformers.generation.logits_process import (
 )
 
 from tests.tiny import BLOCK_SIZE, VOCAB_SIZE, lively_model, random_tokens, tiny_model
-from toygpt.model.generation import Sampling, generate, next_token_probabilities
+from toygpt.model.attention import ATTENTIONS
+from toygpt.model.directory import save_model
+from toygpt.model.generation import (
+    Sampling,
+    generate,
+    generate_together,
+    next_token_probabilities,
+)
 from toygpt.model.gpt import GPT
 
 NEVER = -1  # no token has this id, so that no text ends
@@ -126,8 +137,8 @@ def test_no_token_is_read_twice_until_the_block_is_full(
     """This is what a cache is for: each new token costs one token's work."""
     model = lively_model()
     num_read: list[int] = []
-    model.register_forward_hook(
-        lambda model, inputs, logits: num_read.append(inputs[0].shape[1])
+    model.token_embedding.register_forward_hook(
+        lambda embedding, inputs, x: num_read.append(inputs[0].shape[1])
     )
 
     write(model, random_tokens(13).tolist(), 22, sampling)
@@ -210,6 +221,176 @@ def test_two_texts_can_be_written_in_turns(sampling: Sampling | None) -> None:
     assert together == [write(model, prompt, 20, sampling) for prompt in prompts]
 
 
+def write_together(
+    model: GPT,
+    prompts: list[list[int]],
+    num_tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    end_of_text_id: int = NEVER,
+) -> list[list[int]]:
+    """Return the continuations of all prompts as lists."""
+    texts: list[list[int]] = [[] for _ in prompts]
+    for new_ids in generate_together(
+        model,
+        prompts,
+        max_new_tokens=num_tokens,
+        end_of_text_id=end_of_text_id,
+        sampling=sampling,
+    ):
+        for number, token_id in new_ids.items():
+            texts[number].append(token_id)
+    return texts
+
+
+def prompts_of(*lengths: int, seed: int = 0) -> list[list[int]]:
+    """Return prompts of such lengths, each another text."""
+    return [
+        random_tokens(length, seed=100 * seed + number).tolist()
+        for number, length in enumerate(lengths)
+    ]
+
+
+LENGTHS = pytest.mark.parametrize(
+    "lengths",
+    [
+        (5,),
+        (5, 5, 5),
+        (1, 2, 3, 4, 5),
+        (BLOCK_SIZE, 1),
+        (9, 8, 40, 7, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1),
+        tuple(range(1, BLOCK_SIZE + 1)),
+    ],
+    ids=str,
+)
+
+
+@LENGTHS
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("block_size", [2, 3, BLOCK_SIZE])
+def test_together_the_texts_are_the_same_as_one_by_one(
+    lengths: tuple[int, ...], attention: str, block_size: int
+) -> None:
+    """Far beyond the block size, where each text moves on at its own time."""
+    model = lively_model(seed=5, attention=attention, block_size=block_size)
+    prompts = prompts_of(*lengths)
+
+    together = write_together(model, prompts, 3 * BLOCK_SIZE)
+
+    assert together == [write(model, prompt, 3 * BLOCK_SIZE) for prompt in prompts]
+    assert len(set(together[0])) > 3, "the text is too dull to show a mistake"
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(1, 2 * BLOCK_SIZE), min_size=1, max_size=6),
+    num_tokens=st.integers(0, 2 * BLOCK_SIZE),
+    end_of_text_id=st.integers(NEVER, VOCAB_SIZE - 1),
+    seed=st.integers(1, 50),
+    by_chance=st.booleans(),
+)
+def test_no_text_depends_on_its_company(
+    lengths: list[int],
+    num_tokens: int,
+    end_of_text_id: int,
+    seed: int,
+    by_chance: bool,
+) -> None:
+    """Whichever ends, begins, or moves on first; text i draws with seed + i."""
+    model = lively_model(seed=seed)
+    prompts = prompts_of(*lengths, seed=seed)
+
+    def sampling(number: int) -> Sampling | None:
+        return Sampling(temperature=1.5, seed=seed + number) if by_chance else None
+
+    together = write_together(
+        model, prompts, num_tokens, sampling(0), end_of_text_id=end_of_text_id
+    )
+
+    assert together == [
+        write(
+            model, prompt, num_tokens, sampling(number), end_of_text_id=end_of_text_id
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+@LENGTHS
+def test_together_the_texts_are_those_of_transformers(
+    lengths: tuple[int, ...], tmp_path: Path
+) -> None:
+    """As long as a block: there, `generate` of transformers has to stop."""
+    model = lively_model(seed=5, block_size=64)
+    save_model(model, tmp_path, end_of_text_id=0, tokenizer_directory=tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompts = prompts_of(*(min(length, BLOCK_SIZE) for length in lengths))
+
+    together = write_together(model, prompts, 48, end_of_text_id=0)
+
+    for prompt, new_ids in zip(prompts, together, strict=True):
+        ids = torch.tensor([prompt])
+        output = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=48
+        )
+        expected = output[0, len(prompt) :].tolist()
+        assert new_ids == expected[: expected.index(0)] if 0 in expected else expected
+
+
+def test_a_text_that_ends_costs_no_more_work() -> None:
+    """The others go on without it."""
+    model = lively_model()
+    prompts = prompts_of(5, 5, 9)
+    endless = write_together(model, prompts, 30)
+    end_of_text_id = endless[1][3]
+    ends = [
+        text.index(end_of_text_id) if end_of_text_id in text else 30 for text in endless
+    ]
+    num_texts: list[int] = []
+    model.token_embedding.register_forward_hook(
+        lambda embedding, inputs, x: num_texts.append(len(inputs[0]))
+    )
+
+    texts = write_together(model, prompts, 30, end_of_text_id=end_of_text_id)
+
+    assert texts == [text[:end] for text, end in zip(endless, ends, strict=True)]
+    assert min(ends) <= 3 < max(ends)
+    # One reading more for each text that moves on to the newer half of its block.
+    assert sum(num_texts) == sum(min(end + 1, 30) for end in ends)
+
+
+def test_what_no_token_has_filled_counts_for_nothing() -> None:
+    """Memory may hold anything before it is written to, numbers that are none, too."""
+    model = lively_model()
+    prompts = prompts_of(3, 12)
+    expected = write_together(model, prompts, 10)
+    torch.use_deterministic_algorithms(True)
+    try:  # in this mode PyTorch fills new memory with NaN
+        assert torch.empty(3).isnan().all()
+        texts = write_together(model, prompts, 10)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    assert texts == expected
+
+
+def test_of_nothing_to_continue_nothing_comes() -> None:
+    assert write_together(lively_model(), [], 5) == []
+
+
+@pytest.mark.parametrize("prompts", [[[]], [[1], []], [[], [1]]])
+def test_one_empty_prompt_among_others_is_refused(prompts: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="prompt is empty"):
+        write_together(lively_model(), prompts, 3)
+
+
+def test_the_same_prompt_many_times_gives_many_texts_by_chance() -> None:
+    model = lively_model()
+
+    texts = write_together(model, [[3, 4]] * 8, 10, Sampling(temperature=2.0))
+
+    assert len({tuple(text) for text in texts}) == 8
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("top_k", [None, 1, 7, VOCAB_SIZE, 1000])
 @pytest.mark.parametrize("top_p", [None, 0.05, 0.5, 0.95, 1.0])
@@ -255,7 +436,7 @@ def test_a_top_p_of_one_keeps_every_token() -> None:
 def test_writing_keeps_no_gradients() -> None:
     model = lively_model()
     modes: list[bool] = []
-    model.register_forward_hook(
+    model.token_embedding.register_forward_hook(
         lambda *_: modes.append(torch.is_inference_mode_enabled())
     )
 

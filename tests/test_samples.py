@@ -7,9 +7,10 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from tests.tiny import lively_model
+from toygpt import samples
 from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
 from toygpt.model.generation import generate
-from toygpt.samples import Sample, continue_prompt, to_markdown
+from toygpt.samples import Sample, continue_prompts, to_markdown
 
 VOCAB_SIZE = 270
 PROMPT = "def main"
@@ -38,8 +39,8 @@ def test_the_prompt_is_continued_with_the_most_likely_tokens(
     model = lively_model(vocab_size=VOCAB_SIZE)
     prompt_ids = tokenizer.encode(PROMPT).ids
 
-    written = continue_prompt(
-        model, tokenizer, PROMPT, max_new_tokens=6, end_of_text_id=-1
+    [written] = continue_prompts(
+        model, tokenizer, [PROMPT], max_new_tokens=6, end_of_text_id=-1
     )
 
     new_ids = list(generate(model, prompt_ids, max_new_tokens=6, end_of_text_id=-1))
@@ -58,8 +59,8 @@ def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> No
     endless = list(generate(model, prompt_ids, max_new_tokens=6, end_of_text_id=-1))
     end_of_text_id = endless[-1]
 
-    written = continue_prompt(
-        model, tokenizer, PROMPT, max_new_tokens=6, end_of_text_id=end_of_text_id
+    [written] = continue_prompts(
+        model, tokenizer, [PROMPT], max_new_tokens=6, end_of_text_id=end_of_text_id
     )
 
     assert written.stop_reason == "end_of_text"
@@ -78,20 +79,41 @@ def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
     assert len(other.encode(PROMPT).ids) == len(tokenizer.encode(PROMPT).ids) + 1
 
     written, expected = (
-        continue_prompt(model, each, PROMPT, max_new_tokens=6, end_of_text_id=-1)
+        continue_prompts(model, each, [PROMPT], max_new_tokens=6, end_of_text_id=-1)
         for each in (other, tokenizer)
     )
 
     assert written == expected
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+def test_many_prompts_are_continued_as_each_would_be(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    model = lively_model(vocab_size=VOCAB_SIZE)
+    prompts = [PROMPT, "return", "d", "(path): def main(path)"]
+    one_by_one = [
+        continue_prompts(
+            model, tokenizer, [prompt], max_new_tokens=40, end_of_text_id=-1
+        )[0]
+        for prompt in prompts
+    ]
+
+    monkeypatch.setattr(samples, "PROMPTS_AT_ONCE", at_once)
+    written = continue_prompts(
+        model, tokenizer, prompts, max_new_tokens=40, end_of_text_id=-1
+    )
+
+    assert written == one_by_one
+
+
 def test_the_page_shows_every_prompt_and_its_continuation() -> None:
-    samples = [
+    shown = [
         sample("first prompt", "first answer", prompt_tokens=5, new_tokens=96),
         sample("second prompt", "second answer", stop_reason="end_of_text"),
     ]
 
-    page = to_markdown(samples)
+    page = to_markdown(shown)
 
     assert re.findall(r"^## .*$", page, re.MULTILINE) == [
         "## 1. `first prompt` …",

@@ -6,7 +6,6 @@ import lzma
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from toygpt.model.gpt import GPT
 
 # Of the training text that the bigram model counts.
 MAX_BIGRAM_TOKENS = 200_000_000
-# A target of this value is neither predicted nor counted (PyTorch's convention).
-NOT_ASKED = -100
 
 
 @dataclass(frozen=True)
@@ -57,55 +54,52 @@ def judge(
     token is predicted without a past just because a window begins there.
     """
     device = model.token_embedding.weight.device
-    block_size = model.config.block_size
-    num_new = max(1, round(block_size * (1 - overlap_fraction)))
-    windows = _windows(tokens, block_size, num_new, end_of_text_id)
-
-    total_loss, num_correct = 0.0, 0
+    losses, num_correct = [], []
     with tqdm(
         desc="evaluate", total=len(tokens), unit="tok", unit_scale=True, disable=None
     ) as progress:
-        for group in batched(windows, batch_size):
-            inputs, targets = (
-                torch.from_numpy(np.stack(rows)).to(device)
-                for rows in zip(*group, strict=True)
-            )
-            logits = model(inputs)
-            total_loss += F.cross_entropy(
-                logits.flatten(0, 1),
-                targets.flatten(),
-                ignore_index=NOT_ASKED,
-                reduction="sum",
-            ).item()
-            num_correct += int((logits.argmax(dim=-1) == targets).sum())
-            progress.update(int((targets != NOT_ASKED).sum()))
-    return Judgement(total_loss / len(tokens), num_correct / len(tokens), len(tokens))
+        for inputs, targets, is_asked in _windows(
+            tokens,
+            model.config.block_size,
+            batch_size,
+            overlap_fraction,
+            end_of_text_id,
+        ):
+            x = model.read(torch.from_numpy(inputs).to(device))
+            # Of what is context alone nobody asks: it needs no logits.
+            logits = model.to_logits(x[torch.from_numpy(is_asked).to(device)])
+            asked = torch.from_numpy(targets[is_asked]).to(device)
+            # Added up at the end: to look at them now would make a GPU wait.
+            losses.append(F.cross_entropy(logits, asked, reduction="sum"))
+            num_correct.append((logits.argmax(dim=-1) == asked).sum())
+            progress.update(len(asked))
+    return Judgement(
+        loss=sum(torch.stack(losses).tolist()) / len(tokens),
+        accuracy=sum(torch.stack(num_correct).tolist()) / len(tokens),
+        num_tokens=len(tokens),
+    )
 
 
 def _windows(
-    tokens: TokenIds, block_size: int, num_new: int, end_of_text_id: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield inputs and targets of each window; what is not asked for is marked so."""
-    num_context = 0
-    start = 0
-    while start + num_context < len(tokens):
-        wanted = tokens[start : start + block_size].astype(np.int64)
-        before = tokens[start - 1] if start else end_of_text_id
-        inputs = np.full(block_size, end_of_text_id, dtype=np.int64)
-        inputs[: len(wanted)] = [before, *wanted[:-1]]
-        targets = np.full(block_size, NOT_ASKED, dtype=np.int64)
-        targets[num_context : len(wanted)] = wanted[num_context:]
-        yield inputs, targets
-        num_context = block_size - num_new
-        start += num_new
-
-
-def batched(
-    windows: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]], size: int
-) -> Iterator[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-    """Yield lists of `size` windows; the last may be shorter."""
-    while group := list(islice(windows, size)):
-        yield group
+    tokens: TokenIds,
+    block_size: int,
+    batch_size: int,
+    overlap_fraction: float,
+    end_of_text_id: int,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Yield the inputs and targets of some windows, and which targets are asked for."""
+    num_new = max(1, round(block_size * (1 - overlap_fraction)))
+    num_context = block_size - num_new
+    num_windows = max(1, math.ceil((len(tokens) - num_context) / num_new))
+    for first in range(0, num_windows, batch_size):
+        numbers = np.arange(first, min(first + batch_size, num_windows))[:, None]
+        # Of the token before each window, and of those in it.
+        places = numbers * num_new + np.arange(-1, block_size)
+        sequences = tokens[places.clip(0, len(tokens) - 1)].astype(np.int64)
+        sequences[places < 0] = end_of_text_id
+        is_new = (numbers == 0) | (np.arange(block_size) >= num_context)
+        is_asked = is_new & (places[:, 1:] < len(tokens))
+        yield sequences[:, :-1], sequences[:, 1:], is_asked
 
 
 def bigram_loss(

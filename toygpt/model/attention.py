@@ -21,7 +21,7 @@ Below, the same formula is computed four times, in four steps of a ladder:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Heads = Float[Tensor, "batch head time head_dim"]
+Index = tuple[slice | Tensor, ...]
 
 
 def attention_one_by_one(query: Heads, key: Heads, value: Heads) -> Heads:
@@ -117,36 +118,93 @@ ATTENTIONS: dict[str, Callable[[Heads, Heads, Heads], Heads]] = {
 
 
 class KeyValueCache:
-    """The keys and values of all tokens so far, in one layer, while text is generated.
+    """The keys and values of all tokens so far, in all layers, while texts are written.
 
     A token's key and value depend on nothing that comes later: they are computed once
-    and looked at by every later token.
+    and looked at by every later token. Each text has a row, and each of its tokens the
+    column of its position: texts of different lengths go on side by side.
     """
 
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
-        self.num_tokens = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_texts: int,
+        num_heads: int,
+        block_size: int,
+        head_dim: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self.lengths = [0] * num_texts  # the tokens of each text that it holds
+        # Room for whole blocks at once: growing would copy all, for every token. Zeros,
+        # since what no token has filled is multiplied by the weight zero.
+        shape = (num_layers, num_texts, num_heads, block_size, head_dim)
+        self._keys = torch.zeros(shape, device=device)
+        self._values = torch.zeros(shape, device=device)
+        # Of the tokens that are being read:
+        self.positions: slice | Tensor = slice(0)
+        self.is_beginning = True
+        self._place: Index = ()
+        self._seen: Index = ()
+        self._is_seen: Tensor | None = None  # None: all of what is in there
 
-    def append(
-        self, key: Heads, value: Heads
-    ) -> tuple[
-        Float[Tensor, "batch head all_time head_dim"],
-        Float[Tensor, "batch head all_time head_dim"],
-    ]:
-        """Add the newest tokens, and return the keys and values of all."""
-        if self._keys is None or self._values is None:
-            batch, head, _, head_dim = key.shape
-            # Room for a whole block at once: growing would copy all, for every token.
-            self._keys = key.new_empty(batch, head, self.block_size, head_dim)
-            self._values = torch.empty_like(self._keys)
-        start, end = self.num_tokens, self.num_tokens + key.shape[2]
-        assert end <= self.block_size, "a full cache takes no more tokens"
-        self._keys[:, :, start:end] = key
-        self._values[:, :, start:end] = value
-        self.num_tokens = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
+    def make_room(self, rows: Sequence[int], num_new: Sequence[int]) -> None:
+        """Say which texts go on, before all layers read their next tokens.
+
+        Texts begin together, or go on together. Beginnings may be filled up at their
+        end: no token looks at what comes later, and the next token takes its place.
+
+        Args:
+            rows: Of the texts, in ascending order.
+            num_new: How many tokens of each come next; later on they come one by one.
+        """
+        starts = [self.lengths[row] for row in rows]
+        ends = [start + num for start, num in zip(starts, num_new, strict=True)]
+        self.is_beginning = not any(starts)
+        # Nothing would hide the second of two new tokens from the first.
+        assert self.is_beginning or (all(starts) and set(num_new) == {1})
+        assert max(ends) <= self._keys.shape[3], "a full cache takes no more tokens"
+        for row, end in zip(rows, ends, strict=True):
+            self.lengths[row] = end
+
+        device = self._keys.device
+        is_all = len(rows) == len(self.lengths)
+        which = slice(None) if is_all else torch.tensor(rows, device=device)
+        self._seen = (which, slice(None), slice(max(ends)))
+        if len(set(starts)) == 1:  # a slice is looked at in place, without a copy
+            self.positions = slice(starts[0], max(ends))
+            self._place = (which, self.positions)
+            self._is_seen = None
+        else:
+            self.positions = torch.tensor(starts, device=device)[:, None]
+            self._place = (torch.tensor(rows, device=device)[:, None], self.positions)
+            columns = torch.arange(max(ends), device=device)
+            self._is_seen = (columns <= self.positions)[:, None, None]
+
+    def append(self, layer: int, key: Heads, value: Heads) -> None:
+        """Keep what a layer has made of the newest tokens."""
+        self._keys[layer].transpose(1, 2)[self._place] = key.transpose(1, 2)
+        self._values[layer].transpose(1, 2)[self._place] = value.transpose(1, 2)
+
+    def attend(self, layer: int, query: Heads) -> Heads:
+        """Let the newest token of each text look back at all of it, itself included.
+
+        It comes after all others: nothing is to be hidden from it, so that all steps of
+        the ladder would come down to this.
+        """
+        keys, values = self._keys[layer][self._seen], self._values[layer][self._seen]
+        return F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=self._is_seen
+        )
+
+    def forget(self, row: int) -> None:
+        """Let a text begin anew."""
+        self.lengths[row] = 0
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all texts but these, and close the gaps."""
+        self.lengths = [self.lengths[row] for row in rows]
+        self._keys, self._values = self._keys[:, rows], self._values[:, rows]
 
 
 class CausalSelfAttention(nn.Module):
@@ -168,26 +226,25 @@ class CausalSelfAttention(nn.Module):
         self,
         x: Float[Tensor, "batch time channels"],
         cache: KeyValueCache | None = None,
+        layer: int = 0,
     ) -> Float[Tensor, "batch time channels"]:
         """Mix information along time; no token sees a later one.
 
         Args:
             x: All tokens; with a cache that holds some already, the one after them.
             cache: Remembers the keys and values of the tokens it has seen.
+            layer: Whose keys and values these are.
         """
         query, key, value = (
             self._split_heads(part)
             for part in (self.to_query(x), self.to_key(x), self.to_value(x))
         )
-        if cache is None or cache.num_tokens == 0:
+        if cache is not None:
+            cache.append(layer, key, value)
+        if cache is None or cache.is_beginning:
             mixed = self.attend(query, key, value)
-            if cache is not None:
-                cache.append(key, value)
         else:
-            # The newest token comes after all others: nothing is to be hidden from it,
-            # so that all steps of the ladder would come down to this.
-            assert x.shape[1] == 1, "after the first tokens they come one by one"
-            mixed = F.scaled_dot_product_attention(query, *cache.append(key, value))
+            mixed = cache.attend(layer, query)
         return self.to_output(self._join_heads(mixed))
 
     def _split_heads(self, x: Float[Tensor, "batch time channels"]) -> Heads:

@@ -1,7 +1,7 @@
 """Write text: ask for the next token, append it, ask again."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,51 +55,126 @@ def generate(
 ) -> Iterator[int]:
     """Yield the next token, again and again, until the text ends.
 
+    Like `generate_together`, for one text alone.
+    """
+    for new_ids in generate_together(
+        model,
+        [prompt_ids],
+        max_new_tokens=max_new_tokens,
+        end_of_text_id=end_of_text_id,
+        sampling=sampling,
+    ):
+        yield new_ids[0]
+
+
+def generate_together(
+    model: GPT,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    end_of_text_id: int,
+    sampling: Sampling | None = None,
+) -> Iterator[dict[int, int]]:
+    """Yield the next token of every text, again and again, until all texts end.
+
+    To read one token of each of many texts takes little longer than of one. Each text
+    is the same as if it were written alone, whatever its company.
+
     The model looks back over `block_size` tokens. When they are full, it forgets the
     older half of them and reads the newer half anew, since every token's position has
     changed: of a long text it always sees the last `block_size // 2` tokens or more.
 
     Args:
         model: Ready to predict (`model.eval()`).
-        prompt_ids: What to continue.
-        max_new_tokens: Where to stop if the model does not.
+        prompts: What to continue; they may differ in length.
+        max_new_tokens: Where to stop each text if the model does not.
         end_of_text_id: The token by which the model ends a text; it is not yielded.
-        sampling: How to choose at random; None takes the most likely token each time.
+        sampling: How to choose at random, in the first text with its seed, in the next
+            with the next seed, and so on; None takes the most likely token each time.
+
+    Yields:
+        Of each text that goes on, by its place among the prompts, the next token.
 
     Raises:
         ValueError: An empty prompt: there is nothing to continue.
     """
-    if not prompt_ids:
+    if not all(prompts):
         raise ValueError("the prompt is empty: there is nothing to continue")
-    generator = torch.Generator().manual_seed(sampling.seed if sampling else 0)
     block_size = model.config.block_size
-    window = prompt_ids[-block_size:]  # the tokens that the model sees
-    unread = window
-    caches = model.new_caches()
+    seed = sampling.seed if sampling else 0
+    texts = [
+        Text(number, prompt[-block_size:], torch.Generator().manual_seed(seed + number))
+        for number, prompt in enumerate(prompts)
+    ]
+    cache = model.new_cache(len(texts))
     for _ in range(max_new_tokens):
-        logits = _read(model, unread, caches)
-        if sampling is None:
-            next_id = int(logits.argmax())
-        else:
-            probabilities = next_token_probabilities(logits, sampling)
-            next_id = int(probabilities.multinomial(1, generator=generator))
-        if next_id == end_of_text_id:
+        for text, next_id in zip(
+            texts, _next_ids(model, texts, cache, sampling), strict=True
+        ):
+            text.window.append(next_id)
+        going_on = [
+            row for row, text in enumerate(texts) if text.window[-1] != end_of_text_id
+        ]
+        if not going_on:
             return
-        yield next_id
-        window = [*window, next_id]
-        unread = [next_id]
-        if len(window) > block_size:
-            unread = window = window[-(block_size // 2) :]
-            caches = model.new_caches()
+        if len(going_on) < len(texts):
+            texts = [texts[row] for row in going_on]
+            cache.keep(going_on)
+        yield {text.number: text.window[-1] for text in texts}
+        for row, text in enumerate(texts):
+            if len(text.window) > block_size:
+                text.window = text.window[-(block_size // 2) :]
+                cache.forget(row)
+
+
+@dataclass
+class Text:
+    """A text that is being written."""
+
+    number: int  # its place among the prompts
+    window: list[int]  # the tokens that the model sees
+    chance: torch.Generator
 
 
 @torch.inference_mode()
-def _read(
-    model: GPT, token_ids: list[int], caches: list[KeyValueCache]
-) -> Float[Tensor, "1 vocab"]:
-    """Let the model read on, and return the scores for what comes next."""
+def _next_ids(
+    model: GPT, texts: list[Text], cache: KeyValueCache, sampling: Sampling | None
+) -> list[int]:
+    """Let the model read on in all texts, and return the next token of each."""
+    next_ids = [0] * len(texts)
+    anew = [row for row, length in enumerate(cache.lengths) if length == 0]
+    further = [row for row, length in enumerate(cache.lengths) if length > 0]
+    for rows in (anew, further):
+        if rows:
+            unread = [texts[row].window[cache.lengths[row] :] for row in rows]
+            logits = _read_on(model, cache, rows, unread)
+            if sampling is None:
+                chosen = logits.argmax(dim=-1).tolist()
+            else:
+                probabilities = next_token_probabilities(logits.cpu(), sampling)
+                chosen = [
+                    int(of_text.multinomial(1, generator=texts[row].chance))
+                    for row, of_text in zip(rows, probabilities, strict=True)
+                ]
+            for row, next_id in zip(rows, chosen, strict=True):
+                next_ids[row] = next_id
+    return next_ids
+
+
+def _read_on(
+    model: GPT, cache: KeyValueCache, rows: list[int], unread: list[list[int]]
+) -> Float[Tensor, "batch vocab"]:
+    """Let the model read on in some texts; return the scores for what comes next."""
     device = model.token_embedding.weight.device
-    return model(torch.tensor([token_ids], device=device), caches)[:, -1].cpu()
+    num_unread = [len(token_ids) for token_ids in unread]
+    longest = max(num_unread)
+    filled_up = [token_ids + [0] * (longest - len(token_ids)) for token_ids in unread]
+    cache.make_room(rows, num_unread)
+    x = model.read_on(torch.tensor(filled_up, device=device), cache)
+    # Only what comes after the last token of each text is asked for.
+    if min(num_unread) == longest:
+        return model.to_logits(x[:, -1])
+    return model.to_logits(x[range(len(rows)), [num - 1 for num in num_unread]])
 
 
 def next_token_probabilities(

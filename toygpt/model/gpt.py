@@ -79,9 +79,10 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch time channels"],
         cache: KeyValueCache | None = None,
+        layer: int = 0,
     ) -> Float[Tensor, "batch time channels"]:
         """Return the stream with what this layer has to add."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache, layer))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -109,35 +110,67 @@ class GPT(nn.Module):
         self._initialize()
 
     def forward(
-        self,
-        token_ids: Int[Tensor, "batch time"],
-        caches: list[KeyValueCache] | None = None,
+        self, token_ids: Int[Tensor, "batch time"]
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of the next token at every position.
-
-        Args:
-            token_ids: A text; with caches that hold its beginning, its next token.
-            caches: One for each block, from `new_caches`, to go on from later.
 
         Raises:
             ValueError: More tokens than the model can look back over.
         """
-        start = caches[0].num_tokens if caches else 0
-        end = start + token_ids.shape[1]
-        if end > self.config.block_size:
+        return self.to_logits(self.read(token_ids))
+
+    def read(
+        self, token_ids: Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time channels"]:
+        """Return the vectors from which `to_logits` makes the logits.
+
+        Raises:
+            ValueError: More tokens than the model can look back over.
+        """
+        num_tokens = token_ids.shape[1]
+        if num_tokens > self.config.block_size:
             raise ValueError(
-                f"got {end} tokens, but the model looks back over at most "
+                f"got {num_tokens} tokens, but the model looks back over at most "
                 f"{self.config.block_size} (models.*.block_size in params.yaml)"
             )
-        x = self.token_embedding(token_ids) * math.sqrt(self.config.embed_dim)
-        x = self.dropout(x + self.positions[start:end])
-        for number, block in enumerate(self.blocks):
-            x = block(x, caches[number] if caches else None)
-        return self.to_logits(self.final_norm(x))
+        return self._through_the_blocks(token_ids, self.positions[:num_tokens])
 
-    def new_caches(self) -> list[KeyValueCache]:
-        """Return what `forward` needs to go on from where it was, for one text."""
-        return [KeyValueCache(self.config.block_size) for _ in self.blocks]
+    def read_on(
+        self,
+        token_ids: Int[Tensor, "batch time"],
+        cache: KeyValueCache,
+    ) -> Float[Tensor, "batch time channels"]:
+        """Do the same for what comes next in texts whose beginnings a cache holds.
+
+        Args:
+            token_ids: The tokens for which `cache.make_room` was called.
+            cache: From `new_cache`, to go on from later.
+        """
+        positions = self.positions[cache.positions]
+        return self._through_the_blocks(token_ids, positions, cache)
+
+    def _through_the_blocks(
+        self,
+        token_ids: Int[Tensor, "batch time"],
+        positions: Float[Tensor, "*batch time channels"],
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time channels"]:
+        x = self.token_embedding(token_ids) * math.sqrt(self.config.embed_dim)
+        x = self.dropout(x + positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, layer)
+        return self.final_norm(x)
+
+    def new_cache(self, num_texts: int) -> KeyValueCache:
+        """Return what `read_on` needs to go on from where it was."""
+        return KeyValueCache(
+            num_layers=self.config.num_layers,
+            num_texts=num_texts,
+            num_heads=self.config.num_heads,
+            block_size=self.config.block_size,
+            head_dim=self.config.embed_dim // self.config.num_heads,
+            device=self.positions.device,
+        )
 
     @property
     def num_parameters(self) -> int:
