@@ -1,0 +1,173 @@
+"""How fast is text written, beside `generate` of transformers?
+
+    python -m benchmarks.generation                  # nano, on what this machine has
+    python -m benchmarks.generation --model small --new-tokens 16 --turns 5
+
+Greedy, with a cache of keys and values, in 32 bits: both read the very same checkpoint,
+of random weights. That their texts are equal, token for token, is checked first. To
+compare with a given number of threads, set OMP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import RESULTS, Lap, Way, race, report
+from benchmarks.training import TASKS
+from toygpt.model.device import device_for
+from toygpt.model.directory import load_model, save_model
+from toygpt.model.generation import generate_together
+from toygpt.model.gpt import GPT, GPTConfig
+
+NEVER = -1  # no token has this id, so that no text ends
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every way writes."""
+
+    directory: Path  # of the checkpoint
+    prompts: list[list[int]]
+    max_new_tokens: int
+
+
+def write_checkpoint(config: GPTConfig, directory: Path) -> None:
+    """Write a model whose texts are not all the same token, as an untrained one's."""
+    torch.manual_seed(0)
+    model = GPT(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    with tempfile.TemporaryDirectory() as no_tokenizer:
+        save_model(
+            model, directory, end_of_text_id=0, tokenizer_directory=Path(no_tokenizer)
+        )
+
+
+def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
+    """Return what writes all texts with toyGPT."""
+    model = load_model(task.directory).to(device_for("auto"))
+
+    def write() -> list[list[int]]:
+        texts: list[list[int]] = [[] for _ in task.prompts]
+        for new_ids in generate_together(
+            model,
+            task.prompts,
+            max_new_tokens=task.max_new_tokens,
+            end_of_text_id=NEVER,
+        ):
+            for number, token_id in new_ids.items():
+                texts[number].append(token_id)
+        return texts
+
+    return write
+
+
+def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
+    """Return what writes all texts with transformers; shorter prompts begin later."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device = device_for("auto")
+    model = AutoModelForCausalLM.from_pretrained(task.directory).to(device).eval()
+    longest = max(map(len, task.prompts))
+    gaps = [longest - len(prompt) for prompt in task.prompts]
+    prompt_ids = torch.tensor(
+        [[0] * gap + prompt for gap, prompt in zip(gaps, task.prompts, strict=True)],
+        device=device,
+    )
+    is_text = torch.tensor(
+        [[0] * gap + [1] * (longest - gap) for gap in gaps], device=device
+    )
+
+    @torch.inference_mode()
+    def write() -> list[list[int]]:
+        output = model.generate(
+            prompt_ids,
+            attention_mask=is_text,
+            max_new_tokens=task.max_new_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        return [list(text) for text in output[:, longest:].tolist()]
+
+    return write
+
+
+def repeatedly(
+    writer: Callable[[Task], Callable[[], list[list[int]]]], task: Task, lap: Lap
+) -> None:
+    """Write the same texts in every turn."""
+    write = writer(task)
+    write()
+    while True:
+        lap()
+        write()
+
+
+def check_equal(task: Task) -> None:
+    """Compare the texts.
+
+    Raises:
+        RuntimeError: They differ, so that there is nothing to measure.
+    """
+    ours, theirs = toygpt_writer(task)(), transformers_writer(task)()
+    if ours != theirs:
+        differ = sum(a != b for a, b in zip(ours, theirs, strict=True))
+        raise RuntimeError(f"{differ} of {len(ours)} texts differ")
+
+
+def main() -> None:
+    """Measure, print the tables, write them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=TASKS, default="nano")
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--texts", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+
+    config = TASKS[options.model].config
+    generator = torch.Generator().manual_seed(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(config, Path(folder))
+        for num_texts in options.texts:
+            shape = (num_texts, options.prompt_tokens)
+            prompts = torch.randint(config.vocab_size, shape, generator=generator)
+            task = Task(Path(folder), prompts.tolist(), options.new_tokens)
+            check_equal(task)
+            ways: dict[str, Way] = {
+                "transformers generate": partial(repeatedly, transformers_writer, task),
+                "toyGPT": partial(repeatedly, toygpt_writer, task),
+            }
+            report(
+                f"generation-{options.model}-{num_texts}-{device_for('auto').type}",
+                f"How fast are {num_texts} texts written by {options.model}?",
+                race(ways, amount=num_texts * options.new_tokens, turns=options.turns),
+                unit="new tokens",
+                facts={
+                    "texts_at_once": num_texts,
+                    "prompt_tokens": options.prompt_tokens,
+                    "new_tokens": options.new_tokens,
+                    "precision": "32-true",
+                    "texts": "equal, token for token",
+                    "parameters": GPT(config).num_parameters,
+                    **config.__dict__,
+                },
+                folder=options.out,
+            )
+
+
+if __name__ == "__main__":
+    main()
