@@ -11,7 +11,12 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from tests.imports import imported_modules, names_imported
-from tests.project import PROJECT
+from tests.project import PROJECT, Workspace, tiny_project
+from tests.tiny import tiny_model
+from toygpt import paths
+from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
+from toygpt.files import new_directory
+from toygpt.model.directory import save_model
 from toygpt.params import ModelParams, Params
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
@@ -147,23 +152,69 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
             assert place is None or path.as_posix().startswith(place)
 
 
-@pytest.mark.parametrize(
-    ("stage", "unwanted"),
-    [
-        ("download", ["torch", "lightning", "transformers", "mlflow", "datasets"]),
-        ("tokenize", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
-        ("split", ["torch", "lightning", "transformers", "mlflow", "wandb"]),
-        ("train", ["dvc", "datasets"]),
-        ("evaluate", ["lightning", "mlflow", "wandb", "transformers", "pyarrow"]),
-        ("generate_samples", ["lightning", "mlflow", "wandb", "transformers"]),
-    ],
-)
-def test_a_stage_loads_nothing_heavy_that_it_does_not_need(
-    stage: str, unwanted: list[str]
-) -> None:
-    loaded = python(f"import sys, stages.{stage}; print(*sys.modules)").split()
+# What takes seconds to import, or should not be needed where a stage runs.
+NOT_LOADED_BY = {
+    "download": ["torch", "lightning", "transformers", "mlflow", "wandb", "datasets"],
+    "tokenize": ["torch", "lightning", "transformers", "mlflow", "wandb", "datasets"],
+    "split": ["torch", "lightning", "transformers", "mlflow", "wandb", "datasets"],
+    "evaluate": ["lightning", "mlflow", "wandb", "transformers", "pyarrow"],
+    "generate_samples": ["lightning", "mlflow", "wandb", "transformers", "pyarrow"],
+}
 
-    assert not set(unwanted) & set(loaded)
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Return a project with documents, tokens, splits and an untrained model."""
+    workspace = tiny_project(tmp_path_factory.mktemp("architecture") / "project")
+    for stage in ("download", "tokenize", "split"):
+        workspace.run(sys.executable, "-m", f"stages.{stage}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace.root)
+        vocab_size = vocab_size_of(load_tokenizer(paths.TOKENIZER))
+        with new_directory(paths.MODEL) as directory:
+            save_model(
+                tiny_model(vocab_size=vocab_size),
+                directory,
+                end_of_text_id=0,
+                tokenizer_directory=paths.TOKENIZER,
+            )
+    return workspace
+
+
+@pytest.mark.parametrize("stage", NOT_LOADED_BY)
+def test_a_stage_that_runs_loads_nothing_heavy_that_it_does_not_need(
+    made: Workspace, stage: str
+) -> None:
+    """Also not on its way: this is a real run, to its end."""
+    program = (
+        f"import sys; from stages import run, {stage}; run({stage}.main); "
+        f"print(*sys.modules)"
+    )
+    loaded = made.run(sys.executable, "-c", program).stdout.split()
+
+    assert f"stages.{stage}" in loaded
+    assert not set(NOT_LOADED_BY[stage]) & set(loaded)
+
+
+def test_training_loads_neither_dvc_nor_datasets() -> None:
+    loaded = python("import sys, stages.train; print(*sys.modules)").split()
+
+    assert "lightning" in loaded
+    assert not {"dvc", "datasets", "mlflow", "wandb"} & set(loaded)
+
+
+def test_a_stage_looks_for_garbage_again_once_it_works() -> None:
+    """`python -m` leaves "-m" as the script while it looks for the stage's module."""
+    program = (
+        "import gc, sys; sys.argv[0] = '-m'; from stages import run; "
+        "print(gc.isenabled()); run(lambda: print(gc.isenabled()))"
+    )
+
+    assert python(program).split() == ["False", "True"]
+
+
+def test_a_program_that_imports_the_stages_keeps_its_garbage_collection() -> None:
+    assert python("import gc, stages; print(gc.isenabled())").strip() == "True"
 
 
 @pytest.mark.parametrize(("setting", "is_off"), [("", True), ("0", False)])

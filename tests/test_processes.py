@@ -1,5 +1,6 @@
 """A stage ends with the DVC that started it, and only then."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from tests.project import PROJECT
+from toygpt.processes import without_garbage_collection
 
 STAGE = """
 import os, signal, sys, time
@@ -101,3 +103,24 @@ def test_a_stage_that_was_started_by_hand_outlives_its_shell(tmp_path: Path) -> 
 
     assert (tmp_path / "end").exists()
     assert not (tmp_path / "signal").exists()
+
+
+def test_garbage_is_collected_again_also_after_an_error() -> None:
+    assert gc.isenabled()
+
+    with pytest.raises(ImportError), without_garbage_collection():
+        assert not gc.isenabled()
+        raise ImportError
+
+    assert gc.isenabled()
+
+
+def test_who_collects_no_garbage_goes_on_so() -> None:
+    gc.disable()
+    try:
+        with without_garbage_collection():
+            pass
+
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

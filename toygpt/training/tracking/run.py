@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toygpt.errors import InputError, first_line
+from toygpt.processes import without_garbage_collection
 from toygpt.training.tracking.courier import Courier
 from toygpt.training.tracking.mlflow_tracker import MLflowTracker, points_in_mlflow
 from toygpt.training.tracking.record import (
@@ -49,12 +50,13 @@ class Run:
         self.record = record
         self._couriers: list[Courier] = []
         if record is not None:
-            self._couriers = [
-                Courier(name, record, open_tracker, is_quiet=is_quiet)
-                for name, open_tracker in openers.items()
-            ]
-        for courier in self._couriers:
-            courier.wait_for_first_try()
+            with without_garbage_collection():  # to open a tracker is to import much
+                self._couriers = [
+                    Courier(name, record, open_tracker, is_quiet=is_quiet)
+                    for name, open_tracker in openers.items()
+                ]
+                for courier in self._couriers:
+                    courier.wait_for_first_try()
 
     def log_facts(self, facts: Mapping[str, str]) -> None:
         """Note what is true of the whole run and no parameter."""
