@@ -61,6 +61,30 @@ class Timing:
     notes: dict[str, float | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Duration:
+    """How long something took that is compared with nothing.
+
+    Attributes:
+        name: Of what was done.
+        seconds: Median of all turns.
+        fastest: Of all turns.
+        slowest: Of all turns.
+        notes: Whatever else there is to say, by column.
+    """
+
+    name: str
+    seconds: float
+    fastest: float
+    slowest: float
+    notes: dict[str, float | str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, taken: Sequence[float], **notes: float | str) -> Duration:
+        """Return the row for the seconds that each turn took."""
+        return cls(name, statistics.median(taken), min(taken), max(taken), notes)
+
+
 def race(
     ways: Mapping[str, Way],
     *,
@@ -196,9 +220,9 @@ def machine() -> dict[str, Any]:
 def report(
     name: str,
     question: str,
-    timings: Sequence[Timing],
+    timings: Sequence[Timing] | Sequence[Duration],
     *,
-    unit: str,
+    unit: str = "",
     facts: Mapping[str, Any],
     folder: Path = RESULTS,
 ) -> None:
@@ -208,7 +232,7 @@ def report(
         name: Of the file, without its ending.
         question: That the table answers.
         timings: Its rows.
-        unit: Of the work, in the plural.
+        unit: Of the work, in the plural; durations have none.
         facts: What was the same for all ways: shapes, precision, convention.
         folder: Where the file goes.
     """
@@ -230,20 +254,39 @@ def report(
 
 def table(result: Mapping[str, Any]) -> str:
     """Return a result as a table in Markdown."""
-    notes = list(dict.fromkeys(key for row in result["rows"] for key in row["notes"]))
-    titles = ["", f"{result['unit']}/s", "slowest to fastest", "ratio", "peak memory"]
-    lines = [[*titles, "ready after", *notes]]
+    rows = result["rows"]
+    notes = list(dict.fromkeys(key for row in rows for key in row["notes"]))
+    if "seconds" in rows[0]:
+        titles, cells = ["", "seconds", "fastest to slowest"], _cells_of_duration
+    else:
+        titles, cells = (
+            ["", f"{result['unit']}/s", "slowest to fastest"],
+            _cells_of_timing,
+        )
+        titles += ["ratio", "peak memory", "ready after"]
+    lines = [[*titles, *notes]]
     lines.append(["---", *["---:" for _ in lines[0][1:]]])
-    for row in result["rows"]:
+    for row in rows:
         lines.append(
-            [
-                row["name"],
-                f"{row['per_second']:,.0f}",
-                f"{row['slowest']:,.0f} to {row['fastest']:,.0f}",
-                f"{row['ratio']:.2f}",
-                f"{row['peak_bytes'] / 2**30:.2f} GiB",
-                f"{row['preparation_seconds']:.0f} s",
-                *[str(row["notes"].get(note, "")) for note in notes],
-            ]
+            [*cells(row), *[str(row["notes"].get(note, "")) for note in notes]]
         )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells_of_timing(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        f"{row['per_second']:,.0f}",
+        f"{row['slowest']:,.0f} to {row['fastest']:,.0f}",
+        f"{row['ratio']:.2f}",
+        f"{row['peak_bytes'] / 2**30:.2f} GiB",
+        f"{row['preparation_seconds']:.0f} s",
+    ]
+
+
+def _cells_of_duration(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        f"{row['seconds']:,.2f}",
+        f"{row['fastest']:,.2f} to {row['slowest']:,.2f}",
+    ]
