@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toygpt.data.split import (
+    NGRAMS_AT_ONCE,
     SPLITS,
     shared_ngram_fraction,
     split_of_group,
     write_splits,
 )
-from toygpt.data.token_files import TOKENS_AT_ONCE, Part
+from toygpt.data.token_files import Part
 
 END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.
@@ -228,6 +229,21 @@ def test_what_each_split_got_is_counted(
     assert sum(part.documents for part in parts.values()) == len(corpus)
 
 
+@property_test
+@given(corpus=corpora, at_once=st.integers(1, 5))
+def test_documents_too_long_to_be_copied_at_once_are_copied_whole(
+    tmp_path_factory: pytest.TempPathFactory, corpus: Corpus, at_once: int
+) -> None:
+    directory = tmp_path_factory.mktemp("splits")
+    expected = deal(corpus, directory), read(directory)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toygpt.data.split.TOKENS_AT_ONCE", at_once)
+        parts = deal(corpus, directory)
+
+    assert (parts, read(directory)) == expected
+
+
 @pytest.mark.parametrize("num_splits", [1, 3])
 def test_documents_and_their_groups_must_be_as_many(
     tmp_path: Path, num_splits: int
@@ -308,11 +324,30 @@ def test_the_order_of_the_tokens_makes_the_ngram() -> None:
     assert fraction == 0.0
 
 
+def test_the_share_is_the_same_however_much_is_to_be_looked_for() -> None:
+    """A table of bits that grows with the test split lets no n-gram slip through."""
+    train = random_tokens(60_000, seed=1)
+    for num_tokens in (13, 100, 3_000, 50_000):
+        half = random_tokens(num_tokens, seed=2)
+        half[0] = END_OF_TEXT
+
+        fraction = shared_ngram_fraction(
+            np.append(train[:num_tokens], half),
+            train,
+            length=13,
+            end_of_text_id=END_OF_TEXT,
+        )
+
+        num_shared = num_tokens - 12
+        num_others = max(0, num_tokens - 1 - 12)
+        assert fraction == num_shared / (num_shared + num_others)
+
+
 @pytest.mark.parametrize("place", [-2, -1, 0])
 def test_no_ngram_is_lost_where_long_texts_are_cut(place: int) -> None:
     """Texts are looked at piece by piece; this one straddles the first cut."""
-    train = np.zeros(TOKENS_AT_ONCE + 10, dtype=np.uint16)
-    train[TOKENS_AT_ONCE + place : TOKENS_AT_ONCE + place + 2] = 5, 7
+    train = np.ones(NGRAMS_AT_ONCE + 10, dtype=np.uint16)
+    train[NGRAMS_AT_ONCE + place : NGRAMS_AT_ONCE + place + 2] = 5, 7
 
     fraction = shared_ngram_fraction(
         np.array([5, 7], dtype=np.uint16), train, length=2, end_of_text_id=END_OF_TEXT
