@@ -7,6 +7,8 @@
 All of it in a clone of this repository, as it is committed, in a temporary folder. For
 the first two the pipeline must have run here: the clone gets a copy of what came of it.
 Times are wall time, medians of several turns; the commands of a question take turns.
+Beside them stand the CPU seconds of all threads: on a machine that does other things as
+well they say more than wall time, which then depends on those.
 
 A stage's first useful work, until which it imports, opens and checks:
 
@@ -22,14 +24,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from ruamel.yaml import YAML
 
 from benchmarks.measure import RESULTS, Duration, report
 
@@ -62,12 +70,25 @@ function = getattr(owner, name)
 def first_work(*arguments, **options):
     if when == "done":
         function(*arguments, **options)
-    print(time.time(), flush=True)
+    print(time.time(), time.process_time(), flush=True)
     os._exit(0)
 
 setattr(owner, name, first_work)
 stage.run(stage.main)
 """
+
+
+class Times(NamedTuple):
+    """How long something took."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def cpu_seconds_of_children() -> float:
+    """Return what all processes have used that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Clone:
@@ -90,11 +111,11 @@ class Clone:
             # As if all this had been made by the code as it is.
             self.run("dvc", "commit", "--force", "--quiet")
 
-    def seconds(self, *command: str) -> float:
+    def times(self, *command: str) -> Times:
         """Run a command, and return how long it took."""
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), cpu_seconds_of_children()
         self.run(*command)
-        return time.perf_counter() - began
+        return Times(time.perf_counter() - began, cpu_seconds_of_children() - cpu_began)
 
     def run(self, *command: str) -> str:
         """Run a command, and return what it printed."""
@@ -112,20 +133,20 @@ class Clone:
 
 
 def in_turns(
-    ways: Mapping[str, Callable[[], float]], *, turns: int
-) -> dict[str, list[float]]:
-    """Return the seconds that each of several ways took, in each turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    ways: Mapping[str, Callable[[], Times]], *, turns: int
+) -> dict[str, list[Times]]:
+    """Return how long each of several ways took, in each turn."""
+    times: dict[str, list[Times]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, way in ways.items():
             taken = way()
             if turn:  # the first one finds no compiled modules, and a cold disk
-                seconds[name].append(taken)
-            print(f"turn {turn}: {name}: {taken:.2f} s", file=sys.stderr)
-    return seconds
+                times[name].append(taken)
+            print(f"turn {turn}: {name}: {taken.seconds:.2f} s", file=sys.stderr)
+    return times
 
 
-def no_op(clone: Clone, *, turns: int) -> dict[str, list[float]]:
+def no_op(clone: Clone, *, turns: int) -> dict[str, list[Times]]:
     """Time `dvc repro` where nothing has changed, and what of it is DVC's own start."""
     said = clone.run("dvc", "repro")
     if "Data and pipelines are up to date" not in said:
@@ -134,21 +155,21 @@ def no_op(clone: Clone, *, turns: int) -> dict[str, list[float]]:
         )
     return in_turns(
         {
-            "dvc repro, nothing to do": lambda: clone.seconds("dvc", "repro"),
-            "dvc status": lambda: clone.seconds("dvc", "status"),
-            "import of dvc.repo": lambda: clone.seconds(
+            "dvc repro, nothing to do": lambda: clone.times("dvc", "repro"),
+            "dvc status": lambda: clone.times("dvc", "status"),
+            "import of dvc.repo": lambda: clone.times(
                 sys.executable, "-c", "import dvc.cli, dvc.repo, dvc.commands.repro"
             ),
-            "dvc --version": lambda: clone.seconds("dvc", "--version"),
+            "dvc --version": lambda: clone.times("dvc", "--version"),
         },
         turns=turns,
     )
 
 
-def start(clone: Clone, *, turns: int) -> dict[str, list[float]]:
+def start(clone: Clone, *, turns: int) -> dict[str, list[Times]]:
     """Time each stage from the start of its process to its first useful work."""
 
-    def seconds_until_first_work(stage: str) -> float:
+    def until_first_work(stage: str) -> Times:
         module, name = FIRST_WORK[stage]
         script = stage.replace("-", "_")
         # A training that was cut short is no business of the next one.
@@ -156,22 +177,28 @@ def start(clone: Clone, *, turns: int) -> dict[str, list[float]]:
         when = "done" if stage == "train" else "begins"
         command = [sys.executable, "-c", UNTIL_FIRST_WORK, script, module, name, when]
         began = time.time()
-        return float(clone.run(*command).split()[-1]) - began
+        ended, cpu_seconds = clone.run(*command).split()[-2:]
+        return Times(float(ended) - began, float(cpu_seconds))
 
-    def way(stage: str) -> Callable[[], float]:
-        return lambda: seconds_until_first_work(stage)
+    def way(stage: str) -> Callable[[], Times]:
+        return lambda: until_first_work(stage)
 
     return in_turns({stage: way(stage) for stage in FIRST_WORK}, turns=turns)
 
 
-def whole_run(clone: Clone) -> dict[str, list[float]]:
-    """Time each stage of `dvc repro --force`, of `train` with and without its loop.
+def whole_run(clone: Clone, *, max_tokens: int | None) -> dict[str, list[Times]]:
+    """Time each stage of `dvc repro --force`, `train` with and without its loop.
 
     A stage lasts until DVC announces the next one: what DVC does for it is part of it.
     """
+    if max_tokens is not None:
+        yaml = YAML()
+        params = yaml.load(clone.root / "params.yaml")
+        params["train"].update(max_tokens=max_tokens, warmup_tokens=0, decay_tokens=0)
+        yaml.dump(params, clone.root / "params.yaml")
     began = before = time.perf_counter()
     stage = "until the first stage"
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, float] = {}
     with subprocess.Popen(
         ["dvc", "repro", "--force"],
         cwd=clone.root,
@@ -183,22 +210,21 @@ def whole_run(clone: Clone) -> dict[str, list[float]]:
         for line in process.stdout:
             if line.startswith("Running stage"):
                 now = time.perf_counter()
-                seconds[stage] = [now - before]
+                seconds[stage] = now - before
                 stage, before = line.split("'")[1], now
             print(line, end="", file=sys.stderr)
     if process.returncode:
         raise SystemExit(process.returncode)
     ended = time.perf_counter()
-    seconds[stage] = [ended - before]
+    seconds[stage] = ended - before
     loop = seconds_of_loop(clone.root)
-    seconds["train"] = [seconds["train"][0] - loop]
+    seconds["train"] -= loop
+    seconds["everything but the loop"] = ended - began - loop
+    seconds["the loop of train"] = loop
+    names = {"train": "train, without its loop"}
     return {
-        **{
-            ("train, but its loop" if k == "train" else k): v
-            for k, v in seconds.items()
-        },
-        "everything but the loop": [ended - began - loop],
-        "the loop itself": [loop],
+        names.get(name, name): [Times(value, math.nan)]
+        for name, value in seconds.items()
     }
 
 
@@ -224,24 +250,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", choices=QUESTIONS)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        help="for `run`: train on fewer tokens; what is not the loop takes as long",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
 
     with TemporaryDirectory() as folder:
         root = Path(folder) / "clone"
         clone = Clone(root, is_finished=options.question != "run")
-        seconds = {
+        times = {
             "no-op": lambda: no_op(clone, turns=options.turns),
             "start": lambda: start(clone, turns=options.turns),
-            "run": lambda: whole_run(clone),
+            "run": lambda: whole_run(clone, max_tokens=options.max_tokens),
         }[options.question]()
     report(
         f"pipeline-{options.question}",
         QUESTIONS[options.question],
-        [Duration.of(name, taken) for name, taken in seconds.items()],
-        facts={"turns": 1 if options.question == "run" else options.turns},
+        [row(name, taken) for name, taken in times.items()],
+        facts={
+            "turns": 1 if options.question == "run" else options.turns,
+            "max_tokens": options.max_tokens or "as in params.yaml",
+            "load": f"{os.getloadavg()[1]:.1f} processes want {os.cpu_count()} cores",
+        },
         folder=options.out,
     )
+
+
+def row(name: str, times: Sequence[Times]) -> Duration:
+    """Return a row of the table; CPU seconds are told where they were measured."""
+    cpu_seconds = statistics.median(each.cpu_seconds for each in times)
+    notes: dict[str, float | str] = (
+        {} if math.isnan(cpu_seconds) else {"CPU seconds": round(cpu_seconds, 2)}
+    )
+    return Duration.of(name, [each.seconds for each in times], **notes)
 
 
 if __name__ == "__main__":
