@@ -17,7 +17,7 @@ A stage's first useful work, until which it imports, opens and checks:
     split               the first document is about to be dealt
     train               the first batch's loss is known, and the trackers are open
     evaluate            the first logits of the test split are about to be computed
-    generate-samples    the first prompt is about to be continued
+    generate-samples    the prompts are about to be continued
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FIRST_WORK = {
     "split": ("stages.split", "write_splits"),
     "train": ("toygpt.training.module", "Training.training_step"),
     "evaluate": ("stages.evaluate", "judge"),
-    "generate-samples": ("stages.generate_samples", "continue_prompt"),
+    "generate-samples": ("stages.generate_samples", "continue_prompts"),
 }
 # Runs a stage until then, as `python -m` would, and says when that was.
 UNTIL_FIRST_WORK = """
