@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toygpt.model.attention import (
     ATTENTIONS,
     CausalSelfAttention,
-    KeyValueCache,
     attention_from_scratch,
     attention_in_tiles,
     attention_one_by_one,
     flash_attention,
 )
+from toygpt.model.cache import KeyValueCache
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -21,7 +21,7 @@ Below, the same formula is computed four times, in four steps of a ladder:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from toygpt.model.cache import KeyValueCache
+
 Heads = Float[Tensor, "batch head time head_dim"]
-Index = tuple[slice | Tensor, ...]
 
 
 def attention_one_by_one(query: Heads, key: Heads, value: Heads) -> Heads:
@@ -115,96 +116,6 @@ ATTENTIONS: dict[str, Callable[[Heads, Heads, Heads], Heads]] = {
     "flash": flash_attention,
     "from_scratch": attention_from_scratch,
 }
-
-
-class KeyValueCache:
-    """The keys and values of all tokens so far, in all layers, while texts are written.
-
-    A token's key and value depend on nothing that comes later: they are computed once
-    and looked at by every later token. Each text has a row, and each of its tokens the
-    column of its position: texts of different lengths go on side by side.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        num_texts: int,
-        num_heads: int,
-        block_size: int,
-        head_dim: int,
-        device: torch.device | None = None,
-    ) -> None:
-        self.lengths = [0] * num_texts  # the tokens of each text that it holds
-        # Room for whole blocks at once: growing would copy all, for every token. Zeros,
-        # since what no token has filled is multiplied by the weight zero.
-        shape = (num_layers, num_texts, num_heads, block_size, head_dim)
-        self._keys = torch.zeros(shape, device=device)
-        self._values = torch.zeros(shape, device=device)
-        # Of the tokens that are being read:
-        self.positions: slice | Tensor = slice(0)
-        self.is_beginning = True
-        self._place: Index = ()
-        self._seen: Index = ()
-        self._is_seen: Tensor | None = None  # None: all of what is in there
-
-    def make_room(self, rows: Sequence[int], num_new: Sequence[int]) -> None:
-        """Say which texts go on, before all layers read their next tokens.
-
-        Texts begin together, or go on together. Beginnings may be filled up at their
-        end: no token looks at what comes later, and the next token takes its place.
-
-        Args:
-            rows: Of the texts, in ascending order.
-            num_new: How many tokens of each come next; later on they come one by one.
-        """
-        starts = [self.lengths[row] for row in rows]
-        ends = [start + num for start, num in zip(starts, num_new, strict=True)]
-        self.is_beginning = not any(starts)
-        # Nothing would hide the second of two new tokens from the first.
-        assert self.is_beginning or (all(starts) and set(num_new) == {1})
-        assert max(ends) <= self._keys.shape[3], "a full cache takes no more tokens"
-        for row, end in zip(rows, ends, strict=True):
-            self.lengths[row] = end
-
-        device = self._keys.device
-        is_all = len(rows) == len(self.lengths)
-        which = slice(None) if is_all else torch.tensor(rows, device=device)
-        self._seen = (which, slice(None), slice(max(ends)))
-        if len(set(starts)) == 1:  # a slice is looked at in place, without a copy
-            self.positions = slice(starts[0], max(ends))
-            self._place = (which, self.positions)
-            self._is_seen = None
-        else:
-            self.positions = torch.tensor(starts, device=device)[:, None]
-            self._place = (torch.tensor(rows, device=device)[:, None], self.positions)
-            columns = torch.arange(max(ends), device=device)
-            self._is_seen = (columns <= self.positions)[:, None, None]
-
-    def append(self, layer: int, key: Heads, value: Heads) -> None:
-        """Keep what a layer has made of the newest tokens."""
-        self._keys[layer].transpose(1, 2)[self._place] = key.transpose(1, 2)
-        self._values[layer].transpose(1, 2)[self._place] = value.transpose(1, 2)
-
-    def attend(self, layer: int, query: Heads) -> Heads:
-        """Let the newest token of each text look back at all of it, itself included.
-
-        It comes after all others: nothing is to be hidden from it, so that all steps of
-        the ladder would come down to this.
-        """
-        keys, values = self._keys[layer][self._seen], self._values[layer][self._seen]
-        return F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=self._is_seen
-        )
-
-    def forget(self, row: int) -> None:
-        """Let a text begin anew."""
-        self.lengths[row] = 0
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all texts but these, and close the gaps."""
-        self.lengths = [self.lengths[row] for row in rows]
-        self._keys, self._values = self._keys[:, rows], self._values[:, rows]
 
 
 class CausalSelfAttention(nn.Module):

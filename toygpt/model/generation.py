@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toygpt.model.attention import KeyValueCache
+from toygpt.model.cache import KeyValueCache
 from toygpt.model.gpt import GPT
 
 

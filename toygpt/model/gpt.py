@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from toygpt.model.attention import CausalSelfAttention, KeyValueCache
+from toygpt.model.attention import CausalSelfAttention
+from toygpt.model.cache import KeyValueCache
 
 # As in transformers' CTRL, whose checkpoint format is ours.
 LAYER_NORM_EPSILON = 1e-6
