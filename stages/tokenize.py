@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from stages import run
 from toygpt import paths
-from toygpt.data.corpus import DOCUMENTS_FILE, read_texts
+from toygpt.data.corpus import DOCUMENTS_FILE, count_bytes, read_texts
+from toygpt.data.fast_encoding import encode_documents
 from toygpt.data.pretrained_tokenizer import load_pretrained_tokenizer
 from toygpt.data.token_files import (
     Part,
@@ -21,8 +22,8 @@ from toygpt.data.token_files import (
 )
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
-    encode_documents,
     save_tokenizer,
+    spread_sample,
     train_tokenizer,
     vocab_size_of,
 )
@@ -32,13 +33,12 @@ from toygpt.params import load_params
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    num_bytes = sum(
-        len(text.encode()) for texts in read_texts(paths.DOCUMENTS) for text in texts
-    )
+    num_bytes = count_bytes(paths.DOCUMENTS)
     if params.tokenize.tokenizer == "trained":
         end_of_text = END_OF_TEXT
+        texts = texts_with_progress("learn the vocabulary", num_bytes)
         tokenizer = train_tokenizer(
-            texts_with_progress("learn the vocabulary", num_bytes),
+            spread_sample(texts, num_bytes),
             vocab_size=params.tokenize.vocab_size,
         )
     else:

@@ -29,11 +29,11 @@ from transformers import AutoTokenizer
 from stages import download, generate_samples, split, tokenize, train
 from tests.project import PROJECT, TINY, Workspace
 from toygpt.data.corpus import read_texts
+from toygpt.data.fast_encoding import encode_documents
 from toygpt.data.pretrained_tokenizer import load_pretrained_tokenizer
 from toygpt.data.token_files import open_tokens, read_manifest
 from toygpt.data.tokenizer import (
     bytes_of_tokens,
-    encode_documents,
     load_tokenizer,
     save_tokenizer,
     vocab_size_of,

@@ -12,13 +12,13 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from toygpt.data.fast_encoding import encode_documents
 from toygpt.data.token_files import tokenizer_digest
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     byte_alphabet,
     bytes_of_tokens,
     decode_as_it_comes,
-    encode_documents,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,

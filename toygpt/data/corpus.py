@@ -5,11 +5,12 @@ import hashlib
 import json
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toygpt.errors import InputError
@@ -232,14 +233,35 @@ def read_texts(directory: Path) -> Iterator[list[str]]:
     yield from _read_column(directory, "text")
 
 
+def count_bytes(directory: Path) -> int:
+    """Return how many bytes of UTF-8 the texts of all documents have.
+
+    Without making strings of them, which takes six times as long.
+    """
+    return sum(_read_column(directory, "text", _length_in_bytes))
+
+
 def read_groups(directory: Path) -> Iterator[str]:
     """Yield the group of each document, in order."""
     for groups in _read_column(directory, "group"):
         yield from groups
 
 
-def _read_column(directory: Path, name: str) -> Iterator[list[str]]:
+def _length_in_bytes(texts: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.binary_length(texts), min_count=0).as_py())
+
+
+def _read_column(
+    directory: Path,
+    name: str,
+    take: Callable[[pa.ChunkedArray], Any] = pa.ChunkedArray.to_pylist,
+) -> Iterator[Any]:
     """Yield a column of the documents that `download` wrote, in pieces.
+
+    Args:
+        directory: Where they lie.
+        name: Of the column.
+        take: What to yield of a piece; all of it, as strings, unless said otherwise.
 
     Raises:
         InputError: They are missing or damaged.
@@ -249,7 +271,7 @@ def _read_column(directory: Path, name: str) -> Iterator[list[str]]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, columns=[name])
-                yield table.column(name).to_pylist()
+                yield take(table.column(name))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro download`") from None
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:

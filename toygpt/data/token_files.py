@@ -5,7 +5,7 @@ it in place. Where documents end, and how many bytes every file has, stands besi
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {
 END_TYPE = np.dtype("<u8")
 # Tokens that are looked at together where a whole file would be too many.
 TOKENS_AT_ONCE = 8_000_000
+TOKENS_WRITTEN_AT_ONCE = 1_000_000
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
@@ -253,7 +254,7 @@ def count_tokens(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:
 def write_tokens(
     documents: Iterable[TokenIds], directory: Path, *, token_type: str
 ) -> tuple[int, int]:
-    """Write tokens.bin and ends.bin, document by document.
+    """Write tokens.bin and ends.bin, many documents at a time.
 
     Returns:
         How many tokens and how many documents were written.
@@ -263,9 +264,25 @@ def write_tokens(
         (directory / "tokens.bin").open("wb") as tokens,
         (directory / "ends.bin").open("wb") as ends,
     ):
-        for token_ids in documents:
-            tokens.write(token_ids.astype(TOKEN_TYPES[token_type]).tobytes())
+        for together in _portions(documents):
+            token_ids = np.concatenate(together, dtype=TOKEN_TYPES[token_type])
+            lengths = np.array([len(document) for document in together])
+            tokens.write(token_ids.data)
+            ends.write((num_tokens + lengths.cumsum()).astype(END_TYPE).data)
             num_tokens += len(token_ids)
-            num_documents += 1
-            ends.write(np.array(num_tokens, dtype=END_TYPE).tobytes())
+            num_documents += len(together)
     return num_tokens, num_documents
+
+
+def _portions(documents: Iterable[TokenIds]) -> Iterator[list[TokenIds]]:
+    """Yield documents in lists that are worth a call of the operating system."""
+    together: list[TokenIds] = []
+    num_tokens = 0
+    for document in documents:
+        together.append(document)
+        num_tokens += len(document)
+        if num_tokens >= TOKENS_WRITTEN_AT_ONCE:
+            yield together
+            together, num_tokens = [], 0
+    if together:
+        yield together

@@ -6,11 +6,12 @@ bytes are tokens too.
 """
 
 import codecs
+import json
+import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from toygpt.errors import InputError
@@ -19,6 +20,12 @@ from toygpt.files import write_json
 END_OF_TEXT = "<|endoftext|>"
 # Bytes; the time to learn from a word grows with the square of its length.
 LONGEST_WORD = 1000
+# Bytes; the memory to learn grows with the number of distinct words in the text.
+LEARN_FROM = 100_000_000
+# Characters; the memory to encode a text grows with its length.
+LONGEST_PIECE = 1_000_000
+# GPT-2 joins a blank only to what comes after it, and a line feed to no word at all.
+BLANK_AFTER_WORD = re.compile("(?<=[!-~])[ \\n]")
 
 
 def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer:
@@ -43,6 +50,56 @@ def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer
     tokenizer.pre_tokenizer = words
     treat_markers_as_text(tokenizer)
     return tokenizer
+
+
+def spread_sample(texts: Iterable[list[str]], num_bytes: int) -> Iterator[list[str]]:
+    """Yield texts of `LEARN_FROM` bytes, spread evenly over all; all, if they are less.
+
+    Args:
+        texts: All of them, in lists.
+        num_bytes: How long they are together.
+    """
+    read = taken = 0
+    for batch in texts:
+        sample = []
+        for piece in chain.from_iterable(map(cut_before_blanks, batch)):
+            if taken * num_bytes <= read * LEARN_FROM or num_bytes <= LEARN_FROM:
+                sample.append(piece)
+                taken += len(piece.encode())
+            read += len(piece.encode())
+        yield sample
+
+
+def cut_before_blanks(text: str) -> list[str]:
+    """Cut a long text into pieces, only where GPT-2 parts words in any case.
+
+    So the words of the pieces are those of the text, and so are their tokens.
+    """
+    pieces = []
+    first = 0
+    while len(text) - first > LONGEST_PIECE:
+        blank = BLANK_AFTER_WORD.search(text, first + LONGEST_PIECE)
+        if blank is None:
+            break
+        pieces.append(text[first : blank.start()])
+        first = blank.start()
+    return [*pieces, text[first:]] if first else [text]
+
+
+def cuts_words_as_gpt2(tokenizer: Tokenizer) -> bool:
+    """Say whether a text falls into words in GPT-2's way, and in no other.
+
+    Special tokens do not count: `treat_markers_as_text`.
+    """
+    told = json.loads(tokenizer.to_str())
+    words = told["pre_tokenizer"] or {}
+    return (
+        tokenizer.encode_special_tokens
+        and told["normalizer"] is None
+        and (words.get("type"), words.get("add_prefix_space")) == ("ByteLevel", False)
+        and words.get("use_regex", True)
+        and all(token["special"] for token in told["added_tokens"])
+    )
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, *, end_of_text: str) -> None:
@@ -107,15 +164,6 @@ def decode_as_it_comes(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterat
 def vocab_size_of(tokenizer: Tokenizer) -> int:
     """Return how many token ids there are, unused ones included."""
     return int(max(tokenizer.get_vocab().values())) + 1
-
-
-def encode_documents(
-    tokenizer: Tokenizer, texts: Iterable[list[str]], *, end_of_text_id: int
-) -> Iterator[NDArray[np.uint32]]:
-    """Yield the token ids of each text, the end of text appended."""
-    for batch in texts:
-        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            yield np.array([*encoding.ids, end_of_text_id], dtype=np.uint32)
 
 
 def bytes_of_tokens(tokenizer: Tokenizer) -> list[bytes]:
