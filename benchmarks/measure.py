@@ -91,6 +91,7 @@ def race(
     amount: float,
     turns: int,
     environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    with_children: bool = False,
 ) -> list[Timing]:
     """Let all ways take turns, and return what came of each, in the order given.
 
@@ -99,6 +100,8 @@ def race(
         amount: Units of work in a portion.
         turns: How many portions of each are timed.
         environments: What a way finds in its environment beside what all find.
+        with_children: Whether the memory of the largest process that a way started, and
+            that has ended, is added to its own.
 
     Raises:
         RuntimeError: A way ended before its last turn.
@@ -119,7 +122,9 @@ def race(
     try:
         for name, way in ways.items():  # one by one: they would slow one another
             ours, theirs = spawned.Pipe()
-            process = spawned.Process(target=_run, args=(way, theirs), daemon=True)
+            process = spawned.Process(
+                target=_run, args=(way, theirs, with_children), daemon=not with_children
+            )
             with _environment(environments.get(name, {})):
                 process.start()
             theirs.close()
@@ -166,13 +171,15 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _run(way: Way, connection: Connection) -> None:
+def _run(way: Way, connection: Connection, with_children: bool) -> None:
     """Run a way in this process, and report how long each portion takes."""
     began = time.perf_counter()
 
     def lap() -> None:
         nonlocal began
         peak = _peak_memory()  # on a GPU, waits until it is done
+        if with_children:
+            peak += _peak_of(resource.RUSAGE_CHILDREN)
         try:
             connection.send((time.perf_counter() - began, peak))
             connection.recv()
@@ -189,7 +196,11 @@ def _peak_memory() -> int:
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated())
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _peak_of(resource.RUSAGE_SELF)
+
+
+def _peak_of(whom: int) -> int:
+    kilobytes = resource.getrusage(whom).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 

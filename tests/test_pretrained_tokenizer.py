@@ -29,7 +29,7 @@ from transformers import AutoTokenizer
 from stages import download, generate_samples, split, tokenize, train
 from tests.project import PROJECT, TINY, Workspace
 from toygpt.data.corpus import read_texts
-from toygpt.data.fast_encoding import encode_documents
+from toygpt.data.fast_encoding import Encoder
 from toygpt.data.pretrained_tokenizer import load_pretrained_tokenizer
 from toygpt.data.token_files import open_tokens, read_manifest
 from toygpt.data.tokenizer import (
@@ -242,10 +242,15 @@ def saved(
     return directory
 
 
+ENCODERS: dict[Tokenizer, Encoder] = {}
+
+
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return a text's token ids as the pipeline finds them, without the last."""
-    (token_ids,) = encode_documents(tokenizer, [[text]], end_of_text_id=0)
-    return [int(token_id) for token_id in token_ids[:-1]]
+    """Return a text's token ids as the pipeline finds them."""
+    if tokenizer not in ENCODERS:  # its trial takes a while
+        ENCODERS[tokenizer] = Encoder(tokenizer, [])
+    (token_ids,) = ENCODERS[tokenizer].encode([text])
+    return [int(token_id) for token_id in token_ids]
 
 
 @property_test

@@ -23,7 +23,7 @@ from toygpt.errors import first_line
 TokenIds = NDArray[np.uint32]
 
 DOCUMENTS_TO_TRY = 8
-CHARACTERS_TO_TRY = 50_000  # of each
+CHARACTERS_TO_TRY = 20_000  # of each
 # What `tokenizers` is given at once; it needs a hundred times the memory of the text.
 CHARACTERS_AT_ONCE = 1_000_000
 
@@ -147,9 +147,7 @@ class Encoder:
 
     @staticmethod
     def _tell(reason: str) -> None:
-        print(
-            f"encoding with tokenizers, which takes longer: {reason}", file=sys.stderr
-        )
+        print(f"encoding with tokenizers, which is slower: {reason}", file=sys.stderr)
 
 
 def is_plain(tokenizer: Tokenizer) -> bool:
