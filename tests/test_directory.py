@@ -316,6 +316,19 @@ def test_weights_that_are_noise_are_named(save: Callable[..., Saved]) -> None:
         load_model(path.parent)
 
 
+def test_as_many_numbers_in_other_shapes_are_refused(
+    save: Callable[..., Saved],
+) -> None:
+    directory = save().directory
+    weights = load_file(directory / "model.safetensors")
+    first = "transformer.w.weight"
+    weights[first] = weights[first].T.contiguous()
+    save_file(weights, directory / "model.safetensors")
+
+    with pytest.raises(InputError, match=f"1 weights are .*, {re.escape(first)} first"):
+        load_model(directory)
+
+
 @pytest.mark.parametrize("change", [{"num_layers": 1}, {"embed_dim": 16}])
 def test_weights_of_another_shape_are_refused(
     save: Callable[..., Saved], change: dict[str, int]
@@ -324,7 +337,8 @@ def test_weights_of_another_shape_are_refused(
     (other / "model.safetensors").replace(directory / "model.safetensors")
 
     with pytest.raises(
-        InputError, match=r"model\.safetensors does not fit .*config\.json.* first"
+        InputError,
+        match=r"model\.safetensors does not fit .*config\.json: [\d,]+ numbers",
     ):
         load_model(directory)
 

@@ -179,6 +179,7 @@ def test_the_number_of_parameters_follows_its_formula() -> None:
     blocks = num_layers * (12 * embed_dim**2 + 13 * embed_dim)
     around_them = VOCAB_SIZE * embed_dim + VOCAB_SIZE + 2 * embed_dim
     assert model.num_parameters == blocks + around_them
+    assert model.config.num_parameters == model.num_parameters
 
 
 @pytest.mark.parametrize(

@@ -100,17 +100,18 @@ def load_model(directory: Path) -> GPT:
             f"cannot read {directory / WEIGHTS_FILE}: {error}; {_way_out(directory)}"
         ) from None
 
-    if config.num_layers > len(weights):  # to build them, only to compare, takes long
+    # Before anything of that size is built: the file may be damaged, or made to harm.
+    num_found = sum(tensor.numel() for tensor in weights.values())
+    if num_found != config.num_parameters:
         raise InputError(
             f"{directory / WEIGHTS_FILE} does not fit {directory / 'config.json'}: "
-            f"{len(weights)} weights for {config.num_layers:,} blocks; "
+            f"{num_found:,} numbers instead of {config.num_parameters:,}; "
             f"{_way_out(directory)}"
         )
-    with torch.device("meta"):
-        skeleton = GPT(config)
+    model = GPT(config)
     expected = {
         _to_ctrl(name): (tensor.shape, True)
-        for name, tensor in skeleton.state_dict().items()
+        for name, tensor in model.state_dict().items()
         if name != TIED
     }
     found = {
@@ -129,7 +130,6 @@ def load_model(directory: Path) -> GPT:
             f"{directory / WEIGHTS_FILE} holds numbers that are none (NaN); "
             f"{_way_out(directory)}"
         )
-    model = GPT(config)
     ours = {
         name: weights[_to_ctrl(name)] for name in model.state_dict() if name != TIED
     }

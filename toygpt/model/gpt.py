@@ -34,6 +34,13 @@ class GPTConfig:
     embed_dim: int  # channels of the vector that stands for one token
     dropout: float  # fraction of channels set to zero, at random, while training
 
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers such a network learns; the tied embedding counts once."""
+        in_a_block = 12 * self.embed_dim**2 + 13 * self.embed_dim
+        in_and_out = self.vocab_size * (self.embed_dim + 1)
+        return self.num_layers * in_a_block + in_and_out + 2 * self.embed_dim
+
 
 class FeedForward(nn.Module):
     """Let each token digest what attention has gathered, on its own.
