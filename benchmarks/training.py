@@ -13,6 +13,7 @@ and 12 · layers · channels · block_size for attention, as if it were not caus
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -266,6 +267,16 @@ def matrix_products(task: Task, lap: Lap, *, size: int) -> None:
         lap()
 
 
+def seconds_per_batch(task: Task) -> float:
+    """Return how long it takes to cut a batch out of the text, and to send it."""
+    batches = task.batches()
+    on_device(batches.batch(0), task.device)
+    began = time.perf_counter()
+    for step in range(1, 101):
+        on_device(batches.batch(step), task.device)
+    return (time.perf_counter() - began) / 100
+
+
 def operations_per_token(config: GPTConfig) -> int:
     """Return the floating-point operations of a training step, for each token."""
     weights = 12 * config.num_layers * config.embed_dim**2
@@ -329,6 +340,8 @@ def main() -> None:
         environments={name: ENVIRONMENT for name in ways if "toyGPT" in name},
     )
     *trainings, products = timings
+    ours = next((t for t in trainings if t.name.startswith("toyGPT stage")), None)
+    waiting = seconds_per_batch(task) * task.steps_per_turn
     portion = task.steps_per_turn * 2 * size**3
     rate = products.per_second / task.tokens_per_turn * portion
     report(
@@ -341,6 +354,11 @@ def main() -> None:
             "batch_size": task.batch_size,
             "parameters": GPT(task.config).num_parameters,
             "matrix_products_tflops": rate / 1e12,
+            **(
+                {"loading_share": waiting * ours.per_second / task.tokens_per_turn}
+                if ours
+                else {}
+            ),
             **task.config.__dict__,
         },
         folder=options.out,
