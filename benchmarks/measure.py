@@ -85,6 +85,19 @@ class Duration:
         return cls(name, statistics.median(taken), min(taken), max(taken), notes)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What is counted or computed, not timed.
+
+    Attributes:
+        name: Of what it is about.
+        notes: The figures, by column.
+    """
+
+    name: str
+    notes: Mapping[str, float | str]
+
+
 def race(
     ways: Mapping[str, Way],
     *,
@@ -231,7 +244,7 @@ def machine() -> dict[str, Any]:
 def report(
     name: str,
     question: str,
-    timings: Sequence[Timing] | Sequence[Duration],
+    rows: Sequence[Timing] | Sequence[Duration] | Sequence[Figures],
     *,
     unit: str = "",
     facts: Mapping[str, Any],
@@ -242,21 +255,25 @@ def report(
     Args:
         name: Of the file, without its ending.
         question: That the table answers.
-        timings: Its rows.
-        unit: Of the work, in the plural; durations have none.
+        rows: Of the table.
+        unit: Of the work of timings, in the plural.
         facts: What was the same for all ways: shapes, precision, convention.
         folder: Where the file goes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python", "-m", f"benchmarks.{name.split('-')[0]}"])
+    # The place of the results is no part of how to get them.
+    options = " ".join(sys.argv[1:]).partition(" --out ")[0].split()
+    options = [] if options[:1] == ["--out"] else options
     result = {
         "question": question,
-        "command": " ".join([command, *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "-m", f"benchmarks.{name.split('-')[0]}", *options]
+        ),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "unit": unit,
         "facts": dict(facts),
         "machine": machine(),
-        "rows": [asdict(timing) for timing in timings],
+        "rows": [asdict(row) for row in rows],
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -267,15 +284,16 @@ def table(result: Mapping[str, Any]) -> str:
     """Return a result as a table in Markdown."""
     rows = result["rows"]
     notes = list(dict.fromkeys(key for row in rows for key in row["notes"]))
-    if "seconds" in rows[0]:
-        titles, cells = ["", "seconds", "fastest to slowest"], _cells_of_duration
-    else:
-        titles, cells = (
-            ["", f"{result['unit']}/s", "slowest to fastest"],
-            _cells_of_timing,
-        )
+    cells: Callable[[Mapping[str, Any]], list[str]]
+    if "per_second" in rows[0]:
+        titles = [f"{result['unit']}/s", "slowest to fastest"]
         titles += ["ratio", "peak memory", "ready after"]
-    lines = [[*titles, *notes]]
+        cells = _cells_of_timing
+    elif "seconds" in rows[0]:
+        titles, cells = ["seconds", "fastest to slowest"], _cells_of_duration
+    else:
+        titles, cells = [], lambda row: [row["name"]]
+    lines = [["", *titles, *notes]]
     lines.append(["---", *["---:" for _ in lines[0][1:]]])
     for row in rows:
         lines.append(
