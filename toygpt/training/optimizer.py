@@ -12,6 +12,9 @@ from torch.optim import AdamW, Muon, Optimizer
 if TYPE_CHECKING:
     from toygpt.params import TrainParams
 
+# PyTorch's 0.95 looks back further than a short training has steps to spare.
+MUON_MOMENTUM = 0.9
+
 
 class MuonWithAdamW(Optimizer):
     """Muon for the matrices inside the blocks, AdamW for the rest, as one optimizer.
@@ -72,6 +75,11 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> Optimizer:
         ]
         return AdamW(groups, fused=True, **settings)
     return MuonWithAdamW(
-        Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.weight_decay),
+        Muon(
+            matrices,
+            lr=params.muon_learning_rate,
+            momentum=MUON_MOMENTUM,
+            weight_decay=params.weight_decay,
+        ),
         AdamW(others, weight_decay=0.0, fused=True, **settings),
     )
