@@ -71,13 +71,19 @@ def test_every_study_asks_for_parameters_that_exist(script: Path) -> None:
         arguments = get_main_parser().parse_args(
             [part for part in shlex.split(command)[1:] if part != "$@"]
         )
-        overrides = {}
-        for assignment in arguments.set_param:
-            key, _, value = assignment.partition("=")
-            overrides[key] = YAML(typ="safe").load(value)
+        choices = {
+            # A grid tries each of them; a list is one.
+            key: [values] if values.startswith("[") else values.split(",")
+            for key, _, values in (part.partition("=") for part in arguments.set_param)
+        }
         before = dict(flatten(read_yaml(PROJECT / "params.yaml")))
-        assert overrides.keys() <= before.keys()
-        load_params(PROJECT / "params.yaml", overrides)
+        assert choices.keys() <= before.keys()
+        for number in range(max(map(len, choices.values()))):
+            overrides = {
+                key: YAML(typ="safe").load(values[number % len(values)])
+                for key, values in choices.items()
+            }
+            load_params(PROJECT / "params.yaml", overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
