@@ -136,21 +136,29 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
 
 
 def bare_loop(
-    task: Task, lap: Lap, *, optimizer: str, compiled: bool, as_stage: bool = False
+    task: Task,
+    lap: Lap,
+    *,
+    optimizer: str,
+    compiled: bool,
+    attention: str = "flash",
+    keeps_memory: bool = False,
+    matmul_precision: str = "high",
 ) -> None:
-    """Train the same network in a loop of ten lines, by hand.
+    """Train the same network in a loop of ten lines, as one would write it by hand.
 
     Args:
         task: What to train.
         lap: To be called after each turn.
         optimizer: As in params.yaml.
         compiled: Whether the network is compiled.
-        as_stage: With what the stage `train` does to be fast, but without Lightning.
+        attention: As in params.yaml.
+        keeps_memory: Whether memory is kept, as in the stage `train`.
+        matmul_precision: Of products in 32 bits: "high" allows a GPU's TF32.
     """
-    torch.set_float32_matmul_precision("high")
-    if as_stage:
+    torch.set_float32_matmul_precision(matmul_precision)
+    if keeps_memory:
         keep_freed_memory()
-    attention = task.attention if as_stage else "flash"
     model = GPT(task.config, attention=attention).to(task.device)
     params = SimpleNamespace(
         optimizer=optimizer,
@@ -318,7 +326,12 @@ def main() -> None:
             bare_loop, task, optimizer="adamw", compiled=True
         ),
         "toyGPT stage without Lightning, AdamW": partial(
-            bare_loop, task, optimizer="adamw", compiled=is_compiled, as_stage=True
+            bare_loop,
+            task,
+            optimizer="adamw",
+            compiled=is_compiled,
+            attention=task.attention,
+            keeps_memory=True,
         ),
         "toyGPT stage, AdamW": partial(
             stage, task, optimizer="adamw", compiled=is_compiled

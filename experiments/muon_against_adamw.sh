@@ -26,7 +26,7 @@ dvc exp run --queue --name muon \
     train
 
 dvc queue start --jobs 2
-while dvc queue status | grep --quiet --extended-regexp 'Queued|Running'; do
+while [ -n "$(dvc queue status | grep -E 'Queued|Running')" ]; do
     sleep 10
 done
 dvc exp show --hide-workspace --drop '.*' \

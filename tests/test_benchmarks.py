@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from importlib import import_module
 from multiprocessing import active_children
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data import at_target
-from benchmarks.measure import Duration, Lap, race, report, table
+from benchmarks.ladder import ladder
+from benchmarks.measure import RESULTS, Duration, Lap, race, report, table
+from benchmarks.memory import computed_peak
+from benchmarks.page import PAGE, TABLE, with_tables
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
 from benchmarks.training import operations_per_token
+from tests.project import PROJECT
 from toygpt.model.gpt import GPTConfig
 
 
@@ -62,6 +67,40 @@ def test_a_way_that_ends_ends_the_race(capfd: pytest.CaptureFixture[str]) -> Non
         race({"works": works, "gives up": gives_up}, amount=1, turns=3)
 
     assert active_children() == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_each_step_of_the_ladder_changes_one_thing(device: str) -> None:
+    rungs = list(ladder(device).values())
+
+    taken = [asdict(rung) for rung in rungs]
+    for number, rung in enumerate(taken[1:], start=1):
+        below = taken[number - 1]
+        changed = [key for key in rung if rung[key] != below[key]]
+        is_beside = device == "cpu" and number == len(taken) - 1  # the last two differ
+        assert len(changed) == (2 if is_beside else 1)
+
+
+def test_the_memory_of_a_step_is_what_it_holds() -> None:
+    config = GPTConfig(211, 2, 2, 16, 32, 0.0)
+
+    few, many = computed_peak(config, 2), computed_peak(config, 64)
+
+    num_weights = config.num_parameters
+    assert few["weights"] == many["weights"] == 4 * num_weights
+    # Muon remembers one number for each weight in the blocks' matrices, AdamW two.
+    in_matrices = 12 * config.num_layers * config.embed_dim**2
+    remembered = 4 * (in_matrices + 2 * (num_weights - in_matrices))
+    assert remembered <= few["optimizer"] < remembered + 1000  # and the steps taken
+    logits = 64 * config.block_size * config.vocab_size * 4
+    assert many["all"] > many["weights"] + many["optimizer"] + 2 * logits
+
+
+def test_the_page_shows_the_newest_results() -> None:
+    page = (PROJECT / PAGE).read_text(encoding="utf-8")
+
+    assert with_tables(page) == page
+    assert set(TABLE.findall(page)) == {path.stem for path in RESULTS.glob("*.json")}
 
 
 def test_the_operations_of_a_token_are_counted_by_the_convention() -> None:

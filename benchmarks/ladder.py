@@ -1,0 +1,90 @@
+"""What does each step bring that makes training faster?
+
+    python -m benchmarks.ladder                    # nano, on what this machine has
+    python -m benchmarks.ladder --model small
+
+Each row is the row above and one step more, in a plain loop with AdamW; the ratio is to
+the first. On a GPU the ladder is another one than on a processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from benchmarks.measure import RESULTS, Way, race, report
+from benchmarks.training import TASKS, Task, bare_loop
+from toygpt.memory import ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class Rung:
+    """All that a row does; as slow as can be, where nothing is said."""
+
+    precision: str = "32-true"
+    attention: str = "from_scratch"
+    compiled: bool = False
+    keeps_memory: bool = False
+    matmul_precision: str = "highest"
+
+    def way(self, task: Task) -> Way:
+        """Return how to train so."""
+        return partial(
+            bare_loop,
+            replace(task, precision=self.precision),
+            optimizer="adamw",
+            compiled=self.compiled,
+            attention=self.attention,
+            keeps_memory=self.keeps_memory,
+            matmul_precision=self.matmul_precision,
+        )
+
+
+def ladder(device: str) -> dict[str, Rung]:
+    """Return the steps, the first one first."""
+    rungs = {"32 bits, attention by matrices": (rung := Rung())}
+    if device == "cuda":
+        rungs["+ TF32"] = rung = replace(rung, matmul_precision="high")
+        rungs["+ bf16"] = rung = replace(rung, precision="bf16-mixed")
+        rungs["+ flash attention"] = rung = replace(rung, attention="flash")
+        rungs["+ compiled"] = replace(rung, compiled=True)
+        return rungs
+    rungs["+ bf16"] = rung = replace(rung, precision="bf16-mixed")
+    rungs["+ memory that is kept (the stage)"] = best = replace(rung, keeps_memory=True)
+    rungs["not taken: + compiled"] = replace(best, compiled=True)
+    rungs["not taken: + flash attention"] = replace(best, attention="flash")
+    return rungs
+
+
+def main() -> None:
+    """Measure, print the table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=TASKS, default="nano")
+    parser.add_argument("--turns", type=int, default=11)
+    parser.add_argument("--batch-size", type=int, help="sequences (default: as listed)")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    task = TASKS[options.model]
+    task = replace(task, batch_size=options.batch_size or task.batch_size)
+    rungs = ladder(task.device.type)
+    report(
+        f"ladder-{options.model}-{task.device.type}",
+        "What does each step bring that makes training faster?",
+        race(
+            {name: rung.way(task) for name, rung in rungs.items()},
+            amount=task.tokens_per_turn,
+            turns=options.turns,
+            environments={
+                name: ENVIRONMENT for name, rung in rungs.items() if rung.keeps_memory
+            },
+        ),
+        unit="tokens",
+        facts={"batch_size": task.batch_size, **task.config.__dict__},
+        folder=options.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
