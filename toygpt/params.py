@@ -362,7 +362,7 @@ def _parse_yaml(text: str) -> Any:
     sizes: dict[str, int] = {}  # how many values each anchor marks
     opened: list[tuple[str | None, int]] = []  # anchors, and how many came before
     num_values = 0
-    for event in YAML(typ="safe").parse(text):
+    for event in YAML(typ="safe", pure=True).parse(text):
         if isinstance(event, CollectionEndEvent):
             anchor, before = opened.pop()
             if anchor is not None:
@@ -385,7 +385,8 @@ def _parse_yaml(text: str) -> Any:
                     f"line {line}: *{event.anchor} and the aliases before it stand for "
                     f"more than {MAX_VALUES:,} values"
                 )
-    return YAML(typ="safe").load(text)
+    # Pure: the parser in C does not say which alias is undefined.
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _reason(error: Exception) -> str:
