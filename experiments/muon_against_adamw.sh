@@ -6,7 +6,7 @@
 # AdamW: three learning rates, three seeds each, 1,000,000 tokens.
 # Muon: the default rates, three seeds, 600,000 tokens.
 # All else is the default; the rates fall over the last 88 % of the tokens, as there.
-# Two trainings at a time, on one core each; at the end a table of their validation losses.
+# Two trainings at a time, on one core each; at the end a table of what they came to.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -29,5 +29,4 @@ dvc queue start --jobs 2
 while [ -n "$(dvc queue status | grep -E 'Queued|Running')" ]; do
     sleep 10
 done
-dvc exp show --hide-workspace --drop '.*' \
-    --keep 'seed|learning_rate|max_tokens|optimizer|validation_loss' --csv
+dvc exp show --hide-workspace --only-changed --sort-by validation_loss --csv
