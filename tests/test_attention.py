@@ -205,7 +205,7 @@ def test_in_tiles_never_are_there_more_scores_than_a_tile_holds() -> None:
 def cache_for(num_texts: int) -> KeyValueCache:
     """Return an empty cache for one layer of three heads with four channels each."""
     return KeyValueCache(
-        num_layers=1, num_texts=num_texts, num_heads=3, block_size=10, head_dim=4
+        num_layers=1, num_texts=num_texts, num_heads=3, num_tokens=10, head_dim=4
     )
 
 

@@ -25,14 +25,14 @@ class KeyValueCache:
         num_layers: int,
         num_texts: int,
         num_heads: int,
-        block_size: int,
+        num_tokens: int,
         head_dim: int,
         device: torch.device | None = None,
     ) -> None:
         self.lengths = [0] * num_texts  # the tokens of each text that it holds
-        # Room for whole blocks at once: growing would copy all, for every token. Zeros,
+        # Room for all tokens at once: growing would copy all, for every token. Zeros,
         # since what no token has filled is multiplied by the weight zero.
-        shape = (num_layers, num_texts, num_heads, block_size, head_dim)
+        shape = (num_layers, num_texts, num_heads, num_tokens, head_dim)
         self._keys = torch.zeros(shape, device=device)
         self._values = torch.zeros(shape, device=device)
         # Of the tokens that are being read:

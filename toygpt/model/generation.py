@@ -106,7 +106,8 @@ def generate_together(
         Text(number, prompt[-block_size:], torch.Generator().manual_seed(seed + number))
         for number, prompt in enumerate(prompts)
     ]
-    cache = model.new_cache(len(texts))
+    longest = max((len(text.window) for text in texts), default=0)
+    cache = model.new_cache(len(texts), longest + max_new_tokens)
     for _ in range(max_new_tokens):
         for text, next_id in zip(
             texts, _next_ids(model, texts, cache, sampling), strict=True

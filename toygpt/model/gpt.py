@@ -169,13 +169,19 @@ class GPT(nn.Module):
             x = block(x, cache, layer)
         return self.final_norm(x)
 
-    def new_cache(self, num_texts: int) -> KeyValueCache:
-        """Return what `read_on` needs to go on from where it was."""
+    def new_cache(self, num_texts: int, num_tokens: int | None = None) -> KeyValueCache:
+        """Return what `read_on` needs to go on from where it was.
+
+        Args:
+            num_texts: How many texts it is for.
+            num_tokens: How long each may get; None is as long as a block.
+        """
+        block_size = self.config.block_size
         return KeyValueCache(
             num_layers=self.config.num_layers,
             num_texts=num_texts,
             num_heads=self.config.num_heads,
-            block_size=self.config.block_size,
+            num_tokens=min(num_tokens or block_size, block_size),
             head_dim=self.config.embed_dim // self.config.num_heads,
             device=self.positions.device,
         )
