@@ -153,7 +153,7 @@ def main() -> None:
             }
             report(
                 f"generation-{options.model}-{num_texts}-{device_for('auto').type}",
-                f"How fast are {num_texts} texts written by {options.model}?",
+                f"How fast does {options.model} write, texts at once: {num_texts}?",
                 race(ways, amount=num_texts * options.new_tokens, turns=options.turns),
                 unit="new tokens",
                 facts={
