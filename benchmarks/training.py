@@ -13,6 +13,7 @@ and 12 · layers · channels · block_size for attention, as if it were not caus
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -240,24 +241,25 @@ def transformers_trainer(task: Task, lap: Lap, *, compiled: bool) -> None:
             if state.global_step % task.steps_per_turn == 0:
                 lap()
 
-    Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir="/tmp/none",
-            per_device_train_batch_size=task.batch_size,
-            max_steps=1_000_000,
-            bf16=task.precision == "bf16-mixed",
-            use_cpu=task.device.type == "cpu",
-            optim="adamw_torch_fused",
-            torch_compile=compiled,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        train_dataset=Rows(),
-        callbacks=[Laps()],
-    ).train()
+    with tempfile.TemporaryDirectory() as nothing_is_saved_here:
+        Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=nothing_is_saved_here,
+                per_device_train_batch_size=task.batch_size,
+                max_steps=1_000_000,
+                bf16=task.precision == "bf16-mixed",
+                use_cpu=task.device.type == "cpu",
+                optim="adamw_torch_fused",
+                torch_compile=compiled,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            ),
+            train_dataset=Rows(),
+            callbacks=[Laps()],
+        ).train()
 
 
 def matrix_products(task: Task, lap: Lap, *, size: int) -> None:

@@ -13,19 +13,16 @@
 #   the hub's cache (~/.cache/huggingface, or $HF_HOME): 6.8 GB of disk there.
 # Tokens: the first toyGPT counted 1.531 B, 98 % of them for training: 1.50 B. About
 #   4.4 bytes each, as English has them with GPT-2's tokenizer: 6.7 GB of text.
-#   Tokenizing goes at 2 to 6 MB/s on two cores: 20 to 55 minutes, less with more cores.
+#   Tokenizing takes some two minutes (2 GB took half a minute on two cores).
 # Disk here: documents about 3 GB (compressed), tokens 1.531 B x 2 bytes = 3.1 GB, splits
 #   as much again; where the disk cannot share copies with DVC's cache, all of it twice.
 # Steps: 256 sequences x 512 tokens = 131,072 tokens each; 1.5 B / 131,072 = 11,445 steps.
 # Time: each token costs 6 x 123.7 M (weights) + 12 x 12 layers x 768 x 512 (attention)
 #   = 0.80 GFLOP, all of it 1.2e18. An H100 does 989 TFLOP/s at most in bf16: 45 minutes
 #   at 45 % of that, 67 minutes at 30 %.
-# Memory on the GPU, with 64 sequences at once:
-#   weights and gradients 2 x 4 x 123.7 M = 1.0 GB; Muon 4 x 84.9 M, AdamW 8 x 38.8 M
-#   = 0.65 GB; activations about 34 x 64 x 512 x 768 bytes per layer, 10 GB in all;
-#   logits 64 x 512 x 50,257 = 1.6 G numbers, 10 to 20 GB with their gradients. About
-#   30 GB; with less memory -S runtime.micro_batch_size=16: the same result
-#   but for rounding.
+# Memory on the GPU, with 64 sequences at once: 29 GiB, computed tensor by tensor (see
+#   docs/performance.md); compiled, less. With less memory
+#   -S runtime.micro_batch_size=16: the same result but for rounding.
 # Learning rates: the rates rise over 20 M tokens (153 steps) and fall over the last 60 %.
 set -euo pipefail
 cd "$(dirname "$0")/.."
