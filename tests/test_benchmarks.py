@@ -11,29 +11,14 @@ import pytest
 
 from benchmarks.data import at_target
 from benchmarks.ladder import ladder
-from benchmarks.measure import RESULTS, Duration, Lap, race, report, table
+from benchmarks.measure import RESULTS, Duration, race, report, table
 from benchmarks.memory import computed_peak
 from benchmarks.page import PAGE, TABLE, with_tables
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
 from benchmarks.training import operations_per_token
 from tests.project import PROJECT
+from tests.ways import gives_up, works, works_with_a_setting
 from toygpt.model.gpt import GPTConfig
-
-
-def works(lap: Lap) -> None:
-    while True:
-        sum(range(100_000))
-        lap()
-
-
-def works_with_a_setting(lap: Lap) -> None:
-    assert os.environ["TOYGPT_TEST"] == "1"
-    works(lap)
-
-
-def gives_up(lap: Lap) -> None:
-    lap()
-    lap()
 
 
 def test_each_way_has_its_turns_and_is_compared_with_the_first(tmp_path: Path) -> None:
