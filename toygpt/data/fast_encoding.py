@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from toygpt.data.token_files import in_portions
 from toygpt.data.tokenizer import cut_before_blanks, cuts_words_as_gpt2
 from toygpt.errors import first_line
 
@@ -181,23 +182,9 @@ def encode_with_tokenizers(
     tokenizer: Tokenizer, texts: Iterable[str]
 ) -> Iterator[TokenIds]:
     """Yield the token ids of each text, some texts at a time."""
-    for batch in in_portions(texts):
+    for batch in in_portions(texts, size=CHARACTERS_AT_ONCE):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             yield np.array(encoding.ids, dtype=np.uint32)
-
-
-def in_portions(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Yield texts in lists of about `CHARACTERS_AT_ONCE`, if none is longer."""
-    portion: list[str] = []
-    num_characters = 0
-    for text in texts:
-        portion.append(text)
-        num_characters += len(text)
-        if num_characters >= CHARACTERS_AT_ONCE:
-            yield portion
-            portion, num_characters = [], 0
-    if portion:
-        yield portion
 
 
 def raise_if_meant(error: BaseException) -> None:

@@ -5,10 +5,10 @@ it in place. Where documents end, and how many bytes every file has, stands besi
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {
 END_TYPE = np.dtype("<u8")
 # Tokens that are looked at together where a whole file would be too many.
 TOKENS_AT_ONCE = 8_000_000
+# So many are worth a call of the operating system.
 TOKENS_WRITTEN_AT_ONCE = 1_000_000
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
+AnySized = TypeVar("AnySized", bound=Sized)
 
 
 def token_type_for(vocab_size: int) -> str:
@@ -264,7 +266,7 @@ def write_tokens(
         (directory / "tokens.bin").open("wb") as tokens,
         (directory / "ends.bin").open("wb") as ends,
     ):
-        for together in _portions(documents):
+        for together in in_portions(documents, size=TOKENS_WRITTEN_AT_ONCE):
             token_ids = np.concatenate(together, dtype=TOKEN_TYPES[token_type])
             lengths = np.array([len(document) for document in together])
             tokens.write(token_ids.data)
@@ -274,15 +276,15 @@ def write_tokens(
     return num_tokens, num_documents
 
 
-def _portions(documents: Iterable[TokenIds]) -> Iterator[list[TokenIds]]:
-    """Yield documents in lists that are worth a call of the operating system."""
-    together: list[TokenIds] = []
-    num_tokens = 0
-    for document in documents:
-        together.append(document)
-        num_tokens += len(document)
-        if num_tokens >= TOKENS_WRITTEN_AT_ONCE:
-            yield together
-            together, num_tokens = [], 0
-    if together:
-        yield together
+def in_portions(items: Iterable[AnySized], *, size: int) -> Iterator[list[AnySized]]:
+    """Yield items in lists that come to `size` together; the last may be shorter."""
+    portion: list[AnySized] = []
+    length = 0
+    for item in items:
+        portion.append(item)
+        length += len(item)
+        if length >= size:
+            yield portion
+            portion, length = [], 0
+    if portion:
+        yield portion
