@@ -1,11 +1,12 @@
 """How fast is text written, beside `generate` of transformers?
 
     python -m benchmarks.generation                  # nano, on what this machine has
-    python -m benchmarks.generation --model small --new-tokens 16 --turns 5
+    python -m benchmarks.generation --model small --turns 5
 
 Greedy, with a cache of keys and values, in 32 bits: both read the very same checkpoint,
-of random weights. That their texts are equal, token for token, is checked first. To
-compare with a given number of threads, set OMP_NUM_THREADS.
+of random weights. That their texts are equal, token for token, is checked first. toyGPT
+keeps its memory as in its stages, transformers as it comes. To compare with a given
+number of threads, set OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import torch
 
 from benchmarks.measure import RESULTS, Lap, Way, race, report
 from benchmarks.training import TASKS
+from toygpt.memory import ENVIRONMENT, keep_freed_memory
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_model, save_model
 from toygpt.model.generation import generate_together
 from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.model.inference import InferenceGPT
 
 NEVER = -1  # no token has this id, so that no text ends
 
@@ -53,7 +56,8 @@ def write_checkpoint(config: GPTConfig, directory: Path) -> None:
 
 def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
     """Return what writes all texts with toyGPT."""
-    model = load_model(task.directory).to(device_for("auto"))
+    keep_freed_memory()
+    model = InferenceGPT(load_model(task.directory).to(device_for("auto")))
 
     def write() -> list[list[int]]:
         texts: list[list[int]] = [[] for _ in task.prompts]
@@ -154,7 +158,12 @@ def main() -> None:
             report(
                 f"generation-{options.model}-{num_texts}-{device_for('auto').type}",
                 f"How fast does {options.model} write, texts at once: {num_texts}?",
-                race(ways, amount=num_texts * options.new_tokens, turns=options.turns),
+                race(
+                    ways,
+                    amount=num_texts * options.new_tokens,
+                    turns=options.turns,
+                    environments={"toyGPT": ENVIRONMENT},
+                ),
                 unit="new tokens",
                 facts={
                     "texts_at_once": num_texts,

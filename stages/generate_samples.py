@@ -13,6 +13,7 @@ from toygpt.errors import InputError
 from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_end_of_text_id, load_model, weights_digest
+from toygpt.model.inference import InferenceGPT
 from toygpt.params import load_params
 from toygpt.samples import continue_prompts, to_markdown
 from toygpt.training.tracking.run import run_of_model
@@ -20,7 +21,8 @@ from toygpt.training.tracking.run import run_of_model
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
+    device = device_for(params.runtime.accelerator)
+    model = InferenceGPT(load_model(paths.MODEL).to(device))
     tokenizer = load_tokenizer(paths.MODEL)
     if vocab_size_of(tokenizer) != model.config.vocab_size:
         raise InputError(

@@ -18,7 +18,6 @@ from toygpt.model.attention import (
     attention_one_by_one,
     flash_attention,
 )
-from toygpt.model.cache import KeyValueCache
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -200,109 +199,6 @@ def test_in_tiles_never_are_there_more_scores_than_a_tile_holds() -> None:
 
     assert of_all_at_once == 24 * 24
     assert of_tiles == 8 * 8
-
-
-def cache_for(num_texts: int) -> KeyValueCache:
-    """Return an empty cache for one layer of three heads with four channels each."""
-    return KeyValueCache(
-        num_layers=1, num_texts=num_texts, num_heads=3, num_tokens=10, head_dim=4
-    )
-
-
-def read_on(
-    layer: CausalSelfAttention,
-    cache: KeyValueCache,
-    texts: dict[int, torch.Tensor],
-) -> list[torch.Tensor]:
-    """Let some rows go on by so many vectors, and return what comes out, row by row."""
-    num_new = [len(x) for x in texts.values()]
-    cache.make_room(list(texts), num_new)
-    filled_up = torch.nn.utils.rnn.pad_sequence(list(texts.values()), batch_first=True)
-    mixed = layer(filled_up, cache)
-    return [row[:num] for row, num in zip(mixed, num_new, strict=True)]
-
-
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("num_first", [(1, 1), (4, 4), (1, 7), (5, 2)])
-def test_with_a_cache_the_layer_gives_the_same_token_by_token(
-    attention: str, num_first: tuple[int, int]
-) -> None:
-    """In texts that go on from the same place, and in such that do not."""
-    torch.manual_seed(0)
-    layer = CausalSelfAttention(embed_dim=12, num_heads=3, attention=attention)
-    x = torch.randn(2, 10, 12)
-    cache = cache_for(2)
-
-    begun = {row: x[row, :num] for row, num in enumerate(num_first)}
-    parts = [[part] for part in read_on(layer, cache, begun)]
-    for step in range(10 - max(num_first)):
-        nexts = {row: x[row, [num + step]] for row, num in enumerate(num_first)}
-        for row, part in enumerate(read_on(layer, cache, nexts)):
-            parts[row].append(part)
-
-    assert cache.lengths == [num + 10 - max(num_first) for num in num_first]
-    for row, length in enumerate(cache.lengths):
-        expected = layer(x[[row], :length])[0]
-        torch.testing.assert_close(torch.cat(parts[row]), expected)
-
-
-def test_a_text_can_begin_anew_while_others_go_on() -> None:
-    torch.manual_seed(0)
-    layer = CausalSelfAttention(embed_dim=12, num_heads=3, attention="flash")
-    x = torch.randn(3, 10, 12)
-    cache = cache_for(3)
-    read_on(layer, cache, {0: x[0, :6], 1: x[1, :6], 2: x[2, :3]})
-
-    cache.forget(1)
-    read_on(layer, cache, {1: x[1, 4:6]})
-    read_on(layer, cache, {0: x[0, [6]], 2: x[2, [3]]})
-    last = read_on(layer, cache, {0: x[0, [7]], 1: x[1, [6]], 2: x[2, [4]]})
-
-    assert cache.lengths == [8, 3, 5]
-    seen = x[0, :8], x[1, 4:7], x[2, :5]
-    for mixed, text in zip(last, seen, strict=True):
-        torch.testing.assert_close(mixed[0], layer(text[None])[0, -1])
-
-
-def test_texts_that_are_kept_move_together() -> None:
-    torch.manual_seed(0)
-    layer = CausalSelfAttention(embed_dim=12, num_heads=3, attention="flash")
-    x = torch.randn(3, 10, 12)
-    cache = cache_for(3)
-    read_on(layer, cache, {0: x[0, :6], 1: x[1, :5], 2: x[2, :3]})
-
-    cache.keep([0, 2])
-    last = read_on(layer, cache, {0: x[0, [6]], 1: x[2, [3]]})
-
-    assert cache.lengths == [7, 4]
-    for mixed, text in zip(last, (x[0, :7], x[2, :4]), strict=True):
-        torch.testing.assert_close(mixed[0], layer(text[None])[0, -1])
-
-
-@pytest.mark.parametrize(
-    ("rows", "num_new"), [([0, 1], [2, 2]), ([0, 1], [1, 2]), ([0, 2], [1, 1])]
-)
-def test_after_the_first_tokens_only_one_may_come_at_a_time(
-    rows: list[int], num_new: list[int]
-) -> None:
-    """Nothing would hide the second of two from the first."""
-    cache = cache_for(3)
-    cache.make_room([0, 1], [3, 4])
-
-    with pytest.raises(AssertionError):
-        cache.make_room(rows, num_new)
-
-    assert cache.lengths == [3, 4, 0]
-
-
-def test_a_full_cache_takes_no_more() -> None:
-    cache = cache_for(2)
-    cache.make_room([0, 1], [10, 3])
-
-    with pytest.raises(AssertionError, match="full"):
-        cache.make_room([0, 1], [1, 1])
-
-    assert cache.lengths == [10, 3]
 
 
 def test_each_head_works_in_its_own_channels() -> None:

@@ -36,6 +36,7 @@ from toygpt.errors import InputError
 from toygpt.experiment import to_hydra
 from toygpt.model.directory import load_model, save_model
 from toygpt.model.gpt import GPT
+from toygpt.model.inference import InferenceGPT
 from toygpt.params import flatten
 from toygpt.resume import choose, interrupted_trainings
 from toygpt.samples import continue_prompts
@@ -183,7 +184,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Said]:
 def greedy_text(directory: Path, prompt: str, *, max_new_tokens: int) -> str:
     """Return the prompt as the stage generate-samples continues it."""
     [sample] = continue_prompts(
-        load_model(directory),
+        InferenceGPT(load_model(directory)),
         load_tokenizer(directory),
         [prompt],
         max_new_tokens=max_new_tokens,

@@ -26,6 +26,7 @@ from toygpt.model.directory import (
 )
 from toygpt.model.generation import generate
 from toygpt.model.gpt import GPT
+from toygpt.model.inference import InferenceGPT
 
 TEXT = "def read_config(path):\n    return path.read_text()\n"
 
@@ -121,9 +122,8 @@ PROMPT = random_tokens(4).tolist()
 @pytest.fixture(scope="module")
 def saved(save: Callable[..., Saved]) -> Saved:
     """Return a model that ends its own text after a few tokens."""
-    endless = generate(
-        lively_model(vocab_size=270), PROMPT, max_new_tokens=6, end_of_text_id=-1
-    )
+    model = InferenceGPT(lively_model(vocab_size=270))
+    endless = generate(model, PROMPT, max_new_tokens=6, end_of_text_id=-1)
     return save(end_of_text_id=list(endless)[-1])
 
 
@@ -259,7 +259,7 @@ def test_transformers_writes_the_same_text_and_ends_it_where_we_do(
 ) -> None:
     ours = list(
         generate(
-            saved.model,
+            InferenceGPT(saved.model),
             PROMPT,
             max_new_tokens=10,
             end_of_text_id=saved.end_of_text_id,

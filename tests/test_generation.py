@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
@@ -18,7 +19,7 @@ from transformers.generation.logits_process import (
 )
 
 from tests.tiny import BLOCK_SIZE, VOCAB_SIZE, lively_model, random_tokens, tiny_model
-from toygpt.model.attention import ATTENTIONS
+from toygpt.model.cache import KeyValueCache
 from toygpt.model.directory import save_model
 from toygpt.model.generation import (
     Sampling,
@@ -27,6 +28,7 @@ from toygpt.model.generation import (
     next_token_probabilities,
 )
 from toygpt.model.gpt import GPT
+from toygpt.model.inference import InferenceGPT
 
 NEVER = -1  # no token has this id, so that no text ends
 
@@ -48,13 +50,28 @@ def write(
     """Return a continuation as a list."""
     return list(
         generate(
-            model,
+            InferenceGPT(model),
             prompt,
             max_new_tokens=num_tokens,
             end_of_text_id=end_of_text_id,
             sampling=sampling,
         )
     )
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return a list that tells of each reading how many texts and tokens it had."""
+    shapes: list[tuple[int, int]] = []
+    read_on = InferenceGPT.read_on
+
+    def noted(model: InferenceGPT, token_ids: Tensor, cache: KeyValueCache) -> Tensor:
+        assert torch.is_inference_mode_enabled(), "gradients would be kept"
+        shapes.append((token_ids.shape[0], token_ids.shape[1]))
+        return read_on(model, token_ids, cache)
+
+    monkeypatch.setattr(InferenceGPT, "read_on", noted)
+    return shapes
 
 
 def likeliest_next(model: GPT, text: list[int]) -> int:
@@ -132,18 +149,13 @@ def test_of_a_long_prompt_the_model_sees_the_last_block() -> None:
 
 @either_way
 def test_no_token_is_read_twice_until_the_block_is_full(
-    sampling: Sampling | None,
+    sampling: Sampling | None, readings: list[tuple[int, int]]
 ) -> None:
     """This is what a cache is for: each new token costs one token's work."""
-    model = lively_model()
-    num_read: list[int] = []
-    model.token_embedding.register_forward_hook(
-        lambda embedding, inputs, x: num_read.append(inputs[0].shape[1])
-    )
-
-    write(model, random_tokens(13).tolist(), 22, sampling)
+    write(lively_model(), random_tokens(13).tolist(), 22, sampling)
 
     half, one_by_one = 8, [1] * 8
+    num_read = [num_tokens for _, num_tokens in readings]
     assert num_read == [13, 1, 1, 1, half, *one_by_one, half, *one_by_one]
 
 
@@ -172,7 +184,7 @@ def test_the_text_is_no_longer_than_asked_for(
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
-        next(generate(lively_model(), [], max_new_tokens=3, end_of_text_id=NEVER))
+        write(lively_model(), [], 3)
 
 
 @pytest.mark.parametrize("num_prompt_ids", [5, BLOCK_SIZE])
@@ -188,7 +200,10 @@ def test_the_caller_s_prompt_stays_as_it_was(num_prompt_ids: int) -> None:
 def test_tokens_come_one_by_one_and_the_caller_can_still_learn() -> None:
     """The mode without gradients must not leak out while the text is half written."""
     tokens = generate(
-        lively_model(), [1, 2, 3], max_new_tokens=10**9, end_of_text_id=NEVER
+        InferenceGPT(lively_model()),
+        [1, 2, 3],
+        max_new_tokens=10**9,
+        end_of_text_id=NEVER,
     )
 
     first = list(islice(tokens, 2))
@@ -206,7 +221,7 @@ def test_two_texts_can_be_written_in_turns(sampling: Sampling | None) -> None:
     in_turns = zip(
         *(
             generate(
-                model,
+                InferenceGPT(model),
                 prompt,
                 max_new_tokens=20,
                 end_of_text_id=NEVER,
@@ -232,7 +247,7 @@ def write_together(
     """Return the continuations of all prompts as lists."""
     texts: list[list[int]] = [[] for _ in prompts]
     for new_ids in generate_together(
-        model,
+        InferenceGPT(model),
         prompts,
         max_new_tokens=num_tokens,
         end_of_text_id=end_of_text_id,
@@ -266,13 +281,12 @@ LENGTHS = pytest.mark.parametrize(
 
 
 @LENGTHS
-@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("block_size", [2, 3, BLOCK_SIZE])
 def test_together_the_texts_are_the_same_as_one_by_one(
-    lengths: tuple[int, ...], attention: str, block_size: int
+    lengths: tuple[int, ...], block_size: int
 ) -> None:
     """Far beyond the block size, where each text moves on at its own time."""
-    model = lively_model(seed=5, attention=attention, block_size=block_size)
+    model = lively_model(seed=5, block_size=block_size)
     prompts = prompts_of(*lengths)
 
     together = write_together(model, prompts, 3 * BLOCK_SIZE)
@@ -336,7 +350,7 @@ def test_together_the_texts_are_those_of_transformers(
         assert new_ids == expected[: expected.index(0)] if 0 in expected else expected
 
 
-def test_a_text_that_ends_costs_no_more_work() -> None:
+def test_a_text_that_ends_costs_no_more_work(readings: list[tuple[int, int]]) -> None:
     """The others go on without it."""
     model = lively_model()
     prompts = prompts_of(5, 5, 9)
@@ -345,17 +359,15 @@ def test_a_text_that_ends_costs_no_more_work() -> None:
     ends = [
         text.index(end_of_text_id) if end_of_text_id in text else 30 for text in endless
     ]
-    num_texts: list[int] = []
-    model.token_embedding.register_forward_hook(
-        lambda embedding, inputs, x: num_texts.append(len(inputs[0]))
-    )
+    readings.clear()
 
     texts = write_together(model, prompts, 30, end_of_text_id=end_of_text_id)
 
     assert texts == [text[:end] for text, end in zip(endless, ends, strict=True)]
     assert min(ends) <= 3 < max(ends)
     # One reading more for each text that moves on to the newer half of its block.
-    assert sum(num_texts) == sum(min(end + 1, 30) for end in ends)
+    num_texts = sum(num for num, _ in readings)
+    assert num_texts == sum(min(end + 1, 30) for end in ends)
 
 
 def test_what_no_token_has_filled_counts_for_nothing() -> None:
@@ -431,18 +443,6 @@ def test_a_top_p_of_one_keeps_every_token() -> None:
     logits = torch.tensor([[20.0, 0.0, -20.0]])
 
     assert next_token_probabilities(logits, Sampling(top_p=1.0)).all()
-
-
-def test_writing_keeps_no_gradients() -> None:
-    model = lively_model()
-    modes: list[bool] = []
-    model.token_embedding.register_forward_hook(
-        lambda *_: modes.append(torch.is_inference_mode_enabled())
-    )
-
-    list(generate(model, [1, 2, 3], max_new_tokens=2, end_of_text_id=NEVER))
-
-    assert modes == [True, True]
 
 
 @pytest.mark.parametrize(

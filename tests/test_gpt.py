@@ -42,19 +42,6 @@ def model_on_the_menu(name: str, *, vocab_size: int) -> GPT:
         return GPT(GPTConfig(vocab_size=vocab_size, dropout=0.0, **size.model_dump()))
 
 
-def logits_with_a_cache(
-    model: GPT, tokens: torch.Tensor, num_first: int
-) -> torch.Tensor:
-    """Return the logits of texts of which the model reads only the start at once."""
-    rows = range(len(tokens))
-    cache = model.new_cache(len(tokens))
-    parts = []
-    for part in tokens.split([num_first] + [1] * (tokens.shape[1] - num_first), dim=1):
-        cache.make_room(rows, [part.shape[1]] * len(tokens))
-        parts.append(model.to_logits(model.read_on(part, cache)))
-    return torch.cat(parts, dim=1)
-
-
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("place", [1, 7, BLOCK_SIZE - 1])
 def test_no_token_sees_a_later_one(attention: str, place: int) -> None:
@@ -233,33 +220,6 @@ def test_a_text_longer_than_the_model_looks_back_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"got 17 tokens.*at most 16.*block_size"):
         model(random_tokens(1, BLOCK_SIZE + 1))
-
-
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("num_first", range(1, BLOCK_SIZE + 1))
-def test_with_a_cache_the_logits_are_the_same(attention: str, num_first: int) -> None:
-    model = lively_model(attention=attention)
-    tokens = random_tokens(2, BLOCK_SIZE)
-
-    logits = logits_with_a_cache(model, tokens, num_first)
-
-    torch.testing.assert_close(logits, model(tokens), rtol=1e-4, atol=1e-4)
-
-
-def test_with_a_cache_the_positions_go_on_from_where_they_were() -> None:
-    """What enters the first block differs from the embedding by the position alone."""
-    model = lively_model()
-    entered = []
-    model.blocks[0].register_forward_pre_hook(
-        lambda block, inputs: entered.append(inputs[0])
-    )
-
-    logits_with_a_cache(model, torch.full((1, BLOCK_SIZE), 5), num_first=3)
-
-    embedding = model.token_embedding.weight[5] * math.sqrt(32)
-    positions = torch.cat(entered, dim=1)[0] - embedding
-    expected = sinusoidal_positions(BLOCK_SIZE, 32)
-    torch.testing.assert_close(positions, expected, rtol=0, atol=1e-5)
 
 
 def test_a_shorter_text_gets_the_logits_of_its_part() -> None:

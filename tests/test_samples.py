@@ -10,6 +10,7 @@ from tests.tiny import lively_model
 from toygpt import samples
 from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
 from toygpt.model.generation import generate
+from toygpt.model.inference import InferenceGPT
 from toygpt.samples import Sample, continue_prompts, to_markdown
 
 VOCAB_SIZE = 270
@@ -36,7 +37,7 @@ def sample(prompt: str = "Once", continuation: str = " upon", **changes: Any) ->
 def test_the_prompt_is_continued_with_the_most_likely_tokens(
     tokenizer: Tokenizer,
 ) -> None:
-    model = lively_model(vocab_size=VOCAB_SIZE)
+    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
     prompt_ids = tokenizer.encode(PROMPT).ids
 
     [written] = continue_prompts(
@@ -54,7 +55,7 @@ def test_the_prompt_is_continued_with_the_most_likely_tokens(
 
 
 def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> None:
-    model = lively_model(vocab_size=VOCAB_SIZE)
+    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
     prompt_ids = tokenizer.encode(PROMPT).ids
     endless = list(generate(model, prompt_ids, max_new_tokens=6, end_of_text_id=-1))
     end_of_text_id = endless[-1]
@@ -70,7 +71,7 @@ def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> No
 
 def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
     """Llama's tokenizer begins every text with a token; no document began so."""
-    model = lively_model(vocab_size=VOCAB_SIZE)
+    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
     other = Tokenizer.from_str(tokenizer.to_str())
     other.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A",
@@ -90,7 +91,7 @@ def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
 def test_many_prompts_are_continued_as_each_would_be(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    model = lively_model(vocab_size=VOCAB_SIZE)
+    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
     prompts = [PROMPT, "return", "d", "(path): def main(path)"]
     one_by_one = [
         continue_prompts(

@@ -16,6 +16,7 @@ from typing import Any
 from toygpt import paths
 from toygpt.errors import InputError
 from toygpt.experiment import project_root, run_dvc, run_experiment
+from toygpt.memory import keep_freed_memory
 
 # What a mistake in the command ends with, here as in argparse.
 USAGE_ERROR = 2
@@ -336,10 +337,12 @@ def run_generate(options: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     # torch takes seconds to import: most mistakes are told before.
+    keep_freed_memory()
     from toygpt.data.tokenizer import decode_as_it_comes, load_tokenizer
     from toygpt.model.device import device_for
     from toygpt.model.directory import load_end_of_text_id, load_model
     from toygpt.model.generation import Sampling, generate
+    from toygpt.model.inference import InferenceGPT
 
     chosen = {
         field.name: value
@@ -351,7 +354,7 @@ def run_generate(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     with _model_directory(options.model) as directory:
-        model = load_model(directory).to(device_for(options.accelerator))
+        model = InferenceGPT(load_model(directory).to(device_for(options.accelerator)))
         tokenizer = load_tokenizer(directory)
         end_of_text_id = load_end_of_text_id(directory)
     if options.prompt is None:

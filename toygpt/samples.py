@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from toygpt.model.generation import generate_together
-from toygpt.model.gpt import GPT
+from toygpt.model.inference import InferenceGPT
 
 # More would need more memory, but save hardly any time.
 PROMPTS_AT_ONCE = 16
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
 
 def continue_prompts(
-    model: GPT,
+    model: InferenceGPT,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,

@@ -29,8 +29,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toygpt.model.cache import KeyValueCache
-
 Heads = Float[Tensor, "batch head time head_dim"]
 
 
@@ -134,28 +132,13 @@ class CausalSelfAttention(nn.Module):
         self.to_output = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time channels"],
-        cache: KeyValueCache | None = None,
-        layer: int = 0,
+        self, x: Float[Tensor, "batch time channels"]
     ) -> Float[Tensor, "batch time channels"]:
-        """Mix information along time; no token sees a later one.
-
-        Args:
-            x: All tokens; with a cache that holds some already, the one after them.
-            cache: Remembers the keys and values of the tokens it has seen.
-            layer: Whose keys and values these are.
-        """
-        query, key, value = (
-            self._split_heads(part)
-            for part in (self.to_query(x), self.to_key(x), self.to_value(x))
-        )
-        if cache is not None:
-            cache.append(layer, key, value)
-        if cache is None or cache.is_beginning:
-            mixed = self.attend(query, key, value)
-        else:
-            mixed = cache.attend(layer, query)
+        """Mix information along time; no token sees a later one."""
+        query = self._split_heads(self.to_query(x))
+        key = self._split_heads(self.to_key(x))
+        value = self._split_heads(self.to_value(x))
+        mixed = self.attend(query, key, value)
         return self.to_output(self._join_heads(mixed))
 
     def _split_heads(self, x: Float[Tensor, "batch time channels"]) -> Heads:

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Heads = Float[Tensor, "batch head time head_dim"]
-Index = tuple[slice | Tensor, ...]
+Heads = Float[Tensor, "batch time head head_dim"]
 
 
 class KeyValueCache:
@@ -32,14 +31,14 @@ class KeyValueCache:
         self.lengths = [0] * num_texts  # the tokens of each text that it holds
         # Room for all tokens at once: growing would copy all, for every token. Zeros,
         # since what no token has filled is multiplied by the weight zero.
-        shape = (num_layers, num_texts, num_heads, num_tokens, head_dim)
+        shape = (num_layers, num_texts, num_tokens, num_heads, head_dim)
         self._keys = torch.zeros(shape, device=device)
         self._values = torch.zeros(shape, device=device)
         # Of the tokens that are being read:
         self.positions: slice | Tensor = slice(0)
-        self.is_beginning = True
-        self._place: Index = ()
-        self._seen: Index = ()
+        self._is_beginning = True
+        self._place: tuple[slice | Tensor, slice | Tensor] = (slice(0), slice(0))
+        self._seen: tuple[slice | Tensor, slice] = (slice(0), slice(0))
         self._is_seen: Tensor | None = None  # None: all of what is in there
 
     def make_room(self, rows: Sequence[int], num_new: Sequence[int]) -> None:
@@ -54,17 +53,17 @@ class KeyValueCache:
         """
         starts = [self.lengths[row] for row in rows]
         ends = [start + num for start, num in zip(starts, num_new, strict=True)]
-        self.is_beginning = not any(starts)
+        self._is_beginning = not any(starts)
         # Nothing would hide the second of two new tokens from the first.
-        assert self.is_beginning or (all(starts) and set(num_new) == {1})
-        assert max(ends) <= self._keys.shape[3], "a full cache takes no more tokens"
+        assert self._is_beginning or (all(starts) and set(num_new) == {1})
+        assert max(ends) <= self._keys.shape[2], "a full cache takes no more tokens"
         for row, end in zip(rows, ends, strict=True):
             self.lengths[row] = end
 
         device = self._keys.device
         is_all = len(rows) == len(self.lengths)
         which = slice(None) if is_all else torch.tensor(rows, device=device)
-        self._seen = (which, slice(None), slice(max(ends)))
+        self._seen = (which, slice(max(ends)))
         if len(set(starts)) == 1:  # a slice is looked at in place, without a copy
             self.positions = slice(starts[0], max(ends))
             self._place = (which, self.positions)
@@ -75,21 +74,24 @@ class KeyValueCache:
             columns = torch.arange(max(ends), device=device)
             self._is_seen = (columns <= self.positions)[:, None, None]
 
-    def append(self, layer: int, key: Heads, value: Heads) -> None:
-        """Keep what a layer has made of the newest tokens."""
-        self._keys[layer].transpose(1, 2)[self._place] = key.transpose(1, 2)
-        self._values[layer].transpose(1, 2)[self._place] = value.transpose(1, 2)
+    def attend(self, layer: int, query: Heads, key: Heads, value: Heads) -> Heads:
+        """Keep what a layer made of the newest tokens, and let them look back.
 
-    def attend(self, layer: int, query: Heads) -> Heads:
-        """Let the newest token of each text look back at all of it, itself included.
-
-        It comes after all others: nothing is to be hidden from it, so that all steps of
-        the ladder would come down to this.
+        The newest token of a text comes after all others: nothing is to be hidden from
+        it. Only at the beginning, where many are read at once, is there a later one.
         """
-        keys, values = self._keys[layer][self._seen], self._values[layer][self._seen]
+        self._keys[layer][self._place] = key
+        self._values[layer][self._place] = value
+        if not self._is_beginning:
+            key = self._keys[layer][self._seen]
+            value = self._values[layer][self._seen]
         return F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=self._is_seen
-        )
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=self._is_seen,
+            is_causal=self._is_beginning,
+        ).transpose(1, 2)
 
     def forget(self, row: int) -> None:
         """Let a text begin anew."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toygpt.model.cache import KeyValueCache
-from toygpt.model.gpt import GPT
+from toygpt.model.inference import InferenceGPT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Sampling:
 
 
 def generate(
-    model: GPT,
+    model: InferenceGPT,
     prompt_ids: list[int],
     *,
     max_new_tokens: int,
@@ -68,7 +68,7 @@ def generate(
 
 
 def generate_together(
-    model: GPT,
+    model: InferenceGPT,
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
@@ -85,7 +85,7 @@ def generate_together(
     changed: of a long text it always sees the last `block_size // 2` tokens or more.
 
     Args:
-        model: Ready to predict (`model.eval()`).
+        model: The GPT, arranged for this.
         prompts: What to continue; they may differ in length.
         max_new_tokens: Where to stop each text if the model does not.
         end_of_text_id: The token by which the model ends a text; it is not yielded.
@@ -139,7 +139,10 @@ class Text:
 
 @torch.inference_mode()
 def _next_ids(
-    model: GPT, texts: list[Text], cache: KeyValueCache, sampling: Sampling | None
+    model: InferenceGPT,
+    texts: list[Text],
+    cache: KeyValueCache,
+    sampling: Sampling | None,
 ) -> list[int]:
     """Let the model read on in all texts, and return the next token of each."""
     next_ids = [0] * len(texts)
@@ -163,15 +166,14 @@ def _next_ids(
 
 
 def _read_on(
-    model: GPT, cache: KeyValueCache, rows: list[int], unread: list[list[int]]
+    model: InferenceGPT, cache: KeyValueCache, rows: list[int], unread: list[list[int]]
 ) -> Float[Tensor, "batch vocab"]:
     """Let the model read on in some texts; return the scores for what comes next."""
-    device = model.token_embedding.weight.device
     num_unread = [len(token_ids) for token_ids in unread]
     longest = max(num_unread)
     filled_up = [token_ids + [0] * (longest - len(token_ids)) for token_ids in unread]
     cache.make_room(rows, num_unread)
-    x = model.read_on(torch.tensor(filled_up, device=device), cache)
+    x = model.read_on(torch.tensor(filled_up, device=model.device), cache)
     # Only what comes after the last token of each text is asked for.
     if min(num_unread) == longest:
         return model.to_logits(x[:, -1])

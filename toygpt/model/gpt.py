@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toygpt.model.attention import CausalSelfAttention
-from toygpt.model.cache import KeyValueCache
 
 # As in transformers' CTRL, whose checkpoint format is ours.
 LAYER_NORM_EPSILON = 1e-6
@@ -84,13 +83,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time channels"],
-        cache: KeyValueCache | None = None,
-        layer: int = 0,
+        self, x: Float[Tensor, "batch time channels"]
     ) -> Float[Tensor, "batch time channels"]:
         """Return the stream with what this layer has to add."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache, layer))
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -141,50 +137,11 @@ class GPT(nn.Module):
                 f"got {num_tokens} tokens, but the model looks back over at most "
                 f"{self.config.block_size} (models.*.block_size in params.yaml)"
             )
-        return self._through_the_blocks(token_ids, self.positions[:num_tokens])
-
-    def read_on(
-        self,
-        token_ids: Int[Tensor, "batch time"],
-        cache: KeyValueCache,
-    ) -> Float[Tensor, "batch time channels"]:
-        """Do the same for what comes next in texts whose beginnings a cache holds.
-
-        Args:
-            token_ids: The tokens for which `cache.make_room` was called.
-            cache: From `new_cache`, to go on from later.
-        """
-        positions = self.positions[cache.positions]
-        return self._through_the_blocks(token_ids, positions, cache)
-
-    def _through_the_blocks(
-        self,
-        token_ids: Int[Tensor, "batch time"],
-        positions: Float[Tensor, "*batch time channels"],
-        cache: KeyValueCache | None = None,
-    ) -> Float[Tensor, "batch time channels"]:
         x = self.token_embedding(token_ids) * math.sqrt(self.config.embed_dim)
-        x = self.dropout(x + positions)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer)
+        x = self.dropout(x + self.positions[:num_tokens])
+        for block in self.blocks:
+            x = block(x)
         return self.final_norm(x)
-
-    def new_cache(self, num_texts: int, num_tokens: int | None = None) -> KeyValueCache:
-        """Return what `read_on` needs to go on from where it was.
-
-        Args:
-            num_texts: How many texts it is for.
-            num_tokens: How long each may get; None is as long as a block.
-        """
-        block_size = self.config.block_size
-        return KeyValueCache(
-            num_layers=self.config.num_layers,
-            num_texts=num_texts,
-            num_heads=self.config.num_heads,
-            num_tokens=min(num_tokens or block_size, block_size),
-            head_dim=self.config.embed_dim // self.config.num_heads,
-            device=self.positions.device,
-        )
 
     @property
     def num_parameters(self) -> int:

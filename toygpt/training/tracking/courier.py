@@ -61,7 +61,9 @@ class Courier:
     def wait_for_first_try(self) -> None:
         """Return when the tracker is open, or does not open.
 
-        Opening imports much; two threads that import at once may lock each other out.
+        Opening imports much. Threads that import at once may lock each other out, and
+        take longer than one after the other: each read from disk gives way, and has to
+        wait until the other one does.
         """
         self._has_tried.wait(FIRST_TRY_SECONDS)
 

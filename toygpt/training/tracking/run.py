@@ -51,11 +51,9 @@ class Run:
         self._couriers: list[Courier] = []
         if record is not None:
             with without_garbage_collection():  # to open a tracker is to import much
-                self._couriers = [
-                    Courier(name, record, open_tracker, is_quiet=is_quiet)
-                    for name, open_tracker in openers.items()
-                ]
-                for courier in self._couriers:
+                for name, open_tracker in openers.items():
+                    courier = Courier(name, record, open_tracker, is_quiet=is_quiet)
+                    self._couriers.append(courier)
                     courier.wait_for_first_try()
 
     def log_facts(self, facts: Mapping[str, str]) -> None:
