@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.measure import RESULTS, Lap, Timing, race, report
+from benchmarks.measure import RESULTS, Figures, Lap, Timing, race, report
 from benchmarks.text import ONE_WORD_IN, documents
 from toygpt.data.corpus import count_bytes, read_texts, write_documents
 from toygpt.data.fast_encoding import encode_documents
@@ -223,21 +223,21 @@ def time_stage(folder: Path, vocabulary: str) -> tuple[float, int]:
     return time.perf_counter() - began, usage.ru_maxrss * unit
 
 
-def stages_by_size(megabytes: list[int], vocabulary: str) -> list[Timing]:
+def stages_by_size(megabytes: list[int], vocabulary: str) -> list[Figures]:
     """Run the whole stage on texts of several sizes."""
-    timings: list[Timing] = []
+    rows = []
     for size in megabytes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             num_bytes = write_text(folder, size)
             seconds, peak = time_stage(folder, vocabulary)
-        speed = num_bytes / seconds / 1e6
-        ratio = speed / timings[0].per_second if timings else 1.0
-        notes: dict[str, float | str] = {"seconds": round(seconds, 1)}
-        timings.append(
-            Timing(f"{size} MB", speed, speed, speed, ratio, 0.0, peak, notes)
-        )
-    return timings
+        notes: dict[str, float | str] = {
+            "seconds": round(seconds, 1),
+            "MB/s": round(num_bytes / seconds / 1e6, 1),
+            "peak memory": f"{peak / 2**30:.2f} GiB",
+        }
+        rows.append(Figures(f"{size:,} MB", notes))
+    return rows
 
 
 def write_text(folder: Path, megabytes: int) -> int:
@@ -265,12 +265,10 @@ def main() -> None:
         f"has other letters"
     )
     if arguments.stage:
-        timings = stages_by_size(arguments.stage, vocabulary)
         report(
             f"tokenizing-stage-{kind}",
             "How long does the stage take, and how much memory, for more text?",
-            timings,
-            unit="MB",
+            stages_by_size(arguments.stage, vocabulary),
             facts={"text": text, "vocabulary": kind, "from": "start to end of process"},
             folder=arguments.out,
         )

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.measure import RESULTS, Lap, Timing, Way, race, report
 from toygpt.data.batches import Batch, TrainingBatches
@@ -145,8 +146,9 @@ def bare_loop(
     attention: str = "flash",
     keeps_memory: bool = False,
     matmul_precision: str = "high",
+    network: Callable[[GPTConfig], nn.Module] | None = None,
 ) -> None:
-    """Train the same network in a loop of ten lines, as one would write it by hand.
+    """Train a network in a loop of ten lines, as one would write it by hand.
 
     Args:
         task: What to train.
@@ -156,11 +158,13 @@ def bare_loop(
         attention: As in params.yaml.
         keeps_memory: Whether memory is kept, as in the stage `train`.
         matmul_precision: Of products in 32 bits: "high" allows a GPU's TF32.
+        network: What to train instead of our GPT.
     """
     torch.set_float32_matmul_precision(matmul_precision)
     if keeps_memory:
         keep_freed_memory()
-    model = GPT(task.config, attention=attention).to(task.device)
+    model = network(task.config) if network else GPT(task.config, attention=attention)
+    model = model.to(task.device)
     params = SimpleNamespace(
         optimizer=optimizer,
         learning_rate=1e-4,
@@ -189,6 +193,25 @@ def bare_loop(
             step_taker.zero_grad()
             step += 1
         lap()
+
+
+def litgpt_network(config: GPTConfig) -> nn.Module:
+    """Return litgpt's GPT of the same shapes, which `litgpt pretrain` would compile."""
+    import litgpt
+
+    network: nn.Module = litgpt.GPT(
+        litgpt.Config(
+            vocab_size=config.vocab_size,
+            padded_vocab_size=config.vocab_size,
+            block_size=config.block_size,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            n_embd=config.embed_dim,
+            intermediate_size=4 * config.embed_dim,
+            parallel_residual=False,
+        )
+    )
+    return network
 
 
 def on_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
@@ -320,6 +343,12 @@ def main() -> None:
         "transformers Trainer": partial(transformers_trainer, task, compiled=False),
         "transformers Trainer, compiled": partial(
             transformers_trainer, task, compiled=True
+        ),
+        "litgpt, plain loop, AdamW": partial(
+            bare_loop, task, optimizer="adamw", compiled=False, network=litgpt_network
+        ),
+        "litgpt, plain loop, compiled, AdamW": partial(
+            bare_loop, task, optimizer="adamw", compiled=True, network=litgpt_network
         ),
         "plain loop, AdamW": partial(
             bare_loop, task, optimizer="adamw", compiled=False
