@@ -23,6 +23,7 @@ import torch
 from benchmarks.measure import RESULTS, Lap, Way, race, report
 from benchmarks.training import TASKS
 from toygpt.memory import ENVIRONMENT, keep_freed_memory
+from toygpt.model import inference
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_model, save_model
 from toygpt.model.generation import generate_together
@@ -56,7 +57,6 @@ def write_checkpoint(config: GPTConfig, directory: Path) -> None:
 
 def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
     """Return what writes all texts with toyGPT."""
-    keep_freed_memory()
     model = InferenceGPT(load_model(task.directory).to(device_for("auto")))
 
     def write() -> list[list[int]]:
@@ -108,6 +108,14 @@ def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
     return write
 
 
+def toygpt(task: Task, lap: Lap, *, is_packed: bool) -> None:
+    """Write as the stage generate-samples does, or without packing its matrices."""
+    keep_freed_memory()  # here alone: other ways run as they come
+    if not is_packed:
+        inference.can_pack = lambda device: False
+    repeatedly(toygpt_writer, task, lap)
+
+
 def repeatedly(
     writer: Callable[[Task], Callable[[], list[list[int]]]], task: Task, lap: Lap
 ) -> None:
@@ -153,7 +161,8 @@ def main() -> None:
             check_equal(task)
             ways: dict[str, Way] = {
                 "transformers generate": partial(repeatedly, transformers_writer, task),
-                "toyGPT": partial(repeatedly, toygpt_writer, task),
+                "toyGPT, matrices not packed": partial(toygpt, task, is_packed=False),
+                "toyGPT": partial(toygpt, task, is_packed=True),
             }
             report(
                 f"generation-{options.model}-{num_texts}-{device_for('auto').type}",
@@ -162,7 +171,9 @@ def main() -> None:
                     ways,
                     amount=num_texts * options.new_tokens,
                     turns=options.turns,
-                    environments={"toyGPT": ENVIRONMENT},
+                    environments={
+                        name: ENVIRONMENT for name in ways if "toyGPT" in name
+                    },
                 ),
                 unit="new tokens",
                 facts={

@@ -196,7 +196,11 @@ def bare_loop(
 
 
 def litgpt_network(config: GPTConfig) -> nn.Module:
-    """Return litgpt's GPT of the same shapes, which `litgpt pretrain` would compile."""
+    """Return litgpt's GPT, as deep and as wide; `litgpt pretrain` would compile it.
+
+    Its positions are rotary, its activation is GELU, and its output layer has weights
+    of its own: as many products, but more numbers to learn.
+    """
     import litgpt
 
     network: nn.Module = litgpt.GPT(

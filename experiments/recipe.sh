@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What makes `nano` learn more from the same number of tokens?
 #
-#   dvc repro && experiments/recipe.sh                   # about 20 minutes
+#   dvc repro && experiments/recipe.sh                   # about 25 minutes
 #
 # The default pipeline with 1,000,000 tokens, and one thing changed at a time. Steps of
 # 2,048 tokens unless said otherwise; the rates fall over the last 88 % of the tokens, as

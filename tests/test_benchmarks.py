@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict
 from importlib import import_module
 from multiprocessing import active_children
@@ -14,6 +15,7 @@ from benchmarks.ladder import ladder
 from benchmarks.measure import RESULTS, Duration, race, report, table
 from benchmarks.memory import computed_peak
 from benchmarks.page import PAGE, TABLE, with_tables
+from benchmarks.picture import COMPARISONS, PICTURE, label, times_as_fast
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
 from benchmarks.training import operations_per_token
 from tests.project import PROJECT
@@ -86,6 +88,14 @@ def test_the_page_shows_the_newest_results() -> None:
 
     assert with_tables(page) == page
     assert set(TABLE.findall(page)) == {path.stem for path in RESULTS.glob("*.json")}
+
+
+def test_the_picture_shows_the_newest_results() -> None:
+    picture = (PROJECT / PICTURE).read_text(encoding="utf-8")
+
+    shown = re.findall(r">([\d.]+ times)</text>", picture)
+
+    assert shown == [label(times_as_fast(comparison)) for comparison in COMPARISONS]
 
 
 def test_the_operations_of_a_token_are_counted_by_the_convention() -> None:

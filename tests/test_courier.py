@@ -13,6 +13,7 @@ from tests.trackers import RUN_ID, record_in, warnings_on
 from toygpt.training.tracking import courier as couriers
 from toygpt.training.tracking.courier import Courier
 from toygpt.training.tracking.record import Known, Point, Record, Status, Told, known_of
+from toygpt.training.tracking.run import Run
 from toygpt.training.tracking.tracker import RunNotWantedError
 
 Fault = Callable[[], None]
@@ -186,6 +187,26 @@ FAULTS: dict[str, tuple[str, list[Fault]]] = {
     "leaving the process": ("log_points", [raising(SystemExit(3))]),
     "interrupted": ("log_points", [raising(KeyboardInterrupt())]),
 }
+
+
+def test_trackers_open_one_after_the_other(record: Record) -> None:
+    """At once they would wait for each other's imports."""
+    events: list[str] = []
+
+    def opener(name: str) -> Callable[[], Connection]:
+        def open_slowly() -> Connection:
+            events.append(f"{name} opens")
+            time.sleep(0.05)
+            events.append(f"{name} is open")
+            return Service().open()
+
+        return open_slowly
+
+    run = Run(record, {name: opener(name) for name in ("one", "other")})
+
+    assert events == ["one opens", "one is open", "other opens", "other is open"]
+    record.update(status="FINISHED", ended=time.time())
+    run.close()
 
 
 @pytest.mark.parametrize(("where", "faults"), FAULTS.values(), ids=FAULTS)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.tiny import BLOCK_SIZE, lively_model, random_tokens
+from toygpt.model import inference
+from toygpt.model.generation import generate_together
 from toygpt.model.gpt import GPT
 from toygpt.model.inference import InferenceGPT, Product
 
@@ -12,11 +14,10 @@ from toygpt.model.inference import InferenceGPT, Product
 @pytest.fixture(params=["packed", "plain"])
 def is_packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Let matrices be packed, or not, as on a GPU."""
-    can_pack = torch.backends.mkldnn.is_available()
-    if request.param == "packed" and not can_pack:
-        pytest.skip("PyTorch was built without oneDNN, which packs")
+    if request.param == "packed" and not inference.can_pack(torch.device("cpu")):
+        pytest.skip("PyTorch has no kernels for packed matrices on this processor")
     if request.param == "plain":
-        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        monkeypatch.setattr(inference, "can_pack", lambda device: False)
     return bool(request.param == "packed")
 
 
@@ -75,9 +76,32 @@ def test_a_product_is_what_linear_layers_make_side_by_side(
     assert torch.equal(stream, before)
 
 
-def test_weights_in_64_bits_are_not_packed() -> None:
-    """The packed kernels know 32 bits alone."""
-    layer = nn.Linear(5, 3).double()
-    x = torch.randn(2, 5).double()
+def test_a_product_does_not_do_both() -> None:
+    """Packed, it would forget one of them."""
+    with pytest.raises(AssertionError, match="one of them"):
+        Product(nn.Linear(5, 5))(torch.ones(5), relu=True, added_to=torch.ones(5))
 
-    torch.testing.assert_close(Product(layer)(x), layer(x))
+
+def test_in_64_bits_it_computes_in_64_bits() -> None:
+    model = lively_model().double()
+    tokens = random_tokens(2, BLOCK_SIZE)
+
+    logits = logits_in_parts(model, tokens, num_first=3)
+
+    torch.testing.assert_close(logits, model(tokens), rtol=1e-12, atol=1e-12)
+
+
+def test_texts_of_different_lengths_are_written_side_by_side(is_packed: bool) -> None:
+    model = InferenceGPT(lively_model(seed=5))
+    prompts = [random_tokens(num, seed=num).tolist() for num in (5, 1, 16, 9)]
+
+    def write(prompts: list[list[int]]) -> list[dict[int, int]]:
+        return list(
+            generate_together(model, prompts, max_new_tokens=40, end_of_text_id=-1)
+        )
+
+    together = write(prompts)
+
+    for number, prompt in enumerate(prompts):
+        alone = [ids[0] for ids in write([prompt])]
+        assert [ids[number] for ids in together] == alone

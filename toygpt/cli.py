@@ -336,8 +336,8 @@ def run_generate(options: argparse.Namespace) -> int:
         raise InputError(f"--max-new-tokens must be positive: {options.max_new_tokens}")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    keep_freed_memory()  # large pages: a tenth more tokens per second
     # torch takes seconds to import: most mistakes are told before.
-    keep_freed_memory()
     from toygpt.data.tokenizer import decode_as_it_comes, load_tokenizer
     from toygpt.model.device import device_for
     from toygpt.model.directory import load_end_of_text_id, load_model

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Heads = Float[Tensor, "batch time head head_dim"]
+# Not as in attention.py: this order comes out of one product for all heads, and goes
+# into the cache as it is.
+HeadsByToken = Float[Tensor, "batch time head head_dim"]
 
 
 class KeyValueCache:
@@ -27,13 +29,14 @@ class KeyValueCache:
         num_tokens: int,
         head_dim: int,
         device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.lengths = [0] * num_texts  # the tokens of each text that it holds
         # Room for all tokens at once: growing would copy all, for every token. Zeros,
         # since what no token has filled is multiplied by the weight zero.
         shape = (num_layers, num_texts, num_tokens, num_heads, head_dim)
-        self._keys = torch.zeros(shape, device=device)
-        self._values = torch.zeros(shape, device=device)
+        self._keys = torch.zeros(shape, device=device, dtype=dtype)
+        self._values = torch.zeros(shape, device=device, dtype=dtype)
         # Of the tokens that are being read:
         self.positions: slice | Tensor = slice(0)
         self._is_beginning = True
@@ -74,7 +77,9 @@ class KeyValueCache:
             columns = torch.arange(max(ends), device=device)
             self._is_seen = (columns <= self.positions)[:, None, None]
 
-    def attend(self, layer: int, query: Heads, key: Heads, value: Heads) -> Heads:
+    def attend(
+        self, layer: int, query: HeadsByToken, key: HeadsByToken, value: HeadsByToken
+    ) -> HeadsByToken:
         """Keep what a layer made of the newest tokens, and let them look back.
 
         The newest token of a text comes after all others: nothing is to be hidden from

@@ -85,7 +85,7 @@ def generate_together(
     changed: of a long text it always sees the last `block_size // 2` tokens or more.
 
     Args:
-        model: The GPT, arranged for this.
+        model: The network in the form that writes.
         prompts: What to continue; they may differ in length.
         max_new_tokens: Where to stop each text if the model does not.
         end_of_text_id: The token by which the model ends a text; it is not yielded.

@@ -1,13 +1,12 @@
-"""The same network once more, arranged for reading on: one token after the other.
+"""The same network once more, in the form that writes: one token after the other.
 
-While a text is written, the network reads a single token at a time, and takes longer to
-get going than to compute. So here its formulas (gpt.py says what they mean) stand once
-more, in as few calls as possible: queries, keys and values come out of one product, and
-nothing is there that only training needs.
+While a text is written, the network reads a single token at a time, and of a small one
+half of the time goes into starting operations. So here its formulas (gpt.py says what
+they mean) stand once more, in as few operations as possible: queries, keys and values
+come out of one product, and nothing is there that only training needs.
 
 On a processor the matrices are also packed: copied into the order in which its kernels
-read them. That is all of the gain for large matrices, and half of it for small ones
-(docs/decisions/generation.md).
+read them. docs/decisions/generation.md says what each of the two brings.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from toygpt.model.gpt import GPT, Block
 
 
 class InferenceGPT:
-    """A GPT's weights, ready to go on with texts whose beginnings a cache remembers.
+    """A GPT in the form that writes: it goes on from what a cache remembers.
 
-    It computes what the GPT computes, up to rounding. Its weights are copies in part:
-    after more training, make another.
+    It computes what the GPT computes, up to rounding. Its weights are in part copies:
+    make another after the GPT was trained on, or moved to another device.
     """
 
     def __init__(self, model: GPT) -> None:
@@ -38,7 +37,7 @@ class InferenceGPT:
         self._positions = model.positions
         self._blocks = [InferenceBlock(cast("Block", block)) for block in model.blocks]
         self._final_norm = model.final_norm
-        self._to_logits = Product(model.to_logits)
+        self.to_logits = Product(model.to_logits)
 
     def new_cache(self, num_texts: int, num_tokens: int | None = None) -> KeyValueCache:
         """Return what `read_on` needs to go on from where it was.
@@ -55,6 +54,7 @@ class InferenceGPT:
             num_tokens=min(num_tokens or block_size, block_size),
             head_dim=self.config.embed_dim // self.config.num_heads,
             device=self.device,
+            dtype=self._embedding.dtype,
         )
 
     def read_on(
@@ -74,12 +74,6 @@ class InferenceGPT:
             x = block.read_on(x, cache, layer)
         return self._final_norm(x)
 
-    def to_logits(
-        self, x: Float[Tensor, "*batch channels"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        """Return the scores of what may come next."""
-        return self._to_logits(x)
-
 
 class InferenceBlock:
     """One layer: attention over all that the cache remembers, then feed-forward."""
@@ -91,10 +85,10 @@ class InferenceBlock:
         self.to_query_key_value = Product(
             attention.to_query, attention.to_key, attention.to_value
         )
-        self.to_mixed = Product(attention.to_output)
+        self.attention_output = Product(attention.to_output)
         self.feed_forward_norm = block.feed_forward_norm
         self.to_hidden = Product(feed_forward.to_hidden)
-        self.to_output = Product(feed_forward.to_output)
+        self.feed_forward_output = Product(feed_forward.to_output)
 
     def read_on(
         self, x: Float[Tensor, "batch time channels"], cache: KeyValueCache, layer: int
@@ -106,9 +100,9 @@ class InferenceBlock:
             .unbind(2)
         )
         mixed = cache.attend(layer, query, key, value)
-        x = self.to_mixed(mixed.flatten(start_dim=2), added_to=x)
+        x = self.attention_output(mixed.flatten(start_dim=2), added_to=x)
         hidden = self.to_hidden(self.feed_forward_norm(x), relu=True)
-        return self.to_output(hidden, added_to=x)
+        return self.feed_forward_output(hidden, added_to=x)
 
 
 class Product:
@@ -117,12 +111,10 @@ class Product:
     def __init__(self, *layers: nn.Linear) -> None:
         self.weight = _side_by_side([layer.weight.detach() for layer in layers])
         self.bias = _side_by_side([layer.bias.detach() for layer in layers])
-        self.is_packed = (
-            self.weight.device.type == "cpu"
-            and self.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
+        self.is_packed = self.weight.dtype == torch.float32 and can_pack(
+            self.weight.device
         )
-        if self.is_packed:  # as PyTorch's own compiler does it
+        if self.is_packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
     def __call__(
@@ -132,7 +124,14 @@ class Product:
         relu: bool = False,
         added_to: Float[Tensor, "*batch outputs"] | None = None,
     ) -> Float[Tensor, "*batch outputs"]:
-        """Return x Wᵀ + b, without what is negative, or added to something."""
+        """Return x Wᵀ + b.
+
+        Args:
+            x: The input of all layers.
+            relu: Whether what is negative becomes zero.
+            added_to: What the result is added to; not with `relu`.
+        """
+        assert not relu or added_to is None, "the packed kernel does one of them"
         if self.is_packed:
             multiply = torch.ops.mkldnn._linear_pointwise
             if added_to is not None:
@@ -143,6 +142,18 @@ class Product:
         if relu:
             product = F.relu(product)
         return product if added_to is None else added_to + product
+
+
+def can_pack(device: torch.device) -> bool:
+    """Say whether PyTorch has kernels for packed matrices there, of oneDNN's on x86.
+
+    They are those that its compiler takes for inputs of any length.
+    """
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    )
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

@@ -59,11 +59,11 @@ class Courier:
         self._thread.start()
 
     def wait_for_first_try(self) -> None:
-        """Return when the tracker is open, or does not open.
+        """Return when the tracker has heard the first of it, or does not open.
 
         Opening imports much. Threads that import at once may lock each other out, and
-        take longer than one after the other: each read from disk gives way, and has to
-        wait until the other one does.
+        take longer than one after the other: each time that one of them reads a file
+        it lets go of Python's lock (the GIL), and has to wait to get it back.
         """
         self._has_tried.wait(FIRST_TRY_SECONDS)
 
