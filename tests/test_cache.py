@@ -29,16 +29,14 @@ class Texts:
         """Let rows of the cache go on by a part of a text; return what comes out."""
         num_new = [part.stop - part.start for _, part in places.values()]
         self.cache.make_room(list(places), num_new)
-        mixed = self.cache.attend(
-            0,
-            *(
-                torch.nn.utils.rnn.pad_sequence(
-                    [heads[text, part] for text, part in places.values()],
-                    batch_first=True,
-                )
-                for heads in (self.query, self.key, self.value)
-            ),
+        query, key, value = (
+            torch.nn.utils.rnn.pad_sequence(
+                [heads[text, part] for text, part in places.values()],
+                batch_first=True,
+            )
+            for heads in (self.query, self.key, self.value)
         )
+        mixed = self.cache.attend(0, query, torch.stack((key, value), dim=2))
         return {
             row: of_row[:num]
             for row, of_row, num in zip(places, mixed, num_new, strict=True)

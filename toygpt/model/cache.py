@@ -10,6 +10,7 @@ from torch import Tensor
 # Not as in attention.py: this order comes out of one product for all heads, and goes
 # into the cache as it is.
 HeadsByToken = Float[Tensor, "batch time head head_dim"]
+KeysAndValuesByToken = Float[Tensor, "batch time 2 head head_dim"]
 
 
 class KeyValueCache:
@@ -34,9 +35,8 @@ class KeyValueCache:
         self.lengths = [0] * num_texts  # the tokens of each text that it holds
         # Room for all tokens at once: growing would copy all, for every token. Zeros,
         # since what no token has filled is multiplied by the weight zero.
-        shape = (num_layers, num_texts, num_tokens, num_heads, head_dim)
-        self._keys = torch.zeros(shape, device=device, dtype=dtype)
-        self._values = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (num_layers, num_texts, num_tokens, 2, num_heads, head_dim)
+        self._kept = torch.zeros(shape, device=device, dtype=dtype)
         # Of the tokens that are being read:
         self.positions: slice | Tensor = slice(0)
         self._is_beginning = True
@@ -59,11 +59,11 @@ class KeyValueCache:
         self._is_beginning = not any(starts)
         # Nothing would hide the second of two new tokens from the first.
         assert self._is_beginning or (all(starts) and set(num_new) == {1})
-        assert max(ends) <= self._keys.shape[2], "a full cache takes no more tokens"
+        assert max(ends) <= self._kept.shape[2], "a full cache takes no more tokens"
         for row, end in zip(rows, ends, strict=True):
             self.lengths[row] = end
 
-        device = self._keys.device
+        device = self._kept.device
         is_all = len(rows) == len(self.lengths)
         which = slice(None) if is_all else torch.tensor(rows, device=device)
         self._seen = (which, slice(max(ends)))
@@ -78,22 +78,22 @@ class KeyValueCache:
             self._is_seen = (columns <= self.positions)[:, None, None]
 
     def attend(
-        self, layer: int, query: HeadsByToken, key: HeadsByToken, value: HeadsByToken
+        self, layer: int, query: HeadsByToken, keys_and_values: KeysAndValuesByToken
     ) -> HeadsByToken:
         """Keep what a layer made of the newest tokens, and let them look back.
 
         The newest token of a text comes after all others: nothing is to be hidden from
         it. Only at the beginning, where many are read at once, is there a later one.
         """
-        self._keys[layer][self._place] = key
-        self._values[layer][self._place] = value
+        kept = self._kept[layer]
+        kept[self._place] = keys_and_values
         if not self._is_beginning:
-            key = self._keys[layer][self._seen]
-            value = self._values[layer][self._seen]
+            keys_and_values = kept[self._seen]
+        keys, values = keys_and_values.unbind(2)
         return F.scaled_dot_product_attention(
             query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
             attn_mask=self._is_seen,
             is_causal=self._is_beginning,
         ).transpose(1, 2)
@@ -105,4 +105,4 @@ class KeyValueCache:
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all texts but these, and close the gaps."""
         self.lengths = [self.lengths[row] for row in rows]
-        self._keys, self._values = self._keys[:, rows], self._values[:, rows]
+        self._kept = self._kept[:, rows]

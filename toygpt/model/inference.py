@@ -68,8 +68,11 @@ class InferenceGPT:
             token_ids: The tokens for which `cache.make_room` was called.
             cache: From `new_cache`, to go on from later.
         """
-        x = F.embedding(token_ids, self._embedding) * math.sqrt(self.config.embed_dim)
-        x = x + self._positions[cache.positions]
+        x = torch.add(
+            self._positions[cache.positions],
+            F.embedding(token_ids, self._embedding),
+            alpha=math.sqrt(self.config.embed_dim),
+        )
         for layer, block in enumerate(self._blocks):
             x = block.read_on(x, cache, layer)
         return self._final_norm(x)
@@ -94,12 +97,10 @@ class InferenceBlock:
         self, x: Float[Tensor, "batch time channels"], cache: KeyValueCache, layer: int
     ) -> Float[Tensor, "batch time channels"]:
         """Return the stream with what this layer has to add."""
-        query, key, value = (
-            self.to_query_key_value(self.attention_norm(x))
-            .unflatten(-1, (3, self.num_heads, -1))
-            .unbind(2)
-        )
-        mixed = cache.attend(layer, query, key, value)
+        query_key_value = self.to_query_key_value(self.attention_norm(x))
+        heads = query_key_value.unflatten(-1, (3, self.num_heads, -1))
+        query, keys_and_values = heads[:, :, 0], heads[:, :, 1:]
+        mixed = cache.attend(layer, query, keys_and_values)
         x = self.attention_output(mixed.flatten(start_dim=2), added_to=x)
         hidden = self.to_hidden(self.feed_forward_norm(x), relu=True)
         return self.feed_forward_output(hidden, added_to=x)
