@@ -64,7 +64,9 @@ def test_every_override_changes_a_parameter_that_exists(override: str) -> None:
 )
 def test_every_study_asks_for_parameters_that_exist(script: Path) -> None:
     text = script.read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = [line for line in text.splitlines() if line.startswith("dvc exp run")]
+    text = re.sub(r"^try (?=[\w-])", "dvc exp run --name ", text, flags=re.MULTILINE)
+    lines = [line.strip() for line in text.splitlines()]
+    commands = [line for line in lines if line.startswith("dvc exp run")]
     assert commands
 
     for command in commands:
@@ -78,7 +80,7 @@ def test_every_study_asks_for_parameters_that_exist(script: Path) -> None:
         }
         before = dict(flatten(read_yaml(PROJECT / "params.yaml")))
         assert choices.keys() <= before.keys()
-        for number in range(max(map(len, choices.values()))):
+        for number in range(max(map(len, choices.values()), default=0)):
             overrides = {
                 key: YAML(typ="safe").load(values[number % len(values)])
                 for key, values in choices.items()
