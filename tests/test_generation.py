@@ -347,7 +347,8 @@ def test_together_the_texts_are_those_of_transformers(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=48
         )
         expected = output[0, len(prompt) :].tolist()
-        assert new_ids == expected[: expected.index(0)] if 0 in expected else expected
+        end = expected.index(0) if 0 in expected else len(expected)
+        assert new_ids == expected[:end]
 
 
 def test_a_text_that_ends_costs_no_more_work(readings: list[tuple[int, int]]) -> None:
