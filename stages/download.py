@@ -6,7 +6,6 @@ Writes: data/documents/, metrics/download.json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,11 +15,12 @@ from toygpt.data.corpus import (
     Document,
     RawDocument,
     clean,
-    read_local_files,
     read_standard_library,
     write_documents,
 )
 from toygpt.data.hub import read_hub_dataset
+from toygpt.data.inventory import Inventory
+from toygpt.data.local_files import read_local_files
 from toygpt.errors import InputError
 from toygpt.files import new_directory, write_json
 from toygpt.params import HubCorpus, LocalFiles, Params, load_params
@@ -28,9 +28,10 @@ from toygpt.params import HubCorpus, LocalFiles, Params, load_params
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    left_out: Counter[str] = Counter()
+    inventory = Inventory()
     documents = islice(
-        clean(found_documents(params), left_out), params.download.max_documents
+        clean(found_documents(params, inventory), inventory),
+        params.download.max_documents,
     )
     totals: Counter[str] = Counter()
     with new_directory(paths.DOCUMENTS) as directory:
@@ -39,34 +40,39 @@ def main() -> None:
         )
         if not totals["documents"]:
             raise InputError(
-                f"the corpus {params.corpus!r} holds no text (left out: "
-                f"{dict(left_out)}); see `corpora` and `download` in params.yaml"
+                "\n  ".join(
+                    [
+                        f"the corpus {params.corpus!r} holds no text (see "
+                        f"corpora.{params.corpus} and `download` in params.yaml); "
+                        f"{inventory.summary() or 'nothing was found'}",
+                        *inventory.advice(),
+                    ]
+                )
             )
 
-    reasons = ("empty", "duplicate", "not_utf8")
     write_json(
         paths.METRICS / "download.json",
         {
             "corpus_documents": totals["documents"],
             "corpus_bytes": totals["bytes"],
-            **{f"left_out_{reason}": left_out[reason] for reason in reasons},
+            **inventory.metrics(),
         },
     )
-    print(
-        f"{totals['documents']:,} documents, {totals['bytes'] / 1e6:.1f} MB; left out: "
-        + ", ".join(f"{left_out[reason]} {reason}" for reason in reasons)
-    )
+    size = f"{totals['documents']:,} documents, {totals['bytes'] / 1e6:.1f} MB"
+    print("; ".join(filter(None, [size, inventory.summary()])))
+    for line in inventory.advice():
+        print(f"  {line}")
 
 
-def found_documents(params: Params) -> Iterator[RawDocument]:
+def found_documents(params: Params, inventory: Inventory) -> Iterator[RawDocument]:
     """Yield the documents of the chosen corpus as they are found."""
     match params.chosen_corpus:
         case HubCorpus(datasets=names):
             return chain.from_iterable(
                 read_hub_dataset(name, params.hub[name]) for name in names
             )
-        case LocalFiles(folder=folder):
-            return read_local_files(Path(folder))
+        case LocalFiles() as files:
+            return read_local_files(files.path(), inventory)
         case _:
             return read_standard_library()
 

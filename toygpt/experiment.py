@@ -53,7 +53,8 @@ def run_experiment(
     from toygpt.params import flatten, load_params, read_yaml
 
     # All of it is checked before DVC writes anything.
-    load_params(root / paths.PARAMS, overrides)
+    params = load_params(root / paths.PARAMS, overrides)
+    overrides = {**overrides, **params.expanded_folders()}
     known = dict(flatten(read_yaml(root / paths.PARAMS)))
     arguments = ["exp", "run", *targets]
     if name is not None:

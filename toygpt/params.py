@@ -62,6 +62,20 @@ class LocalFiles(Section):
     source: Literal["local_files"]
     folder: Annotated[str, Field(min_length=1)]
 
+    def path(self) -> Path:
+        """Return the folder; `~` and `~user` stand for a home directory.
+
+        Raises:
+            InputError: There is no such user.
+        """
+        try:
+            return Path(self.folder).expanduser()
+        except RuntimeError:
+            raise InputError(
+                f"corpora.*.folder: got {self.folder!r}, but whose home directory that "
+                f"would be is not known; write the whole path"
+            ) from None
+
 
 class HubCorpus(Section):
     """Datasets on the Hugging Face hub, one after another."""
@@ -287,6 +301,17 @@ class Params(Section):
     def chosen_corpus(self) -> StandardLibrary | LocalFiles | HubCorpus:
         """The entry of `corpora` that `corpus` names."""
         return self.corpora[self.corpus]
+
+    def expanded_folders(self) -> dict[str, str]:
+        """Return the whole path of each folder that begins with `~`, by its key.
+
+        DVC, which watches `corpora.files.folder`, takes `~` for a name like any other.
+        """
+        return {
+            f"corpora.{name}.folder": str(corpus.path())
+            for name, corpus in self.corpora.items()
+            if isinstance(corpus, LocalFiles) and corpus.folder.startswith("~")
+        }
 
     @property
     def chosen_model(self) -> ModelParams:

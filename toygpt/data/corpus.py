@@ -1,10 +1,8 @@
 """Where the text comes from: documents, one after another, never all in memory."""
 
-import gzip
 import hashlib
 import json
 import sysconfig
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from toygpt.data.inventory import Inventory, Reason
 from toygpt.errors import InputError
 
 DOCUMENTS_FILE = "documents.parquet"
@@ -35,10 +34,6 @@ NOT_THE_LIBRARY = {
 # tables of character sets, which say so in their first lines.
 GENERATED_NAMES = ("_sysconfigdata", "topics.py")
 GENERATED_MARK = b"generated from"
-
-AS_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
-
-READABLE_SUFFIXES = (".jsonl", ".md", ".parquet", ".py", ".txt")
 
 
 class Document(NamedTuple):
@@ -71,66 +66,6 @@ def read_standard_library() -> Iterator[RawDocument]:
         yield RawDocument(inside.as_posix(), group, content)
 
 
-def read_local_files(folder: Path) -> Iterator[RawDocument]:
-    """Yield what a user's folder holds, in stable order; hidden files are left out.
-
-    A text file is one document, and so is each row of a .jsonl or .parquet file. What
-    lies in one folder of `folder` is one group; a file that lies in none, or a row
-    with a column `group`, is or names its own.
-
-    Raises:
-        InputError: No such folder, nothing readable in it, or a damaged file.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"there is no folder {str(folder)!r} (corpora.*.folder in params.yaml)"
-        )
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in READABLE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    if not files:
-        raise InputError(
-            f"the folder {str(folder)!r} (corpora.*.folder in params.yaml) holds no "
-            f"{', '.join(READABLE_SUFFIXES)} file"
-        )
-    for path in files:
-        inside = path.relative_to(folder)
-        try:
-            yield from _read_file(path, inside.as_posix(), group=inside.parts[0])
-        except InputError:
-            raise
-        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-            raise InputError(f"cannot read {path}: {error}") from None
-
-
-def _read_file(path: Path, name: str, *, group: str) -> Iterator[RawDocument]:
-    match path.suffix.lower():
-        case ".jsonl":
-            yield from _read_rows(rows_of_jsonl(path, str(path)), path, name)
-        case ".parquet":
-            yield from _read_rows(_rows_of_parquet(path), path, name)
-        case _:
-            yield RawDocument(name, group, path.read_bytes())
-
-
-def _read_rows(rows: Iterable[object], path: Path, name: str) -> Iterator[RawDocument]:
-    for number, row in enumerate(rows, start=1):
-        content = content_of(row, "text")
-        if content is None:
-            raise InputError(f"{path}, row {number}: no string in a column `text`")
-        document_id = f"{name}:{number}"
-        group = row["group"] if isinstance(row, dict) and "group" in row else None
-        if isinstance(group, bytes):
-            group = group.decode(errors="backslashreplace")
-        yield RawDocument(
-            document_id, document_id if group is None else str(group), content
-        )
-
-
 def content_of(row: object, column: str) -> bytes | None:
     """Return the text in a column of a row, as bytes; None where there is none."""
     text = row.get(column) if isinstance(row, dict) else None
@@ -140,46 +75,28 @@ def content_of(row: object, column: str) -> bytes | None:
     return text if isinstance(text, bytes) else None
 
 
-def rows_of_jsonl(path: Path, name: str) -> Iterator[object]:
-    """Yield the value in each line of a file, which may be compressed (.gz).
+def rows_of_jsonl(lines: Iterable[str | bytes], name: str) -> Iterator[object]:
+    """Yield the value in each line of a file.
 
     Raises:
         InputError: A line is not JSON; the message calls the file by its name.
     """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(
-                        f"{name}, line {number}, is not JSON: {error}"
-                    ) from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(
+                    f"{name}, line {number}, is not JSON: {error}"
+                ) from None
 
 
-def _rows_of_parquet(path: Path) -> Iterator[object]:
-    with pq.ParquetFile(path) as file:
-        wanted = [n for n in ("text", "group") if n in file.schema_arrow.names]
-        if "text" not in wanted:
-            yield {}  # a row without text, to be complained of as such
-            return
-        for batch in file.iter_batches(batch_size=1000, columns=wanted):
-            # Strings as bytes: not every writer cares that they are UTF-8.
-            columns = {
-                name: values.cast(AS_BYTES.get(values.type, values.type))
-                for name, values in zip(wanted, batch.columns, strict=True)
-            }
-            yield from pa.RecordBatch.from_pydict(columns).to_pylist()
-
-
-def clean(
-    documents: Iterable[RawDocument], left_out: Counter[str]
-) -> Iterator[Document]:
+def clean(documents: Iterable[RawDocument], inventory: Inventory) -> Iterator[Document]:
     """Yield the documents that hold text which was not there before.
 
     Args:
         documents: Documents as they were found.
-        left_out: Counts what is not yielded, by reason. All that grows with the corpus
+        inventory: Counts what is not yielded, by reason. All that grows with the corpus
             is a digest of 16 bytes for each document.
     """
     seen: set[bytes] = set()
@@ -187,13 +104,13 @@ def clean(
         try:
             text = document.content.decode("utf-8-sig")
         except UnicodeDecodeError:
-            left_out["not_utf8"] += 1
+            inventory.leave_out(Reason.NOT_UTF8, document.id)
             continue
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if not text.strip():
-            left_out["empty"] += 1
+            inventory.leave_out(Reason.EMPTY, document.id)
         elif digest in seen:
-            left_out["duplicate"] += 1
+            inventory.leave_out(Reason.DUPLICATE, document.id)
         else:
             seen.add(digest)
             yield Document(_printable(document.id), _printable(document.group), text)

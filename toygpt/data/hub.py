@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import gzip
 import hashlib
 import logging
 import os
@@ -315,7 +316,8 @@ def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:
     the types of these (RedPajama's do), have no common table.
     """
     if path.suffix not in TABLE_SUFFIXES:
-        yield from rows_of_jsonl(path, address)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            yield from rows_of_jsonl(lines, address)
         return
     import datasets
 

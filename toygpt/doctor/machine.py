@@ -18,6 +18,8 @@ from toygpt.errors import InputError
 from toygpt.params import Params, load_params
 
 LEAST_FREE_BYTES = 10**9
+# What dvc.yaml has as a dependency of `download`, whichever corpus is chosen.
+WATCHED_FOLDER = "corpora.files.folder"
 
 
 PACKAGES = ("torch", "lightning", "transformers", "dvc", "mlflow", "wandb")
@@ -57,11 +59,17 @@ def check_machine(root: Path) -> Iterator[Line]:
 def check_params(root: Path) -> Iterator[Line]:
     """See whether params.yaml can be used."""
     try:
-        load_params(root / paths.PARAMS)
+        expanded = load_params(root / paths.PARAMS).expanded_folders()
     except InputError as error:
         yield Finding(str(error), f"${{EDITOR:-vi}} {paths.PARAMS}")
-    else:
-        yield f"{paths.PARAMS} is valid"
+        return
+    yield f"{paths.PARAMS} is valid"
+    if (folder := expanded.get(WATCHED_FOLDER)) is not None:
+        yield Finding(
+            f"DVC does not expand the `~` of {WATCHED_FOLDER}, and would look for a "
+            f"folder of that name: write {folder} (`python . train` does so itself)",
+            f"${{EDITOR:-vi}} {paths.PARAMS}",
+        )
 
 
 def valid_params(root: Path) -> Params | None:

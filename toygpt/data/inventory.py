@@ -1,0 +1,138 @@
+"""What was found on the way to a corpus, and what of it was left out, and why."""
+
+from collections import Counter, defaultdict
+from enum import Enum
+
+# How many names, and how many kinds of files, one line shows.
+NUM_SHOWN = 3
+
+
+class Reason(Enum):
+    """Why something that was found is not in the corpus.
+
+    The value is its key in the metrics, its name on the console, and what the user can
+    do about it, where there is something to do.
+    """
+
+    EMPTY = ("empty", "empty", None)
+    DUPLICATE = ("duplicate", "duplicate", None)
+    HIDDEN = ("hidden", "hidden", None)
+    NOT_UTF8 = (
+        "not_utf8",
+        "not UTF-8",
+        "from Latin-1, for example: iconv -f latin1 -t utf-8 FILE > NEW_FILE",
+    )
+    UNMARKED_UTF16 = (
+        "unmarked_utf16",
+        "UTF-16 without a byte order mark",
+        "convert: iconv -f utf-16le -t utf-8 FILE > NEW_FILE",
+    )
+    BINARY = (
+        "binary",
+        "binary",
+        "if it is text with NUL characters: tr -d '\\000' < FILE > NEW_FILE",
+    )
+    NO_READER = (
+        "no_reader",
+        "in a format that is not read",
+        "convert: pandoc --to plain --output NEW_FILE.txt FILE, or for PDF: "
+        "pdftotext FILE",
+    )
+    NO_TEXT_COLUMN = (
+        "no_text_column",
+        "without a column `text`",
+        "give the column that holds the documents this name",
+    )
+    NOT_A_FILE = (
+        "not_a_file",
+        "not a file",
+        "links that lead nowhere or to a folder that is read already, pipes, sockets",
+    )
+
+    def __init__(self, key: str, label: str, advice: str | None) -> None:
+        self.key = key
+        self.label = label
+        self.advice = advice
+
+
+class Inventory:
+    """What was found on the way to a corpus.
+
+    Attributes:
+        num_files: How many of the user's files were read, by suffix.
+        followed: Links to folders that were followed, by name.
+        left_out: How many files or rows were left out, by reason.
+        names: Names of the first of these.
+    """
+
+    def __init__(self) -> None:
+        self.num_files: Counter[str] = Counter()
+        self.followed: list[str] = []
+        self.left_out: Counter[Reason] = Counter()
+        self.names: defaultdict[Reason, list[str]] = defaultdict(list)
+
+    def leave_out(self, reason: Reason, name: str, note: str = "") -> None:
+        """Count a file or a row that is not in the corpus.
+
+        Args:
+            reason: Why it is not.
+            name: Of the file or row.
+            note: What else the user should know of this one.
+        """
+        self.left_out[reason] += 1
+        if len(self.names[reason]) < NUM_SHOWN:
+            name = _on_one_line(name)
+            self.names[reason].append(
+                f"{name} ({_on_one_line(note)})" if note else name
+            )
+
+    def metrics(self) -> dict[str, int]:
+        """Return how many were left out, for each reason that there can be."""
+        return {f"left_out_{reason.key}": self.left_out[reason] for reason in Reason}
+
+    def summary(self) -> str:
+        """Say in one line how many files were read, and how much was left out."""
+        parts = []
+        if self.num_files:
+            kinds = ", ".join(
+                f"{number:,} {_on_one_line(suffix) or 'without suffix'}"
+                for suffix, number in self.num_files.most_common(NUM_SHOWN)
+            )
+            more = ", …" if len(self.num_files) > NUM_SHOWN else ""
+            parts.append(f"files read: {kinds}{more}")
+        if self.left_out:
+            counts = ", ".join(
+                f"{self.left_out[reason]:,} {reason.label}"
+                for reason in Reason
+                if self.left_out[reason]
+            )
+            parts.append(f"left out: {counts}")
+        return "; ".join(parts)
+
+    def advice(self) -> list[str]:
+        """Say for each reason, in one line, which files it were and what can be done.
+
+        That there are hidden, empty or duplicate ones needs nothing to be done.
+        """
+        lines = [
+            f"{reason.label}: {_first(self.names[reason], number)}; {reason.advice}"
+            for reason in Reason
+            if (number := self.left_out[reason]) and reason.advice is not None
+        ]
+        if self.followed:
+            lines.append(
+                f"links followed: {_first(self.followed, len(self.followed))}; DVC "
+                f"does not see what changes behind a link to a folder; after a change: "
+                f"dvc repro --force --single-item download"
+            )
+        return lines
+
+
+def _first(names: list[str], number: int) -> str:
+    """Return the first of so many names."""
+    return ", ".join([*names[:NUM_SHOWN], *(["…"] if number > NUM_SHOWN else [])])
+
+
+def _on_one_line(name: str) -> str:
+    """Return a name as any terminal can show it."""
+    return name if name.isprintable() else ascii(name)
