@@ -172,11 +172,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Said]:
     config = workspace.root.parent / "config.yaml"
     prompts = json.dumps(AWKWARD_PROMPTS, ensure_ascii=False)
     config.write_text(CONFIG.replace("PROMPTS", prompts), encoding="utf-8")
+    home = workspace.root.parent / "home"
+    (home / "texts").mkdir(parents=True)
+    workspace.environment["HOME"] = str(home)
     done = workspace.run(
         *("python", ".", "train", "--config", str(config), "--name", "by-hand"),
         *("--model", "nano", "--batch", "2", "--lr", "3e-3", "--wd", "0.05"),
         *("--precision", "32-true", "--wnb", "false"),
         *("-S", "train.warmup_tokens=6_4", "--set", "split.key=5"),
+        *("-S", "corpora.files.folder=~/texts"),
     )
     return workspace, Said(done.returncode, done.stdout, done.stderr)
 
@@ -702,6 +706,7 @@ def test_options_and_file_end_up_in_params_and_nothing_else(
         "train.precision": "32-true",
         "train.warmup_tokens": 64,
         "split.key": 5,
+        "corpora.files.folder": str(workspace.root.parent / "home" / "texts"),
         "download.max_bytes": None,
         "download.max_documents": 41,
         "models.nano.embed_dim": 12,

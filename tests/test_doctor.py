@@ -614,6 +614,16 @@ def test_invalid_parameters_are_a_finding(
     visit().text_of("params.yaml is not valid YAML")
 
 
+def test_a_home_directory_that_dvc_would_not_find_is_a_finding(
+    project: Workspace, visit: Callable[..., Visit]
+) -> None:
+    project.set_params({"corpora.files.folder": "~/texts"})
+
+    problem = visit().text_of("DVC does not expand the `~` of corpora.files.folder")
+
+    assert f"write {Path.home() / 'texts'}" in " ".join(problem.split())
+
+
 def test_a_check_that_fails_is_a_finding(
     project: Workspace, visit: Callable[..., Visit]
 ) -> None:

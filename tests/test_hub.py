@@ -34,6 +34,7 @@ from tests.hub_repositories import (
 from tests.project import Workspace, tiny_project
 from toygpt.data.corpus import DOCUMENTS_FILE, RawDocument
 from toygpt.data.hub import FetchProblem, read_hub_dataset
+from toygpt.data.inventory import Inventory
 from toygpt.errors import InputError
 from toygpt.params import HubDataset
 
@@ -244,9 +245,7 @@ def test_the_seed_corpus_is_every_row_of_all_sixteen_files(seed_run: SeedRun) ->
     assert seed_run.metrics == {
         "corpus_documents": 16 * ROWS_PER_FILE,
         "corpus_bytes": sum(len(d["text"].encode()) for d in expected),
-        "left_out_empty": 0,
-        "left_out_duplicate": 0,
-        "left_out_not_utf8": 0,
+        **Inventory().metrics(),
     }
 
 
@@ -669,7 +668,9 @@ def test_text_that_is_none_is_counted_and_the_rest_is_kept(
 
     assert done.stderr == ""
     assert done.stdout == (
-        "2 documents, 0.0 MB; left out: 1 empty, 1 duplicate, 1 not_utf8\n"
+        "2 documents, 0.0 MB; left out: 1 empty, 1 duplicate, 1 not UTF-8\n"
+        "  not UTF-8: wikimedia/wikisource/mine.jsonl:2; from Latin-1, for example: "
+        "iconv -f latin1 -t utf-8 FILE > NEW_FILE\n"
     )
     assert texts_in(project) == ["one", "two"]
 

@@ -107,6 +107,33 @@ def test_a_choice_picks_from_its_menu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("texts", "texts"),
+        ("~/my texts", "/home/me/my texts"),
+        ("~", "/home/me"),
+        ("./~/texts", "~/texts"),
+        ("a~", "a~"),
+    ],
+)
+def test_a_tilde_stands_for_the_home_directory(
+    monkeypatch: pytest.MonkeyPatch, folder: str, expected: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+
+    path = LocalFiles(source="local_files", folder=folder).path()
+
+    assert path == Path(expected)
+
+
+def test_the_home_directory_of_an_unknown_user_is_named() -> None:
+    files = LocalFiles(source="local_files", folder="~no such user/texts")
+
+    with pytest.raises(InputError, match=r"got '~no such user/texts'"):
+        files.path()
+
+
+@pytest.mark.parametrize(
     ("source", "value"),
     [("1e-3", 0.001), ("3e-4", 0.0003), ("1E-3", 0.001), ("1", 1.0), ("0.002", 0.002)],
 )

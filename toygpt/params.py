@@ -68,6 +68,8 @@ class LocalFiles(Section):
         Raises:
             InputError: There is no such user.
         """
+        if not self.folder.startswith("~"):
+            return Path(self.folder)  # also ./~, which is a folder of that name
         try:
             return Path(self.folder).expanduser()
         except RuntimeError:

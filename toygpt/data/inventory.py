@@ -120,8 +120,9 @@ class Inventory:
             if (number := self.left_out[reason]) and reason.advice is not None
         ]
         if self.followed:
+            names = [_on_one_line(name) for name in self.followed[:NUM_SHOWN]]
             lines.append(
-                f"links followed: {_first(self.followed, len(self.followed))}; DVC "
+                f"links followed: {_first(names, len(self.followed))}; DVC "
                 f"does not see what changes behind a link to a folder; after a change: "
                 f"dvc repro --force --single-item download"
             )
@@ -129,8 +130,8 @@ class Inventory:
 
 
 def _first(names: list[str], number: int) -> str:
-    """Return the first of so many names."""
-    return ", ".join([*names[:NUM_SHOWN], *(["…"] if number > NUM_SHOWN else [])])
+    """Return the names of the first of so many."""
+    return ", ".join(names) + (", …" if number > NUM_SHOWN else "")
 
 
 def _on_one_line(name: str) -> str:
