@@ -65,7 +65,7 @@ LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
 CSV = 'id,text\n1,grün\n2,"""gelb""\n, rot"\n'
 
 READ: dict[str, tuple[str | bytes, list[str]]] = {
-    # Text, whatever it is called and in whichever encoding, if it says so.
+    # Text under any name, in UTF-8 or what a byte order mark says.
     "plain.txt": ("grün", ["grün"]),
     "marked.MD": ("# grün", ["# grün"]),
     "code.c": ("int main;", ["int main;"]),
@@ -140,6 +140,7 @@ LEFT_OUT: dict[str, tuple[str | bytes, Reason, str]] = {
     "numbers.csv": ("a;b\n1;2\n", Reason.NO_TEXT_COLUMN, "has a, b"),
     "wide.csv": ("a,b,c,d,e,f\n", Reason.NO_TEXT_COLUMN, "has a, b, c, d, e, …"),
     "package.json": ('{\n"name": "a"\n}', Reason.NO_TEXT_COLUMN, "has name"),
+    "vocab.json": ('{"a": 0, "text": 1}\n', Reason.NO_TEXT_COLUMN, "has a, text"),
     "chart.json": ('{\n"text": {}\n}', Reason.NO_TEXT_COLUMN, "has text"),
     "comments.json": ("{ // so\n}", Reason.NO_TEXT_COLUMN, "is not JSON"),
     "numbers.json": ("[1, 2]", Reason.NO_TEXT_COLUMN, "has none"),
@@ -168,10 +169,16 @@ def test_what_is_not_read_is_named_with_the_reason(tmp_path: Path, name: str) ->
     assert left_out == {reason.key: [f"{shown} ({note})" if note else shown]}
 
 
-def test_a_table_without_text_is_named_with_its_columns(tmp_path: Path) -> None:
+def test_a_parquet_file_without_text_is_named_with_its_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", {"txt": ["a"], "id": [1]})
+    write_parquet(tmp_path / "b.parquet", {"text": [7]})
 
-    assert taken(tmp_path) == ({}, {"no_text_column": ["a.parquet (has txt, id)"]})
+    texts, left_out = taken(tmp_path)
+
+    assert not texts
+    assert left_out == {
+        "no_text_column": ["a.parquet (has txt, id)", "b.parquet (has text)"]
+    }
 
 
 def test_rows_that_are_not_utf8_cost_themselves_alone(tmp_path: Path) -> None:
@@ -212,7 +219,7 @@ def test_a_csv_file_that_was_not_quoted_is_not_guessed_at(
 
 
 def test_a_field_may_have_any_length(tmp_path: Path) -> None:
-    """Of Python's reader of CSV, 131,072 characters unless it is told otherwise."""
+    """Python's reader of CSV takes 131,072 characters by default."""
     write(tmp_path, {"a.csv": f'text\n"{"a, " * 100_000}"\n'})
 
     (document,) = read(tmp_path)
@@ -491,13 +498,8 @@ def test_a_row_without_text_is_named_with_its_number(tmp_path: Path, row: str) -
     assert "`text`" in message
 
 
-@pytest.mark.parametrize(
-    "columns", [{"text": [None]}, {"text": [7]}], ids=["null", "number"]
-)
-def test_a_parquet_file_without_text_is_named(
-    tmp_path: Path, columns: dict[str, object]
-) -> None:
-    write_parquet(tmp_path / "a.parquet", columns)
+def test_a_text_that_is_missing_in_a_parquet_file_is_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", {"text": [None, "text"]})
 
     message = complaint(tmp_path)
 

@@ -40,8 +40,8 @@ class Reason(Enum):
     )
     NO_TEXT_COLUMN = (
         "no_text_column",
-        "without a column `text`",
-        "give the column that holds the documents this name",
+        "without text in a column `text`",
+        "give this name to the column that holds the documents",
     )
     NOT_A_FILE = (
         "not_a_file",

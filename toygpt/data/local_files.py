@@ -221,12 +221,9 @@ def encoding_of(head: bytes) -> str:
         if head.startswith(mark):
             return encoding
     if b"\0" in head:
-        guess = _guess_utf16(head)
-        raise (
-            NotTextError(Reason.UNMARKED_UTF16, guess)
-            if guess
-            else NotTextError(Reason.BINARY)
-        )
+        if guess := _guess_utf16(head):
+            raise NotTextError(Reason.UNMARKED_UTF16, guess)
+        raise NotTextError(Reason.BINARY)
     return "utf-8"
 
 
@@ -250,10 +247,10 @@ def _guess_utf16(head: bytes) -> str | None:
 
 
 def as_utf8(content: bytes) -> bytes:
-    """Return a text in UTF-8, whichever encoding it says it has.
+    """Return a text in UTF-8, from UTF-8 or what its byte order mark says.
 
     Raises:
-        NotTextError: It is not text, or does not say which encoding it has.
+        NotTextError: It is not text, or in another encoding.
     """
     encoding = encoding_of(content[:HEAD_BYTES])
     try:
@@ -276,17 +273,17 @@ def _read_rows(rows: Iterable[object], path: Path, name: str) -> Iterator[RawDoc
     """Yield the rows of a table as documents.
 
     Raises:
-        NotTextError: There are none, or they have no column `text`.
-        InputError: A row has none, though the first one has.
+        NotTextError: There are none, or the first one has no text in a column `text`.
+        InputError: A later one has none, or the text of the first one is null.
     """
     number = 0
     for number, row in enumerate(rows, start=1):
         row = {"text": row} if isinstance(row, str) else row
-        if number == 1 and not (isinstance(row, dict) and "text" in row):
-            columns = list(row) if isinstance(row, dict) else []
-            raise NotTextError(Reason.NO_TEXT_COLUMN, _columns(columns))
         content = content_of(row, "text")
         if content is None:
+            columns = row if isinstance(row, dict) else {}
+            if number == 1 and columns.get("text", 0) is not None:
+                raise NotTextError(Reason.NO_TEXT_COLUMN, _columns([*columns]))
             raise InputError(f"{path}, row {number}: no string in a column `text`")
         document_id = f"{name}:{number}"
         group = row["group"] if isinstance(row, dict) and "group" in row else None
@@ -352,8 +349,6 @@ def _rows_of_one_value(
         if suffix == ".json":
             raise NotTextError(Reason.NO_TEXT_COLUMN, "is not JSON") from None
         raise InputError(f"{path} is not JSON: {error}") from None
-    if isinstance(value, dict) and not isinstance(value.get("text"), str):
-        raise NotTextError(Reason.NO_TEXT_COLUMN, _columns(list(value)))
     yield from value if isinstance(value, list) else [value]
 
 

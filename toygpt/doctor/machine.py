@@ -18,7 +18,7 @@ from toygpt.errors import InputError
 from toygpt.params import Params, load_params
 
 LEAST_FREE_BYTES = 10**9
-# What dvc.yaml has as a dependency of `download`, whichever corpus is chosen.
+# A dependency of `download` in dvc.yaml, even if another corpus is chosen.
 WATCHED_FOLDER = "corpora.files.folder"
 
 
