@@ -175,9 +175,7 @@ def check_sizes(parts: dict[str, Part], params: Params) -> None:
         ways_out.append(
             " and ".join(f"split.{name}_fraction={larger[name]}" for name in too_small)
         )
-    largest_block = min(
-        (parts[name].tokens - 1) // num_blocks[name] for name in SPLITS
-    )
+    largest_block = min((parts[name].tokens - 1) // num_blocks[name] for name in SPLITS)
     if largest_block > 0:
         ways_out.append(f"models.{params.model}.block_size={largest_block}")
     raise InputError(
