@@ -127,7 +127,7 @@ def summary(
     )
     line = (
         f"{parts['train'].tokens:,} tokens to train, {', '.join(held_out)}; "
-        f"{assignment.num_groups:,} groups: {num_by_hash:,} by hash, "
+        f"groups: {num_by_hash:,} by hash, "
         f"{assignment.num_groups_moved:,} moved to fit, "
         f"{assignment.num_groups_cut:,} cut; "
         f"{leakage:.1%} of the test's {NGRAM_LENGTH}-grams are in train, too"

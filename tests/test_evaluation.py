@@ -191,7 +191,7 @@ def standard_error_of(losses: NDArray[np.float32], tokens: TokenIds) -> float:
 
 
 def test_the_standard_error_is_how_much_other_documents_would_change() -> None:
-    """Three hundred test splits are drawn; how far their numbers spread is known then."""
+    """Three hundred test splits are drawn: how far their numbers spread is known."""
     random = np.random.default_rng(0)
     numbers, errors = [], []
     for _ in range(300):

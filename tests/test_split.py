@@ -459,7 +459,7 @@ def test_the_summary_says_what_was_asked_and_warns_where_it_did_not_come(
 
     assert line == (
         "30,000 tokens to train, 3,000 to validation (8.33%; asked: 8.00%), 3,000 to "
-        "test (8.33%; asked: 8.00%); 12 groups: 11 by hash, 1 moved to fit, 0 cut; "
+        "test (8.33%; asked: 8.00%); groups: 11 by hash, 1 moved to fit, 0 cut; "
         "50.0% of the test's 13-grams are in train, too"
     )
     assert with_warning.splitlines()[1:] == [

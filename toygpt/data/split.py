@@ -6,8 +6,8 @@ Which split a text goes to is decided in four steps (docs/decisions/split.md say
    fractions asked for: its first part goes to train, the next to validation, the last
    to test.
 2. Every other group goes, as a whole, where a keyed hash of its name puts it.
-3. A held-out split that is off by more than a quarter then is filled again: with groups
-   in the order of their hash, without those that are too large for it.
+3. A held-out split that is off by more than a quarter then gives away groups that are
+   too large for it, and takes the next ones in the order of their hash.
 4. If a split is still off by more than a quarter, groups with more than half the
    smallest split's share are cut as well, and steps 2 and 3 repeated.
 """
@@ -29,6 +29,8 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 # How far a split may be from the share asked for, relative to that share.
 TOLERANCE = 0.25
+# The same of the parts of a group that is cut between documents.
+CUT_TOLERANCE = 0.1
 # A group is cut above so many times the smallest split's share of all tokens. Groups of
 # up to half that share always fit into a split that lacks a quarter or more of its own.
 CUT_ABOVE = (2.0, 0.5)
@@ -98,7 +100,7 @@ def assign_splits(
         raise ValueError(
             f"{len(group_of_document):,} groups for {len(lengths):,} documents"
         )
-    sizes = np.bincount(group_of_document, lengths, len(hashes))
+    sizes = np.bincount(group_of_document, lengths, len(hashes)).astype(np.float64)
     positions = hashes / 2.0**64  # from 0 to 1: test is first, then comes validation
     by_hash = (positions < test_fraction + validation_fraction) * VALIDATION
     by_hash[positions < test_fraction] = TEST
@@ -115,7 +117,9 @@ def assign_splits(
                 cuts[group] = cutter.cut(np.flatnonzero(group_of_document == group))
         is_whole = np.ones(len(hashes), dtype=bool)
         is_whole[list(cuts)] = False
-        got = sum((cut.num_tokens for cut in cuts.values()), np.zeros(len(SPLITS)))
+        got = np.zeros(len(SPLITS))
+        for cut in cuts.values():
+            got += cut.num_tokens
         splits = _assign_whole(by_hash, is_whole, sizes, got, wanted)
         got += np.bincount(splits, sizes * is_whole, len(SPLITS))
         if not any(map(is_off, got, wanted)):
@@ -155,26 +159,43 @@ def _assign_whole(
     for split in (TEST, VALIDATION):
         chosen = np.flatnonzero(is_free & (by_hash >= split))
         if is_off(from_cuts[split] + sizes[chosen].sum(), wanted[split]):
-            chosen = _first_that_fit(
-                np.flatnonzero(is_free), sizes, from_cuts[split], wanted[split]
+            chosen = _groups_that_fit(
+                chosen,
+                np.flatnonzero(is_free & (by_hash < split)),
+                sizes,
+                from_cuts[split],
+                wanted[split],
             )
         splits[chosen] = split
         is_free[chosen] = False
     return splits
 
 
-def _first_that_fit(
-    groups: NDArray[np.int64], sizes: NDArray[np.float64], got: float, wanted: float
+def _groups_that_fit(
+    own: NDArray[np.int64],
+    others: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    got: float,
+    wanted: float,
 ) -> NDArray[np.int64]:
-    """Return the first groups that bring a split near to what it should have."""
+    """Return the groups that bring a split near to what it should have.
+
+    Those that are its own by hash stay, but for those that are too large. If that is
+    too little, the first of the others come to it, until it would get no nearer.
+    """
     chosen = []
-    for group in groups.tolist():
-        with_it = got + sizes[group]
-        if not is_off(got, wanted) and abs(with_it - wanted) >= abs(got - wanted):
-            break
-        if with_it <= (1 + TOLERANCE) * wanted:
+    for group in own.tolist():
+        if got + sizes[group] <= (1 + TOLERANCE) * wanted:
             chosen.append(group)
-            got = with_it
+            got += sizes[group]
+    if is_off(got, wanted):
+        for group in others.tolist():
+            with_it = got + sizes[group]
+            if not is_off(got, wanted) and abs(with_it - wanted) >= abs(got - wanted):
+                break
+            if with_it <= (1 + TOLERANCE) * wanted:
+                chosen.append(group)
+                got = with_it
     return np.array(chosen, dtype=np.int64)
 
 
@@ -228,10 +249,10 @@ class _Cutter:
         document = int(np.searchsorted(ends, ideal))
         first, end = int(ends[document - 1]) if document else 0, int(ends[document])
         nearest = min(first, end, key=lambda place: abs(place - ideal))
-        reach = min(MAX_TOKENS_TO_BOUNDARY, int(TOLERANCE * wanted))
+        reach = min(MAX_TOKENS_TO_BOUNDARY, int(CUT_TOLERANCE * wanted))
         # Each part of a document has some text, not its <|endoftext|> alone.
         lowest, highest = max(first + 1, ideal - reach), min(end - 2, ideal + reach)
-        if not is_off(stop - nearest, wanted) or lowest > highest:
+        if abs(ideal - nearest) <= CUT_TOLERANCE * wanted or lowest > highest:
             return nearest
         shift = int(self.ends[documents[document]]) - end
         around = self.tokens[shift + lowest - 1 : shift + highest + 1].tolist()
