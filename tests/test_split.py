@@ -1,5 +1,6 @@
 """The split: shares come out as asked, groups stay put, and no token is lost."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stages.download
+import stages.evaluate
+import stages.split
+import stages.tokenize
 from stages.split import check_sizes, summary
-from tests.project import PROJECT
+from tests.project import PROJECT, tiny_project
+from tests.tiny import lively_model
+from toygpt import paths
 from toygpt.data.split import (
     SPLITS,
     TOLERANCE,
@@ -23,6 +30,8 @@ from toygpt.data.split import (
 )
 from toygpt.data.token_files import Part, TokenIds
 from toygpt.errors import InputError
+from toygpt.files import new_directory
+from toygpt.model.directory import save_model
 from toygpt.params import Params, load_params
 
 END_OF_TEXT = 0
@@ -335,6 +344,28 @@ def test_documents_and_their_groups_must_be_as_many(num_groups: int) -> None:
         )
 
 
+def test_a_group_that_is_too_large_gives_way_and_the_others_stay(
+    tmp_path: Path,
+) -> None:
+    """The first group in the order of the hash would make the test split too large."""
+    names = sorted(
+        (f"folder {number}" for number in range(100)),
+        key=lambda name: hash_of_group(name, key=9),
+    )
+    sizes = dict.fromkeys(names, 100) | {names[0]: 1_500}
+    corpus = [(name, [1 + names.index(name)] * (sizes[name] - 1)) for name in names]
+    limit = 0.08 * 2**64
+    own = [name for name in names[1:] if hash_of_group(name, key=9) < limit]
+
+    done = split(corpus, tmp_path)
+
+    in_test = {names[token - 1] for token in done.files["test"] if token}
+    in_order = set(names[1 : 1 + len(in_test)])
+    assert set(own) <= in_test == in_order
+    assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
+    assert names.index(names[0]) + 1 in done.files["train"]
+
+
 def characters(text: str) -> list[int]:
     """Return a token for each byte of a text; byte 0 would be the end of a document."""
     return list(text.encode())
@@ -394,6 +425,51 @@ def test_files_elsewhere_move_nothing_in_a_group_that_is_cut(tmp_path: Path) -> 
     assert beside.assignment.num_groups_cut == 1
     for name, tokens in beside.files.items():
         assert [t for t in tokens if 0 < t < 500] == [t for t in alone.files[name] if t]
+
+
+def test_one_file_of_text_is_all_that_the_stages_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the file to the number, with the default fractions."""
+    project = tiny_project(tmp_path / "project")
+    project.set_params(
+        {
+            "corpus": "files",
+            "tokenize.vocab_size": 260,
+            "split.validation_fraction": 0.08,
+            "split.test_fraction": 0.08,
+            "tracking.mlflow": False,
+            "tracking.wandb": "disabled",
+        }
+    )
+    lines = (f"Line {number**5} of a poem.\n\n" for number in range(150))
+    (project.root / "texts/input.txt").write_text("".join(lines), encoding="utf-8")
+    monkeypatch.chdir(project.root)
+
+    for stage in (stages.download, stages.tokenize, stages.split):
+        stage.main()
+    with new_directory(paths.MODEL) as directory:
+        save_model(
+            lively_model(vocab_size=260),
+            directory,
+            end_of_text_id=END_OF_TEXT,
+            tokenizer_directory=paths.TOKENIZER,
+        )
+    stages.evaluate.main()
+
+    of_split, of_evaluate = (
+        json.loads((paths.METRICS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("split", "evaluate")
+    )
+    for name in ("validation", "test"):
+        assert of_split[f"{name}_fraction_asked"] == 0.08
+        assert of_split[f"{name}_fraction"] == pytest.approx(0.08, rel=0.1)
+    counts = ("groups", "groups_cut", "groups_moved", "test_documents")
+    assert [of_split[count] for count in counts] == [1, 1, 0, 1]
+    number = of_evaluate["test_bits_per_byte"]
+    error = of_evaluate["test_bits_per_byte_standard_error"]
+    assert 0 < error < 0.2 * number
+    assert f"{number:.3f} ± {error:.3f} (bigram" in capsys.readouterr().out
 
 
 def params(**overrides: float) -> Params:
