@@ -413,6 +413,18 @@ def test_a_folder_is_cut_between_its_files(tmp_path: Path) -> None:
     assert done.assignment.splits.tolist() == [0] * 84 + [1] * 8 + [2] * 8
 
 
+def test_a_small_held_out_part_is_not_made_of_scraps_of_every_group(
+    tmp_path: Path,
+) -> None:
+    """Each group has many times as much as is held out, but for a few."""
+    corpus = folders(*[4_000] * 20, *[90] * 20)
+
+    done = split(corpus, tmp_path, validation_fraction=0.002, test_fraction=0.002)
+
+    assert not done.assignment.num_groups_cut
+    assert done.shares["test"] == pytest.approx(0.002, rel=TOLERANCE)
+
+
 def test_files_elsewhere_move_nothing_in_a_group_that_is_cut(tmp_path: Path) -> None:
     """Its rows may also be scattered among those of other groups."""
     book: Corpus = [("book", [number] * 600) for number in range(1, 31)]

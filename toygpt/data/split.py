@@ -2,14 +2,14 @@
 
 Which split a text goes to is decided in four steps (docs/decisions/split.md says why):
 
-1. A group with more than twice the smallest split's share of all tokens is cut by the
-   fractions asked for: its first part goes to train, the next to validation, the last
-   to test.
+1. A group with more than a sixth of all tokens, and more than twice the share of the
+   smallest split, is cut by the fractions asked for: its first part goes to train, the
+   next to validation, the last to test.
 2. Every other group goes, as a whole, where a keyed hash of its name puts it.
 3. A held-out split that is off by more than a quarter then gives away groups that are
    too large for it, and takes the next ones in the order of their hash.
-4. If a split is still off by more than a quarter, groups with more than half the
-   smallest split's share are cut as well, and steps 2 and 3 repeated.
+4. If a split is still off by more than a quarter, groups with more than half the share
+   of the smallest split are cut as well, and steps 2 and 3 repeated.
 """
 
 import hashlib
@@ -31,9 +31,13 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 TOLERANCE = 0.25
 # The same of the parts of a group that is cut between documents.
 CUT_TOLERANCE = 0.1
-# A group is cut above so many times the smallest split's share of all tokens. Groups of
-# up to half that share always fit into a split that lacks a quarter or more of its own.
-CUT_ABOVE = (2.0, 0.5)
+# A group is always cut if it has more than this share of all tokens, and more than so
+# many times as many as the smallest split should have.
+LARGE_FRACTION = 1 / 6
+LARGE_MULTIPLE = 2
+# If that is not enough, all are cut that have more than so many times as many. A smaller
+# one fits into any split that lacks a quarter or more.
+SMALL_MULTIPLE = 0.5
 # How far from its ideal place a cut inside a document may be, to be at a better one.
 MAX_TOKENS_TO_BOUNDARY = 1000
 
@@ -111,8 +115,9 @@ def assign_splits(
 
     cutter = _Cutter(tokens, document_ends, fractions, bytes_of_token)
     cuts: dict[int, _Cut] = {}
-    for limit in CUT_ABOVE:
-        for group in np.flatnonzero(sizes > limit * wanted.min()).tolist():
+    large = max(LARGE_FRACTION * sizes.sum(), LARGE_MULTIPLE * wanted.min())
+    for limit in (large, SMALL_MULTIPLE * wanted.min()):
+        for group in np.flatnonzero(sizes > limit).tolist():
             if group not in cuts:
                 cuts[group] = cutter.cut(np.flatnonzero(group_of_document == group))
         is_whole = np.ones(len(hashes), dtype=bool)
