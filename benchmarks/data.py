@@ -36,7 +36,7 @@ from ruamel.yaml import YAML
 from benchmarks.measure import RESULTS, Duration, report
 from toygpt import paths
 from toygpt.data.corpus import DOCUMENTS_FILE, read_standard_library
-from toygpt.data.split import shared_ngram_fraction
+from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.token_files import (
     Part,
     TokenIds,

@@ -1,4 +1,4 @@
-"""Judge the model on the test split, beside what simpler means reach.
+"""Evaluate the model on the test split, beside what simpler means reach.
 
 Reads:  models/toygpt/, data/splits/
 Writes: metrics/evaluate.json
@@ -6,12 +6,19 @@ Writes: metrics/evaluate.json
 
 import math
 
+import numpy as np
+
 from stages import run
 from toygpt import paths
 from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.errors import InputError
-from toygpt.evaluation import bigram_loss, judge, xz_bits_per_byte
+from toygpt.evaluation import (
+    bigram_loss,
+    bits_per_byte_standard_error,
+    judge,
+    xz_bits_per_byte,
+)
 from toygpt.files import write_json
 from toygpt.model.device import device_for
 from toygpt.model.directory import load_model, weights_digest
@@ -52,6 +59,12 @@ def main() -> None:
         "test_loss": judgement.loss,
         "test_perplexity": judgement.perplexity,
         "test_bits_per_byte": judgement.bits_per_byte(num_bytes),
+        "test_bits_per_byte_standard_error": bits_per_byte_standard_error(
+            judgement.token_losses,
+            test,
+            bytes_of_token=np.array([len(piece) for piece in pieces]),
+            end_of_text_id=splits.end_of_text_id,
+        ),
         "test_accuracy": judgement.accuracy,
         "bigram_bits_per_byte": bigram * len(test) / math.log(2) / num_bytes,
         "xz_bits_per_byte": xz_bits_per_byte(test, pieces),
@@ -63,6 +76,7 @@ def main() -> None:
         tracked.log_metrics(metrics)
     print(
         f"bits per byte on the test split: {metrics['test_bits_per_byte']:.3f} "
+        f"± {metrics['test_bits_per_byte_standard_error']:.3f} "
         f"(bigram {metrics['bigram_bits_per_byte']:.3f}, "
         f"xz {metrics['xz_bits_per_byte']:.3f}); "
         f"{judgement.accuracy:.1%} of the tokens guessed right"

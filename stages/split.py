@@ -1,18 +1,24 @@
-"""Deal the documents into a training, a validation and a test split.
+"""Assign the text to a training, a validation and a test split.
 
 Reads:  data/documents/, data/tokens/
 Writes: data/splits/, metrics/split.json
 """
+
+import math
 
 import numpy as np
 
 from stages import run
 from toygpt import paths
 from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
+from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.split import (
     SPLITS,
-    shared_ngram_fraction,
-    split_of_group,
+    TOLERANCE,
+    Assignment,
+    assign_splits,
+    hash_of_group,
+    is_off,
     write_splits,
 )
 from toygpt.data.token_files import (
@@ -26,7 +32,7 @@ from toygpt.data.token_files import (
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.errors import InputError
 from toygpt.files import new_directory, sha256_of, write_json
-from toygpt.params import load_params
+from toygpt.params import Params, load_params
 
 NGRAM_LENGTH = 13
 
@@ -43,23 +49,26 @@ def main() -> None:
     ends = read_ends(paths.TOKENS, source)
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
 
-    def split_of(group: str) -> str:
-        return split_of_group(
-            group,
-            key=params.split.key,
-            validation_fraction=params.split.validation_fraction,
-            test_fraction=params.split.test_fraction,
-        )
-
+    assignment = assign_splits(
+        tokens,
+        ends,
+        (
+            hash_of_group(group, key=params.split.key)
+            for group in read_groups(paths.DOCUMENTS)
+        ),
+        validation_fraction=params.split.validation_fraction,
+        test_fraction=params.split.test_fraction,
+        bytes_of_token=pieces,
+    )
     with new_directory(paths.SPLITS) as directory:
         parts = write_splits(
             tokens,
-            ends,
-            map(split_of, read_groups(paths.DOCUMENTS)),
+            assignment,
             directory,
             np.array([len(piece) for piece in pieces]),
+            source.end_of_text_id,
         )
-        check_sizes(parts, block_size=params.chosen_model.block_size)
+        check_sizes(parts, params)
         splits = write_manifest(
             directory,
             token_type=source.token_type,
@@ -76,6 +85,12 @@ def main() -> None:
         length=NGRAM_LENGTH,
         end_of_text_id=splits.end_of_text_id,
     )
+    asked = {
+        "validation": params.split.validation_fraction,
+        "test": params.split.test_fraction,
+    }
+    num_tokens = sum(part.tokens for part in parts.values())
+    got = {name: parts[name].tokens / num_tokens for name in asked}
     write_json(
         paths.METRICS / "split.json",
         {
@@ -83,26 +98,95 @@ def main() -> None:
             for name in SPLITS
             for quantity in ("tokens", "documents", "bytes")
         }
-        | {"test_leakage": leakage},
+        | {f"{name}_fraction_asked": asked[name] for name in asked}
+        | {f"{name}_fraction": got[name] for name in asked}
+        | {
+            "groups": assignment.num_groups,
+            "groups_cut": assignment.num_groups_cut,
+            "groups_moved": assignment.num_groups_moved,
+            "test_leakage": leakage,
+        },
     )
-    print(
-        ", ".join(f"{parts[name].tokens:,} tokens to {name}" for name in SPLITS)
-        + f"; {leakage:.1%} of the test's {NGRAM_LENGTH}-grams are in train, too"
+    print(summary(parts, asked, got, assignment, leakage))
+
+
+def summary(
+    parts: dict[str, Part],
+    asked: dict[str, float],
+    got: dict[str, float],
+    assignment: Assignment,
+    leakage: float,
+) -> str:
+    """Return what was asked for, what came of it, and how; with a warning if due."""
+    held_out = (
+        f"{parts[name].tokens:,} to {name} ({got[name]:.2%}; asked: {asked[name]:.2%})"
+        for name in asked
+    )
+    num_by_hash = (
+        assignment.num_groups - assignment.num_groups_moved - assignment.num_groups_cut
+    )
+    line = (
+        f"{parts['train'].tokens:,} tokens to train, {', '.join(held_out)}; "
+        f"groups: {num_by_hash:,} by hash, "
+        f"{assignment.num_groups_moved:,} moved to fit, "
+        f"{assignment.num_groups_cut:,} cut; "
+        f"{leakage:.1%} of the test's {NGRAM_LENGTH}-grams are in train, too"
+    )
+    return "\n".join(
+        [
+            line,
+            *(
+                f"warning: the {name} split has {got[name]:.2%} of the tokens, "
+                f"{asked[name]:.2%} were asked for (split.{name}_fraction in "
+                f"params.yaml)"
+                for name in asked
+                if is_off(got[name], asked[name])
+            ),
+        ]
     )
 
 
-def check_sizes(parts: dict[str, Part], *, block_size: int) -> None:
-    """Refuse a split that is too small for a single block."""
-    for name, part in parts.items():
-        # Training cuts its blocks from an offset, which takes up to a block of its own.
-        needed = (2 if name == "train" else 1) * block_size + 1
-        if part.tokens < needed:
-            raise InputError(
-                f"the {name} split would hold {part.tokens:,} tokens, but blocks of "
-                f"{block_size:,} need {needed:,}: use more text, a larger "
-                f"split.*_fraction, another split.key, or a smaller "
-                f"models.*.block_size in params.yaml"
-            )
+def check_sizes(parts: dict[str, Part], params: Params) -> None:
+    """Refuse splits that are too small for a single block, and say what would do."""
+    block_size = params.chosen_model.block_size
+    validation, test = params.split.validation_fraction, params.split.test_fraction
+    fractions = {
+        "train": 1 - validation - test,
+        "validation": validation,
+        "test": test,
+    }
+    # Training cuts its blocks from an offset, which takes up to a block of its own.
+    num_blocks = {"train": 2, "validation": 1, "test": 1}
+    needed = {name: num_blocks[name] * block_size + 1 for name in SPLITS}
+    too_small = [name for name in SPLITS if parts[name].tokens < needed[name]]
+    if not too_small:
+        return
+
+    num_tokens = sum(part.tokens for part in parts.values())
+    least = 1 - TOLERANCE  # of what was asked for: what a split is sure to get
+    more_text = max(needed[name] / least / fractions[name] for name in SPLITS)
+    ways_out = [f"more text (at least {math.ceil(more_text):,} tokens)"]
+    larger = fractions | {
+        name: math.ceil(100 * needed[name] / least / num_tokens) / 100
+        for name in too_small
+    }
+    for_train = 1 - larger["validation"] - larger["test"]
+    if "train" not in too_small and for_train * least * num_tokens >= needed["train"]:
+        ways_out.append(
+            " and ".join(f"split.{name}_fraction={larger[name]}" for name in too_small)
+        )
+    largest_block = min((parts[name].tokens - 1) // num_blocks[name] for name in SPLITS)
+    if largest_block > 0:
+        ways_out.append(f"models.{params.model}.block_size={largest_block}")
+    raise InputError(
+        f"{num_tokens:,} tokens of text are too few for blocks of {block_size:,}: "
+        + ", ".join(
+            f"the {name} split would hold {parts[name].tokens:,} and needs "
+            f"{needed[name]:,}"
+            for name in too_small
+        )
+        + f". Use {', or '.join(ways_out)} (-S, or in params.yaml)"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.tiny import (
@@ -19,7 +20,13 @@ from tests.tiny import (
 )
 from toygpt import evaluation
 from toygpt.data.token_files import TokenIds
-from toygpt.evaluation import Judgement, bigram_loss, judge, xz_bits_per_byte
+from toygpt.evaluation import (
+    Judgement,
+    bigram_loss,
+    bits_per_byte_standard_error,
+    judge,
+    xz_bits_per_byte,
+)
 from toygpt.model.gpt import GPT
 
 END_OF_TEXT = 0
@@ -92,6 +99,9 @@ def test_sliding_windows_equal_a_token_by_token_loop(
     )
 
     losses, guessed = judge_one_by_one(model, tokens, num_new=num_new)
+    assert judgement.token_losses == pytest.approx(
+        losses.detach().numpy(), rel=1e-4, abs=1e-5
+    )
     assert judgement.loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert judgement.accuracy == pytest.approx(guessed.float().mean().item())
 
@@ -143,16 +153,79 @@ def test_accuracy_is_the_share_of_first_choices_that_came() -> None:
 
 
 def test_perplexity_is_the_number_of_equally_likely_choices() -> None:
-    judgement = Judgement(loss=math.log(50), accuracy=0.02, num_tokens=7)
+    judgement = Judgement(
+        math.log(50), accuracy=0.02, token_losses=np.zeros(7, np.float32)
+    )
 
     assert judgement.perplexity == pytest.approx(50)
 
 
 def test_bits_per_byte_are_the_bits_of_all_tokens_shared_by_all_bytes() -> None:
     """Ten tokens of three bits each spell a text of 15 bytes."""
-    judgement = Judgement(loss=3 * math.log(2), accuracy=0.5, num_tokens=10)
+    judgement = Judgement(
+        3 * math.log(2), accuracy=0.5, token_losses=np.zeros(10, np.float32)
+    )
 
     assert judgement.bits_per_byte(15) == pytest.approx(2.0)
+
+
+BYTES_OF_TOKEN = np.array([0, 1, 2, 3])
+
+
+def sample_of_documents(
+    random: np.random.Generator, num_documents: int
+) -> tuple[NDArray[np.float32], TokenIds]:
+    """Return losses and tokens of documents of many lengths, each as hard as it is."""
+    losses, tokens = [], []
+    for length in random.geometric(1 / 40, size=num_documents):
+        hardness = random.gamma(4, 1)
+        tokens += [*random.integers(1, 4, size=length), END_OF_TEXT]
+        losses += [*random.exponential(hardness, size=length), 0.1]
+    return np.array(losses, np.float32), np.array(tokens, np.uint16)
+
+
+def standard_error_of(losses: NDArray[np.float32], tokens: TokenIds) -> float:
+    return bits_per_byte_standard_error(
+        losses, tokens, bytes_of_token=BYTES_OF_TOKEN, end_of_text_id=END_OF_TEXT
+    )
+
+
+def test_the_standard_error_is_how_much_other_documents_would_change() -> None:
+    """Three hundred test splits are drawn: how far their numbers spread is known."""
+    random = np.random.default_rng(0)
+    numbers, errors = [], []
+    for _ in range(300):
+        losses, tokens = sample_of_documents(random, 100)
+        bits = losses.sum() / math.log(2)
+        numbers.append(bits / BYTES_OF_TOKEN[tokens].sum())
+        errors.append(standard_error_of(losses, tokens))
+
+    assert np.mean(errors) == pytest.approx(np.std(numbers), rel=0.1)
+
+
+def test_a_single_text_is_a_sample_of_its_blocks() -> None:
+    """Without the ends of documents the same loss has about the same error."""
+    random = np.random.default_rng(1)
+    losses = random.exponential(2.0, size=30_000).astype(np.float32)
+    tokens = random.integers(1, 4, size=30_000).astype(np.uint16)
+    in_documents = tokens.copy()
+    in_documents[99::100] = END_OF_TEXT
+    mostly_one = tokens.copy()
+    mostly_one[:4_000:100] = END_OF_TEXT
+
+    error = standard_error_of(losses, tokens)
+
+    assert error == pytest.approx(2 / math.log(2) / 2 / math.sqrt(30_000), rel=0.3)
+    assert error == pytest.approx(standard_error_of(losses, in_documents), rel=0.3)
+    assert error == pytest.approx(standard_error_of(losses, mostly_one), rel=0.05)
+
+
+def test_a_text_of_two_tokens_has_a_standard_error() -> None:
+    error = standard_error_of(
+        np.array([1, 2], np.float32), np.array([3, END_OF_TEXT], np.uint16)
+    )
+
+    assert math.isfinite(error)
 
 
 def bigram_by_counting(train: TokenIds, validation: TokenIds, test: TokenIds) -> float:

@@ -151,7 +151,12 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     assert oldest.data.tags["git.dirty"] == "false"
     for metric in ("train_loss", "validation_loss", "learning_rate", "gradient_norm"):
         assert metric in oldest.data.metrics
-    for metric in ("tokens_per_second", "tokens_seen", "test_bits_per_byte"):
+    for metric in (
+        "tokens_per_second",
+        "tokens_seen",
+        "test_bits_per_byte",
+        "test_bits_per_byte_standard_error",
+    ):
         assert metric in oldest.data.metrics
     artifacts = built.root / "mlartifacts/toygpt" / oldest.info.run_id / "artifacts"
     assert (artifacts / "model/model.safetensors").is_file()

@@ -1,83 +1,121 @@
-"""The split: groups stay whole, stay put, and leave no token behind."""
+"""The split: shares come out as asked, groups stay put, and no token is lost."""
 
+import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+import stages.download
+import stages.evaluate
+import stages.split
+import stages.tokenize
+from stages.split import check_sizes, summary
+from tests.project import PROJECT, tiny_project
+from tests.tiny import lively_model
+from toygpt import paths
 from toygpt.data.split import (
-    NGRAMS_AT_ONCE,
     SPLITS,
-    shared_ngram_fraction,
-    split_of_group,
+    TOLERANCE,
+    Assignment,
+    assign_splits,
+    hash_of_group,
     write_splits,
 )
-from toygpt.data.token_files import Part
+from toygpt.data.token_files import Part, TokenIds
+from toygpt.errors import InputError
+from toygpt.files import new_directory
+from toygpt.model.directory import save_model
+from toygpt.params import Params, load_params
 
 END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.
-BYTES_OF_TOKEN = np.arange(1000, dtype=np.int64) % 10
+BYTES_OF_TOKEN = [b"x" * (token % 10) for token in range(1000)]
 
 property_test = settings(deadline=None, max_examples=60)
 group_names = st.text(max_size=3)
 token_lists = st.lists(st.integers(1, 499), max_size=4)
-corpora = st.lists(st.tuples(group_names, token_lists), max_size=20)
-fractions = st.floats(0.05, 0.45)
+corpora = st.lists(st.tuples(group_names, token_lists), min_size=1, max_size=20)
+fractions = st.floats(0.05, 0.3)
 
 Corpus = list[tuple[str, list[int]]]
 
 
-def deal(
+class Split(NamedTuple):
+    """What became of a corpus."""
+
+    assignment: Assignment
+    parts: dict[str, Part]
+    files: dict[str, list[int]]  # the token ids of each split
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of all tokens that each split has."""
+        whole = sum(map(len, self.files.values()))
+        return {name: len(tokens) / whole for name, tokens in self.files.items()}
+
+
+def split(
     corpus: Corpus,
     directory: Path,
     *,
     key: int = 9,
-    validation_fraction: float = 0.3,
-    test_fraction: float = 0.3,
-) -> dict[str, Part]:
+    validation_fraction: float = 0.08,
+    test_fraction: float = 0.08,
+    bytes_of_token: Sequence[bytes] = BYTES_OF_TOKEN,
+) -> Split:
     """Split a corpus of groups and token ids as the stage does."""
-    documents = [np.array(token_ids, dtype="<u2") for _, token_ids in corpus]
+    documents = [np.array([*ids, END_OF_TEXT], dtype="<u2") for _, ids in corpus]
+    tokens: TokenIds = np.concatenate(documents)
     ends = np.cumsum([len(document) for document in documents], dtype=np.uint64)
-    return write_splits(
-        np.concatenate([*documents, np.empty(0, "<u2")]),
+    assignment = assign_splits(
+        tokens,
         ends,
-        [
-            split_of_group(
-                group,
-                key=key,
-                validation_fraction=validation_fraction,
-                test_fraction=test_fraction,
-            )
-            for group, _ in corpus
-        ],
-        directory,
-        BYTES_OF_TOKEN,
+        (hash_of_group(group, key=key) for group, _ in corpus),
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        bytes_of_token=bytes_of_token,
     )
-
-
-def read(directory: Path) -> dict[str, list[int]]:
-    """Return the token ids of each split."""
-    return {
+    lengths = np.array([len(piece) for piece in bytes_of_token])
+    parts = write_splits(tokens, assignment, directory, lengths, END_OF_TEXT)
+    files = {
         name: np.fromfile(directory / f"{name}.bin", dtype="<u2").tolist()
         for name in SPLITS
     }
+    return Split(assignment, parts, files)
 
 
 def split_of_each(num_groups: int, **choices: float) -> list[str]:
-    """Return the splits of many groups, a few of them held out."""
+    """Return the splits of many groups of one token each, a few of them held out."""
     key = int(choices.pop("key", 9))
-    chosen = {"validation_fraction": 0.08, "test_fraction": 0.08} | choices
+    assignment = assign_splits(
+        np.zeros(num_groups, np.uint16),
+        np.arange(1, num_groups + 1, dtype=np.uint64),
+        [hash_of_group(f"group {number}", key=key) for number in range(num_groups)],
+        **{"validation_fraction": 0.08, "test_fraction": 0.08} | choices,
+        bytes_of_token=BYTES_OF_TOKEN,
+    )
+    assert not assignment.num_groups_cut
+    assert not assignment.num_groups_moved
+    return [SPLITS[split] for split in assignment.splits.tolist()]
+
+
+def folders(*sizes: int, documents: int = 1) -> Corpus:
+    """Return groups of so many tokens each, in documents of the same length."""
     return [
-        split_of_group(f"group {number}", key=key, **chosen)
-        for number in range(num_groups)
+        (f"folder {number}", [7] * (size // documents - 1))
+        for number, size in enumerate(sizes)
+        for _ in range(documents)
     ]
 
 
-def test_the_split_of_a_group_is_settled_for_good() -> None:
+def test_the_hash_of_a_group_is_settled_for_good() -> None:
     """A change here moves text from one split to the other in everybody's project."""
     expected = {
         "asyncio": "train",
@@ -89,26 +127,30 @@ def test_the_split_of_a_group_is_settled_for_good() -> None:
         "é": "train",
     }
 
-    dealt = {
-        group: split_of_group(group, key=9, validation_fraction=0.3, test_fraction=0.3)
-        for group in expected
-    }
+    positions = {group: hash_of_group(group, key=9) / 2**64 for group in expected}
 
-    assert dealt == expected
+    assert {
+        group: "test" if at < 0.3 else "validation" if at < 0.6 else "train"
+        for group, at in positions.items()
+    } == expected
 
 
-def test_each_split_gets_about_its_share() -> None:
+def test_many_small_groups_go_where_their_hash_puts_them() -> None:
     splits = split_of_each(10_000, validation_fraction=0.1, test_fraction=0.2)
 
+    positions = [hash_of_group(f"group {n}", key=9) / 2**64 for n in range(10_000)]
+    assert splits == [
+        "test" if at < 0.2 else "validation" if at < 0.2 + 0.1 else "train"
+        for at in positions
+    ]
     shares = {name: count / 10_000 for name, count in Counter(splits).items()}
-
     assert shares == pytest.approx(
         {"train": 0.7, "validation": 0.1, "test": 0.2}, abs=0.015
     )
 
 
-def test_another_key_deals_anew() -> None:
-    """As if the first deal had not been: a third of the test split stays in it."""
+def test_another_key_assigns_otherwise() -> None:
+    """As if the first time had not been: a third of the test split stays in it."""
     fractions = {"validation_fraction": 1 / 3, "test_fraction": 1 / 3}
     first = split_of_each(3_000, key=1, **fractions)
 
@@ -119,8 +161,8 @@ def test_another_key_deals_anew() -> None:
 
 
 @pytest.mark.parametrize("key", [0, 2**64 - 1])
-def test_the_smallest_and_the_largest_key_deal_as_well(key: int) -> None:
-    splits = split_of_each(500, key=key)
+def test_the_smallest_and_the_largest_key_do_as_well(key: int) -> None:
+    splits = split_of_each(2_000, key=key)
 
     assert set(splits) == set(SPLITS)
 
@@ -134,10 +176,77 @@ def test_holding_out_more_to_validate_takes_it_from_training_alone() -> None:
     assert moves == {("train", "validation")}
 
 
-def test_a_group_that_is_not_unicode_has_a_split() -> None:
-    split = split_of_group("\ud800", key=9, validation_fraction=0.3, test_fraction=0.3)
+def test_a_group_that_is_not_unicode_has_a_hash() -> None:
+    assert 0 <= hash_of_group("\ud800", key=9) < 2**64
 
-    assert split in SPLITS
+
+def test_new_groups_move_no_old_ones_where_the_hash_decides() -> None:
+    before = split_of_each(2_000)
+
+    after = split_of_each(2_500)
+
+    assert after[:2_000] == before
+
+
+@pytest.mark.parametrize(
+    ("corpus", "num_cut", "num_moved"),
+    [
+        pytest.param(folders(20_000), 1, 0, id="one file"),
+        pytest.param(folders(20_000, documents=200), 1, 0, id="one folder"),
+        pytest.param(folders(10_000, 10_000), 2, 0, id="two files"),
+        pytest.param(folders(*[3_000] * 9), 9, 0, id="too few groups to hold out one"),
+        pytest.param(folders(*[3_000] * 12), 0, 1, id="twelve equal folders"),
+        pytest.param(
+            folders(88_000, *range(100, 580, 11)), 1, 0, id="one holds 88 % of the text"
+        ),
+        pytest.param(
+            folders(*range(500, 7_000, 500)), 0, 4, id="thirteen unequal folders"
+        ),
+    ],
+)
+def test_the_shares_are_about_what_was_asked_for(
+    corpus: Corpus, num_cut: int, num_moved: int, tmp_path: Path
+) -> None:
+    done = split(corpus, tmp_path)
+
+    assert done.shares["validation"] == pytest.approx(0.08, rel=TOLERANCE)
+    assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
+    assert done.assignment.num_groups == len({group for group, _ in corpus})
+    assert done.assignment.num_groups_cut == num_cut
+    assert done.assignment.num_groups_moved == num_moved
+
+
+@property_test
+@given(
+    sizes=st.lists(st.integers(100, 3_000), min_size=1, max_size=40),
+    documents=st.integers(1, 4),
+    validation_fraction=fractions,
+    test_fraction=fractions,
+)
+def test_no_split_is_off_by_more_than_a_quarter_whatever_the_groups(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    documents: int,
+    validation_fraction: float,
+    test_fraction: float,
+) -> None:
+    corpus = folders(*sizes, documents=documents)
+
+    done = split(
+        corpus,
+        tmp_path_factory.mktemp("splits"),
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+    )
+
+    num_tokens = sum(len(ids) + 1 for _, ids in corpus)
+    for name, fraction in (
+        ("validation", validation_fraction),
+        ("test", test_fraction),
+    ):
+        asked = fraction * num_tokens
+        rounding = 2 * done.assignment.num_groups_cut
+        assert abs(len(done.files[name]) - asked) <= TOLERANCE * asked + rounding
 
 
 @property_test
@@ -149,67 +258,45 @@ def test_every_token_lands_in_exactly_one_split_and_order_is_kept(
     fraction: float,
 ) -> None:
     """Each token is made unlike all others: numbered in the order of the corpus."""
-    directory = tmp_path_factory.mktemp("splits")
-    numbers = iter(range(1000))
+    numbers = iter(range(1, 1000))
     numbered = [(group, [next(numbers) for _ in ids]) for group, ids in corpus]
 
-    deal(
+    done = split(
         numbered,
-        directory,
+        tmp_path_factory.mktemp("splits"),
         key=key,
         validation_fraction=fraction,
         test_fraction=fraction,
     )
 
-    splits = read(directory)
-    everything = [token for split in splits.values() for token in split]
+    texts = {
+        name: [token for token in tokens if token != END_OF_TEXT]
+        for name, tokens in done.files.items()
+    }
+    everything = [token for text in texts.values() for token in text]
     assert sorted(everything) == [token for _, ids in numbered for token in ids]
-    assert all(split == sorted(split) for split in splits.values())
+    assert all(text == sorted(text) for text in texts.values())
+    for name, tokens in done.files.items():
+        assert tokens.count(END_OF_TEXT) == done.parts[name].documents
+        assert not tokens or tokens[-1] == END_OF_TEXT
 
 
 @property_test
-@given(corpus=corpora)
-def test_no_group_is_torn_across_splits(
-    tmp_path_factory: pytest.TempPathFactory, corpus: Corpus
+@given(sizes=st.lists(st.integers(2, 100), min_size=20, max_size=60))
+def test_no_small_group_is_torn_across_splits(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
 ) -> None:
     """Each token is made to say which group it comes from."""
-    directory = tmp_path_factory.mktemp("splits")
-    groups = sorted({group for group, _ in corpus})
-    marked = [(group, [groups.index(group)] * len(ids)) for group, ids in corpus]
-
-    deal(marked, directory)
-
-    splits = [set(split) for split in read(directory).values()]
-    assert sum(map(len, splits)) == len(set().union(*splits))
-
-
-@property_test
-@given(
-    corpus=st.lists(
-        st.tuples(group_names, token_lists, st.booleans()), min_size=1, max_size=20
-    )
-)
-def test_adding_documents_moves_none(
-    tmp_path_factory: pytest.TempPathFactory,
-    corpus: list[tuple[str, list[int], bool]],
-) -> None:
-    """Whatever is added, and where: each split keeps what it had, in the same order."""
-    is_new = 500  # added to the ids of new documents, to tell them from the old
-    old = [(group, ids) for group, ids, added in corpus if not added]
-    grown = [
-        (group, [token + is_new * added for token in ids])
-        for group, ids, added in corpus
+    marked = [
+        (f"group {number}", [number] * (size - 1))
+        for number, size in enumerate(sizes, start=1)
     ]
-    before, after = tmp_path_factory.mktemp("before"), tmp_path_factory.mktemp("after")
 
-    deal(old, before)
-    deal(grown, after)
+    done = split(marked, tmp_path_factory.mktemp("splits"))
 
-    kept = {
-        name: [token for token in tokens if token < is_new]
-        for name, tokens in read(after).items()
-    }
-    assert kept == read(before)
+    for number, size in enumerate(sizes, start=1):
+        holders = [name for name, tokens in done.files.items() if number in tokens]
+        assert len(holders) == 1 or size > 0.04 * sum(sizes)
 
 
 @property_test
@@ -217,16 +304,15 @@ def test_adding_documents_moves_none(
 def test_what_each_split_got_is_counted(
     tmp_path_factory: pytest.TempPathFactory, corpus: Corpus
 ) -> None:
-    directory = tmp_path_factory.mktemp("splits")
+    done = split(corpus, tmp_path_factory.mktemp("splits"))
 
-    parts = deal(corpus, directory)
-
-    splits = read(directory)
-    assert list(parts) == list(SPLITS)
-    for name, part in parts.items():
-        assert part.tokens == len(splits[name])
-        assert part.bytes == sum(token % 10 for token in splits[name])
-    assert sum(part.documents for part in parts.values()) == len(corpus)
+    assert list(done.parts) == list(SPLITS)
+    for name, part in done.parts.items():
+        assert part.tokens == len(done.files[name])
+        assert part.bytes == sum(token % 10 for token in done.files[name])
+    num_cuts = int(done.assignment.is_cut.sum())
+    num_documents = sum(part.documents for part in done.parts.values())
+    assert num_documents == len(corpus) + num_cuts
 
 
 @property_test
@@ -235,122 +321,236 @@ def test_documents_too_long_to_be_copied_at_once_are_copied_whole(
     tmp_path_factory: pytest.TempPathFactory, corpus: Corpus, at_once: int
 ) -> None:
     directory = tmp_path_factory.mktemp("splits")
-    expected = deal(corpus, directory), read(directory)
+    expected = split(corpus, directory)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("toygpt.data.split.TOKENS_AT_ONCE", at_once)
-        parts = deal(corpus, directory)
+        in_parts = split(corpus, directory)
 
-    assert (parts, read(directory)) == expected
-
-
-@pytest.mark.parametrize("num_splits", [1, 3])
-def test_documents_and_their_groups_must_be_as_many(
-    tmp_path: Path, num_splits: int
-) -> None:
-    """Documents of one download with the tokens of another would be dealt askew."""
-    tokens = np.array([1, 0, 2, 0], dtype=np.uint16)
-    ends = np.array([2, 4], dtype=np.uint64)
-
-    with pytest.raises(ValueError, match="zip"):
-        write_splits(tokens, ends, ["train"] * num_splits, tmp_path, BYTES_OF_TOKEN)
+    assert (in_parts.parts, in_parts.files) == (expected.parts, expected.files)
 
 
-def ngrams(tokens: list[int], length: int) -> list[tuple[int, ...]]:
-    """Return the runs of tokens that lie within one document, the slow way."""
-    runs = [
-        tuple(tokens[start : start + length])
-        for start in range(len(tokens) - length + 1)
-    ]
-    return [run for run in runs if END_OF_TEXT not in run]
-
-
-few_tokens = st.lists(st.integers(0, 3), max_size=40)
-
-
-@settings(deadline=None, max_examples=200)
-@given(test=few_tokens, train=few_tokens, length=st.integers(1, 4))
-def test_the_shared_ngrams_are_those_that_a_slow_search_finds(
-    test: list[int], train: list[int], length: int
-) -> None:
-    seen = set(ngrams(train, length))
-    wanted = ngrams(test, length)
-
-    fraction = shared_ngram_fraction(
-        np.array(test, dtype=np.uint16),
-        np.array(train, dtype=np.uint16),
-        length=length,
-        end_of_text_id=END_OF_TEXT,
-    )
-
-    share = sum(ngram in seen for ngram in wanted) / max(1, len(wanted))
-    assert fraction == pytest.approx(share)
-
-
-def random_tokens(num_tokens: int, *, seed: int) -> NDArray[np.uint16]:
-    random = np.random.default_rng(seed)
-    return random.integers(1, 60_000, num_tokens, dtype=np.uint16)
-
-
-def test_a_test_that_was_copied_from_training_is_shared_wholly() -> None:
-    train = random_tokens(10_000, seed=1)
-
-    fraction = shared_ngram_fraction(
-        train[5_000:6_000], train, length=13, end_of_text_id=END_OF_TEXT
-    )
-
-    assert fraction == 1.0
-
-
-def test_texts_that_have_nothing_in_common_share_nothing() -> None:
-    """Also if hashes of many long runs are compared: no two fall together by chance."""
-    fraction = shared_ngram_fraction(
-        random_tokens(50_000, seed=1),
-        random_tokens(50_000, seed=2),
-        length=13,
-        end_of_text_id=END_OF_TEXT,
-    )
-
-    assert fraction == 0.0
-
-
-def test_the_order_of_the_tokens_makes_the_ngram() -> None:
-    forwards = np.array([1, 2, 3, 4], dtype=np.uint16)
-
-    fraction = shared_ngram_fraction(
-        forwards, forwards[::-1], length=4, end_of_text_id=END_OF_TEXT
-    )
-
-    assert fraction == 0.0
-
-
-def test_the_share_is_the_same_however_much_is_to_be_looked_for() -> None:
-    """A table of bits that grows with the test split lets no n-gram slip through."""
-    train = random_tokens(60_000, seed=1)
-    for num_tokens in (13, 100, 3_000, 50_000):
-        half = random_tokens(num_tokens, seed=2)
-        half[0] = END_OF_TEXT
-
-        fraction = shared_ngram_fraction(
-            np.append(train[:num_tokens], half),
-            train,
-            length=13,
-            end_of_text_id=END_OF_TEXT,
+@pytest.mark.parametrize("num_groups", [1, 3])
+def test_documents_and_their_groups_must_be_as_many(num_groups: int) -> None:
+    """Documents of one download with the tokens of another would be split askew."""
+    with pytest.raises(ValueError, match=f"{num_groups} groups for 2 documents"):
+        assign_splits(
+            np.array([1, 0, 2, 0], dtype=np.uint16),
+            np.array([2, 4], dtype=np.uint64),
+            range(num_groups),
+            validation_fraction=0.08,
+            test_fraction=0.08,
+            bytes_of_token=BYTES_OF_TOKEN,
         )
 
-        num_shared = num_tokens - 12
-        num_others = max(0, num_tokens - 1 - 12)
-        assert fraction == num_shared / (num_shared + num_others)
+
+def test_a_group_that_is_too_large_gives_way_and_the_others_stay(
+    tmp_path: Path,
+) -> None:
+    """The first group in the order of the hash would make the test split too large."""
+    names = sorted(
+        (f"folder {number}" for number in range(100)),
+        key=lambda name: hash_of_group(name, key=9),
+    )
+    sizes = dict.fromkeys(names, 100) | {names[0]: 1_500}
+    corpus = [(name, [1 + names.index(name)] * (sizes[name] - 1)) for name in names]
+    limit = 0.08 * 2**64
+    own = [name for name in names[1:] if hash_of_group(name, key=9) < limit]
+
+    done = split(corpus, tmp_path)
+
+    in_test = {names[token - 1] for token in done.files["test"] if token}
+    in_order = set(names[1 : 1 + len(in_test)])
+    assert set(own) <= in_test == in_order
+    assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
+    assert names.index(names[0]) + 1 in done.files["train"]
 
 
-@pytest.mark.parametrize("place", [-2, -1, 0])
-def test_no_ngram_is_lost_where_long_texts_are_cut(place: int) -> None:
-    """Texts are looked at piece by piece; this one straddles the first cut."""
-    train = np.ones(NGRAMS_AT_ONCE + 10, dtype=np.uint16)
-    train[NGRAMS_AT_ONCE + place : NGRAMS_AT_ONCE + place + 2] = 5, 7
+def characters(text: str) -> list[int]:
+    """Return a token for each byte of a text; byte 0 would be the end of a document."""
+    return list(text.encode())
 
-    fraction = shared_ngram_fraction(
-        np.array([5, 7], dtype=np.uint16), train, length=2, end_of_text_id=END_OF_TEXT
+
+ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "ending"),
+    [
+        pytest.param("Some words\nof prose.\n\n", ".\n\n", id="after a blank line"),
+        pytest.param(
+            "Some words.\r\n\r\n", ".\r\n\r\n", id="after a blank line of DOS"
+        ),
+        pytest.param("if x:\n    return y\n", "\n", id="after the end of a line"),
+        pytest.param("日本語の文章です。", "", id="between characters"),
+    ],
+)
+def test_one_text_is_cut_where_it_pauses(
+    sentence: str, ending: str, tmp_path: Path
+) -> None:
+    """Train has its beginning, test its end; each part ends as a document does."""
+    text = sentence * 300
+
+    done = split([("input.txt", characters(text))], tmp_path, bytes_of_token=ALL_BYTES)
+
+    parts = [bytes(done.files[name]) for name in SPLITS]
+    assert all(part.endswith(b"\0") and part.count(b"\0") == 1 for part in parts)
+    train, validation, test = (part[:-1].decode() for part in parts)
+    assert train + validation + test == text
+    assert train.endswith(ending)
+    assert validation.endswith(ending)
+    assert done.shares["test"] == pytest.approx(0.08, rel=0.1)
+    assert [part.documents for part in done.parts.values()] == [1, 1, 1]
+
+
+def test_a_folder_is_cut_between_its_files(tmp_path: Path) -> None:
+    corpus = folders(20_000, documents=100)
+
+    done = split(corpus, tmp_path)
+
+    assert not done.assignment.is_cut.any()
+    assert [part.documents for part in done.parts.values()] == [84, 8, 8]
+    assert done.assignment.splits.tolist() == [0] * 84 + [1] * 8 + [2] * 8
+
+
+def test_a_small_held_out_part_is_not_made_of_scraps_of_every_group(
+    tmp_path: Path,
+) -> None:
+    """Each group has many times as much as is held out, but for a few."""
+    corpus = folders(*[4_000] * 20, *[90] * 20)
+
+    done = split(corpus, tmp_path, validation_fraction=0.002, test_fraction=0.002)
+
+    assert not done.assignment.num_groups_cut
+    assert done.shares["test"] == pytest.approx(0.002, rel=TOLERANCE)
+
+
+def test_files_elsewhere_move_nothing_in_a_group_that_is_cut(tmp_path: Path) -> None:
+    """Its rows may also be scattered among those of other groups."""
+    book: Corpus = [("book", [number] * 600) for number in range(1, 31)]
+    others: Corpus = [(f"page {number}", [500] * 40) for number in range(40)]
+    mixed = [document for pair in zip(book, others, strict=False) for document in pair]
+
+    alone = split(book, tmp_path)
+    beside = split(mixed + others[30:], tmp_path)
+
+    assert beside.assignment.num_groups_cut == 1
+    for name, tokens in beside.files.items():
+        assert [t for t in tokens if 0 < t < 500] == [t for t in alone.files[name] if t]
+
+
+def test_one_file_of_text_is_all_that_the_stages_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the file to the number, with the default fractions."""
+    project = tiny_project(tmp_path / "project")
+    project.set_params(
+        {
+            "corpus": "files",
+            "tokenize.vocab_size": 260,
+            "split.validation_fraction": 0.08,
+            "split.test_fraction": 0.08,
+            "tracking.mlflow": False,
+            "tracking.wandb": "disabled",
+        }
+    )
+    lines = (f"Line {number**5} of a poem.\n\n" for number in range(150))
+    (project.root / "texts/input.txt").write_text("".join(lines), encoding="utf-8")
+    monkeypatch.chdir(project.root)
+
+    for stage in (stages.download, stages.tokenize, stages.split):
+        stage.main()
+    with new_directory(paths.MODEL) as directory:
+        save_model(
+            lively_model(vocab_size=260),
+            directory,
+            end_of_text_id=END_OF_TEXT,
+            tokenizer_directory=paths.TOKENIZER,
+        )
+    stages.evaluate.main()
+
+    of_split, of_evaluate = (
+        json.loads((paths.METRICS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("split", "evaluate")
+    )
+    for name in ("validation", "test"):
+        assert of_split[f"{name}_fraction_asked"] == 0.08
+        assert of_split[f"{name}_fraction"] == pytest.approx(0.08, rel=0.1)
+    counts = ("groups", "groups_cut", "groups_moved", "test_documents")
+    assert [of_split[count] for count in counts] == [1, 1, 0, 1]
+    number = of_evaluate["test_bits_per_byte"]
+    error = of_evaluate["test_bits_per_byte_standard_error"]
+    assert 0 < error < 0.2 * number
+    assert f"{number:.3f} ± {error:.3f} (bigram" in capsys.readouterr().out
+
+
+def params(**overrides: float) -> Params:
+    return load_params(
+        PROJECT / "params.yaml",
+        {key.replace("__", "."): value for key, value in overrides.items()},
     )
 
-    assert fraction == 1.0
+
+def sizes_of(num_tokens: int, given: Params, directory: Path) -> dict[str, Part]:
+    """Split a single text of so many tokens."""
+    return split(
+        folders(num_tokens),
+        directory,
+        validation_fraction=given.split.validation_fraction,
+        test_fraction=given.split.test_fraction,
+    ).parts
+
+
+def test_too_little_text_is_refused_with_ways_out_that_help(tmp_path: Path) -> None:
+    """Each way out that the message names is tried."""
+    num_tokens = 1_000
+    with pytest.raises(InputError) as caught:
+        check_sizes(sizes_of(num_tokens, params(), tmp_path), params())
+    assert str(caught.value) == (
+        "1,002 tokens of text are too few for blocks of 128: the validation split "
+        "would hold 81 and needs 129, the test split would hold 80 and needs 129. Use "
+        "more text (at least 2,150 tokens), or split.validation_fraction=0.18 and "
+        "split.test_fraction=0.18, or models.nano.block_size=79 (-S, or in params.yaml)"
+    )
+
+    check_sizes(sizes_of(2_150, params(), tmp_path), params())
+    larger = params(split__validation_fraction=0.18, split__test_fraction=0.18)
+    check_sizes(sizes_of(num_tokens, larger, tmp_path), larger)
+    smaller = params(models__nano__block_size=79)
+    check_sizes(sizes_of(num_tokens, smaller, tmp_path), smaller)
+
+
+def test_ways_out_that_cannot_help_are_not_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too few") as caught:
+        check_sizes(sizes_of(300, params(), tmp_path), params())
+    assert "_fraction=" not in str(caught.value)
+
+    with pytest.raises(InputError, match="too few") as caught:
+        check_sizes(sizes_of(3, params(), tmp_path), params())
+    assert "block_size=" not in str(caught.value)
+
+
+def test_the_summary_says_what_was_asked_and_warns_where_it_did_not_come(
+    tmp_path: Path,
+) -> None:
+    done = split(folders(*[3_000] * 12), tmp_path)
+    asked = {"validation": 0.08, "test": 0.08}
+
+    line = summary(done.parts, asked, done.shares, done.assignment, leakage=0.5)
+    with_warning = summary(
+        done.parts,
+        asked,
+        done.shares | {"test": 0.0003},
+        replace(done.assignment, num_groups_moved=0),
+        leakage=0.5,
+    )
+
+    assert line == (
+        "30,000 tokens to train, 3,000 to validation (8.33%; asked: 8.00%), 3,000 to "
+        "test (8.33%; asked: 8.00%); groups: 11 by hash, 1 moved to fit, 0 cut; "
+        "50.0% of the test's 13-grams are in train, too"
+    )
+    assert with_warning.splitlines()[1:] == [
+        "warning: the test split has 0.03% of the tokens, 8.00% were asked for "
+        "(split.test_fraction in params.yaml)"
+    ]

@@ -18,6 +18,10 @@ from toygpt.model.gpt import GPT
 
 # Of the training text that the bigram model counts.
 MAX_BIGRAM_TOKENS = 200_000_000
+# What a standard error is computed over: so many samples at least, none of them with
+# more of the text than this.
+MIN_SAMPLES = 30
+MAX_SAMPLE_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,12 @@ class Judgement:
 
     loss: float  # nats per token
     accuracy: float  # share of tokens that were the model's first choice
-    num_tokens: int
+    token_losses: NDArray[np.float32]  # nats, of every token
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens were predicted."""
+        return len(self.token_losses)
 
     @property
     def perplexity(self) -> float:
@@ -54,7 +63,7 @@ def judge(
     token is predicted without a past just because a window begins there.
     """
     device = model.token_embedding.weight.device
-    losses, num_correct = [], []
+    losses, token_losses, num_correct = [], [], []
     with tqdm(
         desc="evaluate", total=len(tokens), unit="tok", unit_scale=True, disable=None
     ) as progress:
@@ -70,13 +79,15 @@ def judge(
             logits = model.to_logits(x[torch.from_numpy(is_asked).to(device)])
             asked = torch.from_numpy(targets[is_asked]).to(device)
             # Added up at the end: to look at them now would make a GPU wait.
-            losses.append(F.cross_entropy(logits, asked, reduction="sum"))
+            log_probabilities = logits.log_softmax(dim=-1)
+            losses.append(F.nll_loss(log_probabilities, asked, reduction="sum"))
+            token_losses.append(-log_probabilities.gather(-1, asked[:, None])[:, 0])
             num_correct.append((logits.argmax(dim=-1) == asked).sum())
             progress.update(len(asked))
     return Judgement(
         loss=sum(torch.stack(losses).tolist()) / len(tokens),
         accuracy=sum(torch.stack(num_correct).tolist()) / len(tokens),
-        num_tokens=len(tokens),
+        token_losses=torch.cat(token_losses).cpu().numpy(),
     )
 
 
@@ -100,6 +111,39 @@ def _windows(
         is_new = (numbers == 0) | (np.arange(block_size) >= num_context)
         is_asked = is_new & (places[:, 1:] < len(tokens))
         yield sequences[:, :-1], sequences[:, 1:], is_asked
+
+
+def bits_per_byte_standard_error(
+    token_losses: NDArray[np.float32],
+    tokens: TokenIds,
+    *,
+    bytes_of_token: NDArray[np.int64],
+    end_of_text_id: int,
+) -> float:
+    """Return the standard error of the bits per byte of a text.
+
+    The text is taken for a sample of documents; if there are too few of them, or one
+    has too much of the text, for a sample of blocks that follow one another. Bits per
+    byte are a ratio of two sums over these; its variance is that of a linear
+    approximation (delta method; Cochran, Sampling Techniques, 1977, section 6.3).
+
+    Args:
+        token_losses: Nats, of every token.
+        tokens: The token ids of the text.
+        bytes_of_token: How many bytes of text each token id stands for.
+        end_of_text_id: The token id that ends a document.
+    """
+    token_bytes = bytes_of_token[tokens]
+    num_bytes = token_bytes.sum()
+    starts = np.append(0, np.flatnonzero(tokens[:-1] == end_of_text_id) + 1)
+    largest = np.add.reduceat(token_bytes, starts).max()
+    if len(starts) < MIN_SAMPLES or largest > MAX_SAMPLE_FRACTION * num_bytes:
+        num_blocks = min(MIN_SAMPLES, len(tokens))
+        starts = np.arange(num_blocks) * len(tokens) // num_blocks
+    bits = np.add.reduceat(token_losses, starts, dtype=np.float64) / math.log(2)
+    residuals = bits - bits.sum() / num_bytes * np.add.reduceat(token_bytes, starts)
+    variance = residuals.var(ddof=1) * len(starts) / num_bytes**2
+    return math.sqrt(variance)
 
 
 def bigram_loss(
