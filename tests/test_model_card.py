@@ -143,9 +143,7 @@ def test_the_code_of_the_card_runs_where_its_reader_is(
 def write_model(directory: Path, *, block_size: int) -> Path:
     """Write a model that never ends a text of its own accord."""
     tokenizer = train_tokenizer([["A text of any kind."]], vocab_size=270)
-    save_tokenizer(
-        tokenizer, directory.parent / "tokenizer", end_of_text=END_OF_TEXT
-    )
+    save_tokenizer(tokenizer, directory.parent / "tokenizer", end_of_text=END_OF_TEXT)
     model = lively_model(vocab_size=270, block_size=block_size)
     with torch.no_grad():
         model.to_logits.bias[0] = -1000.0
