@@ -16,7 +16,7 @@ import subprocess
 import tokenize
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -165,7 +165,7 @@ def _check_dvc(words: Sequence[str]) -> None:
 
 @cache
 def _dvc_parser() -> argparse.ArgumentParser:
-    return get_main_parser()  # type: ignore[no-any-return]
+    return get_main_parser()
 
 
 def _check_ours(words: Sequence[str]) -> None:
@@ -283,7 +283,7 @@ def _check_system(words: Sequence[str]) -> None:
     """The shell's, the system's or a cluster's own; they do not change."""
 
 
-CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
+CHECKS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "dvc": _check_dvc,
     "git": _check_git,
     "mlflow": _check_mlflow,
