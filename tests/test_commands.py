@@ -244,6 +244,11 @@ def _check_uv(words: Sequence[str]) -> None:
             _check_options(_help("uv", subcommand, "--help"), rest)
 
 
+def _check_uvx(words: Sequence[str]) -> None:
+    """What it runs has an environment of its own: test_lm_eval.py runs it for real."""
+    _check_options(_help("uvx", "--help"), [words[0]])
+
+
 def _check_pip(words: Sequence[str]) -> None:
     (subcommand, *rest) = words
     _check_options(_help("pip", subcommand, "--help"), rest)
@@ -292,6 +297,7 @@ CHECKS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "python": _check_python,
     "toygpt": _check_ours,
     "uv": _check_uv,
+    "uvx": _check_uvx,
     "wandb": _check_wandb,
 } | dict.fromkeys(
     ("cd", "kill", "ls", "mv", "rm", "rmdir", "sbatch", "source", "srun"), _check_system
