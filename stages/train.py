@@ -24,7 +24,7 @@ from toygpt.files import new_directory, write_json, write_text
 from toygpt.model.directory import save_model, weights_digest
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model_card import model_card
-from toygpt.params import Params, flatten, load_params
+from toygpt.params import Params, load_params
 from toygpt.training.checkpoints import Checkpoints
 from toygpt.training.curves import Curves
 from toygpt.training.interruption import Interruption
@@ -72,7 +72,7 @@ def main() -> None:
             training_run(
                 description.run,
                 description.name,
-                dict(flatten(params.model_dump(by_alias=True))),
+                params.in_use(),
                 describe_surroundings(accelerator)
                 | digests_of(splits)
                 | {"fingerprint": unfinished.fingerprint},

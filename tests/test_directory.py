@@ -284,6 +284,59 @@ def test_transformers_cuts_a_text_into_the_same_tokens(
     assert stranger["end_of_text_id"] == 0
 
 
+def test_transformers_continues_a_batch_as_it_continues_each_text(
+    save: Callable[..., Saved],
+) -> None:
+    """Shorter prompts are padded on the left, and the padding changes nothing."""
+    write = text_pipeline(save(block_size=64))
+    prompts = ["def", "def read_config(path):", "return path path path"]
+
+    alone = [write(prompt, max_new_tokens=8)[0] for prompt in prompts]
+    together = [first for (first,) in write(prompts, batch_size=3, max_new_tokens=8)]
+
+    assert together == alone
+    assert all(len(text["generated_text"]) > 0 for text in alone)
+
+
+def test_transformers_writes_no_further_than_the_block(
+    save: Callable[..., Saved],
+) -> None:
+    """A pipeline's own limit, 256 new tokens, would lead beyond it."""
+    write = text_pipeline(save(block_size=64, end_of_text_id=-1))
+
+    text = write("def", return_tensors=True)[0]
+
+    assert len(text["generated_token_ids"]) == 64
+
+
+def test_transformers_can_cut_a_prompt_that_is_too_long(
+    save: Callable[..., Saved],
+) -> None:
+    write = text_pipeline(save(block_size=64))
+    prompt = 20 * TEXT
+
+    text = write(prompt, handle_long_generation="hole", max_new_tokens=8)[0]
+
+    assert text["generated_text"].startswith(prompt)
+    assert len(text["generated_text"]) > len(prompt)
+
+
+def test_transformers_says_that_a_prompt_is_too_long(
+    save: Callable[..., Saved],
+) -> None:
+    write = text_pipeline(save(block_size=64))
+
+    with pytest.raises(ValueError, match="`max_length` is set to 64"):
+        write(20 * TEXT)
+
+
+def text_pipeline(saved: Saved) -> Any:
+    """Return what most users of transformers write texts with."""
+    from transformers import pipeline
+
+    return pipeline("text-generation", model=str(saved.directory), device="cpu")
+
+
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere holds no model.*config\.json"):
         load_model(tmp_path / "nowhere")

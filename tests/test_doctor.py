@@ -142,7 +142,7 @@ def test_a_project_that_is_well_is_told_so(visit: Callable[..., Visit]) -> None:
     assert page.page.endswith("\nAll is well.\n")
     for words in ("cores", "of memory", "of the disk", "torch", "on branch main"):
         assert words in page.text
-    assert "not built yet: reports/samples; to build: dvc repro" in page.text
+    assert "not built yet: reports/samples; to build: `dvc repro`" in page.text
     assert all(len(line) < 100 for line in page.page.splitlines()[1:])
 
 
@@ -154,7 +154,7 @@ def test_a_fresh_clone_is_well(
     page = visit(root=tmp_path / "clone")
 
     assert page.code == 0, page.page
-    assert "not built yet; to build: dvc repro" in page.text
+    assert "not built yet; to build: `dvc repro`" in page.text
 
 
 def test_work_in_progress_is_no_illness(

@@ -1,11 +1,11 @@
-"""The model card: what it says is so, and what it tells its reader to run works."""
+"""The model card: what it says is so, and what it has its reader run works."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from tests.tiny import lively_model
@@ -116,28 +116,42 @@ def test_the_card_lists_every_metric(card: str) -> None:
     }
 
 
-def test_the_code_of_the_card_runs(
+@pytest.mark.parametrize("block_size", [8, 16, 40, 128])
+@pytest.mark.parametrize("place", [".", "models/toygpt"])
+def test_the_code_of_the_card_runs_where_its_reader_is(
     card: str,
+    block_size: int,
+    place: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tokenizer = train_tokenizer([["def main(path): return path"]], vocab_size=270)
-    save_tokenizer(tokenizer, tmp_path / "tokenizer", end_of_text=END_OF_TEXT)
-    directory = tmp_path / "models" / "toygpt"
-    directory.mkdir(parents=True)
-    save_model(
-        lively_model(vocab_size=270, block_size=64),
-        directory,
-        end_of_text_id=0,
-        tokenizer_directory=tmp_path / "tokenizer",
-    )
-    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
+    """In the project, and in a folder that was downloaded; for a block of any size."""
+    directory = write_model(tmp_path / "models" / "toygpt", block_size=block_size)
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(directory if place == "." else tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    exec(compile("\n".join(code), "the model card", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(code, "the model card", "exec"), names)
 
-    assert len(code) == 1
-    assert capsys.readouterr().out.startswith("def main(")
-    assert json.loads((directory / "config.json").read_text())["model_type"] == "ctrl"
+    written = names["model"].generate(**names["inputs"])
+    assert written.shape[1] == block_size
+    assert names["tokenizer"].decode(written[0, 1:]) in capsys.readouterr().out
+
+
+def write_model(directory: Path, *, block_size: int) -> Path:
+    """Write a model that never ends a text of its own accord."""
+    tokenizer = train_tokenizer([["A text of any kind."]], vocab_size=270)
+    save_tokenizer(tokenizer, directory.parent / "tokenizer", end_of_text=END_OF_TEXT)
+    model = lively_model(vocab_size=270, block_size=block_size)
+    with torch.no_grad():
+        model.to_logits.bias[0] = -1000.0
+    directory.mkdir(parents=True, exist_ok=True)
+    save_model(
+        model,
+        directory,
+        end_of_text_id=0,
+        tokenizer_directory=directory.parent / "tokenizer",
+    )
+    return directory

@@ -53,6 +53,31 @@ def test_the_project_can_use_its_own_params_file() -> None:
 
 
 @pytest.mark.parametrize(
+    ("corpus", "datasets"),
+    [
+        ("python", set()),
+        ("redpajama", {"redpajama"}),
+        ("seed", {"wikisource", "redpajama"}),
+    ],
+)
+def test_parameters_in_use_are_those_of_the_chosen_entries(
+    corpus: str, datasets: set[str]
+) -> None:
+    params = load_params(PARAMS, {"corpus": corpus, "model": "small"})
+
+    in_use = params.in_use()
+
+    every = dict(flatten(params.model_dump(by_alias=True)))
+    assert in_use.items() <= every.items()
+    entries = {tuple(key.split(".")[:2]) for key in every.keys() - in_use.keys()}
+    assert entries == (
+        {("corpora", name) for name in params.corpora.keys() - {corpus}}
+        | {("hub", name) for name in params.hub.keys() - datasets}
+        | {("models", name) for name in params.models.keys() - {"small"}}
+    )
+
+
+@pytest.mark.parametrize(
     ("size", "num_parameters"),
     [("small", 123_703_633), ("medium", 253_055_057), ("large", 1_311_579_217)],
 )

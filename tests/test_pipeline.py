@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from mlflow.entities import Run
 
 from tests.isolation import can_isolate, isolated, outside_addresses
-from tests.project import Workspace, tiny_project
+from tests.project import PROJECT, Workspace, tiny_project
 from toygpt.training.tracking.wandb_files import read_runs
 
 STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate-samples"]
@@ -147,6 +149,10 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     assert oldest.info.run_name == f"nano-python-{commit[:7]}"
     assert oldest.info.status == "FINISHED"
     assert oldest.data.params["models.nano.embed_dim"] == "8"
+    assert (
+        not {"models.small.embed_dim", "hub.wikisource.text"}
+        & oldest.data.params.keys()
+    )
     assert oldest.data.params["train.learning_rate"] == "0.002"
     assert oldest.data.tags["git.dirty"] == "false"
     for metric in ("train_loss", "validation_loss", "learning_rate", "gradient_norm"):
@@ -195,6 +201,19 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
         assert runs[name].data.tags["dvc.experiment"] == name
         assert runs[name].data.tags["dvc.baseline"]
         assert len(run_names_and_ids_in_wandb(built)[name]) == 1
+
+
+def test_the_readme_s_table_of_experiments_fits_a_screen(built: Workspace) -> None:
+    """After the test above, which makes some."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^dvc exp show .*", text, re.MULTILINE)
+
+    table = built.run(*shlex.split(command)).stdout
+
+    assert "[in-a-temporary-folder]" in table
+    for column in ("validation_loss", "test_bits_per_byte", "train.learning_rate"):
+        assert column in table
+    assert max(map(len, table.splitlines())) <= 100
     assert len(mlflow_runs(built)) == before + 2
     shown = built.dvc("exp", "show", "--csv").stdout
     assert "in-the-workspace" in shown

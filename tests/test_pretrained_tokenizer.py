@@ -350,7 +350,7 @@ def test_transformers_cuts_a_text_into_the_same_tokens(
 
 
 def test_transformers_adds_nothing_that_the_model_never_saw(tmp_path: Path) -> None:
-    """As the model card tells its reader: `tokenizer("def main(")`, nothing more."""
+    """`tokenizer(prompt)`, as in the model card, gives the prompt's tokens alone."""
     made = make_llama(tmp_path / "made")
     loaded, end_of_text = load_pretrained_tokenizer(str(made.folder))
 

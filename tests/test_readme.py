@@ -11,7 +11,6 @@ from dvc.cli.parser import get_main_parser
 from ruamel.yaml import YAML
 
 from tests.project import PROJECT
-from toygpt.cli import build_parser
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.params import Params, flatten, load_params, read_yaml
 
@@ -23,23 +22,6 @@ PAGES = sorted(
     path.relative_to(PROJECT)
     for path in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"))
 )
-
-
-def commands() -> list[str]:
-    """Return every command that the README tells its reader to run."""
-    in_blocks = [
-        line.partition("  #")[0].strip()
-        for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-        for line in block.splitlines()
-    ]
-    in_text = re.findall(r"`((?:uv run )?(?:dvc|mlflow|python \.) [^`]+)`", README)
-    single = [part for line in in_blocks for part in line.split(" && ")]
-    return [line.removeprefix("uv run ") for line in (*single, *in_text) if line]
-
-
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("dvc ")])
-def test_dvc_knows_every_command(command: str) -> None:
-    get_main_parser().parse_args(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize(
@@ -139,13 +121,6 @@ def test_the_table_of_sizes_is_that_of_the_models() -> None:
         assert (size.num_layers, size.num_heads) == (int(layers), int(heads))
         assert (size.block_size, size.embed_dim) == (int(block), int(channels))
         assert model.num_parameters == int(parameters.replace(",", ""))
-
-
-@pytest.mark.parametrize("command", [c for c in commands() if "python . " in c])
-def test_the_command_line_knows_every_command(command: str) -> None:
-    build_parser("python .").parse_args(
-        shlex.split(command.partition("python . ")[2], comments=True)
-    )
 
 
 def test_the_commands_of_the_first_screen_are_those_of_the_gate() -> None:

@@ -83,8 +83,8 @@ def _add_train(commands: Any) -> None:
         description=(
             "Run the pipeline up to a trained model, as a DVC experiment: what has not "
             "changed is not done again, and the run can be compared with any other "
-            "(dvc exp show, mlflow ui). Options stand for keys of params.yaml and are "
-            "written there."
+            "(`dvc exp show`, `mlflow ui`). Options stand for keys of params.yaml and "
+            "are written there."
         ),
     )
     _add_config(train)

@@ -23,16 +23,21 @@ A GPT with {num_parameters:,} parameters, trained on the corpus `{corpus}`.
 It is a CTRL checkpoint: transformers loads it without further code.
 
 ```python
+from pathlib import Path
+
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("models/toygpt")
-model = AutoModelForCausalLM.from_pretrained("models/toygpt")
-inputs = tokenizer("def main(", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
+# Run this in the project, or in the folder that holds this file.
+folder = "models/toygpt" if Path("models/toygpt").is_dir() else "."
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = tokenizer.bos_token  # where every text begins; or a text to continue
+inputs = tokenizer(prompt, return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```
 
-It looks back over {block_size:,} tokens: prompt and continuation together must not be
-longer.
+It looks back over {block_size:,} tokens: prompt and continuation together are at most
+that long.
 
 ## Parameters
 

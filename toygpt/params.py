@@ -320,6 +320,21 @@ class Params(Section):
         """The entry of `models` that `model` names."""
         return self.models[self.model]
 
+    def in_use(self) -> dict[str, Any]:
+        """Return each parameter under its path, but for entries that are not chosen."""
+        corpus = self.chosen_corpus
+        chosen = {
+            "corpora": [self.corpus],
+            "hub": corpus.datasets if isinstance(corpus, HubCorpus) else [],
+            "models": [self.model],
+        }
+        values = self.model_dump(by_alias=True)
+        for menu, names in chosen.items():
+            entries = values.pop(menu)
+            if names:
+                values[menu] = {name: entries[name] for name in names}
+        return dict(flatten(values))
+
 
 def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
     """Read params.yaml and check all of it, whichever stage asks.

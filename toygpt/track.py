@@ -186,7 +186,7 @@ class Results:
             [*points, Point(None, now, results)],
             name=name or f"{params['model']}-{params['corpus']}-restored",
             project=tracking.project,
-            params=dict(flatten(params)),
+            params=params,
             tags=tracking.tags,
             trackers=wanted_trackers(tracking),
             status="FINISHED",
@@ -200,14 +200,14 @@ class Results:
         )
 
     def _params(self) -> dict[str, Any]:
-        """Return the parameters as a training notes them: where 3 means 3.0, so."""
+        """Return the parameters as a training logs them: where 3 means 3.0, so."""
         with TemporaryDirectory(prefix="toygpt-") as folder:
             path = Path(folder) / paths.PARAMS.name
             path.write_text(self._read(paths.PARAMS), encoding="utf-8")
             try:
-                return load_params(path).model_dump(by_alias=True)
+                return load_params(path).in_use()
             except InputError:  # of a version with other keys
-                return read_yaml(path)
+                return dict(flatten(read_yaml(path)))
 
     @contextmanager
     def directories(self) -> Iterator[dict[str, Path]]:

@@ -32,7 +32,7 @@ def check_artifacts(root: Path) -> Iterator[Line]:
         yield f"{work} is at work: its results are looked at when it is done"
         return
     if not (root / "dvc.lock").is_file():
-        yield "not built yet; to build: dvc repro"
+        yield "not built yet; to build: `dvc repro`"
         return
     from dvc.repo import Repo
 
@@ -44,7 +44,7 @@ def check_artifacts(root: Path) -> Iterator[Line]:
         unbuilt = [out for out in cached if artifacts.is_not_built_here(out)]
         if unbuilt:
             names = ", ".join(map(artifacts.name_of, unbuilt)) if is_built else ""
-            yield f"not built yet{names and ': '}{names}; to build: dvc repro"
+            yield f"not built yet{names and ': '}{names}; to build: `dvc repro`"
         outs = [out for out in outs if out not in unbuilt]
         if not is_built:
             outs = [out for out in outs if Path(out.fs_path).exists()]

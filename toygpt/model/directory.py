@@ -47,6 +47,9 @@ def save_model(
     """Write the model and its tokenizer into an existing, empty directory."""
     config = model.config
     shutil.copytree(tokenizer_directory, directory, dirs_exist_ok=True)
+    _fit_tokenizer_to_model(
+        directory / "tokenizer_config.json", block_size=config.block_size
+    )
     write_json(
         directory / "config.json",
         {
@@ -74,6 +77,8 @@ def save_model(
             "eos_token_id": end_of_text_id,
             "pad_token_id": end_of_text_id,
             "do_sample": False,
+            # Prompt and continuation; a pipeline would try to write 256 tokens.
+            "max_length": config.block_size,
         },
     )
     weights = {
@@ -83,6 +88,25 @@ def save_model(
     }
     save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     (directory / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it for its owner alone
+
+
+def _fit_tokenizer_to_model(path: Path, *, block_size: int) -> None:
+    """Add to a tokenizer's configuration what transformers needs for this model.
+
+    The longest text, so that pipelines can keep to it, and how shorter ones are padded
+    for a batch: on the left, since a continuation is written on the right. The token is
+    masked wherever it pads, so that no new token is needed for it.
+    """
+    values = json.loads(path.read_text(encoding="utf-8"))
+    write_json(
+        path,
+        values
+        | {
+            "model_max_length": block_size,
+            "pad_token": values["eos_token"],
+            "padding_side": "left",
+        },
+    )
 
 
 def load_model(directory: Path) -> GPT:

@@ -144,7 +144,7 @@ def _points_of(runs: Iterable[WandbRun]) -> Known:
 def _warn_of_missing_key() -> None:
     print(
         "warning: wandb has no API key and keeps the run offline: run `wandb login`, "
-        "then `wandb sync --sync-all`",
+        "then `wandb sync`",
         file=sys.stderr,
         flush=True,
     )
