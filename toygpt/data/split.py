@@ -31,12 +31,12 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 TOLERANCE = 0.25
 # The same of the parts of a group that is cut between documents.
 CUT_TOLERANCE = 0.1
-# A group is always cut if it has more than this share of all tokens, and more than so
-# many times as many as the smallest split should have.
+# A group is always cut if it has more than this share of all tokens, and more than this
+# multiple of what the smallest split should have.
 LARGE_FRACTION = 1 / 6
 LARGE_MULTIPLE = 2
-# If that is not enough, all are cut that have more than so many times as many. A smaller
-# one fits into any split that lacks a quarter or more.
+# If that is not enough, groups above this multiple are cut as well. A smaller one fits
+# into any split that lacks a quarter or more.
 SMALL_MULTIPLE = 0.5
 # How far from its ideal place a cut inside a document may be, to be at a better one.
 MAX_TOKENS_TO_BOUNDARY = 1000
