@@ -201,6 +201,10 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
         assert runs[name].data.tags["dvc.experiment"] == name
         assert runs[name].data.tags["dvc.baseline"]
         assert len(run_names_and_ids_in_wandb(built)[name]) == 1
+    assert len(mlflow_runs(built)) == before + 2
+    shown = built.dvc("exp", "show", "--csv").stdout
+    assert "in-the-workspace" in shown
+    assert "in-a-temporary-folder" in shown
 
 
 def test_the_readme_s_table_of_experiments_fits_a_screen(built: Workspace) -> None:
@@ -214,10 +218,6 @@ def test_the_readme_s_table_of_experiments_fits_a_screen(built: Workspace) -> No
     for column in ("validation_loss", "test_bits_per_byte", "train.learning_rate"):
         assert column in table
     assert max(map(len, table.splitlines())) <= 100
-    assert len(mlflow_runs(built)) == before + 2
-    shown = built.dvc("exp", "show", "--csv").stdout
-    assert "in-the-workspace" in shown
-    assert "in-a-temporary-folder" in shown
 
 
 def test_two_devices_learn_what_one_does_and_speak_with_one_voice(
