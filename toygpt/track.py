@@ -75,7 +75,8 @@ def track(
     Raises:
         InputError: There is no such revision, or it has no results.
     """
-    lost = forget_what_is_lost(tracking, root) if is_rebuilding else set()
+    if is_rebuilding:
+        forget_what_is_lost(tracking, root)
     names = []
     lacking: dict[str, set[str]] = {}  # names of runs, by tracker
     responsive = tracking  # one that failed once is not asked for every run
@@ -83,15 +84,10 @@ def track(
         results = Results(root, revision)
         try:
             record = record_of_weights(root, results.weights_sha256)
-            is_new = record is None
             if record is None:
                 record = results.make_record(name, tracking)
             with results.directories() as directories:
-                if (
-                    is_new
-                    or record.info.id in lost
-                    or _lacking_files(record, directories, tracking)
-                ):
+                if _lacking(record, directories, responsive):
                     tell_trackers(record, responsive, root, directories)
                     names.append(record.info.name)
                     failed = _lacking(record, directories, tracking)

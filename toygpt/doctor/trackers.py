@@ -68,7 +68,7 @@ def check_trackers(root: Path) -> Iterator[Line]:
     elif unsynced := unsynced_files(root, tracking):
         name, trackers = unsynced
         yield Finding(
-            f"{' and '.join(trackers)} without a copy of the files of the run {name}",
+            f"{' and '.join(trackers)}: no copy of all files of the run {name}",
             "python . track",
         )
     else:
@@ -145,8 +145,8 @@ def _locations(root: Path) -> Iterator[Finding]:
         return
     homes = ", ".join(sorted({str(location.home) for location in locations}))
     problem = (
-        f"{DATABASE} looks for files in {homes}: the project has been moved or copied, "
-        f"and its own are in {ARTIFACTS}"
+        f"{DATABASE} points to {homes}: this project, which has its own {ARTIFACTS}/, "
+        f"was moved or copied"
     )
     left_behind = {
         location.old_path
@@ -155,9 +155,8 @@ def _locations(root: Path) -> Iterator[Finding]:
     }
     if left_behind:
         problem += (
-            f". The files of {number_of(len(left_behind), 'run')} "
-            f"({readable_size(sum(map(size_of, left_behind)))}) are there alone, "
-            f"and will be copied"
+            f". The files of {number_of(len(left_behind), 'run')} are there alone, "
+            f"and will be copied: {readable_size(sum(map(size_of, left_behind)))}"
         )
     yield Finding(
         problem,

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -104,18 +105,28 @@ def foreign_locations(root: Path) -> list[ForeignLocation]:
 
 
 def _homes(connection: sqlite3.Connection) -> Iterator[Path]:
-    """Yield each `mlartifacts/` in which an experiment keeps its files as ours do."""
-    rows = connection.execute(
-        "SELECT experiment_id, name, artifact_location FROM experiments"
+    """Yield each `mlartifacts/` in which there are files as ours are there.
+
+    Those of an experiment are in a folder of its name (or number: MLflow's default),
+    those of a run in `RUN_ID/artifacts` below that.
+    """
+    of_experiments = connection.execute(
+        "SELECT experiment_id, name, artifact_location, 0 FROM experiments"
     )
-    for experiment_id, name, location in rows:
+    of_runs = connection.execute(
+        "SELECT experiment_id, experiments.name, artifact_uri, 2 "
+        "FROM runs JOIN experiments USING (experiment_id)"
+    )
+    for experiment_id, name, location, depth in chain(of_experiments, of_runs):
         path = _local_path(location)
-        if (
-            path is not None
-            and path.parent.name == ARTIFACTS
-            and path.name in (name, str(experiment_id))
+        if path is None or len(path.parents) < depth + 2:
+            continue
+        folder = (path, *path.parents)[depth]
+        if folder.parent.name == ARTIFACTS and folder.name in (
+            name,
+            str(experiment_id),
         ):
-            yield path.parent
+            yield folder.parent
 
 
 def _local_path(uri: str | None) -> Path | None:
