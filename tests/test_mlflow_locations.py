@@ -3,11 +3,13 @@
 import shutil
 import sqlite3
 import time
+from collections import OrderedDict
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 from tests.trackers import (
     RUN_ID,
@@ -30,7 +32,7 @@ from toygpt.training.tracking.mlflow_tracker import model_from_mlflow
 from toygpt.training.tracking.run import bring_up_to_date
 
 TRACKING = tracked_by("mlflow")
-NAMES = ["a b", "a%20b", "a%2Fb", "100%", "what?", "a#b", """'"&=;:@[]+\\""", "größe"]
+NAMES = ["a%20b", "a%2Fb", "what?", """# '"&=;:@[]+\\%ß"""]
 
 
 @pytest.fixture
@@ -156,9 +158,11 @@ def test_files_that_exist_at_the_old_place_alone_are_found_there_and_can_be_copi
 
 
 def test_a_run_whose_files_are_elsewhere_brings_them_when_it_gets_more(
-    project: Path, tmp_path: Path
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (old,) = mlflow_runs(project)
+    # As in another process: MLflow remembers where it put the files of a run.
+    monkeypatch.setattr(mlflow_utils, "_artifact_repos_cache", OrderedDict())
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns("mlartifacts"))
 
