@@ -163,9 +163,9 @@ def test_temporary_files_are_in_the_project_and_go_with_the_next_run(
         made_meanwhile = list(system.iterdir())
     left_behind = [path for folder in temporary.iterdir() for path in folder.iterdir()]
     following = start(TRAINING, root, "0", variables=variables)
-    with until_it_says(following, "open"):
-        assert following.wait(60) == 0
+    following.communicate(timeout=60)
 
+    assert following.returncode == 0
     assert len(sockets) == 1
     assert left_behind, "it was killed"
     assert made_meanwhile == list(system.iterdir()) == []
