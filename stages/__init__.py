@@ -2,9 +2,11 @@
 
 import errno
 import gc
+import os
 import sys
 from collections.abc import Callable
 
+from toygpt import paths
 from toygpt.errors import InputError
 from toygpt.memory import keep_freed_memory
 from toygpt.processes import end_with_dvc, find_dvc
@@ -12,6 +14,12 @@ from toygpt.processes import end_with_dvc, find_dvc
 STARTED_BY = find_dvc()  # asked before anything that takes time is imported
 keep_freed_memory()  # and before torch is
 INTERRUPTED = 130
+
+# Otherwise torch, once Lightning imports its compiler, makes one in the system's
+# temporary folder.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(paths.main_root() / ".toygpt" / "torchinductor")
+)
 
 # Imports make much that stays. Looking for garbage in it, again and again, is a quarter
 # of their time: seconds in `train`. While `python -m` imports this, the script is "-m".

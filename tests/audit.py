@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toygpt.training.tracking.mlflow_tracker import DATABASE, RECORD_TAG
+from toygpt.training.tracking.mlflow_locations import DATABASE
+from toygpt.training.tracking.mlflow_tracker import RECORD_TAG
 from toygpt.training.tracking.record import Known, Record, all_infos, known_of
 from toygpt.training.tracking.wandb_files import WandbRun, read_runs
 from toygpt.training.tracking.wandb_tracker import EXIT_CODES

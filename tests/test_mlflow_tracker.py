@@ -239,21 +239,6 @@ def test_a_run_that_was_killed_before_its_parameters_were_told_gets_them(
     assert after.data.params == {"seed": "7", "late": "1"}
 
 
-def test_a_folder_in_which_mlflow_keeps_no_database_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """MLflow takes the rest of a path after a question mark for a query."""
-    root = tmp_path / "what?"
-    root.mkdir()
-
-    with run_in(root, TRACKING) as run:
-        log(run, range(1, 4))
-
-    (warning,) = warnings_on(capsys)
-    assert "it cannot keep a database in a folder with a '?'" in warning
-    assert len(record_in(root).points) == 3
-
-
 def test_a_name_that_mlflow_refuses_is_kept_in_the_record(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,10 +135,10 @@ def test_what_was_trained_is_told_once_however_often_it_is_asked_for(
     rebuilt = track(project, "--rebuild")
 
     assert sorted(first.stdout.splitlines()) == [
-        "told: nano-python-restored",
-        "told: one",
+        "synced: nano-python-restored",
+        "synced: one",
     ]
-    assert second.stdout == "the trackers know everything\n"
+    assert second.stdout == "everything is synced\n"
     assert sorted(rebuilt.stdout.splitlines()) == sorted(first.stdout.splitlines())
     assert (first.stderr, second.stderr, rebuilt.stderr) == ("", "", "")
     check_that_all_is_there(project.root)
@@ -158,8 +158,8 @@ def test_what_was_pulled_from_a_remote_is_told(
     told = track(clone)
 
     assert sorted(told.stdout.splitlines()) == [
-        "told: nano-python-restored",
-        "told: one",
+        "synced: nano-python-restored",
+        "synced: one",
     ]
     check_that_all_is_there(clone.root)
 

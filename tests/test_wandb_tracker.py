@@ -21,7 +21,9 @@ from tests.trackers import (
     record_in,
     rows_of,
     run_in,
+    start,
     tracked_by,
+    until_it_says,
     wait_until,
     wandb_core,
     wandb_rows,
@@ -128,6 +130,47 @@ def test_wandb_leaves_nothing_outside_the_folders_that_git_ignores(
     assert {path.name for path in root.iterdir()} == {"wandb", ".toygpt"}
     assert not list((tmp_path / "home").iterdir())
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+from tests.trackers import run_in, tracked_by
+
+root = Path(sys.argv[1])
+os.chdir(root)  # as a stage
+with run_in(root, tracked_by("wandb")) as run:
+    run.log_metrics({"loss": 1.5}, step=1)
+    print("open", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_temporary_files_are_in_the_project_and_go_with_the_next_run(
+    tmp_path: Path,
+) -> None:
+    """The folder is deep: a socket's path may have 107 bytes at most."""
+    root = tmp_path / ("deep" * 15) / ("folder" * 10)
+    temporary = root / ".toygpt" / "wandb" / "tmp"
+    system = tmp_path / "system"
+    for folder in (root, system):
+        folder.mkdir(parents=True)
+    variables = {"TMPDIR": str(system), "HOME": str(tmp_path)}
+
+    killed = start(TRAINING, root, "60", variables=variables)
+    with until_it_says(killed, "open"):
+        sockets = list(temporary.glob(f"*/wandb-{killed.pid}-*/socket"))
+        made_meanwhile = list(system.iterdir())
+    left_behind = [path for folder in temporary.iterdir() for path in folder.iterdir()]
+    following = start(TRAINING, root, "0", variables=variables)
+    following.communicate(timeout=60)
+
+    assert following.returncode == 0
+    assert len(sockets) == 1
+    assert left_behind, "it was killed"
+    assert made_meanwhile == list(system.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+    assert not list(Path("/tmp").glob(f"wandb-{killed.pid}-*"))  # where W&B would go
 
 
 def test_online_without_a_key_is_offline_and_says_so_once(

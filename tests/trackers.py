@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from toygpt.params import TrackingParams
+from toygpt.training.tracking.mlflow_locations import database_uri
 from toygpt.training.tracking.mlflow_tracker import _create_database
 from toygpt.training.tracking.record import Record, known_of, runs_folder
 from toygpt.training.tracking.run import Run, training_run
@@ -79,7 +80,7 @@ def mlflow_client(root: Path) -> Any:
     """Return MLflow's own way to look at what it holds."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{root / 'mlflow.db'}"
+    uri = database_uri(root / "mlflow.db")
     return MlflowClient(uri, uri)
 
 

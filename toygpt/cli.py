@@ -440,13 +440,17 @@ def run_track(options: argparse.Namespace) -> int:
 
     root = project_root()
     tracking = load_params(root / paths.PARAMS).tracking
-    told = track(
+    outcome = track(
         root, tracking, revisions=options.revisions, is_rebuilding=options.rebuild
     )
-    for name in told:
-        print(f"told: {name}")
-    if not told:
-        print("the trackers know everything")
+    for name in outcome.synced:
+        print(f"synced: {name}")
+    for tracker, names in outcome.unsynced.items():
+        print(f"error: not synced with {tracker}: {', '.join(names)}", file=sys.stderr)
+    if outcome.unsynced:
+        return FAILURE
+    if not outcome.synced:
+        print("everything is synced")
     return 0
 
 

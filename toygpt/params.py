@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -251,7 +251,12 @@ class TrackingParams(Section):
 
     def muted(self) -> Self:
         """Return the same with nobody to tell."""
-        return self.model_copy(update={"mlflow": False, "wandb": "disabled"})
+        return self.without(("mlflow", "wandb"))
+
+    def without(self, trackers: Collection[str]) -> Self:
+        """Return the same without these trackers."""
+        changes: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
+        return self.model_copy(update={name: changes[name] for name in trackers})
 
 
 class Params(Section):

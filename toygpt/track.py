@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from errno import ENOENT
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,12 @@ from toygpt import paths
 from toygpt.errors import InputError, first_line
 from toygpt.params import flatten, load_params, read_yaml
 from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
-from toygpt.training.tracking.record import Point, Record, record_of_weights
+from toygpt.training.tracking.record import (
+    Point,
+    Record,
+    all_infos,
+    record_of_weights,
+)
 from toygpt.training.tracking.run import (
     bring_up_to_date,
     forget_what_is_lost,
@@ -41,14 +47,22 @@ if TYPE_CHECKING:
     from toygpt.params import TrackingParams
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of syncing, as the trackers confirmed it."""
+
+    synced: list[str]  # names of the runs of which they have all now
+    unsynced: dict[str, list[str]]  # by tracker: names of runs of which it lacks some
+
+
 def track(
     root: Path,
     tracking: TrackingParams,
     *,
     revisions: Sequence[str] = (),
     is_rebuilding: bool = False,
-) -> list[str]:
-    """Bring the trackers up to date, and return the names of the runs they learned of.
+) -> Outcome:
+    """Bring the trackers up to date.
 
     Args:
         root: The project that the user works in.
@@ -61,23 +75,25 @@ def track(
     Raises:
         InputError: There is no such revision, or it has no results.
     """
-    lost = forget_what_is_lost(tracking, root) if is_rebuilding else set()
+    if is_rebuilding:
+        forget_what_is_lost(tracking, root)
     names = []
+    lacking: dict[str, set[str]] = {}  # names of runs, by tracker
+    responsive = tracking  # one that failed once is not asked for every run
     for revision, name in _revisions(root, revisions):
         results = Results(root, revision)
         try:
             record = record_of_weights(root, results.weights_sha256)
-            is_new = record is None
             if record is None:
                 record = results.make_record(name, tracking)
             with results.directories() as directories:
-                if (
-                    is_new
-                    or record.info.id in lost
-                    or _lacks(record, directories, tracking)
-                ):
-                    tell_trackers(record, tracking, root, directories)
+                if _lacking(record, directories, responsive):
+                    tell_trackers(record, responsive, root, directories)
                     names.append(record.info.name)
+                    failed = _lacking(record, directories, tracking)
+                    for tracker in failed:
+                        lacking.setdefault(tracker, set()).add(record.info.name)
+                    responsive = responsive.without(failed)
         except FileNotFoundError as error:
             if revision in revisions:
                 raise InputError(f"{revision} has no {error.filename}") from None
@@ -89,20 +105,66 @@ def track(
                 raise InputError(
                     f"the results of {place} cannot be read: {error!r}"
                 ) from None
-    names += bring_up_to_date(tracking, root)
-    return list(dict.fromkeys(names))
+    names += bring_up_to_date(responsive, root)
+    for tracker, name in unsynced_runs(root, tracking):
+        lacking.setdefault(tracker, set()).add(name)
+    failed_names = set().union(*lacking.values())
+    return Outcome(
+        synced=[name for name in dict.fromkeys(names) if name not in failed_names],
+        unsynced={tracker: sorted(found) for tracker, found in lacking.items()},
+    )
 
 
-def _lacks(
+def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, str]]:
+    """Yield each tracker that lacks something of a run, and the run's name.
+
+    A run that a process is at work on is synced by that process.
+    """
+    for folder, info in all_infos(root):
+        with suppress(InputError):
+            record = Record(folder)
+            if not record.is_being_written():
+                for tracker in _lacking(record, {}, tracking):
+                    yield tracker, info.name
+
+
+def _lacking(
     record: Record, directories: Mapping[str, Path], tracking: TrackingParams
-) -> bool:
-    """Say whether a tracker has no copy of a directory that there is."""
+) -> list[str]:
+    """Return the trackers that have not all of a run, or no copy of a directory."""
+    unsynced = record.info.untold(wanted_trackers(tracking), len(record.points))
+    return [*{*unsynced, *_lacking_files(record, directories, tracking)}]
+
+
+def _lacking_files(
+    record: Record, directories: Mapping[str, Path], tracking: TrackingParams
+) -> list[str]:
+    """Return the trackers that have the run, but no copy of a directory that exists."""
     wanted = set(wanted_trackers(tracking)) & set(record.info.trackers)
-    return any(
-        told.is_wanted and not directories.keys() <= set(told.directories)
+    return [
+        name
         for name, told in record.info.told.items()
         if name in wanted
-    )
+        and told.is_wanted
+        and not directories.keys() <= set(told.directories)
+    ]
+
+
+def unsynced_files(
+    root: Path, tracking: TrackingParams
+) -> tuple[str, list[str]] | None:
+    """Return the run of the workspace's model, and the trackers that lack its files.
+
+    None if there is no such tracker, run or model.
+    """
+    results = Results(root, None)
+    with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
+        record = record_of_weights(root, results.weights_sha256)
+        if record is not None and not record.is_being_written():
+            with results.directories() as directories:
+                if trackers := _lacking_files(record, directories, tracking):
+                    return record.info.name, trackers
+    return None
 
 
 def _revisions(

@@ -44,7 +44,7 @@ def _folders_of_experiments(root: Path) -> Iterator[Finding]:
         [*experiments.glob("standalone/tmp*"), *experiments.glob("tmp*")]
     ):
         name = folder.relative_to(root)
-        size = readable_size(_size_of(folder))
+        size = readable_size(size_of(folder))
         if folder in queued:
             # The queue goes on believing that it runs, and looks for the folder.
             task = queued[folder]
@@ -186,7 +186,8 @@ def _unfinished_files(root: Path) -> Iterator[Finding]:
                 )
 
 
-def _size_of(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Return the size of all files in a folder, in bytes."""
     return sum(path.lstat().st_size for path in folder.rglob("*"))
 
 

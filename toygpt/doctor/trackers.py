@@ -10,8 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
+from toygpt.doctor.leftovers import size_of
 from toygpt.doctor.machine import valid_params
 from toygpt.errors import InputError
+from toygpt.params import TrackingParams
+from toygpt.track import unsynced_files, unsynced_runs
+from toygpt.training.tracking.mlflow_locations import (
+    ARTIFACTS,
+    DATABASE,
+    correct_locations,
+    foreign_locations,
+    open_to_read,
+)
+from toygpt.training.tracking.mlflow_tracker import restore_command
 from toygpt.training.tracking.record import Record, runs_folder
 from toygpt.training.tracking.run import bring_up_to_date, wanted_trackers
 
@@ -27,11 +38,16 @@ def check_trackers(root: Path) -> Iterator[Line]:
         except InputError as error:
             yield Finding(str(error), _put_aside(path.relative_to(root)))
     yield from _database(root, records)
+    yield from _locations(root)
     params = valid_params(root)
     if params is None:
         yield "who is to be told is not known: see the parameters"
         return
-    wanted = wanted_trackers(params.tracking)
+    tracking = params.tracking
+    if tracking.mlflow and (deleted := _deleted_experiment(root, tracking.project)):
+        yield deleted
+        tracking = tracking.without(["mlflow"])  # it takes nothing before that
+    wanted = wanted_trackers(tracking)
     untold = [
         record
         for record in records
@@ -47,10 +63,29 @@ def check_trackers(root: Path) -> Iterator[Line]:
             f"{number_of(len(untold), 'run')} that the trackers do not know all of: "
             f"{names}",
             "python . track",
-            partial(bring_up_to_date, params.tracking, root),
+            partial(_sync, root, tracking),
+        )
+    elif unsynced := unsynced_files(root, tracking):
+        name, trackers = unsynced
+        yield Finding(
+            f"{' and '.join(trackers)}: no copy of all files of the run {name}",
+            "python . track",
         )
     else:
         yield f"{number_of(len(records), 'run')}, and the trackers know all of them"
+
+
+def _sync(root: Path, tracking: TrackingParams) -> None:
+    """Bring the trackers up to date.
+
+    Raises:
+        OSError: One of them still lacks something.
+    """
+    bring_up_to_date(tracking, root)
+    if unsynced := [
+        f"{name} ({tracker})" for tracker, name in unsynced_runs(root, tracking)
+    ]:
+        raise OSError(f"not synced: {', '.join(unsynced)}")
 
 
 def _servers() -> Iterator[Finding]:
@@ -69,7 +104,7 @@ def _servers() -> Iterator[Finding]:
 
 def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
     """See whether MLflow's database is there if it was, and whole."""
-    name = "mlflow.db"
+    name = DATABASE
     database = root / name
     if not database.is_file() or not database.stat().st_size:
         if any(told for record in records if (told := record.info.told.get("mlflow"))):
@@ -77,8 +112,7 @@ def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
         return
     try:
         # Read-only: not even a damaged one is changed.
-        uri = f"{database.as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
+        with closing(open_to_read(database)) as connection:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.DatabaseError as error:
         kind = (error.sqlite_errorcode or 0) & 0xFF
@@ -96,6 +130,59 @@ def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
             f"{name} is damaged: {answer}",
             f"{_put_aside(f'{name}*')} && python . track --rebuild",
         )
+
+
+def _locations(root: Path) -> Iterator[Finding]:
+    """See whether MLflow's database points to the files of this project.
+
+    It does not after the project's folder was moved, copied or renamed.
+    """
+    try:
+        locations = foreign_locations(root)
+    except sqlite3.Error:  # `_database` says what is wrong with it
+        return
+    if not locations:
+        return
+    homes = ", ".join(sorted({str(location.home) for location in locations}))
+    problem = (
+        f"{DATABASE} points to {homes}: this project, which has its own {ARTIFACTS}/, "
+        f"was moved or copied"
+    )
+    left_behind = {
+        location.old_path
+        for location in locations
+        if location.table == "runs" and location.is_left_behind
+    }
+    if left_behind:
+        problem += (
+            f". The files of {number_of(len(left_behind), 'run')} are there alone, "
+            f"and will be copied: {readable_size(sum(map(size_of, left_behind)))}"
+        )
+    yield Finding(
+        problem,
+        "python . doctor --fix",
+        partial(correct_locations, root, locations, copying=True),
+    )
+
+
+def _deleted_experiment(root: Path, project: str) -> Finding | None:
+    """Return what is to be done if new runs would be those of a deleted experiment."""
+    query = (
+        "SELECT experiment_id FROM experiments "
+        "WHERE name = ? AND lifecycle_stage = 'deleted'"
+    )
+    try:
+        with closing(open_to_read(root / DATABASE)) as connection:
+            row = connection.execute(query, [project]).fetchone()
+    except sqlite3.Error:  # `_database` says what is wrong with it
+        return None
+    if row is None:
+        return None
+    return Finding(
+        f"MLflow logs nothing: its experiment {project} was deleted. Restore it, or "
+        f"choose another tracking.project in params.yaml",
+        f"{restore_command(row[0])} && python . track",
+    )
 
 
 def _put_aside(path: Path | str) -> str:

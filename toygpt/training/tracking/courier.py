@@ -11,7 +11,11 @@ from threading import Condition, Event, Thread
 
 from toygpt.errors import first_line
 from toygpt.training.tracking.record import Point, Record, Told, known_of
-from toygpt.training.tracking.tracker import RunNotWantedError, Tracker
+from toygpt.training.tracking.tracker import (
+    RunNotWantedError,
+    Tracker,
+    UserActionNeededError,
+)
 
 # Between tries at a tracker that fails: at first, and at most.
 FIRST_PAUSE_SECONDS = 1.0
@@ -111,6 +115,9 @@ class Courier:
             except RunNotWantedError:
                 self._note(Told("", is_wanted=False))
                 return
+            except UserActionNeededError as error:
+                self._warn(f"{self.name} logs nothing: {error}. The run is recorded.")
+                return
             except BaseException as error:  # even SystemExit: the work goes on
                 if self._is_given_up:  # by now another courier may tell this tracker
                     return
@@ -179,17 +186,19 @@ class Courier:
                 self.record.note_told(self.name, told)
 
     def _complain(self, reason: str) -> None:
+        self._warn(
+            f"{self.name} does not take what it is told: {reason}. The work goes on; "
+            f"{self.name} is told again until it listens, and later by `python . "
+            f"track`."
+        )
+
+    def _warn(self, message: str) -> None:
+        """Warn once of this tracker."""
         if self._has_complained:
             return
         self._has_complained = True
         with suppress(OSError, ValueError):  # nobody reads what we say
-            print(
-                f"warning: {self.name} does not take what it is told: {reason}. The "
-                f"work goes on; {self.name} is told again until it listens, and later "
-                f"by `python . track`.",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def _let_go(self) -> None:
         """Begin anew with the tracker: it may have lost anything."""

@@ -8,28 +8,32 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toygpt.errors import InputError, first_line
+from toygpt.training.tracking.mlflow_locations import (
+    ARTIFACTS,
+    DATABASE,
+    MAX_BUSY_SECONDS,
+    correct_locations,
+    database_uri,
+    foreign_locations,
+)
 from toygpt.training.tracking.record import Known, Point, RunInfo, Status, known_of
-from toygpt.training.tracking.tracker import RunNotWantedError
+from toygpt.training.tracking.tracker import RunNotWantedError, UserActionNeededError
 
 if TYPE_CHECKING:
     from toygpt.params import TrackingParams
 
-DATABASE = "mlflow.db"
-ARTIFACTS = "mlartifacts"
 # By this mark a run is found again, even if its id was never noted.
 RECORD_TAG = "toygpt.run"
 # MLflow refuses to take more at once.
 MAX_PARAMS = 100
 MAX_METRICS = 1000
 MAX_PARAM_LENGTH = 6000
-# How long another process may keep the database to itself before that is a failure.
-MAX_BUSY_SECONDS = 5.0
 
 
 class MLflowTracker:
@@ -39,25 +43,23 @@ class MLflowTracker:
         _keep_mlflow_calm()
         from mlflow import MlflowClient
 
-        if "?" in str(root):
-            raise ValueError(
-                f"it cannot keep a database in a folder with a '?': {root}"
-            )
         self._database = root / DATABASE
         self._monitor: Any = None
         self.known: Known = {}
         self.directories: set[str] = set()
-        uri = f"sqlite:///{self._database}"
+        uri = database_uri(self._database)
         with _alone(root / ".toygpt" / "mlflow.lock"):
             _create_database(root)
+            correct_locations(root, foreign_locations(root))
             self._client = MlflowClient(uri)
-            experiment_id = self._experiment_id(info.project, root)
+            experiment_id = self._experiment_id(info.project, tracking.project, root)
 
         found = _find_run(self._client, experiment_id, info)
         if found is not None:
             if found.info.lifecycle_stage == "deleted":
                 raise RunNotWantedError
             self.run_id = found.info.run_id
+            _bring_files_of(self.run_id, root)
             self._take_up(found, info)
         else:
             self.run_id = self._create(experiment_id, info)
@@ -71,10 +73,29 @@ class MLflowTracker:
             )
             self._monitor.start()
 
-    def _experiment_id(self, project: str, root: Path) -> str:
-        """Return the experiment's id; it keeps artifacts here, not where we run."""
+    def _experiment_id(self, project: str, wanted_project: str, root: Path) -> str:
+        """Return the experiment's id; it keeps artifacts here, not where we run.
+
+        Raises:
+            RunNotWantedError: The user deleted the experiment, and chose another one.
+            UserActionNeededError: The experiment takes no runs, or none of their files.
+        """
         experiment = self._client.get_experiment_by_name(project)
         if experiment is not None:
+            if experiment.lifecycle_stage == "deleted":
+                if project != wanted_project:
+                    raise RunNotWantedError
+                raise UserActionNeededError(
+                    f"its experiment {project} was deleted. To restore it, run "
+                    f"`{restore_command(experiment.experiment_id)}` in {root}, then "
+                    f"`python . track`; or choose another tracking.project in "
+                    f"params.yaml"
+                )
+            if experiment.artifact_location.startswith("mlflow-artifacts:"):
+                raise UserActionNeededError(
+                    f"its experiment {project} was created by MLflow's server, which "
+                    f"keeps the files: choose another tracking.project in params.yaml"
+                )
             return str(experiment.experiment_id)
         location = (root / ARTIFACTS / project).as_uri()
         return str(self._client.create_experiment(project, location))
@@ -175,6 +196,24 @@ class MLflowTracker:
             raise FileNotFoundError(f"{self._database} is empty")
 
 
+def restore_command(experiment_id: str | int) -> str:
+    """Return the command that restores a deleted experiment, in the project's folder.
+
+    It names the database: otherwise MLFLOW_TRACKING_URI, or a folder mlruns/, decides.
+    """
+    return (
+        f"MLFLOW_TRACKING_URI=sqlite:///{DATABASE} "
+        f"mlflow experiments restore --experiment-id {experiment_id}"
+    )
+
+
+def _bring_files_of(run_id: str, root: Path) -> None:
+    """Copy a run's files here if they are at another place alone: it may get more."""
+    locations = foreign_locations(root)
+    of_run = [location for location in locations if run_id in location.old_path.parts]
+    correct_locations(root, of_run, copying=True)
+
+
 def _find_run(client: Any, experiment_id: str, info: RunInfo) -> Any:
     """Return the run of a record, deleted or not, if there is one."""
     from mlflow.entities import ViewType
@@ -208,7 +247,7 @@ def points_in_mlflow(info: RunInfo, root: Path) -> Known | None:
     try:
         from mlflow import MlflowClient
 
-        client = MlflowClient(f"sqlite:///{root / DATABASE}")
+        client = MlflowClient(database_uri(root / DATABASE))
         experiment = client.get_experiment_by_name(info.project)
         run = experiment and _find_run(client, experiment.experiment_id, info)
         return _points_of(client, run) if run else None
@@ -238,7 +277,7 @@ def _create_database(root: Path) -> None:
 
     unfinished = root / ".toygpt" / f"{DATABASE}.new"
     unfinished.unlink(missing_ok=True)
-    store = SqlAlchemyStore(f"sqlite:///{unfinished}", (root / ARTIFACTS).as_uri())
+    store = SqlAlchemyStore(database_uri(unfinished), (root / ARTIFACTS).as_uri())
     store.engine.dispose()
     # What belonged to a database that was deleted would spoil the new one.
     for suffix in ("-journal", "-wal", "-shm"):
@@ -296,7 +335,10 @@ def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
     _keep_mlflow_calm()
     import mlflow
 
-    uri = f"sqlite:///{root / DATABASE}"
+    # A database that cannot be written, or read, is MLflow's to complain of.
+    with suppress(OSError, sqlite3.Error):
+        correct_locations(root, foreign_locations(root))
+    uri = database_uri(root / DATABASE)
     # Registered models are looked up in no other way.
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

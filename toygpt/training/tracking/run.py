@@ -326,6 +326,8 @@ def tell_trackers(
 ) -> None:
     """Tell the trackers of a record whatever they do not know, directories as well."""
     with record.locked():
+        if record.info.status == "RUNNING":  # yet nobody held the lock
+            _end_dead_run(record)
         _tell(record, wanted_trackers(tracking), tracking, root, directories)
 
 

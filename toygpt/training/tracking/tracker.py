@@ -11,6 +11,10 @@ class RunNotWantedError(Exception):
     """The user deleted the run from the service."""
 
 
+class UserActionNeededError(Exception):
+    """The service logs nothing before the user did what the message says."""
+
+
 class Tracker(Protocol):
     """A run at a service, open for more."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +40,10 @@ class WandbTracker:
         (root / "wandb").mkdir(exist_ok=True)
         if not os.access(root / "wandb", os.W_OK):  # W&B would go elsewhere
             raise PermissionError(f"{root / 'wandb'} cannot be written")
+        with _temporary_files_in(_temporary_folder(root)):
+            self._open(info, tracking, root)
+
+    def _open(self, info: RunInfo, tracking: TrackingParams, root: Path) -> None:
         import wandb
 
         mode = tracking.wandb
@@ -119,6 +127,62 @@ class WandbTracker:
         for let_go in (self._run.finish, wandb.teardown):
             with suppress(Exception):
                 let_go()
+
+
+@cache
+def _temporary_folder(root: Path) -> Path:
+    """Return a folder for W&B's temporary files, which ends with this process.
+
+    A process that is killed leaves its folder behind; the next one, which finds nobody
+    holding the folder's lock, removes it.
+    """
+    parent = root / ".toygpt" / "wandb" / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(parent):
+        for leftover in parent.iterdir():
+            with suppress(BlockingIOError), _locked(leftover, is_patient=False):
+                shutil.rmtree(leftover, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="", dir=parent))
+        lock = os.open(folder, os.O_RDONLY)  # it is held until this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder.
+
+    Raises:
+        BlockingIOError: Another process holds it, and this one does not wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let Python, and the processes started meanwhile, make temporary files there.
+
+    W&B's processes make sockets, whose path may have 107 bytes at most. They get the
+    path from the working directory, which is in the project.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    tempfile.tempdir = str(folder)
+    os.environ["TMPDIR"] = min(str(folder), os.path.relpath(folder), key=len)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable
 
 
 def points_on_disk(info: RunInfo, root: Path) -> Known | None:

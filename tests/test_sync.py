@@ -1,0 +1,133 @@
+"""`python . track` says that a run is synced when the trackers have confirmed it."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.project import PROJECT
+from tests.trackers import (
+    give_database,
+    mlflow_client,
+    mlflow_runs,
+    record_in,
+    run_in,
+    tracked_by,
+)
+from toygpt.cli import main
+from toygpt.doctor.finding import Finding
+from toygpt.doctor.trackers import check_trackers
+from toygpt.training.tracking import courier as couriers
+
+TRACKING = tracked_by("mlflow", project="toygpt")
+
+
+@pytest.fixture
+def root(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Return a project with a model whose training MLflow could not log."""
+    root = give_database(tmp_path / "project", tmp_path_factory)
+    params = (PROJECT / "params.yaml").read_text()
+    (root / "params.yaml").write_text(
+        params.replace("wandb: offline", "wandb: disabled")
+    )
+    (root / "dvc.yaml").touch()
+    (root / "dvc.lock").write_text("{}")
+    model = root / "models" / "toygpt"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_text("weights")
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.3)
+    with run_in(root, tracked_by(project="toygpt")) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.remember_weights(hashlib.sha256(b"weights").hexdigest())
+    record_in(root).update(trackers=["mlflow"])
+    return root
+
+
+def findings(root: Path, *, fix: bool = False) -> list[str]:
+    """Return what the doctor finds at the trackers, after it fixed what it can."""
+    found = [line for line in check_trackers(root) if isinstance(line, Finding)]
+    if fix:
+        for finding in found:
+            if finding.mend is not None:
+                finding.mend()
+        return findings(root)
+    return [f"{finding.problem}: {finding.remedy}" for finding in found]
+
+
+def test_what_mlflow_refuses_is_an_error_until_it_is_synced(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the files of runs belong there is a file."""
+    (root / "mlartifacts").write_text("no folder")
+
+    refused = main(["track"])
+    said = capsys.readouterr()
+    found = findings(root)
+    after_fix = findings(root, fix=True)  # the curves can be synced, the files cannot
+    (root / "mlartifacts").unlink()
+    accepted = main(["track"])
+    then = capsys.readouterr()
+
+    assert (refused, said.out) == (1, "")
+    assert "File exists" in said.err or "Not a directory" in said.err
+    assert said.err.splitlines()[-1] == "error: not synced with mlflow: nano-python"
+    assert "python . track" in found[0]
+    assert after_fix == [
+        "mlflow: no copy of all files of the run nano-python: python . track"
+    ]
+    assert (accepted, then.out, then.err) == (0, "synced: nano-python\n", "")
+    assert findings(root) == []
+    (run,) = mlflow_runs(root, "toygpt")
+    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
+    assert (folder / "model" / "model.safetensors").read_text() == "weights"
+
+
+def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = mlflow_client(root)
+    experiment_id = client.create_experiment(
+        "toygpt", (root / "mlartifacts" / "toygpt").as_uri()
+    )
+    client.delete_experiment(experiment_id)
+
+    refused = main(["track"])
+    said = capsys.readouterr()
+    (found,) = findings(root)
+    client.restore_experiment(experiment_id)
+    accepted = main(["track"])
+
+    assert (refused, said.out) == (1, "")
+    assert "mlflow experiments restore" in said.err
+    assert said.err.splitlines()[-1] == "error: not synced with mlflow: nano-python"
+    assert f"mlflow experiments restore --experiment-id {experiment_id}" in found
+    assert accepted == 0
+    assert capsys.readouterr().out == "synced: nano-python\n"
+    assert findings(root) == []
+
+
+def test_the_doctor_corrects_locations_and_brings_files(
+    root: Path, tmp_path: Path
+) -> None:
+    assert main(["track"]) == 0
+    (run,) = mlflow_runs(root, "toygpt")
+    moved = root.rename(tmp_path / "moved")
+    (moved / "mlartifacts").rename(tmp_path / "mlartifacts")
+    root.mkdir()
+    (tmp_path / "mlartifacts").rename(root / "mlartifacts")
+
+    (found,) = findings(moved)
+    fixed = findings(moved, fix=True)
+
+    assert f"mlflow.db points to {root / 'mlartifacts'}" in found
+    assert "The files of 1 run are there alone" in found
+    assert "python . doctor --fix" in found
+    assert fixed == []
+    folder = moved / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
+    assert (folder / "model" / "model.safetensors").read_text() == "weights"
