@@ -21,6 +21,7 @@ from toygpt.data.token_files import (
     read_manifest,
 )
 from toygpt.files import new_directory, write_json, write_text
+from toygpt.measurements import remove_measurements
 from toygpt.model.directory import save_model, weights_digest
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model_card import model_card
@@ -66,6 +67,8 @@ def main() -> None:
         fresh=bool(os.environ.get("TOYGPT_FRESH")),
         is_first_process=is_first_process(),
     ) as unfinished:
+        if is_first_process():
+            remove_measurements()
         description = describe(unfinished, params)
         with (
             Interruption() as interruption,

@@ -716,7 +716,7 @@ def test_options_and_file_end_up_in_params_and_nothing_else(
     }
 
 
-def test_training_is_an_experiment_up_to_the_model(
+def test_training_is_an_experiment_with_an_evaluation(
     trained: tuple[Workspace, Said],
 ) -> None:
     workspace, said = trained
@@ -729,9 +729,29 @@ def test_training_is_an_experiment_up_to_the_model(
         "tokenize",
         "split",
         "train",
+        "evaluate",
+        "generate-samples",
     ]
     assert (workspace.root / "models/toygpt/model.safetensors").is_file()
     assert experiments == ["by-hand"]
+    assert "test_bits_per_byte" in the_run(workspace).data.metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [([], ["exp", "run"]), (["--no-evaluate"], ["exp", "run", "train"])],
+)
+def test_the_evaluation_can_be_left_out(
+    project: Path,
+    capfd: pytest.CaptureFixture[str],
+    options: list[str],
+    arguments: list[str],
+) -> None:
+    (project / "dvc.py").write_text("import sys\nprint(sys.argv[1:])\n")
+
+    assert main(["train", *options]) == 0
+
+    assert capfd.readouterr().out == f"{arguments}\n"
 
 
 def mlflow_client(workspace: Workspace) -> Any:

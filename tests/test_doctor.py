@@ -142,7 +142,10 @@ def test_a_project_that_is_well_is_told_so(visit: Callable[..., Visit]) -> None:
     assert page.page.endswith("\nAll is well.\n")
     for words in ("cores", "of memory", "of the disk", "torch", "on branch main"):
         assert words in page.text
-    assert "not built yet: reports/samples; to build: `dvc repro`" in page.text
+    assert (
+        "not built yet: metrics/evaluate.json, reports/samples, "
+        "metrics/generate-samples.json; to build: `dvc repro`"
+    ) in page.text
     assert all(len(line) < 100 for line in page.page.splitlines()[1:])
 
 

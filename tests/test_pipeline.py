@@ -164,7 +164,9 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     )
     assert oldest.data.params["train.learning_rate"] == "0.002"
     assert oldest.data.tags["git.dirty"] == "false"
-    for metric in ("train_loss", "validation_loss", "learning_rate", "gradient_norm"):
+    for metric in ("train_loss", "validation_loss", "gradient_norm"):
+        assert metric in oldest.data.metrics
+    for metric in ("muon_learning_rate", "adamw_learning_rate"):
         assert metric in oldest.data.metrics
     for metric in (
         "tokens_per_second",
@@ -187,33 +189,115 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     assert [row["step"] for row in run.history if "validation_loss" in row] == [2, 4, 6]
 
 
+def numbers_shown(workspace: Workspace, metric: str) -> dict[str, str]:
+    """Return what `dvc exp show` has of a metric, by experiment, branch or workspace.
+
+    Where there is no value, it shows nothing.
+    """
+    table = csv.DictReader(workspace.dvc("exp", "show", "--csv").stdout.splitlines())
+    return {row["Experiment"] or row["rev"]: row[metric] for row in table}
+
+
 def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
     built: Workspace,
 ) -> None:
+    """And one that was only trained shows no number of the model before it."""
     before = len(mlflow_runs(built))
-    for name, options in (
-        ("in-the-workspace", ()),
-        ("in-a-temporary-folder", ("--temp",)),
-    ):
-        rate = f"train.learning_rate={'3e-3' if options else '4e-3'}"
-        built.dvc("exp", "run", "train", *options, "-n", name, "-S", rate)
-        built.run("git", "checkout", "--quiet", "--", ".")
-        built.dvc("checkout")
+    workspace, temporary = "in-the-workspace", "in-a-temporary-folder"
+    train = ("exp", "run", "train", "-n")
+    built.dvc(*train, temporary, "--temp", "-S", "train.optimizer=adamw")
+    built.dvc(*train, workspace, "-S", "train.learning_rate=4e-3")
+
+    shown = numbers_shown(built, "test_bits_per_byte")
+    assert float(shown.pop("main")) > 0
+    assert shown == {"workspace": "", workspace: "", temporary: ""}
+    assert all(map(float, numbers_shown(built, "validation_loss").values()))
+    assert not (built.root / "reports/samples").exists()
+    built.run("git", "checkout", "--quiet", "--", ".")
+    built.dvc("checkout")
 
     runs = {run.info.run_name: run for run in mlflow_runs(built)}
-    for name, rate in (
-        ("in-the-workspace", "0.004"),
-        ("in-a-temporary-folder", "0.003"),
+    for name, key, value in (
+        (workspace, "train.learning_rate", "0.004"),
+        (temporary, "train.optimizer", "adamw"),
     ):
         assert runs[name].info.status == "FINISHED"
-        assert runs[name].data.params["train.learning_rate"] == rate
+        assert runs[name].data.params[key] == value
         assert runs[name].data.tags["dvc.experiment"] == name
         assert runs[name].data.tags["dvc.baseline"]
+        assert runs[name].data.tags["git.dirty"] == "false"
+        assert "test_bits_per_byte" not in runs[name].data.metrics
         assert len(run_names_and_ids_in_wandb(built)[name]) == 1
     assert len(mlflow_runs(built)) == before + 2
-    shown = built.dvc("exp", "show", "--csv").stdout
-    assert "in-the-workspace" in shown
-    assert "in-a-temporary-folder" in shown
+
+
+def copy_of(built: Workspace, root: Path) -> Workspace:
+    """Return a copy with the same results and the same runs."""
+    copy = Workspace(root)
+    built.run("cp", "-r", str(built.root), str(root))
+    return copy
+
+
+def test_in_a_fresh_clone_the_new_model_is_evaluated(
+    built: Workspace, tmp_path: Path
+) -> None:
+    """Though the number is in Git, and dvc.lock fits: the trackers have to learn it.
+
+    Trained once more to the same weights, the model's number comes from DVC's run
+    cache: then `evaluate` does not run, and `python . track` lets the trackers know.
+    """
+    clone = copy_of(built, tmp_path / "project")
+    for name in (".toygpt", "mlflow.db", "mlartifacts", "wandb", "models", "reports"):
+        clone.run("rm", "-r", name)
+    clone.run("rm", "-r", ".dvc/cache/runs")
+
+    first = clone.dvc("repro").stdout
+    assert re.findall(r"Running stage '(.+)'", first) == STAGES[-3:]
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert trackers_with_test_metrics(clone) == [True]
+
+    clone.dvc("repro", "--force", "--single-item", "train")
+    again = clone.dvc("repro").stdout
+    assert "Stage 'evaluate' is cached" in again
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert trackers_with_test_metrics(clone) == [True, False]
+    clone.run("python", ".", "track")
+    assert trackers_with_test_metrics(clone) == [True, True]
+
+
+def trackers_with_test_metrics(workspace: Workspace) -> list[bool]:
+    """Say of each run, oldest first, whether it has test metrics in both trackers."""
+    name = "test_bits_per_byte"
+    in_wandb = {run.run_id for run in read_runs(workspace.root) if name in run.summary}
+    found = []
+    for run in reversed(mlflow_runs(workspace)):
+        found.append(name in run.data.metrics)
+        assert (run.data.tags["toygpt.run"] in in_wandb) == found[-1]
+    return found
+
+
+def test_the_doctor_names_the_numbers_of_another_model(
+    built: Workspace, tmp_path: Path
+) -> None:
+    """Where DVC restores a model from its run cache none of our code runs."""
+    copy = copy_of(built, tmp_path / "project")
+    restored = copy.dvc("exp", "run", "train", "-S", "train.learning_rate=4e-3").stdout
+    assert "Stage 'train' is cached" in restored
+
+    page = copy.run("python", ".", "doctor", check=False)
+    assert page.returncode == 1
+    commands = re.findall(r"^ {8}(dvc repro .*)", page.stdout, re.MULTILINE)
+    assert commands == [
+        "dvc repro --single-item evaluate",
+        "dvc repro --single-item generate-samples",
+    ]
+    assert "metrics/evaluate.json is of another model than" in page.stdout
+    for command in commands:
+        copy.run(*command.split())
+
+    assert copy.run("python", ".", "doctor").stdout.endswith("\nAll is well.\n")
+    numbers = numbers_shown(copy, "test_bits_per_byte")
+    assert numbers["workspace"] != numbers["main"]
 
 
 def test_the_readme_s_table_of_experiments_fits_a_screen(built: Workspace) -> None:
@@ -233,8 +317,7 @@ def test_two_devices_learn_what_one_does_and_speak_with_one_voice(
     built: Workspace, tmp_path: Path
 ) -> None:
     """Seven steps, so that the last validation comes after training."""
-    copy = Workspace(tmp_path / "project")
-    built.run("cp", "-r", str(built.root), str(copy.root))
+    copy = copy_of(built, tmp_path / "project")
     seven_steps = {"train.max_tokens": 448, "train.validate_every_tokens": 224}
     losses = []
     for devices in (1, 2):
@@ -256,8 +339,7 @@ def test_the_trackers_are_rebuilt_from_the_results(
     The experiments were trained, but not evaluated: what their commits hold of an
     evaluation is that of another model.
     """
-    copy = Workspace(tmp_path / "project")
-    built.run("cp", "-r", str(built.root), str(copy.root))
+    copy = copy_of(built, tmp_path / "project")
     for name in (".toygpt", "mlflow.db", "mlartifacts", "wandb"):
         copy.run("rm", "-r", name)
 
@@ -269,7 +351,7 @@ def test_the_trackers_are_rebuilt_from_the_results(
     for run in mlflow_runs(copy):
         (told,) = [r for r in mlflow_runs(built) if has_weights_of(run, r)][:1]
         assert run.data.params == told.data.params
-        for metric in ("validation_loss", "test_bits_per_byte", "learning_rate"):
+        for metric in ("validation_loss", "test_bits_per_byte", "muon_learning_rate"):
             expected = pytest.approx(told.data.metrics.get(metric))  # or none
             assert run.data.metrics.get(metric) == expected
         is_experiment = run.info.run_name != "nano-python-restored"
@@ -283,13 +365,27 @@ def has_weights_of(one: Run, other: Run) -> bool:
     return bool(one.data.tags[name] == other.data.tags.get(name))
 
 
-def test_plots_show_both_losses(built: Workspace) -> None:
-    built.dvc("plots", "show", "--out", "plots")
+def test_plots_show_both_losses_and_both_learning_rates(built: Workspace) -> None:
+    """Without Muon its curve is not drawn: not as zero, and not as an error."""
+    built.dvc("plots", "diff", "HEAD", "in-a-temporary-folder", "--out", "plots")
 
     page = (built.root / "plots/index.html").read_text()
     (built.root / "plots/index.html").unlink()
     for text in ("validation.csv", "train.csv", "loss (nats per token)", "tokens seen"):
         assert text in page
+
+    diff = ("plots", "diff", "HEAD", "in-a-temporary-folder", "--json")
+    shown = json.loads(built.dvc(*diff).stdout)
+    assert "errors" not in shown
+    [plot] = shown["data"]["Learning rates"]
+    drawn: dict[str, set[str]] = {}
+    for point in plot["content"]["data"]["values"]:
+        of_curve = drawn.setdefault(f"{point['rev']} {point['field']}", set())
+        of_curve.add(point["dvc_inferred_y_value"])
+    assert "0.03" in drawn["HEAD muon_learning_rate"]
+    assert "0.002" in drawn["HEAD adamw_learning_rate"]
+    assert drawn["in-a-temporary-folder muon_learning_rate"] == {"nan"}
+    assert "0.002" in drawn["in-a-temporary-folder adamw_learning_rate"]
 
 
 def test_a_remote_brings_everything_back(built: Workspace, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training that was killed, and what the same command makes of it, with real DVC."""
 
+import json
 import os
 import pty
 import signal
@@ -215,10 +216,13 @@ def test_the_same_command_goes_on_with_a_killed_training(
         words += ["--name", "killed", *as_options(RATE | TRACKED)]
 
     step = kill_in_training(project, *words)
+    is_temporary = command.endswith("--temp")
+    # Until it is evaluated, no number of another model is shown beside the new one.
+    numbers = json.loads((project.root / "metrics/evaluate.json").read_text())
+    assert bool(numbers) == is_temporary
     done = project.run(*words)
 
     assert_went_on(done.stdout, step)
-    is_temporary = command.endswith("--temp")
     lock = project.lock_of_experiment("killed") if is_temporary else project.lock_now()
     assert lock == project.lock
     assert list_unfinished(project.root) == []

@@ -28,6 +28,7 @@ def git(repository: Path, *arguments: str) -> str:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a repository of one commit, in which we are."""
     (tmp_path / "params.yaml").write_text("seed: 1\n")
+    (tmp_path / "module.py").write_text("")
     (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "train.json").write_text("{}\n")
@@ -63,7 +64,7 @@ def test_the_commit_is_told(repository: Path) -> None:
 
 
 def test_changed_code_is_told(repository: Path) -> None:
-    (repository / "params.yaml").write_text("seed: 2\n")
+    (repository / "module.py").write_text("changed = True\n")
 
     assert describe_surroundings("cpu")["git.dirty"] == "true"
 
@@ -74,7 +75,11 @@ def test_a_new_file_is_told(repository: Path) -> None:
     assert describe_surroundings("cpu")["git.dirty"] == "true"
 
 
-def test_what_the_stages_rewrite_is_no_change_of_the_code(repository: Path) -> None:
+def test_other_parameters_and_results_are_no_change_of_the_code(
+    repository: Path,
+) -> None:
+    """Parameters are logged, and `dvc exp run -S` writes them into params.yaml."""
+    (repository / "params.yaml").write_text("seed: 2\n")
     (repository / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     (repository / "metrics" / "train.json").write_text('{"loss": 1}\n')
     (repository / "metrics" / "evaluate.json").write_text("{}\n")

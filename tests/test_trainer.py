@@ -87,6 +87,12 @@ def trained(
     return Trained(model, outcome, curves, notes)
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a file of the report."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def steps_of(rows: list[dict[str, float]]) -> list[float]:
     """Return the steps of a curve's points."""
     return [row["step"] for row in rows]
@@ -242,16 +248,42 @@ def test_points_of_a_curve_are_means_since_the_last_one(
     )
 
 
-def test_curves_tell_the_learning_rate_that_each_step_used() -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "highest"),
+    [
+        ("muon", {"muon_learning_rate": 0.04, "adamw_learning_rate": 0.004}),
+        ("adamw", {"adamw_learning_rate": 0.004}),
+    ],
+)
+def test_curves_tell_the_learning_rates_that_each_step_used(
+    optimizer: str, highest: dict[str, float], tmp_path: Path
+) -> None:
+    """Each under the name of what uses it; without Muon its rate is not zero but none.
+
+    The trackers are not told of it. On disk its column is there, since DVC draws no
+    plot if one is missing; it holds no number, since DVC would draw that.
+    """
     result = trained(
+        optimizer=optimizer,
         learning_rate=0.004,
+        muon_learning_rate=0.04,
         warmup_tokens=4 * TOKENS_PER_STEP,
         decay_tokens=5 * TOKENS_PER_STEP,
     )
+    result.curves.write(tmp_path)
 
-    assert [row["learning_rate"] for row in result.curves.train] == pytest.approx(
-        [0.001, 0.002, 0.003, 0.004, 0.004, 0.004, 0.0032, 0.0024, 0.0016, 0.0008]
-    )
+    multipliers = [0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    heard = [values for _, values in result.notes.heard if "train_loss" in values]
+    rows = read_csv(tmp_path / "train.csv")
+    for name in ("muon_learning_rate", "adamw_learning_rate"):
+        if name in highest:
+            expected = pytest.approx([highest[name] * m for m in multipliers])
+            assert [values[name] for values in heard] == expected
+            assert [float(row[name]) for row in rows] == expected
+        else:
+            assert not [values for values in heard if name in values]
+            assert {row[name] for row in rows} == {"nan"}
+        assert "learning_rate" not in rows[0]
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -268,7 +300,7 @@ def test_the_optimizer_uses_the_learning_rate_that_the_curve_shows(
         decay_tokens=5 * TOKENS_PER_STEP,
     )
 
-    way = sum(row["learning_rate"] for row in result.curves.train)
+    way = sum(row["adamw_learning_rate"] for row in result.curves.train)
     biases = result.model.to_logits.bias.tolist()
     assert biases == pytest.approx([way, *[-way] * (VOCAB_SIZE - 1)], rel=1e-2)
 
@@ -290,17 +322,17 @@ def test_the_gradient_s_length_is_told_before_it_is_shortened() -> None:
 
 def test_curves_on_disk_are_dense_and_end_at_the_last_step(tmp_path: Path) -> None:
     """DVC draws an empty cell as zero."""
-    result = trained(validate_every_tokens=4 * TOKENS_PER_STEP)
+    result = trained(optimizer="muon", validate_every_tokens=4 * TOKENS_PER_STEP)
 
     result.curves.write(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {"train.csv", "validation.csv"}
+    rates = ["muon_learning_rate", "adamw_learning_rate"]
     for name, columns in (
-        ("train", ["step", "tokens_seen", "loss", "learning_rate", "gradient_norm"]),
+        ("train", ["step", "tokens_seen", "loss", *rates, "gradient_norm"]),
         ("validation", ["step", "tokens_seen", "loss"]),
     ):
-        with (tmp_path / f"{name}.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(tmp_path / f"{name}.csv")
         assert list(rows[0]) == columns
         assert all(math.isfinite(float(cell)) for row in rows for cell in row.values())
         assert rows[-1]["step"] == "10"

@@ -79,12 +79,12 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         allow_abbrev=False,
-        help="run the pipeline up to a trained model, as a DVC experiment",
+        help="train a model and evaluate it, as a DVC experiment",
         description=(
-            "Run the pipeline up to a trained model, as a DVC experiment: what has not "
-            "changed is not done again, and the run can be compared with any other "
-            "(`dvc exp show`, `mlflow ui`). Options stand for keys of params.yaml and "
-            "are written there."
+            "Run the pipeline as a DVC experiment: train a model, evaluate it, and let "
+            "it write. What has not changed is not done again, and the run can be "
+            "compared with any other (`dvc exp show`, `mlflow ui`). Options stand for "
+            "keys of params.yaml and are written there."
         ),
     )
     _add_config(train)
@@ -130,6 +130,11 @@ def _add_train(commands: Any) -> None:
         "--fresh",
         action="store_true",
         help="start over, even if this very training was interrupted",
+    )
+    train.add_argument(
+        "--no-evaluate",
+        action="store_true",
+        help="stop after training: no test metrics, no samples",
     )
     train.set_defaults(command=run_train)
 
@@ -288,12 +293,16 @@ def _add_generate(commands: Any) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Run `dvc exp run train` with the options as overrides."""
+    """Run `dvc exp run` with the options as overrides."""
     root = project_root()
     overrides = overrides_of(options)
     settings = {"TOYGPT_FRESH": "1"} if options.fresh else {}
     return run_experiment(
-        root, overrides, targets=["train"], name=options.name, settings=settings
+        root,
+        overrides,
+        targets=["train"] if options.no_evaluate else [],
+        name=options.name,
+        settings=settings,
     )
 
 

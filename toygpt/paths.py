@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+LOCK = Path("dvc.lock")
 
 DOCUMENTS = Path("data/documents")
 TOKENS = Path("data/tokens")

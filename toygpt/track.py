@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import subprocess
 import time
@@ -24,16 +25,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
 from toygpt import paths
 from toygpt.errors import InputError, first_line
+from toygpt.measurements import is_of_this_model
 from toygpt.params import flatten, load_params, read_yaml
 from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
 from toygpt.training.tracking.record import (
     Point,
     Record,
     all_infos,
+    known_of,
     record_of_weights,
 )
 from toygpt.training.tracking.run import (
@@ -86,6 +87,8 @@ def track(
             record = record_of_weights(root, results.weights_sha256)
             if record is None:
                 record = results.make_record(name, tracking)
+            else:
+                _add_evaluation(record, results.evaluation())
             with results.directories() as directories:
                 if _lacking(record, directories, responsive):
                     tell_trackers(record, responsive, root, directories)
@@ -113,6 +116,14 @@ def track(
         synced=[name for name in dict.fromkeys(names) if name not in failed_names],
         unsynced={tracker: sorted(found) for tracker, found in lacking.items()},
     )
+
+
+def _add_evaluation(record: Record, evaluation: Mapping[str, float]) -> None:
+    """Note what DVC restored from its run cache: `evaluate` itself did not run then."""
+    known = known_of(record.points)
+    if any((None, name) not in known for name in evaluation):
+        with record.locked():
+            record.append(evaluation, step=None)
 
 
 def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, str]]:
@@ -302,25 +313,24 @@ class Results:
                 metrics = curves.setdefault(int(row["step"]), {})
                 metrics["tokens_seen"] = float(row["tokens_seen"])
                 for name, column in columns.items():
-                    metrics[name] = float(row[column])
+                    value = float(row.get(column, "nan"))
+                    if not math.isnan(value):  # which means: this training has none
+                        metrics[name] = value
         return curves
 
     def _results(self) -> dict[str, float]:
         """Return the results of the training, and of the evaluation of this model."""
-        results: dict[str, float] = {}
         metrics = json.loads(self._read(paths.METRICS / "train.json"))
-        results |= {name: metrics[name] for name in ("parameters", "steps")}
-        if self._is_of_this_model("evaluate"):
-            results |= json.loads(self._read(paths.METRICS / "evaluate.json"))
-        return results
+        results = {name: metrics[name] for name in ("parameters", "steps")}
+        return results | self.evaluation()
+
+    def evaluation(self) -> dict[str, float]:
+        """Return the results of the evaluation, if it was of this model."""
+        if not self._is_of_this_model("evaluate"):
+            return {}
+        metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+        return {name: float(value) for name, value in metrics.items()}
 
     def _is_of_this_model(self, stage: str) -> bool:
         """Say whether a stage's results are of this model, and not of one before."""
-        lock = YAML(typ="safe").load(self._read(Path("dvc.lock")))
-        stages = {"train": {}, stage: {}, **(lock or {}).get("stages", {})}
-
-        def model(entries: list[dict[str, str]]) -> list[str]:
-            return [e["md5"] for e in entries if e["path"] == paths.MODEL.as_posix()]
-
-        judged = model(stages[stage].get("deps", []))
-        return bool(judged) and judged == model(stages["train"].get("outs", []))
+        return is_of_this_model(self._read(paths.LOCK), stage)

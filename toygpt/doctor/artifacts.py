@@ -15,6 +15,7 @@ from toygpt.data.token_files import read_manifest
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.doctor.leftovers import work_in
 from toygpt.errors import InputError
+from toygpt.measurements import outdated_measurements
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -34,14 +35,14 @@ def check_artifacts(root: Path) -> Iterator[Line]:
     if not (root / "dvc.lock").is_file():
         yield "not built yet; to build: `dvc repro`"
         return
+    yield from _measurements(root)
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        outs = [out for out in repo.index.outs if out.hash_info]
-        cached = [out for out in outs if out.use_cache]
-        is_built = any(Path(out.fs_path).exists() for out in cached)
+        outs = repo.index.outs
+        is_built = any(Path(out.fs_path).exists() for out in outs if out.use_cache)
         artifacts = Artifacts(root, repo)
-        unbuilt = [out for out in cached if artifacts.is_not_built_here(out)]
+        unbuilt = [out for out in outs if artifacts.is_not_built_here(out)]
         if unbuilt:
             names = ", ".join(map(artifacts.name_of, unbuilt)) if is_built else ""
             yield f"not built yet{names and ': '}{names}; to build: `dvc repro`"
@@ -60,6 +61,19 @@ def check_artifacts(root: Path) -> Iterator[Line]:
             f"{readable_size(artifacts.num_bytes)} hashed: all as dvc.lock has them"
         )
         yield from _manifests(root)
+
+
+def _measurements(root: Path) -> Iterator[Finding]:
+    """See whether numbers and samples are of the model beside them."""
+    # Alone, so that the model stays as it is; but something has to be there to measure.
+    alone = "--single-item " if (root / paths.MODEL).is_dir() else ""
+    for stage, results in outdated_measurements(root).items():
+        names = " and ".join(map(str, results))
+        yield Finding(
+            f"{names} {'is' if len(results) == 1 else 'are'} of another model than "
+            f"the one in {paths.LOCK}, {paths.MODEL}",
+            f"dvc repro {alone}{stage}",
+        )
 
 
 def _slowly(outs: list[Output]) -> Iterator[Output]:
@@ -102,6 +116,10 @@ class Artifacts:
 
     def is_not_built_here(self, out: Output) -> bool:
         """Say whether a result never was here, or was thrown away altogether."""
+        if not out.hash_info:
+            return True
+        if not out.use_cache:
+            return False
         in_cache = Path(out.cache.oid_to_path(out.hash_info.value))
         return not Path(out.fs_path).exists() and not in_cache.exists()
 

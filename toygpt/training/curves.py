@@ -50,9 +50,10 @@ class Curves(Logger):
             (TRAIN_COLUMNS, self.train),
             (VALIDATION_COLUMNS, self.validation),
         ):
-            if columns.keys() <= values.keys():
-                row = {"step": step, "tokens_seen": int(values["tokens_seen"])}
-                rows.append(row | {columns[name]: values[name] for name in columns})
+            known = {columns[name]: values[name] for name in columns if name in values}
+            if known:
+                tokens_seen = int(values["tokens_seen"])
+                rows.append({"step": step, "tokens_seen": tokens_seen, **known})
         self.listener.log_metrics(values, step=step)
 
     @rank_zero_only
@@ -70,9 +71,17 @@ class Curves(Logger):
 
     def write(self, directory: Path) -> None:
         """Write train.csv and validation.csv."""
-        for name, rows in (("train", self.train), ("validation", self.validation)):
+        for name, columns, rows in (
+            ("train", TRAIN_COLUMNS, self.train),
+            ("validation", VALIDATION_COLUMNS, self.validation),
+        ):
             text = io.StringIO()
-            table = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+            table = csv.DictWriter(
+                text,
+                ["step", "tokens_seen", *columns.values()],
+                restval="nan",
+                lineterminator="\n",
+            )
             table.writeheader()
             table.writerows(
                 {

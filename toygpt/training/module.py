@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from toygpt.data.batches import Batch
@@ -19,7 +20,7 @@ from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.training.checkpoints import Checkpoints
 from toygpt.training.curves import Curves
 from toygpt.training.divergence import DivergenceWatch, check_finite
-from toygpt.training.optimizer import build_optimizer
+from toygpt.training.optimizer import build_optimizer, learning_rates
 from toygpt.training.schedule import learning_rate_multiplier
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Training(lightning.LightningModule):
         self._sum_of_losses = torch.zeros(())
         self._num_losses = 0
         self._gradient_norm = torch.zeros(())
+        self._learning_rates: dict[str, float] = {}
         self._watch = DivergenceWatch()
         self._last_log = (0, time.perf_counter())
 
@@ -115,6 +117,10 @@ class Training(lightning.LightningModule):
             self.model.parameters(), self.params.gradient_clip_norm
         )
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep the learning rates of this step; the schedule changes them after it."""
+        self._learning_rates = learning_rates(optimizer)
+
     def on_train_start(self) -> None:
         """Measure the speed from here."""
         self._last_log = (self.global_step, time.perf_counter())
@@ -147,7 +153,7 @@ class Training(lightning.LightningModule):
         # `self.log` would give the same points to the loggers again at each later step.
         points = {
             "train_loss": loss,
-            "learning_rate": self._multiplier(step - 1) * self.params.learning_rate,
+            **self._learning_rates,
             "gradient_norm": self._gradient_norm.item(),
             "tokens_per_second": tokens_per_second,
             "tokens_seen": float(step * self.tokens_per_step),

@@ -55,6 +55,20 @@ class MuonWithAdamW(Optimizer):
         ]
 
 
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Return the learning rates in use now: `adamw_learning_rate`, and Muon's if any.
+
+    All parameter groups of a part have the same one.
+    """
+    parts: dict[str, Optimizer] = {"adamw": optimizer}
+    if isinstance(optimizer, MuonWithAdamW):
+        parts = optimizer.parts
+    return {
+        f"{name}_learning_rate": float(part.param_groups[0]["lr"])
+        for name, part in parts.items()
+    }
+
+
 def build_optimizer(model: nn.Module, params: TrainParams) -> Optimizer:
     """Return the optimizer that `train.optimizer` names.
 

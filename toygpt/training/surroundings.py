@@ -8,9 +8,14 @@ from pathlib import Path
 
 import torch
 
+from toygpt import paths
 from toygpt.model.device import device_for
 
 PACKAGES = ("torch", "lightning", "transformers")
+
+# Files in Git that are not code: a run has its parameters, with or without a commit of
+# them, and the stages rewrite the rest. (`:!` excludes a path.)
+NOT_CODE = (f":!{paths.PARAMS}", f":!{paths.LOCK}", f":!{paths.METRICS}")
 
 
 def describe_surroundings(accelerator: str) -> dict[str, str]:
@@ -31,8 +36,7 @@ def describe_surroundings(accelerator: str) -> dict[str, str]:
         if value := os.environ.get(variable):
             facts[fact] = value
     if commit := _git("rev-parse", "HEAD"):
-        # What stages themselves rewrite says nothing about the code that ran.
-        changed = _git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics")
+        changed = _git("status", "--porcelain", "--", ".", *NOT_CODE)
         facts["git.commit"] = commit
         facts["git.dirty"] = "true" if changed else "false"
     return facts
