@@ -324,7 +324,7 @@ def test_while_dvc_is_at_work_nothing_of_it_is_judged(
     project.run("git", "checkout", "--quiet", "--detach")
     # What the doctor knows a DVC by: its name, and the folder that it works in.
     program = project.root / "dvc"
-    program.write_text("import time\ntime.sleep(60)\n")
+    program.write_text("import time\ntime.sleep(600)\n")
     process = subprocess.Popen([sys.executable, str(program)], cwd=project.root)
     try:
         page = visit(fix=True)

@@ -22,7 +22,7 @@ END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.
 BYTES_OF_TOKEN = np.arange(1000, dtype=np.int64) % 10
 
-property_test = settings(deadline=None, max_examples=60)
+property_test = settings(max_examples=60)
 group_names = st.text(max_size=3)
 token_lists = st.lists(st.integers(1, 499), max_size=4)
 corpora = st.lists(st.tuples(group_names, token_lists), max_size=20)
@@ -268,7 +268,7 @@ def ngrams(tokens: list[int], length: int) -> list[tuple[int, ...]]:
 few_tokens = st.lists(st.integers(0, 3), max_size=40)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(test=few_tokens, train=few_tokens, length=st.integers(1, 4))
 def test_the_shared_ngrams_are_those_that_a_slow_search_finds(
     test: list[int], train: list[int], length: int
