@@ -29,7 +29,7 @@ T = TypeVar("T")
 Effect = Literal["no room", "kill before", "kill half way", "kill after"]
 
 # What is no part of a failpoint's name, and what stands for it.
-NAMES = [
+NAMES: list[tuple[str | re.Pattern[str], str]] = [
     (TEMPORARY_NAME, r"\g<name>"),
     (r"step-\d+\.ckpt", "step-N.ckpt"),
     (r"[0-9a-f]{32}", "training"),

@@ -245,7 +245,7 @@ def test_a_sweep_before_it_is_locked_costs_no_attempt(
     make: Callable[[Path], AbstractContextManager[object]],
 ) -> None:
     """Between its beginning and its lock it looks like a leftover."""
-    swept = []
+    swept: list[Path] = []
 
     def sweep_once(descriptor: int, kind: int) -> None:
         if not swept:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.project import PROJECT
 from tests.tiny import predictable_text, runtime_params, tiny_model, train_params
 from tests.trackers import (
-    PROJECT,
     RUN_ID,
     end_wandb,
     give_database,

@@ -14,9 +14,8 @@ import psutil
 import pytest
 
 from tests.kills import is_gone, wait_until
-from tests.project import PATIENCE_SECONDS
+from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.trackers import (
-    PROJECT,
     RUN_ID,
     end_wandb,
     record_in,

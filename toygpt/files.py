@@ -63,8 +63,8 @@ def new_file(path: Path) -> Iterator[DigestedFile]:
 
     Until then `path` stays as it is; after an error nothing of the attempt remains.
     """
-    with _temporary_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
-        with temporary.open("wb") as file:
+    with _temporary_beside(path, Path.touch) as (temporary, descriptor):
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
             yield DigestedFile(file)
             file.flush()
             os.fsync(file.fileno())
@@ -94,7 +94,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     Until then `path` stays as it is; after an error nothing of the attempt remains.
     What a killed process left behind is swept by the next attempt.
     """
-    with _temporary_beside(path, Path.mkdir) as temporary:
+    with _temporary_beside(path, Path.mkdir) as (temporary, _):
         yield temporary
         for file in temporary.rglob("*"):
             _flush_to_disk(file)
@@ -129,16 +129,16 @@ def sweep_leftovers(folder: Path, name: str | None = None) -> None:
 def remove_leftover(path: Path) -> None:
     """Remove a temporary file or directory, unless a process is writing it."""
     # The lock is kept meanwhile: no other process begins to write what is removed here.
-    with _held(path) as is_held:
-        if is_held:
+    with _held(path) as descriptor:
+        if descriptor is not None:
             _remove(path)
 
 
 def is_being_written(path: Path) -> bool:
     """Say whether a process is, or may be, writing a temporary file or directory."""
     try:
-        with _held(path) as is_held:
-            return not is_held
+        with _held(path) as descriptor:
+            return descriptor is None
     except OSError:  # another user's
         return True
 
@@ -193,10 +193,13 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+def _temporary_beside(
+    path: Path, make: Callable[[Path], None]
+) -> Iterator[tuple[Path, int]]:
     """Yield the path of a new file or directory that is about to become `path`.
 
-    This process holds it meanwhile. After an error it is removed.
+    With it comes its descriptor, by which this process holds it. After an error it is
+    removed.
 
     Args:
         path: Its place. Leftovers of earlier attempts are removed.
@@ -209,9 +212,9 @@ def _temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path
         with naming(path, written_as=temporary):
             try:
                 make(temporary)
-                with _held(temporary) as is_held:
-                    if is_held:
-                        yield temporary
+                with _held(temporary) as descriptor:
+                    if descriptor is not None:
+                        yield temporary, descriptor
                         return
                 # Before it was locked, another process saw it as a leftover.
             except BaseException:
@@ -221,20 +224,20 @@ def _temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Lock a file or directory, and yield whether that was possible.
+def _held(path: Path) -> Iterator[int | None]:
+    """Lock a file or directory, and yield its descriptor.
 
-    It was not, if it is locked already, in this process or another, or is gone. A child
-    that is forked meanwhile holds the lock, too; a program that is started does not.
+    None, if it is locked already, in this process or another, or is gone. A child that
+    is forked meanwhile holds the lock, too; a program that is started does not.
     """
     try:
         # On NFS only what is open for writing can be locked, unless it is a directory.
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except FileNotFoundError:
-        yield False
+        yield None
         return
     try:
-        yield _lock(descriptor) and is_at(path, descriptor)
+        yield descriptor if _lock(descriptor) and is_at(path, descriptor) else None
     finally:
         os.close(descriptor)
 
