@@ -129,7 +129,7 @@ class Hang:
 
     @property
     def lasts(self) -> bool:
-        """Whether it goes on: who has come so far has not waited for it."""
+        """Whether it has begun, and not ended."""
         return self.began.is_set() and not self.has_ended.is_set()
 
 

@@ -227,7 +227,8 @@ def test_a_folder_that_was_deleted_meanwhile_is_written_anew(
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         wait_until(lambda: bool(list((root / "wandb").glob("*run-*/*.wandb"))))
-        shutil.rmtree(root / "wandb")
+        # In one step: W&B's process may be making files in it.
+        shutil.rmtree((root / "wandb").rename(root / "deleted"))
         log(run, range(4, 6))
         run.log_metrics({"parameters": 123.0})
 
