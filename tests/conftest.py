@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before anything of toygpt is imported: calls of the network are checked against their
@@ -25,6 +26,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# How long an example takes is not what is tested: other work may slow it down.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 # The files of minutes: begun last, they would leave all cores but one idle.
 LONGEST_FIRST = ["pipeline", "hub_tokenizer", "pipeline_resume", "train_faults"]

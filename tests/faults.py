@@ -23,13 +23,14 @@ from subprocess import PIPE, Popen
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from tests.project import PROJECT
+from toygpt.files import TEMPORARY_NAME
 
 T = TypeVar("T")
 Effect = Literal["no room", "kill before", "kill half way", "kill after"]
 
 # What is no part of a failpoint's name, and what stands for it.
-NAMES = [
-    (r"\.(.+?)\.\d+(\.old)?\.tmp", r"\1"),
+NAMES: list[tuple[str | re.Pattern[str], str]] = [
+    (TEMPORARY_NAME, r"\g<name>"),
     (r"step-\d+\.ckpt", "step-N.ckpt"),
     (r"[0-9a-f]{32}", "training"),
     (r"\d{8}-\d{6}-[0-9a-f]{6}", "run"),

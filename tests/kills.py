@@ -11,21 +11,21 @@ from typing import TypeVar
 
 import psutil
 
-from tests.project import Workspace
+from tests.project import PATIENCE_SECONDS, Workspace
 
 Found = TypeVar("Found")
 
 POLL_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], Found | None], *, seconds: float = 120) -> Found:
+def wait_until(condition: Callable[[], Found | None]) -> Found:
     """Look again and again, until there is something to see; return it."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if found := condition():
             return found
         time.sleep(POLL_SECONDS)
-    raise AssertionError(f"waited {seconds} seconds in vain")
+    raise AssertionError(f"waited {PATIENCE_SECONDS} seconds in vain")
 
 
 class Command:
@@ -45,9 +45,9 @@ class Command:
         """Whether it has not ended."""
         return self.process.poll() is None
 
-    def wait(self, *, seconds: float = 300) -> int:
+    def wait(self) -> int:
         """Return its exit code, when it has ended."""
-        return self.process.wait(seconds)
+        return self.process.wait(PATIENCE_SECONDS)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to it alone."""

@@ -11,6 +11,10 @@ from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+# How long a test waits for what has to come. Beside other work everything takes several
+# times as long; only a test that fails waits to the end.
+PATIENCE_SECONDS = 600.0
+
 # Variables of a surrounding `dvc repro`, tracker or hub.
 SETTINGS_FROM_OUTSIDE = ("DVC_", "MLFLOW_", "WANDB_", "HF_")
 
@@ -69,7 +73,7 @@ class Workspace:
         }
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 300
+        self, *command: str, check: bool = True, timeout: float = PATIENCE_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is shown if it fails."""
         done = subprocess.run(

@@ -14,7 +14,7 @@ from torch import Tensor
 from toygpt.data.batches import TrainingBatches, spread_batches
 from toygpt.data.token_files import TokenIds
 
-property_test = settings(deadline=None, max_examples=60)
+property_test = settings(max_examples=60)
 
 
 class Case(NamedTuple):

@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.kills import started, wait_until
 from tests.project import Workspace, tiny_project
 from toygpt.doctor import page
 from toygpt.doctor.finding import Finding
+from toygpt.doctor.leftovers import work_in
 from toygpt.doctor.page import doctor
 from toygpt.errors import InputError
-from toygpt.files import DigestedFile
+from toygpt.files import DigestedFile, new_file
 from toygpt.training.tracking.record import Record
 from toygpt.training.unfinished import (
     Description,
@@ -94,23 +95,29 @@ def visit(
 def kill_when(
     project: Workspace, has_come: Callable[[], bool], *arguments: str
 ) -> None:
-    """Kill `dvc exp run` with SIGKILL at a moment, and wait for the stage it ran."""
-    dvc = subprocess.Popen(
-        ["dvc", "exp", "run", *arguments],
-        cwd=project.root,
-        env=project.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not has_come():
-        assert dvc.poll() is None, "it ended before the moment came"
-        time.sleep(0.001)
-    children = psutil.Process(dvc.pid).children(recursive=True)
-    dvc.kill()
-    assert dvc.wait() == -signal.SIGKILL
-    _gone, alive = psutil.wait_procs(children, timeout=30)
-    assert not alive
+    """Kill `dvc exp run` with SIGKILL once something has come; wait for its stage."""
+    with started(project, "dvc", "exp", "run", *arguments) as dvc:
+        while not has_come():
+            assert dvc.is_running, dvc.output
+            time.sleep(0.001)
+        dvc.send(signal.SIGKILL)
+        assert dvc.wait() == -signal.SIGKILL
+        wait_until(lambda: work_in(project.root) is None)
+
+
+# DVC puts the edits away twice, as they are and with the options -S, and lays them out
+# after each. This DVC is killed when all is put away, by itself: a test that polls for
+# that state may come too early, or too late.
+KILLED_WHILE_ALL_IS_PUT_AWAY = """
+import os
+import signal
+
+from dvc.cli import main
+from scmrepo.git import Stash
+
+Stash.pop = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+main()
+"""
 
 
 def edit_readme(project: Workspace) -> None:
@@ -253,18 +260,19 @@ def test_edits_that_a_killed_experiment_put_away_come_back(
     edit_readme(project)
     stash = project.root / ".git/refs/stash"
 
-    def is_put_away() -> bool:
-        return stash.exists() and readme.read_text() == before
-
-    kill_when(project, is_put_away, "split", "-S", "split.key=7")
+    killed = project.run(
+        *(sys.executable, "-c", KILLED_WHILE_ALL_IS_PUT_AWAY),
+        *("exp", "run", "split", "-S", "split.key=7"),
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert stash.exists()
     assert readme.read_text() == before
 
     page = visit(fix=True)
     assert page.code == 1
     assert stash.exists(), "what is in a stash is the user's"
 
-    if (project.root / ".git/index.lock").exists():
-        project.run("sh", "-c", page.remedy("keeps every other Git away"))
     project.run("sh", "-c", page.remedy("has edits that an experiment put away"))
     assert readme.read_text() == before + EDIT
     assert visit(fix=True).code == 0
@@ -319,7 +327,7 @@ def test_while_dvc_is_at_work_nothing_of_it_is_judged(
     project.run("git", "checkout", "--quiet", "--detach")
     # What the doctor knows a DVC by: its name, and the folder that it works in.
     program = project.root / "dvc"
-    program.write_text("import time\ntime.sleep(60)\n")
+    program.write_text("import time\ntime.sleep(600)\n")
     process = subprocess.Popen([sys.executable, str(program)], cwd=project.root)
     try:
         page = visit(fix=True)
@@ -389,24 +397,25 @@ def dead_process() -> int:
 
 
 def test_files_that_nobody_goes_on_writing_are_removed(
-    project: Workspace, visit: Callable[..., Visit], dead_process: int
+    project: Workspace, visit: Callable[..., Visit]
 ) -> None:
-    torn = project.root / f"models/.toygpt.{dead_process}.tmp"
+    """There are processes of these ids: it is by their locks that writers are known."""
+    torn = project.root / f"models/.toygpt.{os.getpid()}.tmp"
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"half")
-    being_written = project.root / f"metrics/.train.json.{os.getpid()}.tmp"
-    being_written.touch()
-    moved_aside = project.root / f"data/.splits.{dead_process}.old.tmp"
+    moved_aside = project.root / f"data/.splits.{os.getppid()}.old.tmp"
     (project.root / "data/splits").rename(moved_aside)
 
-    page = visit()
-    page.text_of(f"models/.toygpt.{dead_process}.tmp was never finished")
-    page.text_of("data/splits was being replaced")
+    with new_file(project.root / "reports/notes.txt"):
+        (being_written,) = (project.root / "reports").glob(".notes.txt.*.tmp")
+        page = visit()
+        page.text_of(f"models/.toygpt.{os.getpid()}.tmp was never finished")
+        page.text_of("data/splits was being replaced")
 
-    assert visit(fix=True).code == 0
-    assert not torn.exists()
-    assert being_written.exists()
-    assert (project.root / "data/splits/manifest.json").exists()
+        assert visit(fix=True).code == 0
+        assert not torn.exists()
+        assert being_written.exists()
+        assert (project.root / "data/splits/manifest.json").exists()
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_gigatoken_encodes_every_text_and_says_nothing(
     assert capsys.readouterr().err == ""
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=any_text)
 def test_any_text_has_the_ids_of_tokenizers(
     plain: Tokenizer, encoder: Encoder, text: str
@@ -219,7 +219,7 @@ def test_a_failure_on_the_way_loses_no_text(
     assert line.endswith("gigatoken failed (no more)")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(texts=st.lists(any_text), length=st.integers(1, 20))
 def test_a_text_in_pieces_has_the_same_ids(
     plain: Tokenizer, texts: list[str], length: int

@@ -1,15 +1,27 @@
 """Files and directories: whole or not at all."""
 
+import fcntl
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from toygpt.files import new_directory, sha256_of, write_json, write_text
+from toygpt.files import (
+    new_directory,
+    new_file,
+    remove_leftover,
+    sha256_of,
+    sweep_leftovers,
+    write_json,
+    write_text,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -27,8 +39,12 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def killed_while_writing(path: Path) -> None:
-    """Let a process be killed when its new directory is half written."""
+@contextmanager
+def killed_while_writing(path: Path) -> Iterator[None]:
+    """Let a process be killed when its new directory is half written.
+
+    Its parent asks only at the end how it ended: until then it is a zombie, with an id.
+    """
     script = f"""if True:
         import os, signal
         from pathlib import Path
@@ -38,8 +54,10 @@ def killed_while_writing(path: Path) -> None:
             (directory / "half").write_text("written")
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    process = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=False)
-    assert process.returncode == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT) as process:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None and ended.si_status == signal.SIGKILL
+        yield
 
 
 def test_a_digest_is_the_one_that_everyone_computes(tmp_path: Path) -> None:
@@ -172,21 +190,75 @@ def test_a_killed_process_leaves_the_old_directory(tmp_path: Path) -> None:
     with new_directory(path) as directory:
         write_text(directory / "part", "old")
 
-    killed_while_writing(path)
-
-    assert contents(path) == {"part": "old"}
+    with killed_while_writing(path):
+        assert contents(path) == {"part": "old"}
 
 
 def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    killed_while_writing(path)
-    left_behind = contents(tmp_path)
 
-    with new_directory(path) as directory:
-        write_text(directory / "part", "new")
+    with killed_while_writing(path):
+        left_behind = contents(tmp_path)
+        with new_directory(path) as directory:
+            write_text(directory / "part", "new")
 
     assert list(left_behind.values()) == ["written"]
     assert contents(tmp_path) == {"tokens/part": "new"}
+
+
+def test_a_leftover_goes_although_its_number_is_that_of_a_running_process(
+    tmp_path: Path,
+) -> None:
+    """Earlier versions named what they wrote by their process: ids are used again."""
+    for number in (1, os.getppid(), os.getpid()):
+        write_text(tmp_path / f".tokens.{number}.tmp" / "part", "half")
+        write_text(tmp_path / f".tokens.{number}.old.tmp" / "part", "outdated")
+
+    with new_directory(tmp_path / "tokens") as directory:
+        write_text(directory / "part", "new")
+
+    assert contents(tmp_path) == {"tokens/part": "new"}
+
+
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_what_is_being_written_is_not_a_leftover(
+    tmp_path: Path, make: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    """Two attempts at once do not remove each other's; the last to end counts."""
+    with make(tmp_path / "tokens"):
+        (first,) = tmp_path.iterdir()
+        with make(tmp_path / "tokens"):
+            assert first.exists()
+            (second,) = set(tmp_path.iterdir()) - {first}
+
+        remove_leftover(first)
+        assert first.exists()
+        assert not second.exists()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+
+
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_a_sweep_before_it_is_locked_costs_no_attempt(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], AbstractContextManager[object]],
+) -> None:
+    """Between its beginning and its lock it looks like a leftover."""
+    swept: list[Path] = []
+
+    def sweep_once(descriptor: int, kind: int) -> None:
+        if not swept:
+            swept.extend(tmp_path.iterdir())
+            sweep_leftovers(tmp_path)
+        flock(descriptor, kind)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", sweep_once)
+
+    with make(tmp_path / "tokens"):
+        assert not swept[0].exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
 
 
 def test_the_sweep_spares_what_belongs_to_others(tmp_path: Path) -> None:

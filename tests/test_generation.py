@@ -295,7 +295,7 @@ def test_together_the_texts_are_the_same_as_one_by_one(
     assert len(set(together[0])) > 3, "the text is too dull to show a mistake"
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 2 * BLOCK_SIZE), min_size=1, max_size=6),
     num_tokens=st.integers(0, 2 * BLOCK_SIZE),

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,8 @@ from tests.hub_repositories import (
     redpajama_files,
     wikisource_files,
 )
-from tests.project import Workspace, tiny_project
+from tests.kills import wait_until
+from tests.project import PATIENCE_SECONDS, Workspace, tiny_project
 from toygpt.data.corpus import DOCUMENTS_FILE, RawDocument
 from toygpt.data.hub import FetchProblem, read_hub_dataset
 from toygpt.data.inventory import Inventory
@@ -453,9 +453,7 @@ def test_what_was_whole_before_a_kill_is_not_fetched_again(
         stderr=subprocess.PIPE,
     )
     with process:
-        deadline = time.monotonic() + 60
-        while not fault.fired and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: fault.fired or process.poll() is not None)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert fault.fired
@@ -731,7 +729,7 @@ def test_the_default_corpus_needs_no_network(
 
 
 def test_a_hub_that_is_down_is_named(closed_hub: subprocess.Popen[str]) -> None:
-    stdout, stderr = closed_hub.communicate(timeout=120)
+    stdout, stderr = closed_hub.communicate(timeout=PATIENCE_SECONDS)
 
     (line,) = stderr.splitlines()
     assert closed_hub.returncode == 1

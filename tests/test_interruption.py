@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.kills import wait_until
+from tests.project import PATIENCE_SECONDS
 from tests.tiny import predictable_text, runtime_params, tiny_model, train_params
 from toygpt.data.batches import TrainingBatches
 from toygpt.training.checkpoints import Checkpoints
@@ -95,7 +97,7 @@ class Trained:
     def wait_for(self, word: str | int, *, times: int = 1) -> None:
         """Wait until it has said a word so many times; it waits after the last."""
         while times:
-            assert self.connection.poll(60), "it says nothing"
+            assert self.connection.poll(PATIENCE_SECONDS), "it says nothing"
             said = self.connection.recv()
             times -= said == word
             if times and said == self.slow:
@@ -109,14 +111,11 @@ class Trained:
         """Send a signal, and wait until it has been noted."""
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
-        deadline = time.monotonic() + 60
-        while not self.errors.read_bytes():
-            assert time.monotonic() < deadline, "nothing was said of the signal"
-            time.sleep(0.01)
+        wait_until(self.errors.read_bytes)
 
     def end(self) -> int | None:
         """Return its exit code."""
-        self.process.join(60)
+        self.process.join(PATIENCE_SECONDS)
         return self.process.exitcode
 
 

@@ -23,7 +23,7 @@ def ngrams(tokens: list[int], length: int) -> list[tuple[int, ...]]:
 few_tokens = st.lists(st.integers(0, 3), max_size=40)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(test=few_tokens, train=few_tokens, length=st.integers(1, 4))
 def test_the_shared_ngrams_are_those_that_a_slow_search_finds(
     test: list[int], train: list[int], length: int

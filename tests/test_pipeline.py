@@ -13,6 +13,7 @@ import pytest
 from mlflow.entities import Run
 
 from tests.isolation import can_isolate, isolated, outside_addresses
+from tests.kills import wait_until
 from tests.project import PROJECT, Workspace, tiny_project
 from toygpt.training.tracking.wandb_files import read_runs
 
@@ -461,14 +462,12 @@ def test_two_queued_experiments_make_the_database_at_once(fresh: Workspace) -> N
     }
 
 
-def wait_for_queue(workspace: Workspace, *, seconds: float = 240) -> None:
+def wait_for_queue(workspace: Workspace) -> None:
     """Wait until every queued experiment has succeeded."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+    def is_done() -> bool:
         table = workspace.dvc("queue", "status").stdout
-        if "Failed" in table:
-            raise AssertionError(f"an experiment failed:\n{table}")
-        if table.count("Success") == 2:
-            return
-        time.sleep(1)
-    raise AssertionError(f"the queue did not finish:\n{table}")
+        assert "Failed" not in table, table
+        return table.count("Success") == 2
+
+    wait_until(is_done)

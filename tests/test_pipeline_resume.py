@@ -307,7 +307,7 @@ def test_one_trainer_works_on_a_training_and_ends_with_its_dvc(
         trainer.resume()
         command.send(signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
-        wait_until(lambda: is_gone(trainer), seconds=20)
+        wait_until(lambda: is_gone(trainer))
 
     assert second.returncode == 1
     assert f"running already: process {trainer.pid} works in" in second.stderr

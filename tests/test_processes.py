@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.kills import is_gone, wait_until
 from tests.project import PROJECT
 from toygpt.processes import without_garbage_collection
 
@@ -30,7 +30,9 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 end_with_dvc(find_dvc())
 (folder / "pid").write_text(str(os.getpid()))
-time.sleep(float(sys.argv[2]))
+while not (folder / "may end").exists():
+    time.sleep(processes.POLL_SECONDS)
+time.sleep(10 * processes.POLL_SECONDS)
 (folder / "end").write_text("")
 """
 # DVC waits for its stage, which a shell starts that may stay or not.
@@ -40,9 +42,11 @@ sys.exit(subprocess.call(sys.argv[1:]))
 """
 
 
-def dvc(folder: Path, *, seconds: float, through_shell: bool, is_dvc: bool = True):  # type: ignore[no-untyped-def]
+def dvc(
+    folder: Path, *, through_shell: bool, is_dvc: bool = True
+) -> tuple[subprocess.Popen[bytes], psutil.Process]:
     """Start what stands for DVC, and wait until its stage runs."""
-    stage = [sys.executable, "-c", STAGE, str(folder), str(seconds)]
+    stage = [sys.executable, "-c", STAGE, str(folder)]
     # A second command keeps the shell from becoming the first one.
     command = ["sh", "-c", '"$@"; exit $?', "sh", *stage] if through_shell else stage
     environment = {
@@ -53,19 +57,9 @@ def dvc(folder: Path, *, seconds: float, through_shell: bool, is_dvc: bool = Tru
         cwd=PROJECT,
         env=environment | ({"DVC_STAGE": "train"} if is_dvc else {}),
     )
-    deadline = time.monotonic() + 60
-    while not (folder / "pid").exists() or not (folder / "pid").read_text():
-        assert time.monotonic() < deadline, "the stage did not begin"
-        time.sleep(0.02)
-    return process, psutil.Process(int((folder / "pid").read_text()))
-
-
-def wait_for(stage: psutil.Process) -> None:
-    """Wait until the stage has ended; nobody may be left to fetch its exit code."""
-    deadline = time.monotonic() + 30
-    while stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the stage runs on"
-        time.sleep(0.02)
+    pid = folder / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text())
+    return process, psutil.Process(int(pid.read_text()))
 
 
 @pytest.mark.parametrize("through_shell", [False, True])
@@ -73,11 +67,11 @@ def wait_for(stage: psutil.Process) -> None:
 def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
     tmp_path: Path, through_shell: bool, number: signal.Signals
 ) -> None:
-    process, stage = dvc(tmp_path, seconds=60, through_shell=through_shell)
+    process, stage = dvc(tmp_path, through_shell=through_shell)
 
     process.send_signal(number)
     process.wait()
-    wait_for(stage)
+    wait_until(lambda: is_gone(stage))
 
     assert (tmp_path / "signal").read_text() == str(int(signal.SIGTERM))
     assert not (tmp_path / "end").exists()
@@ -87,19 +81,21 @@ def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
 def test_a_stage_whose_dvc_lives_comes_to_its_end(
     tmp_path: Path, through_shell: bool
 ) -> None:
-    process, _ = dvc(tmp_path, seconds=0.5, through_shell=through_shell)
+    process, _ = dvc(tmp_path, through_shell=through_shell)
 
+    (tmp_path / "may end").touch()
     assert process.wait() == 0
     assert (tmp_path / "end").exists()
     assert not (tmp_path / "signal").exists()
 
 
 def test_a_stage_that_was_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
-    process, stage = dvc(tmp_path, seconds=1, through_shell=False, is_dvc=False)
+    process, stage = dvc(tmp_path, through_shell=False, is_dvc=False)
 
     process.kill()
     process.wait()
-    wait_for(stage)
+    (tmp_path / "may end").touch()
+    wait_until(lambda: is_gone(stage))
 
     assert (tmp_path / "end").exists()
     assert not (tmp_path / "signal").exists()

@@ -36,7 +36,7 @@ with record.locked():
     for step in range(1, 4):
         record.append({"loss": 1 / step}, step=step)
     print("written", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.project import PROJECT
+from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import (
     BLOCK_SIZE,
     predictable_text,
@@ -281,7 +281,7 @@ def test_two_devices_stop_together_and_go_on_together(tmp_path: Path) -> None:
             cwd=PROJECT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
         )
         kept = [path.name for path in folder.glob(".toygpt/*/*/*.ckpt")]
         assert ended.returncode == (143 if stop_at else 0), ended.stderr

@@ -38,7 +38,7 @@ END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.
 BYTES_OF_TOKEN = [b"x" * (token % 10) for token in range(1000)]
 
-property_test = settings(deadline=None, max_examples=60)
+property_test = settings(max_examples=60)
 group_names = st.text(max_size=3)
 token_lists = st.lists(st.integers(1, 499), max_size=4)
 corpora = st.lists(st.tuples(group_names, token_lists), min_size=1, max_size=20)

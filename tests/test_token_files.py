@@ -339,7 +339,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> No
     assert repr(name) in message
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_manifest_never_surprises(
     tmp_path_factory: pytest.TempPathFactory, place: int, bit: int

@@ -37,7 +37,7 @@ TOKENIZER_FILES = (
 VOCAB_SIZE = 500
 LIBRARY = Path(__file__).resolve().parents[1] / "toygpt"
 
-property_test = settings(deadline=None, max_examples=100)
+property_test = settings(max_examples=100)
 # Any text at all, and now and then what must not be taken for the end of a document.
 any_text = st.lists(
     st.text() | st.sampled_from([END_OF_TEXT, "<|", "endoftext", "|>", "  ", "\r\n"])

@@ -41,7 +41,7 @@ from toygpt.training.unfinished import take_up
 
 with take_up(Path(sys.argv[1]), {"seed": 1}):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

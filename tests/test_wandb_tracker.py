@@ -13,18 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.kills import is_gone, wait_until
+from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.trackers import (
-    PROJECT,
     RUN_ID,
     end_wandb,
-    is_gone,
     record_in,
     rows_of,
     run_in,
     start,
     tracked_by,
     until_it_says,
-    wait_until,
     wandb_core,
     wandb_rows,
     wandb_runs,
@@ -55,6 +54,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(couriers, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the courier not wait for a tracker that fails to the end."""
     monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
 
 
@@ -63,7 +68,7 @@ def log(run: Run, steps: range) -> None:
     for step in steps:
         started = time.monotonic()
         run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
-        assert time.monotonic() - started < 2, "as long as the disk takes"
+        assert time.monotonic() - started < 10, "as long as a busy disk takes"
 
 
 def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -223,7 +228,6 @@ def test_what_was_lost_with_its_process_at_the_end_is_told_again(
         real_close(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(wandb_tracker.WandbTracker, "close", close)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 20.0)
 
     with run_in(root, TRACKING) as run:
         run.log_metrics({"parameters": 123.0})
@@ -261,13 +265,13 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_tells_the_rest(
 
 
 def test_a_folder_that_was_deleted_meanwhile_is_written_anew(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 20.0)
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         wait_until(lambda: bool(list((root / "wandb").glob("*run-*/*.wandb"))))
-        shutil.rmtree(root / "wandb")
+        # In one step: W&B's process may be making files in it.
+        shutil.rmtree((root / "wandb").rename(root / "deleted"))
         log(run, range(4, 6))
         run.log_metrics({"parameters": 123.0})
 
@@ -275,6 +279,7 @@ def test_a_folder_that_was_deleted_meanwhile_is_written_anew(
     check_that_all_is_told(root, 5)
 
 
+@pytest.mark.usefixtures("gives_up_soon")
 def test_a_folder_that_cannot_be_made_is_told_later(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +297,7 @@ def test_a_folder_that_cannot_be_made_is_told_later(
     check_that_all_is_told(root, 3)
 
 
+@pytest.mark.usefixtures("gives_up_soon")
 def test_a_folder_that_cannot_be_written_is_told_later(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,6 +328,7 @@ def test_a_folder_that_cannot_be_written_is_told_later(
     check_that_all_is_told(root, 3)
 
 
+@pytest.mark.usefixtures("gives_up_soon")
 def test_without_wandb_the_work_goes_on(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,9 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.kills import is_gone
+from tests.project import PATIENCE_SECONDS, PROJECT
 from toygpt.params import TrackingParams
 from toygpt.training.tracking.mlflow_locations import database_uri
 from toygpt.training.tracking.mlflow_tracker import _create_database
@@ -23,7 +24,6 @@ from toygpt.training.tracking.record import Record, known_of, runs_folder
 from toygpt.training.tracking.run import Run, training_run
 from toygpt.training.tracking.wandb_files import WandbRun, read_runs
 
-PROJECT = Path(__file__).resolve().parents[1]
 RUN_ID = "20260101-000000-abcdef"
 
 # What a tracker has, with what it has twice: step, name, value.
@@ -140,14 +140,6 @@ def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in lines if line.startswith("warning: ")]
 
 
-def wait_until(happens: Callable[[], bool], *, seconds: float = 30) -> None:
-    """Return when it has happened."""
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, f"it did not happen in {seconds} s"
-        time.sleep(0.02)
-
-
 def wandb_core() -> psutil.Process:
     """Return W&B's own process, which belongs to this one."""
     children = psutil.Process().children(recursive=True)
@@ -157,11 +149,6 @@ def wandb_core() -> psutil.Process:
         if "wandb-core" in child.name() and not is_gone(child)
     ]
     return core
-
-
-def is_gone(process: psutil.Process) -> bool:
-    """Say whether a process does nothing any more, though nobody asked how."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def end_wandb() -> None:
@@ -201,7 +188,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     for child in alive:
         child.kill()
     assert not alive, "W&B's process ends by itself when there is nothing to follow"

@@ -1,16 +1,29 @@
-"""Write every file whole or not at all, and know it again by its digest."""
+"""Write every file whole or not at all, and know it again by its digest.
 
+What is being written has a temporary name beside its place, `.NAME.ID.tmp`, and a lock
+of the operating system. The lock ends with the process, however that ends, so what is
+not locked is a leftover: a killed process can neither keep the lock nor remove the
+file. The id of a process would not say so: ids are used again, and a killed process
+keeps its own until its parent has asked how it ended.
+"""
+
+import fcntl
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from toygpt.errors import InputError
+
+# ID is random, and in earlier versions the id of the process. `.old`: what was in the
+# place before, moved aside.
+TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+(?P<old>\.old)?\.tmp")
 
 
 def sha256_of(path: Path) -> str:
@@ -50,20 +63,13 @@ def new_file(path: Path) -> Iterator[DigestedFile]:
 
     Until then `path` stays as it is; after an error nothing of the attempt remains.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_leftovers(path)
-    temporary = _temporary_sibling(path)
-    with naming(path, written_as=temporary):
-        try:
-            with temporary.open("wb") as file:
-                yield DigestedFile(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _flush_to_disk(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with _temporary_beside(path, Path.touch) as (temporary, descriptor):
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            yield DigestedFile(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_to_disk(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,20 +94,53 @@ def new_directory(path: Path) -> Iterator[Path]:
     Until then `path` stays as it is; after an error nothing of the attempt remains.
     What a killed process left behind is swept by the next attempt.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_leftovers(path)
-    temporary = _temporary_sibling(path)
-    with naming(path, written_as=temporary):
-        temporary.mkdir()
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                _flush_to_disk(file)
-            _flush_to_disk(temporary)
-            _put_in_place(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with _temporary_beside(path, Path.mkdir) as (temporary, _):
+        yield temporary
+        for file in temporary.rglob("*"):
+            _flush_to_disk(file)
+        _flush_to_disk(temporary)
+        _put_in_place(temporary, path)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory in one step: at any moment all of it is there, or nothing.
+
+    What a killed process did not remove is a leftover.
+    """
+    with _held(path):
+        removed = path.rename(_temporary_sibling(path))
+        shutil.rmtree(removed, ignore_errors=True)
+
+
+def sweep_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove from a folder what killed processes had not finished.
+
+    Args:
+        folder: Where to look; not in the folders inside it.
+        name: Of the one file or directory that they were writing; None means any.
+    """
+    for path in folder.glob(".*.tmp"):
+        match = TEMPORARY_NAME.fullmatch(path.name)
+        if match and name in (None, match["name"]):
+            with suppress(OSError):  # it may be another user's
+                remove_leftover(path)
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove a temporary file or directory, unless a process is writing it."""
+    # The lock is kept meanwhile: no other process begins to write what is removed here.
+    with _held(path) as descriptor:
+        if descriptor is not None:
+            _remove(path)
+
+
+def is_being_written(path: Path) -> bool:
+    """Say whether a process is, or may be, writing a temporary file or directory."""
+    try:
+        with _held(path) as descriptor:
+            return descriptor is None
+    except OSError:  # another user's
+        return True
 
 
 @contextmanager
@@ -139,51 +178,96 @@ def _causes_of(error: BaseException) -> Iterator[BaseException]:
 
 def _put_in_place(temporary: Path, path: Path) -> None:
     if path.exists():
-        outdated = _temporary_sibling(path).with_suffix(".old.tmp")
-        path.rename(outdated)
-        try:
-            temporary.rename(path)
-        except BaseException:
-            outdated.rename(path)
-            raise
-        shutil.rmtree(outdated)
+        outdated = temporary.with_suffix(".old.tmp")
+        with _held(path):
+            path.rename(outdated)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                outdated.rename(path)
+                raise
+            shutil.rmtree(outdated)
     else:
         temporary.rename(path)
     _flush_to_disk(path.parent)
 
 
-def _sweep_leftovers(path: Path) -> None:
-    """Remove what processes that are gone left of their attempts to write `path`.
+@contextmanager
+def _temporary_beside(
+    path: Path, make: Callable[[Path], None]
+) -> Iterator[tuple[Path, int]]:
+    """Yield the path of a new file or directory that is about to become `path`.
 
-    One of them may have had the id of this one: in a container it is always the same.
+    With it comes its descriptor, by which this process holds it. After an error it is
+    removed.
+
+    Args:
+        path: Its place. Leftovers of earlier attempts are removed.
+        make: Makes an empty one.
     """
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.tmp")
-    for leftover in path.parent.iterdir():
-        match = pattern.fullmatch(leftover.name)
-        if match is None:
-            continue
-        process = int(match[1])
-        if process == os.getpid() or not is_running(process):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(path.parent, path.name)
+    while True:
+        temporary = _temporary_sibling(path)
+        with naming(path, written_as=temporary):
+            try:
+                make(temporary)
+                with _held(temporary) as descriptor:
+                    if descriptor is not None:
+                        yield temporary, descriptor
+                        return
+                # Before it was locked, another process saw it as a leftover.
+            except BaseException:
+                with suppress(OSError):
+                    _remove(temporary)
+                raise
 
 
-def is_running(process_id: int) -> bool:
-    """Say whether there is a process of this id."""
+@contextmanager
+def _held(path: Path) -> Iterator[int | None]:
+    """Lock a file or directory, and yield its descriptor.
+
+    None, if it is locked already, in this process or another, or is gone. A child that
+    is forked meanwhile holds the lock, too; a program that is started does not.
+    """
     try:
-        os.kill(process_id, 0)  # asks, and does nothing
-    except ProcessLookupError:
+        # On NFS only what is open for writing can be locked, unless it is a directory.
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield descriptor if _lock(descriptor) and is_at(path, descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Say whether what is open is still what is at a path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _temporary_sibling(path: Path) -> Path:
     # On the same file system as `path`, so that renaming is one step.
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import psutil
 
 from toygpt.doctor.finding import Finding, Line, mendable, readable_size
-from toygpt.files import is_running
+from toygpt.files import TEMPORARY_NAME, is_being_written, remove_leftover
 
 
 def check_dvc(root: Path) -> Iterator[Line]:
@@ -167,11 +167,11 @@ def _unfinished_files(root: Path) -> Iterator[Finding]:
     """Find what processes that are gone were writing (see files.py)."""
     for folder in ("data", "models", "reports", "metrics", ".toygpt"):
         for path in sorted((root / folder).rglob(".*.tmp")):
-            match = re.fullmatch(r"\.(.+)\.(\d+)(\.old)?\.tmp", path.name)
-            if match is None or is_running(int(match[2])):
+            match = TEMPORARY_NAME.fullmatch(path.name)
+            if match is None or is_being_written(path):
                 continue
-            target = path.with_name(match[1])
-            if match[3] and not target.exists():
+            target = path.with_name(match["name"])
+            if match["old"] and not target.exists():
                 # It was moved aside for a new one that did not come.
                 yield mendable(
                     root,
@@ -179,10 +179,10 @@ def _unfinished_files(root: Path) -> Iterator[Finding]:
                     shlex.join(["mv", str(path), str(target)]),
                 )
             else:
-                yield mendable(
-                    root,
+                yield Finding(
                     f"{path} was never finished: its process is gone",
                     shlex.join(["rm", "-r", str(path)]),
+                    partial(remove_leftover, path),
                 )
 
 

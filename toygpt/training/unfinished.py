@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,7 +29,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from toygpt.errors import InputError
-from toygpt.files import DigestedFile, naming, new_file, sha256_of, write_json
+from toygpt.files import (
+    DigestedFile,
+    is_at,
+    naming,
+    new_file,
+    remove_directory,
+    sha256_of,
+    sweep_leftovers,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from toygpt.data.token_files import Manifest
@@ -249,9 +257,10 @@ class UnfinishedTraining:
     def _tidy(self) -> None:
         """Remove what does not count: outdated checkpoints, and halves of some."""
         kept = {checkpoint.file for checkpoint in self.checkpoints()}
-        for path in [*self._checkpoint_files(), *self.folder.glob(".*.tmp")]:
+        for path in self._checkpoint_files():
             if path.name not in kept:
                 path.unlink()
+        sweep_leftovers(self.folder)
 
     def start_over(self) -> None:
         """Throw away what was done, but not the lock."""
@@ -264,9 +273,7 @@ class UnfinishedTraining:
     def remove(self) -> None:
         """Forget the training: it is finished, or not wanted any more."""
         # In one step, so that nothing of it can be taken for a damaged one.
-        removed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
-        self.folder.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)  # or the next training does it
+        remove_directory(self.folder)
 
     def running_process(self) -> int | None:
         """Return the id of the process that trains it now, if there is one."""
@@ -297,7 +304,7 @@ class UnfinishedTraining:
                         f"this very training is running already: process {process} "
                         f"works in {self.folder}"
                     )
-                if not self._is_lock(file.fileno()):
+                if not is_at(self.folder / LOCK_FILE, file.fileno()):
                     continue
                 with naming(self.folder / LOCK_FILE):
                     file.truncate(0)
@@ -305,13 +312,6 @@ class UnfinishedTraining:
                     file.flush()
                 yield
                 return
-
-    def _is_lock(self, descriptor: int) -> bool:
-        try:
-            there = (self.folder / LOCK_FILE).stat()
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(there, os.fstat(descriptor))
 
     def size(self) -> int:
         """Return how many bytes it takes on disk."""
@@ -427,8 +427,7 @@ def take_up(
     if expected is not None and expected != own.fingerprint:
         asked_for = UnfinishedTraining(unfinished_folder(root) / expected)
         _adopt(asked_for, own, deciding)
-    for removed in unfinished_folder(root).glob(".*.tmp"):
-        shutil.rmtree(removed, ignore_errors=True)
+    sweep_leftovers(unfinished_folder(root))
     with own.locked():
         if fresh:
             own.start_over()
