@@ -36,10 +36,11 @@ class Interruption:
     """Notes that the user, or the machine, wants training to stop.
 
     The first signal is noted, so that the step at hand is finished and kept. A second
-    one ends the process at once; what was kept before is as good as ever. Two
-    are never the second one: SIGUSR1, which announces another, and the SIGTERM that
-    this process sends itself when DVC is gone, as what ended DVC may have come here too.
-    Nor is the one after SIGUSR1.
+    one ends the process at once; what was kept before is as good as ever.
+
+    SIGUSR1 announces another signal, so neither counts as the second one. Nor does the
+    SIGTERM that this process sends itself when DVC is gone: what ended DVC may have
+    reached this process as well.
     """
 
     def __init__(self) -> None:
