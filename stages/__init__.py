@@ -5,14 +5,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 from toygpt import paths
-from toygpt.errors import InputError
+from toygpt.errors import InputError, missing_package
 from toygpt.memory import keep_freed_memory
 from toygpt.processes import end_with_dvc, find_dvc
 
-STARTED_BY = find_dvc()  # asked before anything that takes time is imported
-keep_freed_memory()  # and before torch is
 INTERRUPTED = 130
 
 # Otherwise torch, once Lightning imports its compiler, makes one in the system's
@@ -21,10 +20,27 @@ os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR", str(paths.main_root() / ".toygpt" / "torchinductor")
 )
 
-# Imports make much that stays. Looking for garbage in it, again and again, is a quarter
-# of their time: seconds in `train`. While `python -m` imports this, the script is "-m".
+
+def report_error(
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    """Print what Python ends with: of a package that is not installed, one line."""
+    if isinstance(error, ModuleNotFoundError) and (advice := missing_package(error)):
+        print(f"error: {advice}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+# While `python -m` imports this, the script is "-m".
 if sys.argv[0] == "-m":
+    sys.excepthook = report_error
+    # Imports make much that stays. Looking for garbage in it, again and again, is a
+    # quarter of their time: seconds in `train`.
     gc.disable()
+STARTED_BY = find_dvc()  # asked before anything that takes time is imported
+keep_freed_memory()  # and before torch is
 
 
 def run(stage: Callable[[], None]) -> None:

@@ -28,9 +28,10 @@ from toygpt.training.tracking.run import run_of_model
 
 def main() -> None:
     params = load_params(paths.PARAMS)
+    device = device_for(params.runtime.accelerator)
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.MODEL)
-    model = load_model(paths.MODEL).to(device_for(params.runtime.accelerator))
+    model = load_model(paths.MODEL).to(device)
 
     pieces = bytes_of_tokens(load_tokenizer(paths.MODEL))
     if not len(pieces) == model.config.vocab_size == splits.vocab_size:

@@ -4,7 +4,17 @@ Reads:  data/documents/
 Writes: data/tokens/, metrics/tokenize.json
 """
 
+import sys
 from collections.abc import Iterator
+
+if __name__ == "tokenize":
+    # Python was started in stages/, or with a file of it, and looks there first for the
+    # standard library's module of this name, which most of that library needs.
+    sys.exit(
+        "error: stages/tokenize.py hides a module of the standard library from this "
+        "command: run it in the project's folder, and a stage as "
+        "`python -m stages.NAME`"
+    )
 
 from tqdm import tqdm
 

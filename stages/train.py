@@ -22,6 +22,7 @@ from toygpt.data.token_files import (
 )
 from toygpt.files import new_directory, write_json, write_text
 from toygpt.measurements import remove_measurements
+from toygpt.model.device import device_for
 from toygpt.model.directory import save_model, weights_digest
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model_card import model_card
@@ -50,9 +51,10 @@ from toygpt.training.unfinished import (
 
 def main() -> None:
     params = load_params(paths.PARAMS)
+    accelerator = params.runtime.accelerator
+    device_for(accelerator)  # without one, nothing is begun
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.TOKENIZER)
-    accelerator = params.runtime.accelerator
     precision = resolve_precision(params.train.precision, accelerator)
     attention = resolve_attention(
         params.train.attention, precision=precision, accelerator=accelerator

@@ -15,8 +15,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 # times as long; only a test that fails waits to the end.
 PATIENCE_SECONDS = 600.0
 
-# Variables of a surrounding `dvc repro`, tracker or hub.
-SETTINGS_FROM_OUTSIDE = ("DVC_", "MLFLOW_", "WANDB_", "HF_")
+# Variables of a surrounding `dvc repro`, tracker, hub or Slurm job.
+SETTINGS_FROM_OUTSIDE = ("DVC_", "MLFLOW_", "WANDB_", "HF_", "SLURM_")
 
 # So small that a stage takes little longer than starting Python does.
 TINY = {

@@ -75,13 +75,13 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(
     ("every", "expected"),
-    [(1, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), (3, [3, 6, 9]), (5, [5, 10]), (None, [])],
+    [(1, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), (3, [3, 6, 9]), (5, [5, 10]), (11, [])],
 )
 @pytest.mark.parametrize("micro_batch_size", [64, 4])
 def test_checkpoints_come_every_so_many_steps(
     tmp_path: Path,
     saved: list[int],
-    every: int | None,
+    every: int,
     expected: list[int],
     micro_batch_size: int,
 ) -> None:
@@ -93,26 +93,94 @@ def test_checkpoints_come_every_so_many_steps(
     assert saved == expected
 
 
+class Clock:
+    """A clock that only steps and checkpoints move, in seconds."""
+
+    def __init__(self, *, step: float, checkpoint: float) -> None:
+        self.now = 0.0
+        self.step = step
+        self.checkpoint = checkpoint
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let training go by this clock."""
+        batch, save = TrainingBatches.batch, UnfinishedTraining.save
+
+        def slow_batch(batches: TrainingBatches, step: int, **rows: Any) -> Any:
+            self.now += self.step
+            return batch(batches, step, **rows)
+
+        def slow_save(unfinished: UnfinishedTraining, step: int, write: Any) -> None:
+            self.now += self.checkpoint
+            save(unfinished, step, write)
+
+        monkeypatch.setattr(TrainingBatches, "batch", slow_batch)
+        monkeypatch.setattr(UnfinishedTraining, "save", slow_save)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "checkpoint", "every_minutes", "expected"),
+    [
+        (10, 0.3, 1e9, [2, 4, 6, 8, 10]),
+        (10, 0.5, 1e9, [2, 6, 10]),
+        (10, 16, 1e9, [2]),
+        (60, 0.3, 3, [2, 4, 6, 8, 10]),
+        (60, 60, 3, [2, 5, 8]),
+    ],
+)
+def test_validations_keep_a_checkpoint_where_it_takes_a_fiftieth_of_the_time(
+    tmp_path: Path,
+    saved: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    step: float,
+    checkpoint: float,
+    every_minutes: float,
+    expected: list[int],
+) -> None:
+    """Every second step is validated. The first checkpoint shows what one takes."""
+    Clock(step=step, checkpoint=checkpoint).install(monkeypatch)
+
+    trained(
+        tmp_path,
+        runtime={"checkpoint_every_minutes": every_minutes},
+        validate_every_tokens=2 * 8 * BLOCK_SIZE,
+    )
+
+    assert saved == expected
+
+
+@pytest.mark.parametrize("every", [None, 4])
 def test_checkpoints_come_every_so_many_minutes(
+    tmp_path: Path, saved: list[int], monkeypatch: pytest.MonkeyPatch, every: int | None
+) -> None:
+    """Only the last step is validated. To write one takes a minute, too."""
+    Clock(step=60, checkpoint=60).install(monkeypatch)
+    runtime = {"checkpoint_every_minutes": 3, "checkpoint_every_steps": every}
+
+    trained(tmp_path, runtime=runtime, validate_every_tokens=10**9)
+
+    assert saved == ([3, 6, 9] if every is None else [3, 4, 7, 8])
+
+
+def test_checkpoints_at_validations_change_no_weight(
     tmp_path: Path, saved: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step takes a minute, as a clock tells that nobody sets."""
-    minutes = iter(range(1000))
-    batch = TrainingBatches.batch
-    now = 0.0
+    with_them, without = (tiny_model(num_layers=1, dropout=0.1) for _ in range(2))
+    trained(
+        tmp_path / "without",
+        model=without,
+        runtime={"checkpoint_every_steps": 11},
+        dropout=0.1,
+    )
+    assert saved == []
+    Clock(step=10, checkpoint=0).install(monkeypatch)
 
-    def slow_batch(self: TrainingBatches, step: int, **rows: Any) -> Any:
-        nonlocal now
-        now = 60.0 * (next(minutes) + 1)
-        return batch(self, step, **rows)
+    trained(tmp_path / "with", model=with_them, dropout=0.1)
 
-    monkeypatch.setattr(TrainingBatches, "batch", slow_batch)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(time, "time", lambda: 0.0)
-
-    trained(tmp_path, runtime={"checkpoint_every_minutes": 3})
-
-    assert saved == [3, 6, 9]
+    assert saved == [5, 10]
+    for weight, same in zip(with_them.parameters(), without.parameters(), strict=True):
+        assert torch.equal(weight, same)
 
 
 def test_a_checkpoint_holds_nothing_but_numbers_and_their_names(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from tests.project import PATIENCE_SECONDS, PROJECT, Workspace, tiny_project
-from tests.tiny import lively_model, tiny_model
+from tests.tiny import ABSENT_ACCELERATOR, lively_model, tiny_model
 from toygpt.cli import build_parser, main, overrides_of
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
@@ -414,6 +414,10 @@ def test_a_reader_may_leave_before_the_last_line_has_ended(by_heart: Path) -> No
         (["--top-p", "2"], "top_p must be above 0 and at most 1, got 2.0"),
         (["--seed", "-1"], "seed must be from 0 to 2^63 - 1, got -1"),
         (["--accelerator", "abacus"], "'abacus'"),
+        (
+            ["--accelerator", ABSENT_ACCELERATOR],
+            f"{ABSENT_ACCELERATOR!r} is not available here, only ",
+        ),
         (["--model", "nowhere"], "nowhere holds no model: nowhere/config.json is"),
         (["--model", "params.yaml"], "params.yaml holds no model: "),
         (["--prompt", "caf\udce9"], "--prompt is no text in UTF-8: 'caf\\udce9'"),

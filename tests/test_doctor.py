@@ -14,6 +14,7 @@ import pytest
 
 from tests.kills import started, wait_until
 from tests.project import Workspace, tiny_project
+from tests.tiny import ABSENT_ACCELERATOR
 from toygpt.doctor import page
 from toygpt.doctor.finding import Finding
 from toygpt.doctor.leftovers import work_in
@@ -48,8 +49,9 @@ def project(
     """A copy of that project, to be made ill."""
     copy = Workspace(tmp_path / "project")
     subprocess.run(["cp", "-a", str(built.root), str(copy.root)], check=True)
-    for name in ("DVC_SITE_CACHE_DIR", "PATH"):
-        monkeypatch.setenv(name, copy.environment[name])
+    for name, value in copy.environment.items():
+        if name.startswith(("DVC_SITE_CACHE_DIR", "PATH", "GIT_")):
+            monkeypatch.setenv(name, value)
     return copy
 
 
@@ -614,6 +616,33 @@ def test_token_files_that_belie_their_manifest_are_made_anew(
     project.run("sh", "-c", visit().remedy("tokens.bin is damaged"))
 
     assert visit().code == 0
+
+
+def test_what_keeps_dvc_from_running_experiments_is_a_finding(
+    project: Workspace, visit: Callable[..., Visit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An identity that Git does not know, and a path that is not an address."""
+    for name in ("NAME", "EMAIL"):
+        monkeypatch.delenv(f"GIT_COMMITTER_{name}")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    moved = project.root.rename(project.root.with_name("c#"))
+
+    page = visit(root=moved)
+
+    for key in ("name", "email"):
+        assert f"git config --global user.{key}" in page.remedy("your name and email")
+    assert page.remedy("--temp and queue do not work") == f"mv '{moved}' ~/toyGPT"
+
+
+def test_an_accelerator_that_is_absent_is_a_finding(
+    project: Workspace, visit: Callable[..., Visit]
+) -> None:
+    project.set_params({"runtime.accelerator": ABSENT_ACCELERATOR})
+
+    visit().text_of(
+        f"the accelerator '{ABSENT_ACCELERATOR}' is not available here, only"
+    )
 
 
 def test_invalid_parameters_are_a_finding(

@@ -18,6 +18,7 @@ from tests.kills import wait_until
 from tests.project import PATIENCE_SECONDS
 from tests.tiny import predictable_text, runtime_params, tiny_model, train_params
 from toygpt.data.batches import TrainingBatches
+from toygpt.processes import own_signals
 from toygpt.training.checkpoints import Checkpoints
 from toygpt.training.curves import Curves
 from toygpt.training.interruption import SIGNALS, Interruption, Stopped
@@ -54,7 +55,7 @@ def train_slowly(root: Path, slow: str, test: Connection) -> None:
 
     if slow in SLOW:
         slow_down(*SLOW[slow])
-    is_validated_late = slow == "last validation"
+    every_tokens = {"last validation": 400, "validated step": 640}
     runtime = runtime_params(checkpoint_every_steps=3 if slow == "checkpoint" else None)
     text = predictable_text(1_000)
     with take_up(root, {}) as unfinished, Interruption() as interruption:
@@ -64,9 +65,7 @@ def train_slowly(root: Path, slow: str, test: Connection) -> None:
             tiny_model(num_layers=1),
             text,
             text,
-            params=train_params(
-                validate_every_tokens=400 if is_validated_late else 10**9
-            ),
+            params=train_params(validate_every_tokens=every_tokens.get(slow, 10**9)),
             runtime=runtime,
             seed=1,
             curves=Curves(Silence()),
@@ -77,6 +76,7 @@ def train_slowly(root: Path, slow: str, test: Connection) -> None:
 
 SLOW: dict[str, tuple[type, str]] = {
     "step": (TrainingBatches, "batch"),
+    "validated step": (TrainingBatches, "batch"),
     "start": (Training, "configure_optimizers"),
     "checkpoint": (UnfinishedTraining, "_commit"),
     "last validation": (Training, "on_validation_epoch_end"),
@@ -124,7 +124,8 @@ def steps_kept(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)],
 )
 def test_the_first_signal_lets_the_step_be_finished_and_kept(
     tmp_path: Path, number: int, code: int
@@ -164,6 +165,55 @@ def test_the_second_signal_ends_it_at_once(
 
     assert training.end() == code
     assert steps_kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        (signal.SIGUSR1, signal.SIGUSR1, 138),
+        (signal.SIGUSR1, signal.SIGTERM, 143),
+        (signal.SIGUSR1, signal.SIGINT, 130),
+        (signal.SIGTERM, signal.SIGUSR1, 143),
+    ],
+)
+def test_an_announced_end_is_neither_the_first_nor_the_second_signal(
+    tmp_path: Path, first: int, second: int, code: int
+) -> None:
+    """Slurm sends SIGUSR1, if asked to, and SIGTERM when the time is over."""
+    training = Trained(tmp_path, "step")
+    training.wait_for("step", times=4)
+    training.signal(first)
+    training.signal(second)
+    training.go_on()
+
+    assert training.end() == code
+    assert steps_kept(tmp_path) == ["step-4.ckpt"]
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_the_end_of_dvc_is_no_second_signal(first: int) -> None:
+    """What ends a whole group of processes ends DVC, too: our own SIGTERM follows."""
+    with Interruption() as interruption:
+        os.kill(os.getpid(), first)
+        own_signals.append(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert interruption.signal == first
+    assert own_signals == []
+
+
+def test_a_kill_costs_what_came_after_the_last_validation(tmp_path: Path) -> None:
+    """Ten steps, validated after five."""
+    training = Trained(tmp_path, "validated step")
+    training.wait_for("validated step", times=9)
+    assert training.process.pid is not None
+    os.kill(training.process.pid, signal.SIGKILL)
+    assert training.end() == -signal.SIGKILL
+
+    resumed = Trained(tmp_path, "nothing")
+    resumed.wait_for(5)
+
+    assert resumed.end() == 0
 
 
 def test_the_second_signal_harms_no_checkpoint_that_is_being_written(
@@ -225,7 +275,7 @@ def test_afterwards_signals_are_handled_as_before(
         for number, there in before.items():
             signal.signal(number, there)
 
-    assert after == [handler, handler]
+    assert after == [handler] * len(SIGNALS)
 
 
 def test_a_signal_while_something_is_being_printed_is_no_error() -> None:

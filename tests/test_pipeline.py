@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shlex
-import time
 from collections.abc import Iterator
 from pathlib import Path
 

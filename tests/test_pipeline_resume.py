@@ -275,6 +275,32 @@ def test_the_queue_goes_on_with_a_killed_training(project: Prepared) -> None:
     assert the_run(project).status == "FINISHED"
 
 
+def test_an_announced_end_reaches_the_training_and_dvc_ends_in_order(
+    project: Prepared,
+) -> None:
+    """As Slurm announces it to a command, and the command to the stage."""
+    before = project.lock_now()
+
+    with started(project.workspace, "python", ".", "train") as command:
+        trainer = wait_for_training(project, command)
+        command.send(signal.SIGUSR1)
+        code = command.wait()
+        assert is_gone(trainer)
+    step = newest_step(project.root)
+    done = project.run("python", ".", "resume")
+
+    assert code not in (0, 128 + signal.SIGUSR1)  # it is DVC that says so
+    assert f"stopped by SIGUSR1 after step {step}; the same" in command.output
+    assert f"exited with {128 + signal.SIGUSR1}\n" in command.output
+    assert project.run("git", "stash", "list").stdout == ""
+    assert project.run("git", "branch", "--show-current").stdout == "main\n"
+    assert_went_on(done.stdout, step)
+    assert project.lock_now() != before
+    run = the_run(project)
+    assert run.status == "FINISHED"
+    assert run.facts["resumed.after"] == f"stopped by SIGUSR1 after step {step}"
+
+
 @pytest.mark.chaos
 def test_a_training_stopped_by_ctrl_c_is_not_done(project: Prepared) -> None:
     before = project.lock_now()

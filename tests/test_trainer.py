@@ -2,7 +2,9 @@
 
 import csv
 import math
+import os
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -410,7 +412,7 @@ def test_training_that_diverges_in_its_last_step_is_noticed() -> None:
 
 
 def test_a_machine_without_what_runtime_asks_for_is_told_so() -> None:
-    with pytest.raises(InputError, match=r"what `runtime` in params\.yaml asks for"):
+    with pytest.raises(InputError, match=r"does not fit `runtime` in params\.yaml"):
         train(
             tiny_model(),
             TRAIN_TEXT,
@@ -420,6 +422,46 @@ def test_a_machine_without_what_runtime_asks_for_is_told_so() -> None:
             seed=1,
             curves=Curves(Notes()),
         )
+
+
+@pytest.fixture
+def slurm_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put an `srun` into the search path."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("slurm_is_installed")
+def test_where_slurm_is_installed_nothing_is_said_of_it() -> None:
+    """Lightning would advise to run a command that does not work here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        trained(max_tokens=1)
+
+
+@pytest.mark.usefixtures("slurm_is_installed")
+def test_a_slurm_job_of_several_tasks_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `sbatch --ntasks=4` sets it for what its script runs."""
+    for name, value in (
+        ("JOB_ID", "7"),
+        ("JOB_NAME", "train"),
+        ("NTASKS", "4"),
+        ("NPROCS", "4"),
+        ("NNODES", "1"),
+        ("PROCID", "0"),
+        ("LOCALID", "0"),
+        ("NODEID", "0"),
+    ):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+    with pytest.raises(InputError, match="Use `--ntasks-per-node=4` instead") as error:
+        trained(max_tokens=1)
+
+    assert "\n" not in str(error.value)
+    assert error.value.__suppress_context__
 
 
 class Interruption:

@@ -10,6 +10,9 @@ from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.params import RuntimeParams, TrainParams
 
+# No machine has both.
+ABSENT_ACCELERATOR = "mps" if torch.cuda.is_available() else "cuda"
+
 VOCAB_SIZE = 61
 BLOCK_SIZE = 16
 

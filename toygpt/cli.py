@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toygpt import paths
-from toygpt.errors import InputError
+from toygpt.errors import InputError, missing_package
 from toygpt.experiment import project_root, run_dvc, run_experiment
 from toygpt.memory import keep_freed_memory
 
@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "toygpt") -> 
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except ModuleNotFoundError as error:
+        if (advice := missing_package(error)) is None:
+            raise
+        print(f"error: {advice}", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -362,8 +367,9 @@ def run_generate(options: argparse.Namespace) -> int:
         sampling = Sampling(**chosen) if chosen else None
     except ValueError as error:
         raise InputError(str(error)) from None
+    device = device_for(options.accelerator)
     with _model_directory(options.model) as directory:
-        model = InferenceGPT(load_model(directory).to(device_for(options.accelerator)))
+        model = InferenceGPT(load_model(directory).to(device))
         tokenizer = load_tokenizer(directory)
         end_of_text_id = load_end_of_text_id(directory)
     if options.prompt is None:

@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from toygpt import paths
 from toygpt.errors import InputError
+
+SET_IDENTITY = (
+    'git config --global user.name "Your Name" && '
+    "git config --global user.email you@example.com"
+)
 
 
 def project_root() -> Path:
@@ -48,7 +54,7 @@ def run_experiment(
         settings: Variables for the stages.
 
     Raises:
-        InputError: The parameters would not be valid.
+        InputError: The parameters would not be valid, or DVC would refuse to start.
     """
     from toygpt.params import flatten, load_params, read_yaml
 
@@ -63,7 +69,51 @@ def run_experiment(
         arguments.append("--temp")
     for key, value in overrides.items():
         arguments += ["--set-param", to_hydra(key, value, is_new=key not in known)]
+    if is_temporary and (problem := path_problem(root)):
+        raise InputError(f"{problem}: move the project, or train without --temp")
+    edits = _git(root, "diff", "--name-only", "HEAD")
+    if edits and (problem := identity_problem(root)):
+        raise InputError(f"{problem}: {SET_IDENTITY}")
     return run_dvc(root, *arguments, settings=settings)
+
+
+def identity_problem(root: Path) -> str | None:
+    """Say what Git does not know of the user, if DVC's experiments need it.
+
+    DVC puts edits of tracked files aside when an experiment begins, by a commit for
+    which it must know both; for the commit of the experiment itself it guesses.
+    """
+    missing = [
+        key
+        for key in ("name", "email")
+        if not os.environ.get(f"GIT_COMMITTER_{key.upper()}")
+        and not _git(root, "config", f"user.{key}")
+    ]
+    if not missing:
+        return None
+    return (
+        f"Git does not know your {' and '.join(missing)}, which DVC's experiments need"
+    )
+
+
+def path_problem(root: Path) -> str | None:
+    """Say what keeps `dvc exp run --temp` and the queue from working in a folder.
+
+    They give Git the folder's path as an address: `file://`, and the path as it is.
+    """
+    problematic = sorted({char for char in str(root) if char in "#?" or char > "~"})
+    if not problematic:
+        return None
+    return (
+        f"DVC's --temp and queue do not work in {root}, because of the "
+        f"{' and '.join(problematic)} in its path"
+    )
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Return what Git answers; nothing if it refuses."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def run_dvc(root: Path, *arguments: str, settings: Mapping[str, str]) -> int:
@@ -72,18 +122,33 @@ def run_dvc(root: Path, *arguments: str, settings: Mapping[str, str]) -> int:
     search_path = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     )
+    # DVC and its stages inherit that they ignore SIGUSR1, except for a training.
+    before = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN)}
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,
         env={**os.environ, "PATH": search_path, **settings},
     )
+    signal.signal(signal.SIGUSR1, lambda *_: _announce_end(process))
     # Whoever ends this command means DVC.
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    before[signal.SIGTERM] = signal.signal(
+        signal.SIGTERM, lambda *_: process.terminate()
+    )
     try:
         code = _exit_code(process)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code if code >= 0 else 128 - code  # as shells say that a signal ended it
+
+
+def _announce_end(process: subprocess.Popen[bytes]) -> None:
+    """Pass a SIGUSR1 on to the stage that DVC runs."""
+    import psutil
+
+    with suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.send_signal(signal.SIGUSR1)
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:

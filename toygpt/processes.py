@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 POLL_SECONDS = 0.5
+own_signals: list[int] = []  # that this process has sent itself, and not handled yet
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
@@ -43,6 +44,7 @@ def end_with_dvc(started_by: Sequence[Any]) -> None:
 def _watch(started_by: Sequence[Any]) -> None:
     while started_by and all(map(_is_alive, started_by)):
         time.sleep(POLL_SECONDS)
+    own_signals.append(signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

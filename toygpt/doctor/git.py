@@ -11,6 +11,7 @@ from pathlib import Path
 
 from toygpt.doctor.finding import Finding, Line, mendable
 from toygpt.doctor.leftovers import work_in
+from toygpt.experiment import SET_IDENTITY, identity_problem, path_problem
 
 
 def check_git(root: Path) -> Iterator[Line]:
@@ -25,6 +26,10 @@ def check_git(root: Path) -> Iterator[Line]:
             'git init && git add --all && git commit --message "toyGPT"',
         )
         return
+    if problem := identity_problem(root):
+        yield Finding(problem, SET_IDENTITY)
+    if problem := path_problem(root):
+        yield Finding(problem, f"mv {shlex.quote(str(root))} ~/toyGPT")
     git_folder = Path(_git(root, "rev-parse", "--absolute-git-dir"))
     if (lock := git_folder / "index.lock").exists():
         yield Finding(

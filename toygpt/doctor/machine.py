@@ -31,7 +31,11 @@ def check_machine(root: Path) -> Iterator[Line]:
     from toygpt.training.surroundings import device_name
 
     params = valid_params(root)
-    device = device_for(params.runtime.accelerator if params else "auto")
+    try:
+        device = device_for(params.runtime.accelerator if params else "auto")
+    except InputError as error:
+        yield Finding(str(error), f"${{EDITOR:-vi}} {paths.PARAMS}")
+        device = device_for("auto")
     memory = psutil.virtual_memory()
     yield (
         f"{device.type}: {device_name(device)}; "

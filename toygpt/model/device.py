@@ -1,12 +1,27 @@
-"""Where the model computes, outside of training."""
+"""Where the model computes."""
 
 import torch
 
+from toygpt.errors import InputError
+
 
 def device_for(accelerator: str) -> torch.device:
-    """Return the device that `runtime.accelerator` names; auto takes a GPU if any."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    """Return the device that `runtime.accelerator` names; auto takes a GPU if any.
+
+    Raises:
+        InputError: This machine has no such device.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    wanted = {"auto": available, "gpu": ["cuda", "mps"]}.get(accelerator, [accelerator])
+    for device in available:
+        if device in wanted:
+            return torch.device(device)
+    raise InputError(
+        f"the accelerator {accelerator!r} is not available here, only "
+        f"{', '.join(available)}: choose one of these or auto (runtime.accelerator in "
+        f"params.yaml, or --accelerator)"
+    )

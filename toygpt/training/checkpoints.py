@@ -17,9 +17,12 @@ from toygpt.training.unfinished import HOW_TO_START_OVER, UnfinishedTraining
 if TYPE_CHECKING:
     from toygpt.params import RuntimeParams
 
+# What checkpoints at validations may take of the time of a training, at most.
+CHEAP_FRACTION = 0.02
+
 
 class Checkpoints(Callback):
-    """Keeps a checkpoint every few steps, every few minutes, and on a signal.
+    """Keeps a checkpoint at validations, every few minutes or steps, and on a signal.
 
     Between two checkpoints Lightning's own loops count the batches, so that training
     goes on in the middle of an epoch as if it had never stopped.
@@ -36,41 +39,55 @@ class Checkpoints(Callback):
         self.every_seconds = runtime.checkpoint_every_minutes * 60
         self.interruption = interruption
         self._last_time = time.monotonic()
+        self._seconds_to_write = 0.0  # the last one; the first is written to learn it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the minutes."""
         self._last_time = time.monotonic()
 
-    def after_step(self, trainer: Trainer, *, check: Callable[[], None]) -> None:
+    def after_step(
+        self,
+        trainer: Trainer,
+        *,
+        check: Callable[[], None],
+        was_validated: bool,
+    ) -> None:
         """Keep a checkpoint if it is time, and stop if that was asked for.
 
         Args:
             trainer: Where training stands.
             check: Makes sure that what would be kept is sound.
+            was_validated: Whether there was a validation after the step.
 
         Raises:
             Stopped: A signal came.
         """
-        wish = self.interruption.signal or int(self._is_due(trainer.global_step))
+        is_due = self._is_due(trainer.global_step, was_validated=was_validated)
+        wish = self.interruption.signal or int(is_due)
         if trainer.world_size > 1:  # one for all, and all at the same step
             wishes = torch.tensor(wish, device=trainer.strategy.root_device)
             wish = int(trainer.strategy.reduce(wishes, reduce_op="max"))
         if not wish:
             return
         check()
+        start = time.monotonic()
         # The name is of no account: CheckpointFiles knows the folder.
         trainer.save_checkpoint(self.unfinished.folder / "checkpoint")
         self._last_time = time.monotonic()
+        self._seconds_to_write = self._last_time - start
         if wish in SIGNALS:
             raise Stopped(
                 wish, trainer.global_step, is_first_process=trainer.is_global_zero
             )
 
-    def _is_due(self, step: int) -> bool:
+    def _is_due(self, step: int, *, was_validated: bool) -> bool:
         """Say whether it is time for a checkpoint; True is less than any signal."""
-        if self.every_steps is not None and step % self.every_steps == 0:
+        seconds = time.monotonic() - self._last_time
+        if seconds >= self.every_seconds:
             return True
-        return time.monotonic() - self._last_time >= self.every_seconds
+        if self.every_steps is not None:
+            return step % self.every_steps == 0
+        return was_validated and self._seconds_to_write <= CHEAP_FRACTION * seconds
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -1,4 +1,4 @@
-"""Stop between two steps: what a SIGTERM or Ctrl-C asks for is done in good order."""
+"""Stop between two steps: what a signal asks for is done in good order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from toygpt.processes import own_signals
+
+# Slurm sends SIGUSR1 some time before a job's end: `sbatch --signal=USR1@90`.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STDERR = 2
 MESSAGE = b"\nstopping after this step; what is done is kept (once more: at once)\n"
 
@@ -34,6 +37,10 @@ class Interruption:
 
     The first signal is noted, so that the step at hand is finished and kept. A second
     one ends the process at once; what was kept before is as good as ever.
+
+    SIGUSR1 announces another signal, so neither counts as the second one. Nor does the
+    SIGTERM that this process sends itself when DVC is gone: what ended DVC may have
+    reached this process as well.
     """
 
     def __init__(self) -> None:
@@ -52,8 +59,14 @@ class Interruption:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        is_own = number in own_signals
+        if is_own:
+            own_signals.remove(number)
         if self.signal is not None:
-            os._exit(128 + number)
+            if is_own or number == signal.SIGUSR1:
+                return
+            if self.signal != signal.SIGUSR1:
+                os._exit(128 + number)
         self.signal = number
         # `print` may be under way at this very moment, and cannot be called twice.
         with suppress(OSError):  # nobody may be left to read it

@@ -134,7 +134,7 @@ class Training(lightning.LightningModule):
         if step % self.log_every_steps == 0 or step == self.trainer.max_steps:
             self._report(step)
         if step % self.validate_every_steps:
-            self._step_is_done()
+            self._step_is_done(was_validated=False)
 
     def _report(self, step: int) -> None:
         """Tell the loggers what happened since the last report."""
@@ -160,10 +160,14 @@ class Training(lightning.LightningModule):
         }
         self.curves.log_metrics(points, step=step)
 
-    def _step_is_done(self) -> None:
+    def _step_is_done(self, *, was_validated: bool) -> None:
         """Let a checkpoint be kept, if training has not gone astray."""
         if self.checkpoints is not None:
-            self.checkpoints.after_step(self.trainer, check=self._check_what_is_kept)
+            self.checkpoints.after_step(
+                self.trainer,
+                check=self._check_what_is_kept,
+                was_validated=was_validated,
+            )
 
     def _check_what_is_kept(self) -> None:
         """Make sure that training has not gone astray.
@@ -194,7 +198,7 @@ class Training(lightning.LightningModule):
         check_finite(self.global_step, "validation loss", loss)
         self.validation_loss = loss
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._step_is_done()
+            self._step_is_done(was_validated=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the reports need of the steps before the checkpoint."""

@@ -153,9 +153,10 @@ def train(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise InputError(
-            f"this machine cannot do what `runtime` in params.yaml asks for: {error}"
+            f"this machine or its Slurm job does not fit `runtime` in params.yaml: "
+            f"{error}"
         ) from None
     # Lightning makes an exit code of 0 of a SIGTERM; Interruption makes more of it.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -294,6 +295,8 @@ def _silence_what_nobody_can_act_on() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",
+        # Where Slurm is installed: the command in the hint is not one that works.
+        r"The `srun` command is available on your system but is not used.*",
         r".*`?isinstance\(treespec, LeafSpec\)`? is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)

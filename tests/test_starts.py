@@ -1,0 +1,82 @@
+"""Python started in an odd place, or without the packages, says what to do instead."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import PROJECT
+from toygpt.errors import missing_package
+
+STAGES = PROJECT / "stages"
+
+
+def start(folder: Path, *arguments: str, **variables: str) -> tuple[int, list[str]]:
+    """Start Python; return its exit code and the lines that it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("folder", "arguments"),
+    [(PROJECT, [f"stages/{path.name}"]) for path in STAGES.glob("[a-z]*.py")]
+    + [
+        (STAGES, ["train.py"]),
+        (STAGES, ["-m", "stages.train"]),
+        (STAGES, ["-m", "train"]),
+        (STAGES, [".", "train"]),
+        (STAGES, ["-m", "dvc", "status"]),
+    ],
+    ids=str,
+)
+def test_where_tokenize_is_not_the_standard_library_s_one_line_says_how_to_run_a_stage(
+    folder: Path, arguments: list[str]
+) -> None:
+    code, lines = start(folder, *arguments)
+
+    assert code == 1
+    assert lines == [
+        "error: stages/tokenize.py hides a module of the standard library from this "
+        "command: run it in the project's folder, and a stage as "
+        "`python -m stages.NAME`"
+    ]
+
+
+@pytest.mark.parametrize("variables", [{}, {"DVC_STAGE": "any"}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "stages.download"],
+        ["-m", "stages.train"],
+        [".", "train"],
+        [".", "doctor"],
+    ],
+    ids=" ".join,
+)
+def test_a_python_without_the_packages_says_how_to_get_one_that_has_them(
+    arguments: list[str], variables: dict[str, str]
+) -> None:
+    code, lines = start(PROJECT, "-S", *arguments, **variables)
+
+    assert code == 1
+    (line,) = lines
+    assert line.startswith(f"error: {sys.executable} has no package ")
+    assert "put `uv run` before the command, or activate" in line
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_missing_package() -> None:
+    """It is a fault in the code, and its traceback says where."""
+    own = ModuleNotFoundError("No module named 'toygpt.nothing'", name="toygpt.nothing")
+
+    assert missing_package(own) is None
