@@ -334,7 +334,7 @@ def test_the_tool_knows_the_command(command: str) -> None:
         (f"dvc checkout --force {PLACEHOLDER}", "toygpt/model/directory.py"),
         ("dvc gc --all-commits --all-experiments", "toygpt/doctor/machine.py"),
         (f"git symbolic-ref HEAD refs/heads/{PLACEHOLDER}", "toygpt/doctor/git.py"),
-        ("dvc exp run train", "toygpt/cli.py"),
+        ("dvc exp show", "toygpt/cli.py"),
     ],
 )
 def test_commands_are_found_in_every_kind_of_place(command: str, place: str) -> None:
