@@ -36,9 +36,11 @@ class Interruption:
     """Notes that the user, or the machine, wants training to stop.
 
     The first signal is noted, so that the step at hand is finished and kept. A second
-    one ends the process at once; what was kept before is as good as ever. SIGUSR1 only
-    announces the end, and what this process sends itself when DVC is gone repeats what
-    ended DVC: neither makes a second signal, nor a first one of the next.
+    one ends the process at once; what was kept before is as good as ever.
+
+    SIGUSR1 announces another signal, so neither counts as the second one. Nor does the
+    SIGTERM that this process sends itself when DVC is gone: what ended DVC may have
+    reached this process as well.
     """
 
     def __init__(self) -> None:
