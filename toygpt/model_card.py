@@ -33,7 +33,8 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 prompt = tokenizer.bos_token  # where every text begins; or a text to continue
 inputs = tokenizer(prompt, return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+token_ids = model.generate(**inputs, do_sample=True)[0]
+print(tokenizer.decode(token_ids, skip_special_tokens=True))
 ```
 
 It looks back over {block_size:,} tokens: prompt and continuation together are at most
