@@ -144,7 +144,8 @@ def _lacking(
 ) -> list[str]:
     """Return the trackers that have not all of a run, or no copy of a directory."""
     unsynced = record.info.untold(wanted_trackers(tracking), len(record.points))
-    return [*{*unsynced, *_lacking_files(record, directories, tracking)}]
+    without_files = _lacking_files(record, directories, tracking)
+    return list(dict.fromkeys([*unsynced, *without_files]))
 
 
 def _lacking_files(

@@ -188,7 +188,8 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 def points_on_disk(info: RunInfo, root: Path) -> Known | None:
     """Return what of a run's curves is in the wandb/ folder; None if the run is not."""
     try:
-        runs = read_runs(root, info.id)
+        with _temporary_files_in(_temporary_folder(root)):  # to read is to import W&B
+            runs = read_runs(root, info.id)
     except (ImportError, OSError):  # the tracker itself will say what is wrong
         return None
     return _points_of(runs) if runs else None
