@@ -246,13 +246,11 @@ def test_in_a_fresh_clone_the_new_model_is_evaluated(
     Trained once more to the same weights, the model's number comes from DVC's run
     cache: then `evaluate` does not run, and `python . track` lets the trackers know.
     """
-    clone = copy_of(built, tmp_path / "project")
-    for name in (".toygpt", "mlflow.db", "mlartifacts", "wandb", "models", "reports"):
-        clone.run("rm", "-r", name)
-    clone.run("rm", "-r", ".dvc/cache/runs")
+    clone = Workspace(tmp_path / "project")
+    built.run("git", "clone", "--quiet", ".", str(clone.root))
 
     first = clone.dvc("repro").stdout
-    assert re.findall(r"Running stage '(.+)'", first) == STAGES[-3:]
+    assert re.findall(r"Running stage '(.+)'", first) == STAGES
     assert clone.run("git", "status", "--porcelain").stdout == ""
     assert trackers_with_test_metrics(clone) == [True]
 

@@ -7,7 +7,6 @@ show`, `dvc exp show`) it reads from the files, whether they fit dvc.lock or not
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def outdated_measurements(root: Path) -> dict[str, list[Path]]:
 
 def _shows_something(path: Path) -> bool:
     if path.suffix == ".json":
-        return path.is_file() and json.loads(path.read_bytes()) != {}
+        return path.is_file() and path.read_text(encoding="utf-8") != "{}\n"
     return path.is_dir()
 
 

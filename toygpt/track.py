@@ -119,11 +119,14 @@ def track(
 
 
 def _add_evaluation(record: Record, evaluation: Mapping[str, float]) -> None:
-    """Note what DVC restored from its run cache: `evaluate` itself did not run then."""
+    """Note what the record lacks: DVC restored it from its run cache, or pulled it."""
     known = known_of(record.points)
-    if any((None, name) not in known for name in evaluation):
+    missing = {
+        name: value for name, value in evaluation.items() if (None, name) not in known
+    }
+    if missing:
         with record.locked():
-            record.append(evaluation, step=None)
+            record.append(missing, step=None)
 
 
 def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, str]]:

@@ -39,7 +39,7 @@ def check_artifacts(root: Path) -> Iterator[Line]:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        outs = repo.index.outs
+        outs = list(repo.index.outs)
         is_built = any(Path(out.fs_path).exists() for out in outs if out.use_cache)
         artifacts = Artifacts(root, repo)
         unbuilt = [out for out in outs if artifacts.is_not_built_here(out)]
