@@ -49,10 +49,11 @@ def write_checkpoint(config: GPTConfig, directory: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    with tempfile.TemporaryDirectory() as no_tokenizer:
-        save_model(
-            model, directory, end_of_text_id=0, tokenizer_directory=Path(no_tokenizer)
-        )
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = Path(name)  # only its configuration: no text is encoded
+        config_path = tokenizer / "tokenizer_config.json"
+        config_path.write_text('{"eos_token": "<|endoftext|>"}', encoding="utf-8")
+        save_model(model, directory, end_of_text_id=0, tokenizer_directory=tokenizer)
 
 
 def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:

@@ -335,8 +335,11 @@ def test_together_the_texts_are_those_of_transformers(
 ) -> None:
     """As long as a block: there, `generate` of transformers has to stop."""
     model = lively_model(seed=5, block_size=64)
-    save_model(model, tmp_path, end_of_text_id=0, tokenizer_directory=tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer, folder = tmp_path / "tokenizer", tmp_path / "model"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    save_model(model, folder, end_of_text_id=0, tokenizer_directory=tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
     prompts = prompts_of(*(min(length, BLOCK_SIZE) for length in lengths))
 
     together = write_together(model, prompts, 48, end_of_text_id=0)
