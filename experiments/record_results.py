@@ -12,9 +12,12 @@ from toygpt.files import write_json
 from toygpt.model.device import device_for
 from toygpt.training.surroundings import device_name
 
+# Which of `generate-samples.prompts` the README shows, counted from zero.
+README_SAMPLE = 1
+
 
 def main() -> None:
-    """Gather the metrics of all stages, and one sample."""
+    """Gather the metrics of all stages, and the sample that the README shows."""
     splits = read_manifest(paths.SPLITS, made_by="split")
     samples = (paths.SAMPLES / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     stages = {
@@ -27,7 +30,7 @@ def main() -> None:
             "device": device_name(device_for("auto")),
             "corpus_sha256": splits.corpus_sha256,
             **stages,
-            "sample": json.loads(samples[0]),
+            "sample": json.loads(samples[README_SAMPLE]),
         },
     )
 
