@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -46,6 +47,8 @@ keep_freed_memory()  # and before torch is
 def run(stage: Callable[[], None]) -> None:
     """Run a stage; what its user can mend ends it with one message, not a traceback."""
     gc.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know a character
+        sys.stdout.reconfigure(errors="backslashreplace")
     end_with_dvc(STARTED_BY)
     try:
         stage()

@@ -3,8 +3,6 @@
 Writes: data/documents/, metrics/download.json
 """
 
-import io
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -60,8 +58,6 @@ def main() -> None:
             **inventory.metrics(),
         },
     )
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know a name
-        sys.stdout.reconfigure(errors="backslashreplace")
     size = f"{totals['documents']:,} documents, {totals['bytes'] / 1e6:.1f} MB"
     print("; ".join(filter(None, [size, inventory.summary()])))
     for line in inventory.advice():

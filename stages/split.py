@@ -85,10 +85,7 @@ def main() -> None:
         length=NGRAM_LENGTH,
         end_of_text_id=splits.end_of_text_id,
     )
-    asked = {
-        "validation": params.split.validation_fraction,
-        "test": params.split.test_fraction,
-    }
+    asked = fractions_asked(params)
     num_tokens = sum(part.tokens for part in parts.values())
     got = {name: parts[name].tokens / num_tokens for name in asked}
     write_json(
@@ -110,6 +107,12 @@ def main() -> None:
     print(summary(parts, asked, got, assignment, leakage))
 
 
+def fractions_asked(params: Params) -> dict[str, float]:
+    """Return the share of all tokens that each split should have."""
+    validation, test = params.split.validation_fraction, params.split.test_fraction
+    return {"train": 1 - validation - test, "validation": validation, "test": test}
+
+
 def summary(
     parts: dict[str, Part],
     asked: dict[str, float],
@@ -118,15 +121,15 @@ def summary(
     leakage: float,
 ) -> str:
     """Return what was asked for, what came of it, and how; with a warning if due."""
-    held_out = (
+    shares = (
         f"{parts[name].tokens:,} to {name} ({got[name]:.2%}; asked: {asked[name]:.2%})"
-        for name in asked
+        for name in SPLITS
     )
     num_by_hash = (
         assignment.num_groups - assignment.num_groups_moved - assignment.num_groups_cut
     )
     line = (
-        f"{parts['train'].tokens:,} tokens to train, {', '.join(held_out)}; "
+        f"tokens: {', '.join(shares)}; "
         f"groups: {num_by_hash:,} by hash, "
         f"{assignment.num_groups_moved:,} moved to fit, "
         f"{assignment.num_groups_cut:,} cut; "
@@ -137,9 +140,8 @@ def summary(
             line,
             *(
                 f"warning: the {name} split has {got[name]:.2%} of the tokens, "
-                f"{asked[name]:.2%} were asked for (split.{name}_fraction in "
-                f"params.yaml)"
-                for name in asked
+                f"{asked[name]:.2%} were asked for (split.*_fraction in params.yaml)"
+                for name in SPLITS
                 if is_off(got[name], asked[name])
             ),
         ]
@@ -149,12 +151,7 @@ def summary(
 def check_sizes(parts: dict[str, Part], params: Params) -> None:
     """Refuse splits that are too small for a single block, and say what would do."""
     block_size = params.chosen_model.block_size
-    validation, test = params.split.validation_fraction, params.split.test_fraction
-    fractions = {
-        "train": 1 - validation - test,
-        "validation": validation,
-        "test": test,
-    }
+    fractions = fractions_asked(params)
     # Training cuts its blocks from an offset, which takes up to a block of its own.
     num_blocks = {"train": 2, "validation": 1, "test": 1}
     needed = {name: num_blocks[name] * block_size + 1 for name in SPLITS}

@@ -321,6 +321,21 @@ def test_transformers_can_cut_a_prompt_that_is_too_long(
     assert len(text["generated_text"]) > len(prompt)
 
 
+def test_a_prompt_is_cut_at_its_beginning(save: Callable[..., Saved]) -> None:
+    """As the model card advises: the end is what a continuation follows."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    directory = save(block_size=64).directory
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    prompt = 20 * TEXT
+
+    inputs = tokenizer(prompt, truncation=True, max_length=32, return_tensors="pt")
+    output = AutoModelForCausalLM.from_pretrained(directory).generate(**inputs)
+
+    assert inputs["input_ids"][0].tolist() == tokenizer(prompt)["input_ids"][-32:]
+    assert 32 < len(output[0]) <= 64
+
+
 def test_transformers_says_that_a_prompt_is_too_long(
     save: Callable[..., Saved],
 ) -> None:

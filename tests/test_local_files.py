@@ -103,6 +103,8 @@ READ: dict[str, tuple[str | bytes, list[str]]] = {
     "one column.csv": ("\ufefftext\r\n\r\n1\r\n", ["1"]),
     "mac.csv": ("text,id\rgrün,1\r", ["grün"]),
     "a.tsv": ("text\tid\ngrün, rot\t1\n", ["grün, rot"]),
+    "one column.tsv": ("text\ngrün, rot\n", ["grün, rot"]),
+    "spaces.csv": ("id, text\n1,grün\n", ["grün"]),
 }
 
 
@@ -135,6 +137,11 @@ LEFT_OUT: dict[str, tuple[str | bytes, Reason, str]] = {
     "page.HTML": ("<p>text</p>", Reason.NO_READER, ""),
     "page.html.gz": (gzip.compress(b"<p>text</p>"), Reason.NO_READER, ""),
     "book.epub": ("", Reason.NO_READER, ""),
+    "a.parquet.gz": (
+        gzip.compress(b"PAR1"),
+        Reason.NO_READER,
+        "a compressed Parquet file: decompress it",
+    ),
     "letter.docx": ("", Reason.NO_READER, ""),
     "paper.pdf": ("%PDF-1.4", Reason.NO_READER, ""),
     "numbers.csv": ("a;b\n1;2\n", Reason.NO_TEXT_COLUMN, "has a, b"),
@@ -181,11 +188,21 @@ def test_a_parquet_file_without_text_is_named_with_its_columns(tmp_path: Path) -
     }
 
 
-def test_rows_that_are_not_utf8_cost_themselves_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text\ngrün\nrot\n"),
+        ("a.jsonl", '{"text": "grün"}\n{"text": "rot"}\n'),
+        ("a.json", '{"text": "grün"}\n{"text": "rot"}\n'),
+    ],
+)
+def test_rows_that_are_not_utf8_cost_themselves_alone(
+    tmp_path: Path, name: str, content: str
+) -> None:
     """A table that some program wrote in Latin-1."""
-    write(tmp_path, {"a.csv": "text\ngrün\nrot\n".encode("latin-1")})
+    write(tmp_path, {name: content.encode("latin-1")})
 
-    assert taken(tmp_path) == ({"a.csv:2": "rot"}, {"not_utf8": ["a.csv:1"]})
+    assert taken(tmp_path) == ({f"{name}:2": "rot"}, {"not_utf8": [f"{name}:1"]})
 
 
 def test_an_empty_group_of_a_csv_file_does_not_become_one(tmp_path: Path) -> None:
@@ -256,6 +273,18 @@ def test_json_that_is_too_large_to_be_parsed_as_a_whole_says_what_to_do(
 
     assert message.startswith(f"{tmp_path / 'a.json'} is one JSON value of more than")
     assert "jq -c '.[]'" in message
+
+
+def test_a_text_that_is_too_long_for_a_document_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_files, "MAX_TEXT_BYTES", 100)
+    write(tmp_path, {"a.txt": "a" * 101})
+
+    message = complaint(tmp_path)
+
+    assert message.startswith(f"{tmp_path / 'a.txt'} is one text of more than 100")
+    assert "split -C 1G" in message
 
 
 def test_a_large_binary_file_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -364,15 +393,19 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is open to root")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("corpus", ["texts", "texts/closed", "texts/closed/deep"])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, corpus: str) -> None:
     """Else the corpus would be smaller, without a word."""
-    folder = write(tmp_path, {"closed/a.txt": "text"}) / "closed"
-    folder.chmod(0)
+    write(tmp_path, {"texts/closed/deep/a.txt": "text"})
+    closed = tmp_path / "texts" / "closed"
+    closed.chmod(0)
+    try:
+        message = complaint(tmp_path / corpus)
+    finally:
+        closed.chmod(0o700)
 
-    message = complaint(tmp_path)
-
-    folder.chmod(0o700)
-    assert message == f"cannot read {folder}: Permission denied"
+    named = max(tmp_path / corpus, closed)
+    assert message == f"cannot read {named}: Permission denied"
 
 
 def test_local_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -472,11 +505,10 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     [
         b'{"text": "cut off',
         b"plain text",
-        b'{"text": "\xff"}',
         b"[" * 100_000,
         b"9" * 10_000,
     ],
-    ids=["cut off", "plain", "not UTF-8", "deep", "long number"],
+    ids=["cut off", "plain", "deep", "long number"],
 )
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: bytes) -> None:
     folder = write(tmp_path, {"a.jsonl": b'{"text": "fine"}\n\n' + line + b"\n"})

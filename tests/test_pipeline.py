@@ -198,28 +198,38 @@ def numbers_shown(workspace: Workspace, metric: str) -> dict[str, str]:
     return {row["Experiment"] or row["rev"]: row[metric] for row in table}
 
 
-def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
-    built: Workspace,
-) -> None:
-    """And one that was only trained shows no number of the model before it."""
+IN_WORKSPACE, IN_TEMPORARY = "in-the-workspace", "in-a-temporary-folder"
+
+
+@pytest.fixture(scope="module")
+def with_experiments(built: Workspace) -> Workspace:
+    """Return the project after two experiments that were trained and not evaluated.
+
+    Neither shows a number of the model before it.
+    """
     before = len(mlflow_runs(built))
-    workspace, temporary = "in-the-workspace", "in-a-temporary-folder"
     train = ("exp", "run", "train", "-n")
-    built.dvc(*train, temporary, "--temp", "-S", "train.optimizer=adamw")
-    built.dvc(*train, workspace, "-S", "train.learning_rate=4e-3")
+    built.dvc(*train, IN_TEMPORARY, "--temp", "-S", "train.optimizer=adamw")
+    built.dvc(*train, IN_WORKSPACE, "-S", "train.learning_rate=4e-3")
 
     shown = numbers_shown(built, "test_bits_per_byte")
     assert float(shown.pop("main")) > 0
-    assert shown == {"workspace": "", workspace: "", temporary: ""}
+    assert shown == {"workspace": "", IN_WORKSPACE: "", IN_TEMPORARY: ""}
     assert all(map(float, numbers_shown(built, "validation_loss").values()))
     assert not (built.root / "reports/samples").exists()
+    assert len(mlflow_runs(built)) == before + 2
     built.run("git", "checkout", "--quiet", "--", ".")
     built.dvc("checkout")
+    return built
 
-    runs = {run.info.run_name: run for run in mlflow_runs(built)}
+
+def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
+    with_experiments: Workspace,
+) -> None:
+    runs = {run.info.run_name: run for run in mlflow_runs(with_experiments)}
     for name, key, value in (
-        (workspace, "train.learning_rate", "0.004"),
-        (temporary, "train.optimizer", "adamw"),
+        (IN_WORKSPACE, "train.learning_rate", "0.004"),
+        (IN_TEMPORARY, "train.optimizer", "adamw"),
     ):
         assert runs[name].info.status == "FINISHED"
         assert runs[name].data.params[key] == value
@@ -227,8 +237,7 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
         assert runs[name].data.tags["dvc.baseline"]
         assert runs[name].data.tags["git.dirty"] == "false"
         assert "test_bits_per_byte" not in runs[name].data.metrics
-        assert len(run_names_and_ids_in_wandb(built)[name]) == 1
-    assert len(mlflow_runs(built)) == before + 2
+        assert len(run_names_and_ids_in_wandb(with_experiments)[name]) == 1
 
 
 def copy_of(built: Workspace, root: Path) -> Workspace:
@@ -298,14 +307,15 @@ def test_the_doctor_names_the_numbers_of_another_model(
     assert numbers["workspace"] != numbers["main"]
 
 
-def test_the_readme_s_table_of_experiments_fits_a_screen(built: Workspace) -> None:
-    """After the test above, which makes some."""
+def test_the_readme_s_table_of_experiments_fits_a_screen(
+    with_experiments: Workspace,
+) -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^dvc exp show .*", text, re.MULTILINE)
 
-    table = built.run(*shlex.split(command)).stdout
+    table = with_experiments.run(*shlex.split(command)).stdout
 
-    assert "[in-a-temporary-folder]" in table
+    assert f"[{IN_TEMPORARY}]" in table
     for column in ("validation_loss", "test_bits_per_byte", "train.learning_rate"):
         assert column in table
     assert max(map(len, table.splitlines())) <= 100
@@ -330,24 +340,24 @@ def test_two_devices_learn_what_one_does_and_speak_with_one_voice(
 
 
 def test_the_trackers_are_rebuilt_from_the_results(
-    built: Workspace, tmp_path: Path
+    with_experiments: Workspace, tmp_path: Path
 ) -> None:
     """Of the workspace and of every experiment, as after a `dvc exp pull`.
 
     The experiments were trained, but not evaluated: what their commits hold of an
     evaluation is that of another model.
     """
-    copy = copy_of(built, tmp_path / "project")
+    copy = copy_of(with_experiments, tmp_path / "project")
     for name in (".toygpt", "mlflow.db", "mlartifacts", "wandb"):
         copy.run("rm", "-r", name)
 
     first, second = (copy.run("python", ".", "track").stdout for _ in range(2))
 
-    names = {"nano-python-restored", "in-the-workspace", "in-a-temporary-folder"}
+    names = {"nano-python-restored", IN_WORKSPACE, IN_TEMPORARY}
     assert {run.info.run_name for run in mlflow_runs(copy)} == names
     assert set(run_names_and_ids_in_wandb(copy)) == names
     for run in mlflow_runs(copy):
-        (told,) = [r for r in mlflow_runs(built) if has_weights_of(run, r)][:1]
+        told = next(r for r in mlflow_runs(with_experiments) if has_weights_of(run, r))
         assert run.data.params == told.data.params
         for metric in ("validation_loss", "test_bits_per_byte", "muon_learning_rate"):
             expected = pytest.approx(told.data.metrics.get(metric))  # or none
@@ -363,17 +373,20 @@ def has_weights_of(one: Run, other: Run) -> bool:
     return bool(one.data.tags[name] == other.data.tags.get(name))
 
 
-def test_plots_show_both_losses_and_both_learning_rates(built: Workspace) -> None:
+def test_plots_show_both_losses_and_both_learning_rates(
+    with_experiments: Workspace,
+) -> None:
     """Without Muon its curve is not drawn: not as zero, and not as an error."""
-    built.dvc("plots", "diff", "HEAD", "in-a-temporary-folder", "--out", "plots")
+    diff = ("plots", "diff", "HEAD", IN_TEMPORARY)
+    with_experiments.dvc(*diff, "--out", "plots")
 
-    page = (built.root / "plots/index.html").read_text()
-    (built.root / "plots/index.html").unlink()
+    drawn_page = with_experiments.root / "plots/index.html"
+    page = drawn_page.read_text()
+    drawn_page.unlink()
     for text in ("validation.csv", "train.csv", "loss (nats per token)", "tokens seen"):
         assert text in page
 
-    diff = ("plots", "diff", "HEAD", "in-a-temporary-folder", "--json")
-    shown = json.loads(built.dvc(*diff).stdout)
+    shown = json.loads(with_experiments.dvc(*diff, "--json").stdout)
     assert "errors" not in shown
     [plot] = shown["data"]["Learning rates"]
     drawn: dict[str, set[str]] = {}
@@ -382,8 +395,8 @@ def test_plots_show_both_losses_and_both_learning_rates(built: Workspace) -> Non
         of_curve.add(point["dvc_inferred_y_value"])
     assert "0.03" in drawn["HEAD muon_learning_rate"]
     assert "0.002" in drawn["HEAD adamw_learning_rate"]
-    assert drawn["in-a-temporary-folder muon_learning_rate"] == {"nan"}
-    assert "0.002" in drawn["in-a-temporary-folder adamw_learning_rate"]
+    assert drawn[f"{IN_TEMPORARY} muon_learning_rate"] == {"nan"}
+    assert "0.002" in drawn[f"{IN_TEMPORARY} adamw_learning_rate"]
 
 
 def test_a_remote_brings_everything_back(built: Workspace, tmp_path: Path) -> None:

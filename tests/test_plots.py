@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.project import Workspace, copy_project
+from tests.project import PATIENCE_SECONDS, Workspace, copy_project
 
 # The name of the language that DVC describes plots in; nothing is fetched from there.
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
@@ -109,7 +109,7 @@ def seen_in_browser(page: Path) -> str:
         [CHROMIUM, *OFFLINE, profile, "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     return re.sub("<script.*?</script>", "", done.stdout, flags=re.DOTALL)

@@ -534,7 +534,7 @@ def test_the_summary_says_what_was_asked_and_warns_where_it_did_not_come(
     tmp_path: Path,
 ) -> None:
     done = split(folders(*[3_000] * 12), tmp_path)
-    asked = {"validation": 0.08, "test": 0.08}
+    asked = {"train": 0.84, "validation": 0.08, "test": 0.08}
 
     line = summary(done.parts, asked, done.shares, done.assignment, leakage=0.5)
     with_warning = summary(
@@ -546,11 +546,12 @@ def test_the_summary_says_what_was_asked_and_warns_where_it_did_not_come(
     )
 
     assert line == (
-        "30,000 tokens to train, 3,000 to validation (8.33%; asked: 8.00%), 3,000 to "
-        "test (8.33%; asked: 8.00%); groups: 11 by hash, 1 moved to fit, 0 cut; "
+        "tokens: 30,000 to train (83.33%; asked: 84.00%), "
+        "3,000 to validation (8.33%; asked: 8.00%), 3,000 to test (8.33%; asked: "
+        "8.00%); groups: 11 by hash, 1 moved to fit, 0 cut; "
         "50.0% of the test's 13-grams are in train, too"
     )
     assert with_warning.splitlines()[1:] == [
         "warning: the test split has 0.03% of the tokens, 8.00% were asked for "
-        "(split.test_fraction in params.yaml)"
+        "(split.*_fraction in params.yaml)"
     ]

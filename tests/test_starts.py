@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import PROJECT
+from tests.project import PATIENCE_SECONDS, PROJECT
 from toygpt.errors import missing_package
 
 STAGES = PROJECT / "stages"
@@ -23,7 +23,7 @@ def start(folder: Path, *arguments: str, **variables: str) -> tuple[int, list[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
     )
     return done.returncode, done.stdout.splitlines()
 

@@ -83,6 +83,8 @@ def test_other_parameters_and_results_are_no_change_of_the_code(
     (repository / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     (repository / "metrics" / "train.json").write_text('{"loss": 1}\n')
     (repository / "metrics" / "evaluate.json").write_text("{}\n")
+    (repository / "texts").mkdir()
+    (repository / "texts" / "input.txt").write_text("the user's own\n")
 
     assert describe_surroundings("cpu")["git.dirty"] == "false"
 

@@ -168,7 +168,7 @@ def test_temporary_files_are_in_the_project_and_go_with_the_next_run(
         made_meanwhile = list(system.iterdir())
     left_behind = [path for folder in temporary.iterdir() for path in folder.iterdir()]
     following = start(TRAINING, root, "0", variables=variables)
-    following.communicate(timeout=60)
+    following.communicate(timeout=PATIENCE_SECONDS)
 
     assert following.returncode == 0
     assert len(sockets) == 1

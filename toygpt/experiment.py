@@ -99,9 +99,10 @@ def identity_problem(root: Path) -> str | None:
 def path_problem(root: Path) -> str | None:
     """Say what keeps `dvc exp run --temp` and the queue from working in a folder.
 
-    They give Git the folder's path as an address: `file://`, and the path as it is.
+    They give Git the folder's path as an address: `file://`, and the path as it is. Of
+    that, Git decodes `%20` to a space.
     """
-    problematic = sorted({char for char in str(root) if char in "#?" or char > "~"})
+    problematic = sorted(set(re.findall("[#?]|[^ -~]|%[0-9A-Fa-f]{2}", str(root))))
     if not problematic:
         return None
     return (

@@ -38,7 +38,8 @@ print(tokenizer.decode(token_ids, skip_special_tokens=True))
 ```
 
 It looks back over {block_size:,} tokens: prompt and continuation together are at most
-that long.
+that long. To keep the end of a longer prompt, with room to write:
+`tokenizer(prompt, truncation=True, max_length={half_block}, return_tensors="pt")`.
 
 ## Parameters
 
@@ -70,6 +71,7 @@ def model_card(params: Params, splits: Manifest, metrics: Mapping[str, float]) -
         corpus=params.corpus,
         num_parameters=int(metrics["parameters"]),
         block_size=size.block_size,
+        half_block=size.block_size // 2,
         corpus_sha256=splits.corpus_sha256,
         tokenizer_sha256=splits.tokenizer_sha256,
         model_table=_table(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 LOCK = Path("dvc.lock")
+TEXTS = Path("texts")  # for the user's own files
 
 DOCUMENTS = Path("data/documents")
 TOKENS = Path("data/tokens")

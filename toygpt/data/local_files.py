@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import IO, Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,11 +29,12 @@ NO_READER_SUFFIXES = {
     *(".rtf", ".svg", ".xhtml", ".xml"),
 }
 JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
-CSV_SUFFIXES = {".csv", ".tsv"}
-CSV_DELIMITERS = ",;\t"
+CSV_DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}
 
 # JSON that is not lines is parsed as a whole, which takes several times its size.
 MAX_JSON_BYTES = 1_000_000_000
+# Arrow's strings are not longer; with room for the names beside the text.
+MAX_TEXT_BYTES = 2_000_000_000
 # Of a file's beginning: enough to see what it is. Git looks at as many.
 HEAD_BYTES = 8_000
 
@@ -94,7 +95,11 @@ def read_local_files(folder: Path, inventory: Inventory) -> Iterator[RawDocument
     Raises:
         InputError: No such folder, or a file that cannot be read to its end.
     """
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:  # a folder above it is closed
+        raise InputError(f"cannot read {folder}: {error.strerror}") from None
+    if not is_folder:
         raise InputError(
             f"there is no folder {str(folder)!r} (corpora.*.folder in params.yaml)"
         )
@@ -193,6 +198,8 @@ def _read_file(
     """
     if suffix in NO_READER_SUFFIXES:
         raise NotTextError(Reason.NO_READER)
+    if suffix == ".parquet" and open_file is not _open_plain:
+        raise NotTextError(Reason.NO_READER, "a compressed Parquet file: decompress it")
     if suffix == ".parquet":
         yield from _read_rows(_rows_of_parquet(path), path, name)
         return
@@ -201,14 +208,18 @@ def _read_file(
         encoding = encoding_of(head)
         if suffix in JSON_SUFFIXES:
             yield from _read_rows(_rows_of_json(file, head, path, suffix), path, name)
-        elif suffix in CSV_SUFFIXES:
-            # What is not UTF-8 in a row is noticed there, and costs this row alone.
-            errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-            with io.TextIOWrapper(file, encoding, errors, newline="") as lines:
-                yield from _read_rows(_rows_of_csv(lines, path), path, name)
+        elif suffix in CSV_DELIMITERS:
+            with _as_text(file, encoding, newline="") as lines:
+                yield from _read_rows(_rows_of_csv(lines, path, suffix), path, name)
         else:
-            group = PurePath(name).parts[0]
-            yield RawDocument(name, group, as_utf8(file.read()))
+            content = as_utf8(file.read())
+            if len(content) > MAX_TEXT_BYTES:
+                raise InputError(
+                    f"{path} is one text of more than {MAX_TEXT_BYTES:,} bytes, which "
+                    f"is more than a document may have: cut it, for example with "
+                    f"split -C 1G FILE NEW_FILE."
+                )
+            yield RawDocument(name, PurePath(name).parts[0], content)
 
 
 def encoding_of(head: bytes) -> str:
@@ -309,8 +320,8 @@ def _rows_of_json(
     """Yield the rows of JSON: those of an array, one in each line, or a single one."""
     encoding = encoding_of(head)
     is_one_value = head.decode(encoding, errors="ignore").lstrip().startswith("[")
-    beginning: list[str | bytes] = []
-    with _lines_of(file, encoding) as lines:
+    beginning: list[str] = []
+    with _as_text(file, encoding, newline="\n") as lines:
         if suffix == ".json" and not is_one_value:
             # It may be lines all the same: if the first of them is JSON by itself.
             while (line := lines.readline()) and not line.strip():
@@ -323,15 +334,14 @@ def _rows_of_json(
             yield from rows_of_jsonl(chain(beginning, lines), str(path))
 
 
-def _lines_of(file: BinaryIO, encoding: str) -> IO[Any]:
-    """Return a file to be read as JSON, which itself says which UTF-8 it is in."""
-    if encoding.startswith("utf-8"):
-        return file
-    return io.TextIOWrapper(file, encoding, newline="\n")
+def _as_text(file: BinaryIO, encoding: str, *, newline: str) -> TextIO:
+    """Return a file to be read as text; an error of UTF-8 costs its row alone."""
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    return io.TextIOWrapper(file, encoding, errors, newline=newline)
 
 
 def _rows_of_one_value(
-    beginning: list[Any], rest: IO[Any], path: Path, suffix: str
+    beginning: list[str], rest: TextIO, path: Path, suffix: str
 ) -> Iterator[object]:
     """Yield the rows of JSON that can only be parsed as a whole."""
     content = rest.read(MAX_JSON_BYTES + 1)
@@ -341,9 +351,11 @@ def _rows_of_one_value(
             f"would have to be parsed as a whole; write it as lines: "
             f"jq -c '.[]' FILE > NEW_FILE.jsonl"
         )
+    text = "".join([*beginning, content])
     try:
-        value = json.loads(content[:0].join([*beginning, content]))
-    except UnicodeDecodeError:
+        text.encode()
+        value = json.loads(text)
+    except UnicodeEncodeError:
         raise NotTextError(Reason.NOT_UTF8) from None
     except (ValueError, RecursionError) as error:
         if suffix == ".json":
@@ -352,7 +364,7 @@ def _rows_of_one_value(
     yield from value if isinstance(value, list) else [value]
 
 
-def _is_json(line: str | bytes) -> bool:
+def _is_json(line: str) -> bool:
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -360,13 +372,13 @@ def _is_json(line: str | bytes) -> bool:
     return True
 
 
-def _rows_of_csv(lines: TextIO, path: Path) -> Iterator[object]:
+def _rows_of_csv(lines: TextIO, path: Path, suffix: str) -> Iterator[object]:
     """Yield the rows of comma-, semicolon- or tab-separated values."""
     csv.field_size_limit(sys.maxsize)
     first = next((line for line in lines if line.strip()), "")
     headers = [
-        (delimiter, next(csv.reader([first], delimiter=delimiter), []))
-        for delimiter in CSV_DELIMITERS
+        (delimiter, [name.strip() for name in _fields_of(first, delimiter)])
+        for delimiter in CSV_DELIMITERS[suffix]  # of equally good ones, the first
     ]
     delimiter, columns = max(
         headers, key=lambda header: ("text" in header[1], len(header[1]))
@@ -388,6 +400,10 @@ def _rows_of_csv(lines: TextIO, path: Path) -> Iterator[object]:
     except csv.Error as error:
         line = rows.line_num + 1
         raise InputError(f"cannot read {path}, line {line}: {error}") from None
+
+
+def _fields_of(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def _rows_of_parquet(path: Path) -> Iterator[object]:

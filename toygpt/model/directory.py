@@ -94,8 +94,8 @@ def _fit_tokenizer_to_model(path: Path, *, block_size: int) -> None:
     """Add to a tokenizer's configuration what transformers needs for this model.
 
     The longest text, so that pipelines can keep to it, and how shorter ones are padded
-    for a batch: on the left, since a continuation is written on the right. The token is
-    masked wherever it pads, so that no new token is needed for it.
+    for a batch, or cut: on the left, since a continuation is written on the right. The
+    token is masked wherever it pads, so that no new token is needed for it.
     """
     values = json.loads(path.read_text(encoding="utf-8"))
     write_json(
@@ -105,6 +105,7 @@ def _fit_tokenizer_to_model(path: Path, *, block_size: int) -> None:
             "model_max_length": block_size,
             "pad_token": values["eos_token"],
             "padding_side": "left",
+            "truncation_side": "left",
         },
     )
 

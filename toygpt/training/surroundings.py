@@ -13,9 +13,11 @@ from toygpt.model.device import device_for
 
 PACKAGES = ("torch", "lightning", "transformers")
 
-# Files in Git that are not code: a run has its parameters, with or without a commit of
-# them, and the stages rewrite the rest. (`:!` excludes a path.)
-NOT_CODE = (f":!{paths.PARAMS}", f":!{paths.LOCK}", f":!{paths.METRICS}")
+# What is not code: a run has its parameters and the digests of its corpus, with or
+# without a commit of them, and the stages rewrite the rest. (`:!` excludes a path.)
+NOT_CODE = [
+    f":!{path}" for path in (paths.PARAMS, paths.TEXTS, paths.LOCK, paths.METRICS)
+]
 
 
 def describe_surroundings(accelerator: str) -> dict[str, str]:
