@@ -112,6 +112,26 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
     assert findings(root) == []
 
 
+def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the interface of `mlflow ui` creates it."""
+    mlflow_client(root).create_experiment("toygpt", "mlflow-artifacts:/2")
+
+    refused = main(["track"])
+    (found,) = findings(root)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
+    capsys.readouterr()
+    accepted = main(["track"])
+
+    assert refused == 1
+    assert "created by MLflow's server" in found
+    assert found.endswith(": ${EDITOR:-vi} params.yaml")
+    assert (accepted, capsys.readouterr().err) == (0, "")
+    assert findings(root) == []
+
+
 def test_the_doctor_corrects_locations_and_brings_files(
     root: Path, tmp_path: Path
 ) -> None:

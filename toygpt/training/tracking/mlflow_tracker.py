@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # By this mark a run is found again, even if its id was never noted.
 RECORD_TAG = "toygpt.run"
+# Of the locations whose files MLflow's server keeps.
+SERVER_SCHEME = "mlflow-artifacts:"
 # MLflow refuses to take more at once.
 MAX_PARAMS = 100
 MAX_METRICS = 1000
@@ -77,28 +79,29 @@ class MLflowTracker:
         """Return the experiment's id; it keeps artifacts here, not where we run.
 
         Raises:
-            RunNotWantedError: The user deleted the experiment, and chose another one.
-            UserActionNeededError: The experiment takes no runs, or none of their files.
+            RunNotWantedError: The experiment takes no runs, and the user chose another.
+            UserActionNeededError: It takes no runs: it was deleted, or is the server's.
         """
         experiment = self._client.get_experiment_by_name(project)
-        if experiment is not None:
-            if experiment.lifecycle_stage == "deleted":
-                if project != wanted_project:
-                    raise RunNotWantedError
-                raise UserActionNeededError(
-                    f"its experiment {project} was deleted. To restore it, run "
-                    f"`{restore_command(experiment.experiment_id)}` in {root}, then "
-                    f"`python . track`; or choose another tracking.project in "
-                    f"params.yaml"
-                )
-            if experiment.artifact_location.startswith("mlflow-artifacts:"):
-                raise UserActionNeededError(
-                    f"its experiment {project} was created by MLflow's server, which "
-                    f"keeps the files: choose another tracking.project in params.yaml"
-                )
-            return str(experiment.experiment_id)
-        location = (root / ARTIFACTS / project).as_uri()
-        return str(self._client.create_experiment(project, location))
+        if experiment is None:
+            location = (root / ARTIFACTS / project).as_uri()
+            return str(self._client.create_experiment(project, location))
+        is_deleted = experiment.lifecycle_stage == "deleted"
+        is_of_server = experiment.artifact_location.startswith(SERVER_SCHEME)
+        if (is_deleted or is_of_server) and project != wanted_project:
+            raise RunNotWantedError
+        if is_of_server:
+            raise UserActionNeededError(
+                f"its experiment {project} was created by MLflow's server, which "
+                f"keeps the files: choose another tracking.project in params.yaml"
+            )
+        if is_deleted:
+            raise UserActionNeededError(
+                f"its experiment {project} was deleted. To restore it, run "
+                f"`{restore_command(experiment.experiment_id)}` in {root}, then "
+                f"`python . track`; or choose another tracking.project in params.yaml"
+            )
+        return str(experiment.experiment_id)
 
     def _create(self, experiment_id: str, info: RunInfo) -> str:
         run = self._client.create_run(
