@@ -72,8 +72,12 @@ def check_trackers(root: Path) -> Iterator[Line]:
             f"{' and '.join(trackers)}: no copy of all files of the run {name}",
             "python . track",
         )
-    else:
-        yield f"{number_of(len(records), 'run')}, and the trackers know all of them"
+    elif wanted:
+        verb = "has" if len(wanted) == 1 else "have"
+        yield (
+            f"{number_of(len(records), 'run')}, and {' and '.join(wanted)} {verb} all "
+            f"of {'it' if len(records) == 1 else 'them'}"
+        )
 
 
 def _sync(root: Path, tracking: TrackingParams) -> None:
