@@ -10,10 +10,11 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from toygpt.errors import InputError, first_line
+from toygpt.files import temporary_directory
 from toygpt.training.tracking.mlflow_locations import (
     ARTIFACTS,
     DATABASE,
@@ -345,10 +346,12 @@ def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
     # Registered models are looked up in no other way.
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    with TemporaryDirectory(prefix="toygpt-") as folder:
+    is_writable = os.access(root, os.W_OK)
+    parent = root / ".toygpt" / "tmp" if is_writable else Path(gettempdir())
+    with temporary_directory(parent) as folder:
         try:
             directory = mlflow.artifacts.download_artifacts(
-                artifact_uri=address, dst_path=folder
+                artifact_uri=address, dst_path=str(folder)
             )
         except Exception as error:  # MLflow's own, the database's, the disk's
             raise InputError(
