@@ -453,6 +453,51 @@ def test_a_run_opened_again_is_told_nothing_twice(
     assert service.points == [*all_points(), (None, "test_loss", 2.5)]
 
 
+def test_half_a_copy_is_not_noted_as_a_copy(
+    tmp_path: Path, record: Record, service: Service
+) -> None:
+    """A killed process leaves one, which the service lists like any other."""
+    record.note_told("fake", Told("1", directories=["samples", "deleted"]))
+    service.directories = ["model", "samples"]
+
+    finish(Courier("fake", record, service.open))
+    without_model = record.info.told["fake"].directories
+    train(record_in(tmp_path), service)
+
+    assert without_model == ["samples"]
+    assert record_in(tmp_path).info.told["fake"].directories == ["model", "samples"]
+
+
+def test_copies_of_another_run_are_not_copies_of_this_one(
+    record: Record, service: Service
+) -> None:
+    record.note_told("fake", Told("0", directories=["model"]))
+    service.directories = ["model"]
+
+    finish(Courier("fake", record, service.open))
+
+    assert record.info.told["fake"] == Told("1", status="FINISHED")
+
+
+@pytest.mark.parametrize("name", ["model", "samples"])
+def test_while_a_copy_is_made_only_the_others_are_noted(
+    record: Record, service: Service, name: str
+) -> None:
+    """What is noted then is all that a killed process leaves of its notes."""
+    record.note_told("fake", Told("1", 1, "FINISHED", ["model"]))
+    noted: list[Told] = []
+    service.fail("log_directory", lambda: noted.append(record.info.told["fake"]))
+    service.directories = ["model"]
+
+    courier = Courier("fake", record, service.open)
+    courier.take_directory(record.folder, name=name)
+    finish(courier)
+
+    others = sorted({"model"} - {name})
+    assert noted == [Told("1", directories=others)]
+    assert record.info.told["fake"].directories == sorted({"model", name})
+
+
 def test_the_user_hears_what_went_wrong_at_first(
     record: Record, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from toygpt.files import (
     remove_leftover,
     sha256_of,
     sweep_leftovers,
+    temporary_directory,
     write_json,
     write_text,
 )
@@ -259,6 +261,32 @@ def test_a_sweep_before_it_is_locked_costs_no_attempt(
     with make(tmp_path / "tokens"):
         assert not swept[0].exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+
+
+def test_a_temporary_directory_is_removed_by_its_user_or_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be opened, as another user's leftover, stays."""
+    killed, another_users = (tmp_path / f".toygpt.{n}.tmp" for n in ("1", "2"))
+    write_text(killed / "model", "whole")
+    another_users.mkdir()
+
+    def refuse(path: Any, *arguments: Any, **more: Any) -> int:
+        if path == another_users:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really_open(path, *arguments, **more)
+
+    really_open = os.open
+    monkeypatch.setattr(os, "open", refuse)
+
+    with temporary_directory(tmp_path) as first:
+        write_text(first / "model", "in use")
+        with pytest.raises(DiskFullError), temporary_directory(tmp_path) as second:
+            in_use = {first, second, another_users}
+            assert set(tmp_path.iterdir()) == in_use
+            assert contents(first) == {"model": "in use"}
+            raise DiskFullError
+    assert list(tmp_path.iterdir()) == [another_users]
 
 
 def test_the_sweep_spares_what_belongs_to_others(tmp_path: Path) -> None:

@@ -39,11 +39,16 @@ NAMES = ["a%20b", "a%2Fb", "what?", """# '"&=;:@[]+\\%ß"""]
 def project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a project with a run whose model MLflow keeps."""
     root = give_database(tmp_path / "project", tmp_path_factory)
-    with sqlite3.connect(root / "mlflow.db") as connection:  # as if created here
-        location = (root / "mlartifacts" / "0").as_uri()
-        connection.execute("UPDATE experiments SET artifact_location = ?", [location])
+    # As if it was created here.
+    set_location(root, (root / "mlartifacts" / "0").as_uri())
     train(root)
     return root
+
+
+def set_location(root: Path, location: str) -> None:
+    """Give all experiments a location."""
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", [location])
 
 
 def train(root: Path, run_id: str = RUN_ID, *, text: str = "{}") -> Any:
@@ -230,19 +235,26 @@ def test_of_a_deleted_experiment_one_warning_says_what_helps(
     assert len(record_in(project, "2").points) == 2
 
 
-def test_runs_of_a_deleted_experiment_are_left_alone_once_another_is_chosen(
-    project: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("reason", ["deleted", "the server's"])
+def test_runs_of_an_unusable_experiment_are_left_alone_once_another_is_chosen(
+    project: Path, capsys: pytest.CaptureFixture[str], reason: str
 ) -> None:
-    with run_in(project, tracked_by(), run_id="2"):
-        pass
-    record_in(project, "2").update(trackers=["mlflow"])
+    for run_id, name in (("1", "toy"), ("2", "another")):
+        with run_in(project, tracked_by(project=name), run_id=run_id):
+            pass
+        record_in(project, run_id).update(trackers=["mlflow"])
     client = mlflow_client(project)
-    client.delete_experiment(client.get_experiment_by_name("toy").experiment_id)
+    if reason == "deleted":
+        client.delete_experiment(client.get_experiment_by_name("toy").experiment_id)
+    else:
+        set_location(project, "mlflow-artifacts:/1")
 
-    bring_up_to_date(tracked_by("mlflow", project="another"), project)
+    synced = bring_up_to_date(tracked_by("mlflow", project="another"), project)
 
     assert warnings_on(capsys) == []
-    assert not record_in(project, "2").info.told["mlflow"].is_wanted
+    assert not record_in(project, "1").info.told["mlflow"].is_wanted
+    assert len(synced) == 1
+    assert len(mlflow_runs(project, "another")) == 1
 
 
 def test_an_experiment_whose_files_are_the_servers_is_named(

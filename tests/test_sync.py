@@ -49,6 +49,12 @@ def root(
     return root
 
 
+def lines_on_runs(root: Path) -> list[str]:
+    """Return what the doctor says of the runs where they are all synced."""
+    lines = [line for line in check_trackers(root) if isinstance(line, str)]
+    return [line for line in lines if " run" in line]
+
+
 def findings(root: Path, *, fix: bool = False) -> list[str]:
     """Return what the doctor finds at the trackers, after it fixed what it can."""
     found = [line for line in check_trackers(root) if isinstance(line, Finding)]
@@ -100,6 +106,7 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
     refused = main(["track"])
     said = capsys.readouterr()
     (found,) = findings(root)
+    while_deleted = lines_on_runs(root)
     client.restore_experiment(experiment_id)
     accepted = main(["track"])
 
@@ -109,6 +116,28 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
     assert f"mlflow experiments restore --experiment-id {experiment_id}" in found
     assert accepted == 0
     assert capsys.readouterr().out == "synced: nano-python\n"
+    assert findings(root) == []
+    assert while_deleted == [], "MLflow has nothing, and no other tracker is wanted"
+    assert lines_on_runs(root) == ["1 run, and mlflow has all of it"]
+
+
+def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the interface of `mlflow ui` creates it."""
+    mlflow_client(root).create_experiment("toygpt", "mlflow-artifacts:/2")
+
+    refused = main(["track"])
+    (found,) = findings(root)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
+    capsys.readouterr()
+    accepted = main(["track"])
+
+    assert refused == 1
+    assert "created by MLflow's server" in found
+    assert found.endswith(": ${EDITOR:-vi} params.yaml")
+    assert (accepted, capsys.readouterr().err) == (0, "")
     assert findings(root) == []
 
 

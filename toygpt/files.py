@@ -102,6 +102,28 @@ def new_directory(path: Path) -> Iterator[Path]:
         _put_in_place(temporary, path)
 
 
+@contextmanager
+def temporary_directory(parent: Path) -> Iterator[Path]:
+    """Yield an empty directory in a folder; it is removed when it is not needed.
+
+    What a killed process left behind is removed by the next one that needs such a
+    directory in the same folder.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(parent)
+    while True:
+        temporary = _temporary_sibling(parent / "toygpt")
+        temporary.mkdir(mode=0o700)
+        with _held(temporary) as descriptor:
+            if descriptor is not None:
+                try:
+                    yield temporary
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                return
+            # Before it was locked, another process saw it as a leftover.
+
+
 def remove_directory(path: Path) -> None:
     """Remove a directory in one step: at any moment all of it is there, or nothing.
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from toygpt import paths
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.doctor.leftovers import size_of
 from toygpt.doctor.machine import valid_params
@@ -22,7 +23,7 @@ from toygpt.training.tracking.mlflow_locations import (
     foreign_locations,
     open_to_read,
 )
-from toygpt.training.tracking.mlflow_tracker import restore_command
+from toygpt.training.tracking.mlflow_tracker import SERVER_SCHEME, restore_command
 from toygpt.training.tracking.record import Record, runs_folder
 from toygpt.training.tracking.run import bring_up_to_date, wanted_trackers
 
@@ -44,8 +45,8 @@ def check_trackers(root: Path) -> Iterator[Line]:
         yield "who is to be told is not known: see the parameters"
         return
     tracking = params.tracking
-    if tracking.mlflow and (deleted := _deleted_experiment(root, tracking.project)):
-        yield deleted
+    if tracking.mlflow and (unusable := _unusable_experiment(root, tracking.project)):
+        yield unusable
         tracking = tracking.without(["mlflow"])  # it takes nothing before that
     wanted = wanted_trackers(tracking)
     untold = [
@@ -71,8 +72,12 @@ def check_trackers(root: Path) -> Iterator[Line]:
             f"{' and '.join(trackers)}: no copy of all files of the run {name}",
             "python . track",
         )
-    else:
-        yield f"{number_of(len(records), 'run')}, and the trackers know all of them"
+    elif wanted:
+        verb = "has" if len(wanted) == 1 else "have"
+        yield (
+            f"{number_of(len(records), 'run')}, and {' and '.join(wanted)} {verb} all "
+            f"of {'it' if len(records) == 1 else 'them'}"
+        )
 
 
 def _sync(root: Path, tracking: TrackingParams) -> None:
@@ -165,11 +170,11 @@ def _locations(root: Path) -> Iterator[Finding]:
     )
 
 
-def _deleted_experiment(root: Path, project: str) -> Finding | None:
-    """Return what is to be done if new runs would be those of a deleted experiment."""
+def _unusable_experiment(root: Path, project: str) -> Finding | None:
+    """Return what the user has to do if the experiment of new runs takes none."""
     query = (
-        "SELECT experiment_id FROM experiments "
-        "WHERE name = ? AND lifecycle_stage = 'deleted'"
+        "SELECT experiment_id, lifecycle_stage = 'deleted', artifact_location "
+        "FROM experiments WHERE name = ?"
     )
     try:
         with closing(open_to_read(root / DATABASE)) as connection:
@@ -178,11 +183,20 @@ def _deleted_experiment(root: Path, project: str) -> Finding | None:
         return None
     if row is None:
         return None
-    return Finding(
-        f"MLflow logs nothing: its experiment {project} was deleted. Restore it, or "
-        f"choose another tracking.project in params.yaml",
-        f"{restore_command(row[0])} && python . track",
-    )
+    experiment_id, is_deleted, location = row
+    if (location or "").startswith(SERVER_SCHEME):
+        return Finding(
+            f"MLflow logs nothing: its experiment {project} was created by MLflow's "
+            f"server, which keeps the files. Choose another tracking.project",
+            f"${{EDITOR:-vi}} {paths.PARAMS}",
+        )
+    if is_deleted:
+        return Finding(
+            f"MLflow logs nothing: its experiment {project} was deleted. Restore it, "
+            f"or choose another tracking.project in {paths.PARAMS}",
+            f"{restore_command(experiment_id)} && python . track",
+        )
+    return None
 
 
 def _put_aside(path: Path | str) -> str:

@@ -51,6 +51,7 @@ class Courier:
         self._facts_told: dict[str, str] = {}
         self._directories: dict[str, Path] = {}
         self._directories_told: set[str] = set()
+        self._directories_before: set[str] = set()  # whole copies, noted earlier
 
         self._news = Condition()
         self._has_news = True
@@ -146,7 +147,11 @@ class Courier:
     def _tell_everything(self) -> None:
         if self._tracker is None:
             self._tracker = self._open_tracker()
-            self._note(Told(self._tracker.run_id))
+            before = self.record.info.told.get(self.name)
+            self._directories_before = set()
+            if before is not None and before.id == self._tracker.run_id:
+                self._directories_before.update(before.directories)
+            self._note_opened()
         tracker, facts = self._tracker, self.record.info.all_facts
         if facts != self._facts_told:
             tracker.log_facts(facts)
@@ -160,6 +165,9 @@ class Courier:
 
         for name, directory in list(self._directories.items()):
             if name not in self._directories_told:
+                if name in self._directories_before:  # that copy is overwritten
+                    self._directories_before.remove(name)
+                    self._note_opened()
                 tracker.log_directory(directory, name=name)
                 self._directories_told.add(name)
 
@@ -170,14 +178,22 @@ class Courier:
         curves = [point for point in self.record.points if point.step is not None]
         if lost := _unknown(curves, self._tracker):
             raise OSError(f"{len(lost)} points did not arrive")
+        # A process that was killed may have left half a copy, which is listed, too.
+        whole = self._directories_told | self._directories_before
         self._note(
             Told(
                 self._tracker.run_id,
                 num_points=self._num_points_told,
                 status=info.status,
-                directories=sorted(self._tracker.directories),
+                directories=sorted(self._tracker.directories & whole),
             )
         )
+
+    def _note_opened(self) -> None:
+        """Note the run as incomplete at the tracker, and which copies are whole."""
+        assert self._tracker is not None
+        directories = sorted(self._directories_before)
+        self._note(Told(self._tracker.run_id, directories=directories))
 
     def _note(self, told: Told) -> None:
         if not self._is_given_up:  # by now another process may write the record

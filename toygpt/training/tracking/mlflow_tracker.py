@@ -10,10 +10,11 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from toygpt.errors import InputError, first_line
+from toygpt.files import temporary_directory
 from toygpt.training.tracking.mlflow_locations import (
     ARTIFACTS,
     DATABASE,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # By this mark a run is found again, even if its id was never noted.
 RECORD_TAG = "toygpt.run"
+# Of the locations whose files MLflow's server keeps.
+SERVER_SCHEME = "mlflow-artifacts:"
 # MLflow refuses to take more at once.
 MAX_PARAMS = 100
 MAX_METRICS = 1000
@@ -77,28 +80,29 @@ class MLflowTracker:
         """Return the experiment's id; it keeps artifacts here, not where we run.
 
         Raises:
-            RunNotWantedError: The user deleted the experiment, and chose another one.
-            UserActionNeededError: The experiment takes no runs, or none of their files.
+            RunNotWantedError: The experiment takes no runs, and the user chose another.
+            UserActionNeededError: It takes no runs: it was deleted, or is the server's.
         """
         experiment = self._client.get_experiment_by_name(project)
-        if experiment is not None:
-            if experiment.lifecycle_stage == "deleted":
-                if project != wanted_project:
-                    raise RunNotWantedError
-                raise UserActionNeededError(
-                    f"its experiment {project} was deleted. To restore it, run "
-                    f"`{restore_command(experiment.experiment_id)}` in {root}, then "
-                    f"`python . track`; or choose another tracking.project in "
-                    f"params.yaml"
-                )
-            if experiment.artifact_location.startswith("mlflow-artifacts:"):
-                raise UserActionNeededError(
-                    f"its experiment {project} was created by MLflow's server, which "
-                    f"keeps the files: choose another tracking.project in params.yaml"
-                )
-            return str(experiment.experiment_id)
-        location = (root / ARTIFACTS / project).as_uri()
-        return str(self._client.create_experiment(project, location))
+        if experiment is None:
+            location = (root / ARTIFACTS / project).as_uri()
+            return str(self._client.create_experiment(project, location))
+        is_deleted = experiment.lifecycle_stage == "deleted"
+        is_of_server = experiment.artifact_location.startswith(SERVER_SCHEME)
+        if (is_deleted or is_of_server) and project != wanted_project:
+            raise RunNotWantedError
+        if is_of_server:
+            raise UserActionNeededError(
+                f"its experiment {project} was created by MLflow's server, which "
+                f"keeps the files: choose another tracking.project in params.yaml"
+            )
+        if is_deleted:
+            raise UserActionNeededError(
+                f"its experiment {project} was deleted. To restore it, run "
+                f"`{restore_command(experiment.experiment_id)}` in {root}, then "
+                f"`python . track`; or choose another tracking.project in params.yaml"
+            )
+        return str(experiment.experiment_id)
 
     def _create(self, experiment_id: str, info: RunInfo) -> str:
         run = self._client.create_run(
@@ -342,10 +346,12 @@ def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
     # Registered models are looked up in no other way.
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    with TemporaryDirectory(prefix="toygpt-") as folder:
+    is_writable = os.access(root, os.W_OK)
+    parent = root / ".toygpt" / "tmp" if is_writable else Path(gettempdir())
+    with temporary_directory(parent) as folder:
         try:
             directory = mlflow.artifacts.download_artifacts(
-                artifact_uri=address, dst_path=folder
+                artifact_uri=address, dst_path=str(folder)
             )
         except Exception as error:  # MLflow's own, the database's, the disk's
             raise InputError(

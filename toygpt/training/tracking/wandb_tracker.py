@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toygpt.files import temporary_directory
 from toygpt.training.tracking.record import Known, Point, RunInfo, Status
 from toygpt.training.tracking.wandb_files import WandbRun, read_runs
 
@@ -131,37 +130,11 @@ class WandbTracker:
 
 @cache
 def _temporary_folder(root: Path) -> Path:
-    """Return a folder for W&B's temporary files, which ends with this process.
-
-    A process that is killed leaves its folder behind; the next one, which finds nobody
-    holding the folder's lock, removes it.
-    """
+    """Return a folder for W&B's temporary files, which ends with this process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
     parent = root / ".toygpt" / "wandb" / "tmp"
-    parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent):
-        for leftover in parent.iterdir():
-            with suppress(BlockingIOError), _locked(leftover, is_patient=False):
-                shutil.rmtree(leftover, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="", dir=parent))
-        lock = os.open(folder, os.O_RDONLY)  # it is held until this process ends
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@contextmanager
-def _locked(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
-    """Hold the lock of a folder.
-
-    Raises:
-        BlockingIOError: Another process holds it, and this one does not wait.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
+    return stack.enter_context(temporary_directory(parent))
 
 
 @contextmanager
