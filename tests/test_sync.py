@@ -88,6 +88,20 @@ def test_what_mlflow_refuses_is_an_error_until_it_is_synced(
     assert (folder / "model" / "model.safetensors").read_text() == "weights"
 
 
+def test_a_damaged_lock_file_is_an_error_in_one_line(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["track"]) == 0
+    capsys.readouterr()
+    (root / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")
+
+    refused = main(["track"])
+
+    said = "error: dvc.lock is damaged: run `git checkout dvc.lock`\n"
+    assert (refused, *capsys.readouterr()) == (2, "", said)
+    assert findings(root) == []  # of the trackers
+
+
 def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
