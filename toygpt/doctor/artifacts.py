@@ -80,10 +80,9 @@ def _measurements(
     # Alone, so that the model stays as it is; but something has to be there to measure.
     alone = "--single-item " if (root / paths.MODEL).is_dir() else ""
     for stage, results in outdated.items():
-        names = " and ".join(map(str, results))
         yield Finding(
-            f"{names} {'is' if len(results) == 1 else 'are'} of another model than "
-            f"the one in {paths.LOCK}, {paths.MODEL}",
+            f"{' and '.join(map(str, results))}: not measured on {paths.MODEL}, as far "
+            f"as {paths.LOCK} knows",
             f"dvc repro {alone}{stage}",
         )
 
