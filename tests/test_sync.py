@@ -102,6 +102,31 @@ def test_a_damaged_lock_file_is_an_error_in_one_line(
     assert findings(root) == []  # of the trackers
 
 
+LOCK_WITH_EVALUATE = """
+schema: '2.0'
+stages:
+  train:
+    outs: [{path: models/toygpt, md5: 0.dir}]
+  evaluate:
+    deps: [{path: models/toygpt, md5: 0.dir}]
+"""
+
+
+@pytest.mark.parametrize("lock", [LOCK_WITH_EVALUATE, None])
+def test_without_the_results_of_the_evaluation_the_model_is_synced(
+    root: Path, capsys: pytest.CaptureFixture[str], lock: str | None
+) -> None:
+    """Where metrics/evaluate.json was deleted, or dvc.lock."""
+    (root / "dvc.lock").write_text(lock) if lock else (root / "dvc.lock").unlink()
+
+    assert main(["track"]) == 0
+
+    assert capsys.readouterr().out == "synced: nano-python\n"
+    (run,) = mlflow_runs(root, "toygpt")
+    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
+    assert (folder / "model" / "model.safetensors").read_text() == "weights"
+
+
 def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

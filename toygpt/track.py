@@ -332,9 +332,14 @@ class Results:
         """Return the results of the evaluation, if it was of this model."""
         if not self._is_of_this_model("evaluate"):
             return {}
-        metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+        try:
+            metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+        except FileNotFoundError:  # deleted: all else is known without it
+            return {}
         return {name: float(value) for name, value in metrics.items()}
 
     def _is_of_this_model(self, stage: str) -> bool:
         """Say whether a stage's results are of this model, and not of one before."""
-        return is_of_this_model(self._read(paths.LOCK), stage)
+        with suppress(FileNotFoundError):
+            return is_of_this_model(self._read(paths.LOCK), stage)
+        return False  # without dvc.lock that is not known
