@@ -259,6 +259,8 @@ def test_in_a_fresh_clone_the_new_model_is_evaluated(
     assert "Stage 'evaluate' is cached" in again
     assert clone.run("git", "status", "--porcelain").stdout == ""
     assert trackers_with_test_metrics(clone) == [True, False]
+    page = clone.run("python", ".", "doctor", check=False)
+    assert "mlflow and wandb: not all results of the run nano-python" in page.stdout
     clone.run("python", ".", "track")
     assert trackers_with_test_metrics(clone) == [True, True]
 

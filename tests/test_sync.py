@@ -79,7 +79,7 @@ def test_what_mlflow_refuses_is_an_error_until_it_is_synced(
     assert said.err.splitlines()[-1] == "error: not synced with mlflow: nano-python"
     assert "python . track" in found[0]
     assert after_fix == [
-        "mlflow: no copy of all files of the run nano-python: python . track"
+        "mlflow: not all results of the run nano-python: python . track"
     ]
     assert (accepted, then.out, then.err) == (0, "synced: nano-python\n", "")
     assert findings(root) == []
@@ -125,6 +125,24 @@ def test_without_the_results_of_the_evaluation_the_model_is_synced(
     (run,) = mlflow_runs(root, "toygpt")
     folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
     assert (folder / "model" / "model.safetensors").read_text() == "weights"
+
+
+def test_the_doctor_names_a_run_without_the_results_of_its_evaluation(
+    root: Path,
+) -> None:
+    """As where DVC has restored them from its run cache."""
+    (root / "dvc.lock").write_text(LOCK_WITH_EVALUATE)
+    assert main(["track"]) == 0
+    assert findings(root) == []
+    (root / "metrics").mkdir()
+    (root / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+
+    found = findings(root)
+    assert main(["track"]) == 0
+
+    assert found == ["mlflow: not all results of the run nano-python: python . track"]
+    assert mlflow_runs(root, "toygpt")[0].data.metrics["test_loss"] == 2.5
+    assert findings(root) == []
 
 
 def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
