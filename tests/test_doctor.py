@@ -685,6 +685,8 @@ def test_a_merge_conflict_is_left_to_the_user(
     page = visit(fix=True)
 
     assert page.remedy("dvc.lock has a merge conflict").startswith("git checkout HEAD")
+    assert "dvc.lock cannot be read: see dvc above" in page.text
+    assert "could not be examined" not in page.text
     assert lock.read_text() == conflict
 
 

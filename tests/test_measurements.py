@@ -49,11 +49,25 @@ def test_without_a_lock_file_there_is_none_afterwards(project: Path) -> None:
     assert not (project / "dvc.lock").exists()
 
 
-def test_a_damaged_lock_file_is_named(project: Path) -> None:
-    (project / "dvc.lock").write_text("<<<<<<< HEAD\n")
+@pytest.mark.parametrize(
+    "text", ["", LOCK[: len(LOCK) // 2] + "\n  - {", f"<<<<<<< HEAD\n{LOCK}"]
+)
+def test_a_damaged_lock_file_is_named_before_anything_is_removed(
+    project: Path, text: str
+) -> None:
+    (project / "dvc.lock").write_text(text)
 
-    with pytest.raises(InputError, match=r"dvc\.lock is damaged: run `git checkout"):
-        remove_measurements()
+    for use in (
+        remove_measurements,
+        lambda: outdated_measurements(project),
+        lambda: is_of_this_model(text, "evaluate"),
+    ):
+        with pytest.raises(InputError, match=r"^dvc\.lock is damaged: run `git check"):
+            use()
+
+    assert [path.read_text() for path in NUMBERS] == ['{"number": 1.5}\n'] * 2
+    assert (SAMPLES / "samples.md").is_file()
+    assert Path("dvc.lock").read_text() == text
 
 
 def test_numbers_of_another_model_are_found(project: Path) -> None:

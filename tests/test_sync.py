@@ -85,13 +85,70 @@ def test_what_mlflow_refuses_is_an_error_until_it_is_synced(
     assert said.err.splitlines()[-1] == "error: not synced with mlflow: nano-python"
     assert "python . track" in found[0]
     assert after_fix == [
-        "mlflow: no copy of all files of the run nano-python: python . track"
+        "mlflow: not all results of the run nano-python: python . track"
     ]
     assert (accepted, then.out, then.err) == (0, "synced: nano-python\n", "")
     assert findings(root) == []
     (run,) = mlflow_runs(root, "toygpt")
     folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
     assert (folder / "model" / "model.safetensors").read_text() == "weights"
+
+
+def test_a_damaged_lock_file_is_an_error_in_one_line(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["track"]) == 0
+    capsys.readouterr()
+    (root / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")
+
+    refused = main(["track"])
+
+    said = "error: dvc.lock is damaged: run `git checkout dvc.lock`\n"
+    assert (refused, *capsys.readouterr()) == (2, "", said)
+    assert findings(root) == []  # of the trackers
+
+
+LOCK_WITH_EVALUATE = """
+schema: '2.0'
+stages:
+  train:
+    outs: [{path: models/toygpt, md5: 0.dir}]
+  evaluate:
+    deps: [{path: models/toygpt, md5: 0.dir}]
+"""
+
+
+@pytest.mark.parametrize("lock", [LOCK_WITH_EVALUATE, None])
+def test_without_the_results_of_the_evaluation_the_model_is_synced(
+    root: Path, capsys: pytest.CaptureFixture[str], lock: str | None
+) -> None:
+    """Where metrics/evaluate.json was deleted, or dvc.lock."""
+    (root / "dvc.lock").write_text(lock) if lock else (root / "dvc.lock").unlink()
+
+    assert main(["track"]) == 0
+
+    assert capsys.readouterr().out == "synced: nano-python\n"
+    (run,) = mlflow_runs(root, "toygpt")
+    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
+    assert (folder / "model" / "model.safetensors").read_text() == "weights"
+
+
+def test_the_doctor_names_a_run_without_the_results_of_its_evaluation(
+    root: Path,
+) -> None:
+    """As where DVC has restored them from its run cache."""
+    (root / "dvc.lock").write_text(LOCK_WITH_EVALUATE)
+    assert main(["track"]) == 0
+    assert findings(root) == []
+    (root / "metrics").mkdir()
+    (root / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+
+    found = findings(root)
+    assert main(["track"]) == 0
+
+    assert found == ["mlflow: not all results of the run nano-python: python . track"]
+    assert mlflow_runs(root, "toygpt")[0].data.metrics["test_loss"] == 2.5
+    assert findings(root) == []
 
 
 def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(

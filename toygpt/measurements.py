@@ -7,15 +7,17 @@ show`, `dvc exp show`) it reads from the files, whether they fit dvc.lock or not
 from __future__ import annotations
 
 import io
-import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from toygpt import paths
 from toygpt.errors import InputError
-from toygpt.files import write_json, write_text
+from toygpt.files import remove_directory, write_json, write_text
 
 # The stages that measure a trained model, and their results.
 MEASUREMENTS = {
@@ -28,35 +30,53 @@ def remove_measurements() -> None:
     """Remove what was measured of the model before, here and in dvc.lock.
 
     A new model takes the numbers of the old one with it. DVC then shows `-`, and has to
-    run `evaluate`, even if the new weights are those in dvc.lock. The entries in
-    dvc.lock go as well, or `dvc checkout`, `pull` and `exp apply` would bring the old
-    samples back. Files of metrics are emptied: one that is missing is an error to DVC.
+    run `evaluate`, unless its run cache has the result for these weights: `python .
+    track` then logs it. The entries in dvc.lock go as well, or `dvc checkout`, `pull`
+    and `exp apply` would bring the old samples back. Files of metrics are emptied: one
+    that is missing is an error to DVC.
 
     Raises:
-        InputError: dvc.lock cannot be read.
+        InputError: dvc.lock cannot be read. Then nothing is removed.
     """
+    lock = _lock_without_measurements() if paths.LOCK.is_file() else None
     for results in MEASUREMENTS.values():
         for path in results:
             if path.suffix == ".json":
                 write_json(path, {})
             elif path.is_dir():
-                shutil.rmtree(path)
-    if not paths.LOCK.is_file():
-        return
+                remove_directory(path)
+    if lock is not None:
+        write_text(paths.LOCK, lock)
+
+
+def _lock_without_measurements() -> str | None:
+    """Return the text of dvc.lock without `MEASUREMENTS`; None if it has none."""
     yaml = YAML()
-    try:
-        lock = yaml.load(paths.LOCK)
-        outdated = lock["stages"].keys() & MEASUREMENTS.keys()
+    with _damage_named():
+        lock = yaml.load(paths.LOCK.read_text(encoding="utf-8"))
+        outdated = lock.get("stages", {}).keys() & MEASUREMENTS.keys()
         for stage in outdated:
             del lock["stages"][stage]
-    except (YAMLError, AttributeError, KeyError, TypeError):
+    if not outdated:
+        return None
+    text = io.StringIO()
+    yaml.dump(lock, text)
+    return text.getvalue()
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Say of a dvc.lock that cannot be read how to restore it.
+
+    Raises:
+        InputError: In place of each error of reading it and of what it holds.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, YAMLError):
         raise InputError(
             f"{paths.LOCK} is damaged: run `git checkout {paths.LOCK}`"
         ) from None
-    if outdated:
-        text = io.StringIO()
-        yaml.dump(lock, text)
-        write_text(paths.LOCK, text.getvalue())
 
 
 def outdated_measurements(root: Path) -> dict[str, list[Path]]:
@@ -70,8 +90,12 @@ def outdated_measurements(root: Path) -> dict[str, list[Path]]:
 
     Returns:
         For each stage that has such results their paths, relative to `root`.
+
+    Raises:
+        InputError: dvc.lock is damaged.
     """
-    lock = (root / paths.LOCK).read_text(encoding="utf-8")
+    with _damage_named():
+        lock = (root / paths.LOCK).read_text(encoding="utf-8")
     found = {
         stage: [path for path in results if _shows_something(root / path)]
         for stage, results in MEASUREMENTS.items()
@@ -92,12 +116,17 @@ def is_of_this_model(lock: str, stage: str) -> bool:
     Args:
         lock: The text of dvc.lock.
         stage: One of `MEASUREMENTS`.
+
+    Raises:
+        InputError: dvc.lock is damaged.
     """
-    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+    with _damage_named():
+        stages = YAML(typ="safe").load(lock).get("stages", {})
+        measured = _models(stages, stage, "deps")
+        return bool(measured) and measured == _models(stages, "train", "outs")
 
-    def model(stage: str, kind: str) -> list[str]:
-        entries = stages.get(stage, {}).get(kind, [])
-        return [e["md5"] for e in entries if e["path"] == paths.MODEL.as_posix()]
 
-    measured = model(stage, "deps")
-    return bool(measured) and measured == model("train", "outs")
+def _models(stages: Mapping[str, Any], stage: str, kind: str) -> list[str]:
+    """Return the digest of the model among what a stage has read or written, if any."""
+    entries = stages.get(stage, {}).get(kind, [])
+    return [e["md5"] for e in entries if e["path"] == paths.MODEL.as_posix()]

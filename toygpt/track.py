@@ -119,14 +119,23 @@ def track(
 
 
 def _add_evaluation(record: Record, evaluation: Mapping[str, float]) -> None:
-    """Note what the record lacks: DVC restored it from its run cache, or pulled it."""
-    known = known_of(record.points)
-    missing = {
-        name: value for name, value in evaluation.items() if (None, name) not in known
-    }
-    if missing:
+    """Append what the record lacks of the results of the evaluation."""
+    if missing := _missing_results(record, evaluation):
         with record.locked():
             record.append(missing, step=None)
+
+
+def _missing_results(
+    record: Record, evaluation: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the results of the evaluation that the record lacks.
+
+    It lacks them where DVC restored them from its run cache, or pulled them.
+    """
+    known = known_of(record.points)
+    return {
+        name: value for name, value in evaluation.items() if (None, name) not in known
+    }
 
 
 def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, str]]:
@@ -165,20 +174,26 @@ def _lacking_files(
     ]
 
 
-def unsynced_files(
+def unsynced_results(
     root: Path, tracking: TrackingParams
 ) -> tuple[str, list[str]] | None:
-    """Return the run of the workspace's model, and the trackers that lack its files.
+    """Return the run of the workspace's model, and the trackers that lack its results.
 
-    None if there is no such tracker, run or model.
+    These are its files and the metrics of its evaluation. None if there is no such
+    tracker, run or model.
     """
     results = Results(root, None)
     with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
         record = record_of_weights(root, results.weights_sha256)
         if record is not None and not record.is_being_written():
             with results.directories() as directories:
-                if trackers := _lacking_files(record, directories, tracking):
-                    return record.info.name, trackers
+                trackers = _lacking_files(record, directories, tracking)
+            if _missing_results(record, results.evaluation()):
+                # `track` appends them to the record: then no tracker has all points.
+                num_points = len(record.points) + 1
+                trackers = record.info.untold(wanted_trackers(tracking), num_points)
+            if trackers:
+                return record.info.name, trackers
     return None
 
 
@@ -332,9 +347,14 @@ class Results:
         """Return the results of the evaluation, if it was of this model."""
         if not self._is_of_this_model("evaluate"):
             return {}
-        metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+        try:
+            metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+        except FileNotFoundError:  # deleted: all else is known without it
+            return {}
         return {name: float(value) for name, value in metrics.items()}
 
     def _is_of_this_model(self, stage: str) -> bool:
         """Say whether a stage's results are of this model, and not of one before."""
-        return is_of_this_model(self._read(paths.LOCK), stage)
+        with suppress(FileNotFoundError):
+            return is_of_this_model(self._read(paths.LOCK), stage)
+        return False  # without dvc.lock that is not known

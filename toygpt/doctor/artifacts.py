@@ -6,7 +6,7 @@ import hashlib
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,12 @@ def check_artifacts(root: Path) -> Iterator[Line]:
     if not (root / "dvc.lock").is_file():
         yield "not built yet; to build: `dvc repro`"
         return
-    yield from _measurements(root)
+    try:
+        outdated = outdated_measurements(root)
+    except InputError:  # `check_dvc` has a finding
+        yield f"{paths.LOCK} cannot be read: see dvc above"
+        return
+    yield from _measurements(root, outdated)
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -63,15 +68,21 @@ def check_artifacts(root: Path) -> Iterator[Line]:
         yield from _manifests(root)
 
 
-def _measurements(root: Path) -> Iterator[Finding]:
-    """See whether numbers and samples are of the model beside them."""
+def _measurements(
+    root: Path, outdated: Mapping[str, Sequence[Path]]
+) -> Iterator[Finding]:
+    """Name numbers and samples that are not of the model beside them.
+
+    Args:
+        root: The project's folder.
+        outdated: By stage the paths of such results.
+    """
     # Alone, so that the model stays as it is; but something has to be there to measure.
     alone = "--single-item " if (root / paths.MODEL).is_dir() else ""
-    for stage, results in outdated_measurements(root).items():
-        names = " and ".join(map(str, results))
+    for stage, results in outdated.items():
         yield Finding(
-            f"{names} {'is' if len(results) == 1 else 'are'} of another model than "
-            f"the one in {paths.LOCK}, {paths.MODEL}",
+            f"{' and '.join(map(str, results))}: not measured on {paths.MODEL}, as far "
+            f"as {paths.LOCK} knows",
             f"dvc repro {alone}{stage}",
         )
 

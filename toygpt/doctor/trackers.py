@@ -15,7 +15,7 @@ from toygpt.doctor.leftovers import size_of
 from toygpt.doctor.machine import valid_params
 from toygpt.errors import InputError
 from toygpt.params import TrackingParams
-from toygpt.track import unsynced_files, unsynced_runs
+from toygpt.track import unsynced_results, unsynced_runs
 from toygpt.training.tracking.mlflow_locations import (
     ARTIFACTS,
     DATABASE,
@@ -66,10 +66,10 @@ def check_trackers(root: Path) -> Iterator[Line]:
             "python . track",
             partial(_sync, root, tracking),
         )
-    elif unsynced := unsynced_files(root, tracking):
+    elif unsynced := unsynced_results(root, tracking):
         name, trackers = unsynced
         yield Finding(
-            f"{' and '.join(trackers)}: no copy of all files of the run {name}",
+            f"{' and '.join(trackers)}: not all results of the run {name}",
             "python . track",
         )
     elif wanted:
