@@ -246,6 +246,7 @@ def test_a_run_that_was_killed_before_its_parameters_were_told_gets_them(
     assert after.data.params == {"seed": "7", "late": "1"}
 
 
+@pytest.mark.usefixtures("gives_up_soon")
 def test_a_name_that_mlflow_refuses_is_kept_in_the_record(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

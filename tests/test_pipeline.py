@@ -286,10 +286,10 @@ def trackers_with_test_metrics(workspace: Workspace) -> list[bool]:
 
 
 def test_the_doctor_names_the_numbers_of_another_model(
-    built: Workspace, tmp_path: Path
+    with_experiments: Workspace, tmp_path: Path
 ) -> None:
     """Where DVC restores a model from its run cache none of our code runs."""
-    copy = copy_of(built, tmp_path / "project")
+    copy = copy_of(with_experiments, tmp_path / "project")
     restored = copy.dvc("exp", "run", "train", "-S", "train.learning_rate=4e-3").stdout
     assert "Stage 'train' is cached" in restored
 

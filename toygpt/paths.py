@@ -21,6 +21,8 @@ TRAIN_REPORT = Path("reports/train")
 SAMPLES = Path("reports/samples")
 METRICS = Path("metrics")
 
+TEMPORARY = Path(".toygpt/tmp")  # in the main workspace
+
 
 def main_root() -> Path:
     """Return the project folder that the user works in, as an absolute path.

@@ -17,16 +17,16 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from errno import ENOENT
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toygpt import paths
 from toygpt.errors import InputError, first_line
+from toygpt.files import temporary_directory
 from toygpt.measurements import is_of_this_model
 from toygpt.params import flatten, load_params, read_yaml
 from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
@@ -293,8 +293,8 @@ class Results:
 
     def _params(self) -> dict[str, Any]:
         """Return the parameters as a training logs them: where 3 means 3.0, so."""
-        with TemporaryDirectory(prefix="toygpt-") as folder:
-            path = Path(folder) / paths.PARAMS.name
+        with temporary_directory(self.root / paths.TEMPORARY) as folder:
+            path = folder / paths.PARAMS.name
             path.write_text(self._read(paths.PARAMS), encoding="utf-8")
             try:
                 return load_params(path).in_use()
@@ -304,21 +304,21 @@ class Results:
     @contextmanager
     def directories(self) -> Iterator[dict[str, Path]]:
         """Yield the folders that the trackers keep a copy of."""
-        with TemporaryDirectory(prefix="toygpt-") as folder:
-            found = {}
-            made = {"model": paths.MODEL}
-            if self._is_of_this_model("generate-samples"):
-                made["samples"] = paths.SAMPLES
-            for name, path in made.items():
-                if self.revision is None:
-                    directory = self.root / path
-                else:
-                    directory = Path(folder) / name
-                    with suppress(Exception):  # not to be had, for whichever reason
-                        self._files.get(path.as_posix(), str(directory), recursive=True)
-                if directory.is_dir():
-                    found[name] = directory
-            yield found
+        made = {"model": paths.MODEL}
+        if self._is_of_this_model("generate-samples"):
+            made["samples"] = paths.SAMPLES
+        with ExitStack() as stack:
+            folders = {name: self.root / path for name, path in made.items()}
+            if self.revision is not None:
+                temporary = temporary_directory(self.root / paths.TEMPORARY)
+                copies = stack.enter_context(temporary)
+                folders = {name: copies / name for name in made}
+                for name, path in made.items():
+                    with suppress(Exception):  # DVC's are many: the copy is not there
+                        self._files.get(
+                            path.as_posix(), str(folders[name]), recursive=True
+                        )
+            yield {name: path for name, path in folders.items() if path.is_dir()}
 
     def _curves(self) -> dict[int, dict[str, float]]:
         """Return the metrics of each step, as they are called in the trackers."""

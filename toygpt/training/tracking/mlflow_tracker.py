@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
+from toygpt import paths
 from toygpt.errors import InputError, first_line
 from toygpt.files import temporary_directory
 from toygpt.training.tracking.mlflow_locations import (
@@ -347,7 +348,7 @@ def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     is_writable = os.access(root, os.W_OK)
-    parent = root / ".toygpt" / "tmp" if is_writable else Path(gettempdir())
+    parent = root / paths.TEMPORARY if is_writable else Path(gettempdir())
     with temporary_directory(parent) as folder:
         try:
             directory = mlflow.artifacts.download_artifacts(
