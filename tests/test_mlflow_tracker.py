@@ -260,6 +260,7 @@ def test_a_name_that_mlflow_refuses_is_kept_in_the_record(
     assert record_in(root).points[-1].metrics == {"loss?": 2.0}
 
 
+@pytest.mark.usefixtures("gives_up_soon")
 def test_without_mlflow_the_work_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
