@@ -110,7 +110,7 @@ def main() -> None:
 def fractions_asked(params: Params) -> dict[str, float]:
     """Return the share of all tokens that each split should have."""
     validation, test = params.split.validation_fraction, params.split.test_fraction
-    return {"train": 1 - validation - test, "validation": validation, "test": test}
+    return {"train": 1 - (validation + test), "validation": validation, "test": test}
 
 
 def summary(
