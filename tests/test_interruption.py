@@ -119,6 +119,15 @@ class Trained:
         return self.process.exitcode
 
 
+def signalled_in_step_4(root: Path, *numbers: int) -> Trained:
+    """Return a training that has got these signals in the midst of its fourth step."""
+    training = Trained(root, "step")
+    training.wait_for("step", times=4)
+    for number in numbers:
+        training.signal(number)
+    return training
+
+
 def steps_kept(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob(".toygpt/resume/*/step-*"))
 
@@ -130,9 +139,7 @@ def steps_kept(root: Path) -> list[str]:
 def test_the_first_signal_lets_the_step_be_finished_and_kept(
     tmp_path: Path, number: int, code: int
 ) -> None:
-    training = Trained(tmp_path, "step")
-    training.wait_for("step", times=4)
-    training.signal(number)
+    training = signalled_in_step_4(tmp_path, number)
     training.go_on()
 
     assert training.end() == code
@@ -158,10 +165,7 @@ def test_the_second_signal_ends_it_at_once(
     tmp_path: Path, first: int, second: int, code: int
 ) -> None:
     """In the midst of a step, which is not finished and not kept."""
-    training = Trained(tmp_path, "step")
-    training.wait_for("step", times=4)
-    training.signal(first)
-    training.signal(second)
+    training = signalled_in_step_4(tmp_path, first, second)
 
     assert training.end() == code
     assert steps_kept(tmp_path) == []
@@ -180,10 +184,7 @@ def test_an_announced_end_is_neither_the_first_nor_the_second_signal(
     tmp_path: Path, first: int, second: int, code: int
 ) -> None:
     """Slurm sends SIGUSR1, if asked to, and SIGTERM when the time is over."""
-    training = Trained(tmp_path, "step")
-    training.wait_for("step", times=4)
-    training.signal(first)
-    training.signal(second)
+    training = signalled_in_step_4(tmp_path, first, second)
     training.go_on()
 
     assert training.end() == code
