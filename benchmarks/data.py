@@ -34,7 +34,6 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.measure import RESULTS, Duration, report
-from toygpt import paths
 from toygpt.data.corpus import DOCUMENTS_FILE, read_standard_library
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.token_files import (
@@ -47,7 +46,8 @@ from toygpt.data.token_files import (
     write_tokens,
 )
 from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
-from toygpt.files import sha256_of
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import sha256_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 TARGET_TOKENS = 1_500_000_000

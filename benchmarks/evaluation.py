@@ -21,7 +21,7 @@ import torch
 from benchmarks.measure import RESULTS, Lap, Way, race, report
 from benchmarks.training import TASKS
 from toygpt.data.token_files import TokenIds
-from toygpt.evaluation import judge
+from toygpt.evaluation.test_loss import judge
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 

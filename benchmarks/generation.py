@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.measure import RESULTS, Lap, Way, race, report
 from benchmarks.training import TASKS
-from toygpt.memory import ENVIRONMENT, keep_freed_memory
-from toygpt.model import inference
+from toygpt.generation import packed as inference
+from toygpt.generation.engine import generate_together
+from toygpt.generation.packed import InferenceGPT
 from toygpt.model.device import device_for
-from toygpt.model.directory import load_model, save_model
-from toygpt.model.generation import generate_together
 from toygpt.model.gpt import GPT, GPTConfig
-from toygpt.model.inference import InferenceGPT
+from toygpt.model.huggingface import load_model, save_model
+from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
 
 NEVER = -1  # no token has this id, so that no text ends
 

@@ -221,8 +221,7 @@ def machine() -> dict[str, Any]:
     """Return on what this is measured, and with which versions."""
     import torch
 
-    from toygpt.model.device import device_for
-    from toygpt.training.surroundings import device_name
+    from toygpt.model.device import device_for, device_name
 
     versions = {}
     for package in PACKAGES:

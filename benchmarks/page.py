@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS, table
-from toygpt.files import write_text
+from toygpt.pipeline.files import write_text
 
 PAGE = Path("docs/performance.md")
 TABLE = re.compile(r"<!-- (\S+) -->\n.*?<!-- end -->", re.DOTALL)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measure import RESULTS
-from toygpt.files import write_text
+from toygpt.pipeline.files import write_text
 
 PICTURE = Path("docs/images/performance.svg")
 INK, OURS, THEIRS = "#1f2328", "#2f6f4f", "#8c959f"

@@ -29,8 +29,8 @@ from tokenizers import Tokenizer
 from benchmarks.measure import RESULTS, Figures, Lap, Timing, race, report
 from benchmarks.text import ONE_WORD_IN, documents
 from toygpt.data.corpus import count_bytes, read_texts, write_documents
-from toygpt.data.fast_encoding import encode_documents
-from toygpt.data.pretrained_tokenizer import load_pretrained_tokenizer
+from toygpt.data.encoding import encode_documents
+from toygpt.data.pretrained import load_pretrained_tokenizer
 from toygpt.data.token_files import TOKEN_TYPES, TokenIds, write_tokens
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
@@ -39,7 +39,7 @@ from toygpt.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from toygpt.files import sha256_of
+from toygpt.pipeline.files import sha256_of
 
 PROJECT = Path(__file__).parents[1]
 VOCAB_SIZE = 2048

@@ -30,10 +30,10 @@ from torch import nn
 from benchmarks.measure import RESULTS, Lap, Timing, Way, race, report
 from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
-from toygpt.memory import ENVIRONMENT, keep_freed_memory
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
-from toygpt.training.curves import Curves
+from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
 from toygpt.training.optimizer import build_optimizer
+from toygpt.training.report import Curves
 from toygpt.training.trainer import (
     POINTS_PER_CURVE,
     resolve_attention,

@@ -6,11 +6,10 @@ Run after `dvc repro`, as `python -m experiments.record_results`.
 import json
 from pathlib import Path
 
-from toygpt import paths
 from toygpt.data.token_files import read_manifest
-from toygpt.files import write_json
-from toygpt.model.device import device_for
-from toygpt.training.surroundings import device_name
+from toygpt.model.device import device_for, device_name
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import write_json
 
 # Which of `generate-samples.prompts` the README shows, counted from zero.
 README_SAMPLE = 1

@@ -9,8 +9,6 @@ from itertools import chain, islice
 
 from tqdm import tqdm
 
-from stages import run
-from toygpt import paths
 from toygpt.data.corpus import (
     Document,
     RawDocument,
@@ -21,9 +19,11 @@ from toygpt.data.corpus import (
 from toygpt.data.hub import read_hub_dataset
 from toygpt.data.inventory import Inventory
 from toygpt.data.local_files import read_local_files
-from toygpt.errors import InputError
-from toygpt.files import new_directory, write_json
-from toygpt.params import HubCorpus, LocalFiles, Params, load_params
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import new_directory, write_json
+from toygpt.pipeline.params import HubCorpus, LocalFiles, Params, load_params
+from toygpt.pipeline.stage import run
 
 
 def main() -> None:

@@ -8,22 +8,22 @@ import math
 
 import numpy as np
 
-from stages import run
-from toygpt import paths
 from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
-from toygpt.errors import InputError
-from toygpt.evaluation import (
+from toygpt.evaluation.test_loss import (
     bigram_loss,
     bits_per_byte_standard_error,
     judge,
     xz_bits_per_byte,
 )
-from toygpt.files import write_json
 from toygpt.model.device import device_for
-from toygpt.model.directory import load_model, weights_digest
-from toygpt.params import load_params
-from toygpt.training.tracking.run import run_of_model
+from toygpt.model.huggingface import load_model, weights_digest
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import write_json
+from toygpt.pipeline.params import load_params
+from toygpt.pipeline.stage import run
+from toygpt.tracking.run import run_of_model
 
 
 def main() -> None:

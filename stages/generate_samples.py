@@ -6,17 +6,17 @@ Writes: reports/samples/, metrics/generate-samples.json
 
 import json
 
-from stages import run
-from toygpt import paths
 from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
-from toygpt.errors import InputError
-from toygpt.files import new_directory, write_json, write_text
+from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.samples import continue_prompts, to_markdown
 from toygpt.model.device import device_for
-from toygpt.model.directory import load_end_of_text_id, load_model, weights_digest
-from toygpt.model.inference import InferenceGPT
-from toygpt.params import load_params
-from toygpt.samples import continue_prompts, to_markdown
-from toygpt.training.tracking.run import run_of_model
+from toygpt.model.huggingface import load_end_of_text_id, load_model, weights_digest
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import new_directory, write_json, write_text
+from toygpt.pipeline.params import load_params
+from toygpt.pipeline.stage import run
+from toygpt.tracking.run import run_of_model
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ import math
 
 import numpy as np
 
-from stages import run
-from toygpt import paths
 from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.split import (
@@ -30,9 +28,11 @@ from toygpt.data.token_files import (
     write_manifest,
 )
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
-from toygpt.errors import InputError
-from toygpt.files import new_directory, sha256_of, write_json
-from toygpt.params import Params, load_params
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import new_directory, sha256_of, write_json
+from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.stage import run
 
 NGRAM_LENGTH = 13
 

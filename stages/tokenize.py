@@ -18,11 +18,9 @@ if __name__ == "tokenize":
 
 from tqdm import tqdm
 
-from stages import run
-from toygpt import paths
 from toygpt.data.corpus import DOCUMENTS_FILE, count_bytes, read_texts
-from toygpt.data.fast_encoding import encode_documents
-from toygpt.data.pretrained_tokenizer import load_pretrained_tokenizer
+from toygpt.data.encoding import encode_documents
+from toygpt.data.pretrained import load_pretrained_tokenizer
 from toygpt.data.token_files import (
     Part,
     token_type_for,
@@ -37,8 +35,10 @@ from toygpt.data.tokenizer import (
     train_tokenizer,
     vocab_size_of,
 )
-from toygpt.files import new_directory, sha256_of, write_json
-from toygpt.params import load_params
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import new_directory, sha256_of, write_json
+from toygpt.pipeline.params import load_params
+from toygpt.pipeline.stage import run
 
 
 def main() -> None:

@@ -12,47 +12,47 @@ from pathlib import Path
 
 import torch
 
-from stages import run
-from toygpt import paths
 from toygpt.data.token_files import (
     Manifest,
     check_tokenizer,
     open_tokens,
     read_manifest,
 )
-from toygpt.files import new_directory, write_json, write_text
-from toygpt.measurements import remove_measurements
-from toygpt.model.device import device_for
-from toygpt.model.directory import save_model, weights_digest
+from toygpt.model.card import model_card
+from toygpt.model.device import device_for, device_name
 from toygpt.model.gpt import GPT, GPTConfig
-from toygpt.model_card import model_card
-from toygpt.params import Params, load_params
+from toygpt.model.huggingface import save_model, weights_digest
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import new_directory, write_json, write_text
+from toygpt.pipeline.measurements import remove_measurements
+from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.stage import run
+from toygpt.resuming.run_folder import (
+    Description,
+    RunFolder,
+    fingerprint_inputs,
+    open_run_folder,
+)
+from toygpt.resuming.signals import Interruption
+from toygpt.tracking.environment import describe_environment, run_name
+from toygpt.tracking.record import new_run_id
+from toygpt.tracking.run import Run, training_run
 from toygpt.training.checkpoints import Checkpoints
-from toygpt.training.curves import Curves
-from toygpt.training.interruption import Interruption
-from toygpt.training.surroundings import describe_surroundings, run_name
-from toygpt.training.tracking.record import new_run_id
-from toygpt.training.tracking.run import Run, training_run
+from toygpt.training.report import Curves
 from toygpt.training.trainer import (
     Outcome,
-    is_first_process,
+    is_rank_zero,
     num_steps,
     resolve_attention,
     resolve_precision,
     train,
-)
-from toygpt.training.unfinished import (
-    Description,
-    UnfinishedTraining,
-    take_up,
-    what_decides_the_weights,
 )
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
     accelerator = params.runtime.accelerator
-    device_for(accelerator)  # without one, nothing is begun
+    device = device_for(accelerator)  # without one, nothing is begun
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.TOKENIZER)
     precision = resolve_precision(params.train.precision, accelerator)
@@ -60,16 +60,14 @@ def main() -> None:
         params.train.attention, precision=precision, accelerator=accelerator
     )
 
-    with take_up(
+    with open_run_folder(
         paths.main_root(),
-        what_decides_the_weights(
-            params, splits, precision=precision, attention=attention
-        ),
+        fingerprint_inputs(params, splits, precision=precision, attention=attention),
         expected=os.environ.get("TOYGPT_RESUME"),
         fresh=bool(os.environ.get("TOYGPT_FRESH")),
-        is_first_process=is_first_process(),
+        is_rank_zero=is_rank_zero(),
     ) as unfinished:
-        if is_first_process():
+        if is_rank_zero():
             remove_measurements()
         description = describe(unfinished, params)
         with (
@@ -78,18 +76,18 @@ def main() -> None:
                 description.run,
                 description.name,
                 params.in_use(),
-                describe_surroundings(accelerator)
+                describe_environment(device_name(device))
                 | digests_of(splits)
                 | {"fingerprint": unfinished.fingerprint},
                 tracking=params.tracking,
                 root=paths.main_root(),
-                is_first_process=is_first_process(),
+                is_rank_zero=is_rank_zero(),
             ) as tracked,
         ):
             outcome = train_model(
                 params, splits, unfinished, interruption, tracked, attention=attention
             )
-        if is_first_process():
+        if is_rank_zero():
             unfinished.remove()
             print(
                 f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
@@ -97,7 +95,7 @@ def main() -> None:
             )
 
 
-def describe(unfinished: UnfinishedTraining, params: Params) -> Description:
+def describe(unfinished: RunFolder, params: Params) -> Description:
     """Say what is trained, for whoever may have to go on with it."""
     before = unfinished.describe()
     description = Description(
@@ -108,9 +106,9 @@ def describe(unfinished: UnfinishedTraining, params: Params) -> Description:
         is_temporary=Path.cwd() != paths.main_root(),
         max_steps=num_steps(params.train, params.chosen_model.block_size),
         params=params.model_dump(by_alias=True),
-        deciding=unfinished.deciding,
+        inputs=unfinished.inputs,
     )
-    if is_first_process():
+    if is_rank_zero():
         unfinished.write_description(description)
     return description
 
@@ -124,7 +122,7 @@ def digests_of(splits: Manifest) -> dict[str, str]:
 def train_model(
     params: Params,
     splits: Manifest,
-    unfinished: UnfinishedTraining,
+    unfinished: RunFolder,
     interruption: Interruption,
     tracked: Run,
     *,
@@ -140,10 +138,10 @@ def train_model(
         ),
         attention=attention,
     )
-    if is_first_process():
+    if is_rank_zero():
         print(f"{params.model}: {model.num_parameters:,} parameters")
     checkpoint = unfinished.best_checkpoint()
-    if checkpoint is not None and is_first_process():
+    if checkpoint is not None and is_rank_zero():
         print(f"going on after step {checkpoint.step:,}")
     curves = Curves(tracked)
     outcome = train(
@@ -157,7 +155,7 @@ def train_model(
         checkpoints=Checkpoints(unfinished, params.runtime, interruption),
         resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
     )
-    if not is_first_process():
+    if not is_rank_zero():
         return outcome
 
     metrics = {

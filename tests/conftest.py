@@ -11,7 +11,9 @@ from jaxtyping import install_import_hook
 
 # Before anything of toygpt is imported: calls of the network are checked against their
 # annotations, the tensor shapes among them.
-install_import_hook(["toygpt.model", "toygpt.data.batches"], "beartype.beartype")
+install_import_hook(
+    ["toygpt.model", "toygpt.generation", "toygpt.data.batches"], "beartype.beartype"
+)
 
 import torch  # noqa: E402
 

@@ -18,8 +18,8 @@ from benchmarks.page import PAGE, TABLE, with_tables
 from benchmarks.picture import COMPARISONS, PICTURE, label, times_as_fast
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
 from benchmarks.training import operations_per_token
+from tests.generation.ways import gives_up, works, works_with_a_setting
 from tests.project import PROJECT
-from tests.ways import gives_up, works, works_with_a_setting
 from toygpt.model.gpt import GPTConfig
 
 

@@ -11,10 +11,10 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
+from tests.faults.kills import wait_until
 from tests.isolation import can_isolate, isolated, outside_addresses
-from tests.kills import wait_until
 from tests.project import PROJECT, Workspace, tiny_project
-from toygpt.training.tracking.wandb_files import read_runs
+from toygpt.tracking.wandb_files import read_runs
 
 STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate-samples"]
 

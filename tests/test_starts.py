@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import PATIENCE_SECONDS, PROJECT
-from toygpt.errors import missing_package
+from toygpt.pipeline.errors import missing_package
 
 STAGES = PROJECT / "stages"
 

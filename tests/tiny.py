@@ -8,7 +8,7 @@ from torch import Tensor
 
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig
-from toygpt.params import RuntimeParams, TrainParams
+from toygpt.pipeline.params import RuntimeParams, TrainParams
 
 # No machine has both.
 ABSENT_ACCELERATOR = "mps" if torch.cuda.is_available() else "cuda"

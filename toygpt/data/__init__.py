@@ -1,1 +1,1 @@
-"""From documents to batches of token ids."""
+"""Text becomes batches of token ids."""

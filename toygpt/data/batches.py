@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toygpt.data.token_files import TokenIds
-from toygpt.errors import InputError
+from toygpt.pipeline.errors import InputError
 
 Batch = tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]
 

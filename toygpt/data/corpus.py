@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toygpt.data.inventory import Inventory, Reason
-from toygpt.errors import InputError
+from toygpt.pipeline.errors import InputError
 
 DOCUMENTS_FILE = "documents.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "group", "text")])

@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toygpt.data.corpus import RawDocument, content_of, rows_of_jsonl
-from toygpt.errors import InputError, first_line
-from toygpt.files import sha256_of
+from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.files import sha256_of
 
 if TYPE_CHECKING:
-    from toygpt.params import HubDataset
+    from toygpt.pipeline.params import HubDataset
 
 logger = logging.getLogger(__name__)
 

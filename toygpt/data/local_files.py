@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from toygpt.data.corpus import RawDocument, content_of, rows_of_jsonl
 from toygpt.data.inventory import Inventory, Reason
-from toygpt.errors import InputError, first_line
+from toygpt.pipeline.errors import InputError, first_line
 
 # Formats whose bytes are, or may look like, text, but mostly markup.
 NO_READER_SUFFIXES = {

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.errors import InputError
-from toygpt.files import sha256_of, write_json
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import sha256_of, write_json
 
 MANIFEST_VERSION = 1
 TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {

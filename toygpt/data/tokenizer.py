@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from toygpt.errors import InputError
-from toygpt.files import write_json
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import write_json
 
 END_OF_TEXT = "<|endoftext|>"
 # Bytes; the time to learn from a word grows with the square of its length.

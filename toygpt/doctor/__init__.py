@@ -1,1 +1,1 @@
-"""`python . doctor`: this machine, this project, and how to mend what is not well."""
+"""`python . doctor`: is this machine, is this project healthy."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toygpt import paths
 from toygpt.data.token_files import read_manifest
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.doctor.leftovers import work_in
-from toygpt.errors import InputError
-from toygpt.measurements import outdated_measurements
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.measurements import outdated_measurements
 
 if TYPE_CHECKING:
     from dvc.output import Output

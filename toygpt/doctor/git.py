@@ -6,12 +6,17 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from toygpt.doctor.finding import Finding, Line, mendable
 from toygpt.doctor.leftovers import work_in
-from toygpt.experiment import SET_IDENTITY, identity_problem, path_problem
+from toygpt.pipeline.git import (
+    SET_IDENTITY,
+    git,
+    git_or_nothing,
+    identity_problem,
+    path_problem,
+)
 
 
 def check_git(root: Path) -> Iterator[Line]:
@@ -20,7 +25,7 @@ def check_git(root: Path) -> Iterator[Line]:
     `dvc exp run` puts the user's edits into a stash, takes HEAD off its branch, and
     lays the edits out again; all of that it undoes only if it comes to its end.
     """
-    if not _git_or_nothing(root, "rev-parse", "--verify", "--quiet", "HEAD"):
+    if not git_or_nothing(root, "rev-parse", "--verify", "--quiet", "HEAD"):
         yield Finding(
             "no Git repository with a commit in it: DVC's experiments need one",
             'git init && git add --all && git commit --message "toyGPT"',
@@ -30,7 +35,7 @@ def check_git(root: Path) -> Iterator[Line]:
         yield Finding(problem, SET_IDENTITY)
     if problem := path_problem(root):
         yield Finding(problem, f"mv {shlex.quote(str(root))} ~/toyGPT")
-    git_folder = Path(_git(root, "rev-parse", "--absolute-git-dir"))
+    git_folder = Path(git(root, "rev-parse", "--absolute-git-dir"))
     if (lock := git_folder / "index.lock").exists():
         yield Finding(
             f"Git is at work, or was killed: {lock} keeps every other Git away",
@@ -42,7 +47,7 @@ def check_git(root: Path) -> Iterator[Line]:
     yield from _head(root, git_folder)
     yield from _references(root)
     yield from _stashes(root)
-    if staged := _git(root, "ls-files", "--cached", "--", ".dvc/tmp"):
+    if staged := git(root, "ls-files", "--cached", "--", ".dvc/tmp"):
         yield mendable(
             root,
             f"DVC's working files would be committed: {', '.join(staged.split())}",
@@ -52,10 +57,10 @@ def check_git(root: Path) -> Iterator[Line]:
 
 def _head(root: Path, git_folder: Path) -> Iterator[Line]:
     """See whether HEAD is on a branch, and if not, whether it was meant to be."""
-    if on := _git_or_nothing(root, "symbolic-ref", "--quiet", "--short", "HEAD"):
+    if on := git_or_nothing(root, "symbolic-ref", "--quiet", "--short", "HEAD"):
         yield f"on branch {on}"
         return
-    commit = _git(root, "rev-parse", "--short", "HEAD")
+    commit = git(root, "rev-parse", "--short", "HEAD")
     for name in ("rebase-merge", "rebase-apply", "BISECT_LOG"):
         if (git_folder / name).exists():
             yield f"on no branch, but at {commit}: a rebase or a bisection goes on"
@@ -73,7 +78,7 @@ def _head(root: Path, git_folder: Path) -> Iterator[Line]:
         return
     everywhere = ("refs/heads", "refs/remotes", "refs/tags")
     name_format = "--format=%(refname:short)"
-    having = _git(root, "for-each-ref", "--contains=HEAD", name_format, *everywhere)
+    having = git(root, "for-each-ref", "--contains=HEAD", name_format, *everywhere)
     if having:
         yield f"on no branch, but at {commit}, which {having.split()[0]} has"
     else:
@@ -86,7 +91,7 @@ def _head(root: Path, git_folder: Path) -> Iterator[Line]:
 def _branch_that_head_left(root: Path) -> str | None:
     """Return the branch whose tip HEAD is at; of several, the one it was on last."""
     # %(worktreepath): a branch cannot be checked out in two folders at once.
-    tips = _git(
+    tips = git(
         root,
         "for-each-ref",
         "--points-at=HEAD",
@@ -100,7 +105,7 @@ def _branch_that_head_left(root: Path) -> str | None:
     ]
     if len(branches) == 1:
         return branches[0]
-    for entry in _git(root, "reflog", "show", "--format=%gs", "HEAD").splitlines():
+    for entry in git(root, "reflog", "show", "--format=%gs", "HEAD").splitlines():
         left = re.fullmatch(r"checkout: moving from (\S+) to \S+", entry)
         if left and left[1] in branches:
             return left[1]
@@ -113,7 +118,7 @@ KEPT_BY_DVC = ("refs/exps/exec/EXEC_HEAD", "refs/exps/exec/EXEC_APPLY")
 
 def _references(root: Path) -> Iterator[Line]:
     """See what DVC noted in Git of an experiment that it never ended."""
-    listing = _git(
+    listing = git(
         root,
         "for-each-ref",
         "--format=%(refname) %(objectname)",
@@ -149,18 +154,18 @@ def _stashes_among(root: Path, references: Mapping[str, str]) -> list[str]:
     commits = set(references.values())
     if "refs/exps/stash" in references:  # there may be more of them below the last
         commits |= set(
-            _git(root, "reflog", "show", "--format=%H", "refs/exps/stash").split()
+            git(root, "reflog", "show", "--format=%H", "refs/exps/stash").split()
         )
     return [
         commit
         for commit in sorted(commits)
-        if _git_or_nothing(root, "rev-parse", "--verify", "--quiet", f"{commit}^2")
+        if git_or_nothing(root, "rev-parse", "--verify", "--quiet", f"{commit}^2")
     ]
 
 
 def _stashes(root: Path) -> Iterator[Line]:
     """See whether DVC put edits away and never laid them out again."""
-    listing = _git(root, "stash", "list", "--format=%gd %H %gs")
+    listing = git(root, "stash", "list", "--format=%gd %H %gs")
     for line in listing.splitlines():
         name, commit, message = line.split(" ", 2)
         if not message.startswith("WIP on ") or not _is_by_dvc(root, commit):
@@ -172,7 +177,7 @@ def _stashes(root: Path) -> Iterator[Line]:
                 f"too",
                 f"git stash drop {name}",
             )
-        elif not _git(root, "status", "--porcelain", "--untracked-files=no"):
+        elif not git(root, "status", "--porcelain", "--untracked-files=no"):
             yield Finding(
                 f"{name} has edits that an experiment put away, and never brought back",
                 f"git stash pop {name}",
@@ -202,36 +207,15 @@ def _edits(root: Path, stash: str) -> tuple[list[str], list[str]]:
     A file that went on changing is neither: it has the edit, and more.
     """
     names = ["diff", "--name-only", "-z"]
-    edited = _git(root, *names, f"{stash}^1", stash, "--", ":/", ":!.dvc/tmp")
+    edited = git(root, *names, f"{stash}^1", stash, "--", ":/", ":!.dvc/tmp")
     files = [name for name in edited.split("\0") if name]
     if not files:
         return [], []
-    top = Path(_git(root, "rev-parse", "--show-toplevel"))
+    top = Path(git(root, "rev-parse", "--show-toplevel"))
 
     def unlike(commit: str) -> set[str]:
-        return set(_git(top, *names, commit, "--", *files).split("\0"))
+        return set(git(top, *names, commit, "--", *files).split("\0"))
 
     unlike_stash, unlike_base = unlike(stash), unlike(f"{stash}^1")
     same = [name for name in files if name not in unlike_stash]
     return same, [name for name in files if name in unlike_stash - unlike_base]
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    """Return what Git answers.
-
-    Raises:
-        OSError: Git refuses.
-    """
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise OSError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _git_or_nothing(folder: Path, *arguments: str) -> str:
-    """Return what Git answers, or nothing if the answer is no."""
-    with suppress(OSError):
-        return _git(folder, *arguments)
-    return ""

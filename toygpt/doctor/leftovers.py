@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from toygpt.doctor.finding import Finding, Line, mendable, readable_size
-from toygpt.files import TEMPORARY_NAME, is_being_written, remove_leftover
+from toygpt.pipeline.files import TEMPORARY_NAME, is_being_written, remove_leftover
 
 
 def check_dvc(root: Path) -> Iterator[Line]:

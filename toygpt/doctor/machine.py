@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from toygpt import paths
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
-from toygpt.errors import InputError
-from toygpt.params import Params, load_params
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import Params, load_params
 
 LEAST_FREE_BYTES = 10**9
 # A dependency of `download` in dvc.yaml, even if another corpus is chosen.
@@ -27,8 +27,7 @@ PACKAGES = ("torch", "lightning", "transformers", "dvc", "mlflow", "wandb")
 
 def check_machine(root: Path) -> Iterator[Line]:
     """See what there is to compute with."""
-    from toygpt.model.device import device_for
-    from toygpt.training.surroundings import device_name
+    from toygpt.model.device import device_for, device_name
 
     params = valid_params(root)
     try:

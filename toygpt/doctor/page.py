@@ -17,7 +17,6 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from toygpt import paths
 from toygpt.doctor.artifacts import check_artifacts
 from toygpt.doctor.finding import Check, Finding, Line, number_of
 from toygpt.doctor.git import check_git
@@ -25,7 +24,8 @@ from toygpt.doctor.leftovers import check_dvc
 from toygpt.doctor.machine import check_machine, check_params
 from toygpt.doctor.trackers import check_trackers
 from toygpt.doctor.trainings import check_trainings
-from toygpt.errors import InputError, first_line
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError, first_line
 
 WIDTH = 96
 

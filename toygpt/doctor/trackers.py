@@ -9,23 +9,23 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from toygpt import paths
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.doctor.leftovers import size_of
 from toygpt.doctor.machine import valid_params
-from toygpt.errors import InputError
-from toygpt.params import TrackingParams
-from toygpt.track import unsynced_results, unsynced_runs
-from toygpt.training.tracking.mlflow_locations import (
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.backfill import unsynced_results, unsynced_runs
+from toygpt.tracking.mlflow import SERVER_SCHEME, restore_command
+from toygpt.tracking.mlflow_locations import (
     ARTIFACTS,
     DATABASE,
     correct_locations,
     foreign_locations,
     open_to_read,
 )
-from toygpt.training.tracking.mlflow_tracker import SERVER_SCHEME, restore_command
-from toygpt.training.tracking.record import Record, runs_folder
-from toygpt.training.tracking.run import bring_up_to_date, wanted_trackers
+from toygpt.tracking.record import Record, runs_folder
+from toygpt.tracking.run import bring_up_to_date, wanted_trackers
 
 
 def check_trackers(root: Path) -> Iterator[Line]:

@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
-from toygpt.errors import InputError
-from toygpt.training.unfinished import UnfinishedTraining, list_unfinished
+from toygpt.pipeline.errors import InputError
+from toygpt.resuming.run_folder import RunFolder, list_run_folders
 
 
 def check_trainings(root: Path) -> Iterator[Line]:
     """See what was not trained to its end; none of it is ever thrown away here."""
-    trainings = [entry for entry in list_unfinished(root) if entry.folder.is_dir()]
+    trainings = [entry for entry in list_run_folders(root) if entry.folder.is_dir()]
     for training in trainings:
         yield from _training(root, training, is_only_one=len(trainings) == 1)
     if not trainings:
         yield "none is unfinished"
 
 
-def _training(
-    root: Path, training: UnfinishedTraining, *, is_only_one: bool
-) -> Iterator[Line]:
+def _training(root: Path, training: RunFolder, *, is_only_one: bool) -> Iterator[Line]:
     running = training.running_process()
     folder = training.folder.relative_to(root)
     try:

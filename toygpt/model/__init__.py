@@ -1,1 +1,1 @@
-"""The network: what it is, how it is kept on disk, how it writes text."""
+"""The network: what it is, and how it is kept on disk."""

@@ -1,8 +1,11 @@
 """Where the model computes."""
 
+import platform
+from pathlib import Path
+
 import torch
 
-from toygpt.errors import InputError
+from toygpt.pipeline.errors import InputError
 
 
 def device_for(accelerator: str) -> torch.device:
@@ -25,3 +28,15 @@ def device_for(accelerator: str) -> torch.device:
         f"{', '.join(available)}: choose one of these or auto (runtime.accelerator in "
         f"params.yaml, or --accelerator)"
     )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

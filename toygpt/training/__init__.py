@@ -1,1 +1,1 @@
-"""How the network learns, and who is told about it."""
+"""How the network learns."""

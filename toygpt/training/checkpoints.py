@@ -10,12 +10,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from toygpt.errors import InputError
-from toygpt.training.interruption import SIGNALS, Interruption, Stopped
-from toygpt.training.unfinished import HOW_TO_START_OVER, UnfinishedTraining
+from toygpt.pipeline.errors import InputError
+from toygpt.resuming.run_folder import HOW_TO_START_OVER, RunFolder
+from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
 
 if TYPE_CHECKING:
-    from toygpt.params import RuntimeParams
+    from toygpt.pipeline.params import RuntimeParams
 
 # What checkpoints at validations may take of the time of a training, at most.
 CHEAP_FRACTION = 0.02
@@ -30,7 +30,7 @@ class Checkpoints(Callback):
 
     def __init__(
         self,
-        unfinished: UnfinishedTraining,
+        unfinished: RunFolder,
         runtime: RuntimeParams,
         interruption: Interruption,
     ) -> None:
@@ -77,7 +77,7 @@ class Checkpoints(Callback):
         self._seconds_to_write = self._last_time - start
         if wish in SIGNALS:
             raise Stopped(
-                wish, trainer.global_step, is_first_process=trainer.is_global_zero
+                wish, trainer.global_step, is_rank_zero=trainer.is_global_zero
             )
 
     def _is_due(self, step: int, *, was_validated: bool) -> bool:
@@ -97,7 +97,7 @@ class CheckpointFiles(TorchCheckpointIO):
     damaged one without complaint.
     """
 
-    def __init__(self, unfinished: UnfinishedTraining) -> None:
+    def __init__(self, unfinished: RunFolder) -> None:
         self.unfinished = unfinished
 
     def save_checkpoint(

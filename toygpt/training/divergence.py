@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from toygpt.errors import InputError
+from toygpt.pipeline.errors import InputError
 
 
 class DivergenceWatch:

@@ -18,13 +18,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from toygpt.data.batches import Batch
 from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.training.checkpoints import Checkpoints
-from toygpt.training.curves import Curves
 from toygpt.training.divergence import DivergenceWatch, check_finite
 from toygpt.training.optimizer import build_optimizer, learning_rates
+from toygpt.training.report import Curves
 from toygpt.training.schedule import learning_rate_multiplier
 
 if TYPE_CHECKING:
-    from toygpt.params import TrainParams
+    from toygpt.pipeline.params import TrainParams
 
 
 class Training(lightning.LightningModule):
@@ -202,7 +202,7 @@ class Training(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the reports need of the steps before the checkpoint."""
-        checkpoint["portions_per_step"] = self.trainer.accumulate_grad_batches
+        checkpoint["accumulation_steps"] = self.trainer.accumulate_grad_batches
         own_sum = self._sum_of_losses.clone()  # of one device; the first one's is kept
         checkpoint["report"] = {
             "sum_of_losses": self.trainer.strategy.reduce(own_sum, reduce_op="mean"),
@@ -216,7 +216,7 @@ class Training(lightning.LightningModule):
         """Take that up again."""
         _count_in_portions(
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
-            before=checkpoint["portions_per_step"],
+            before=checkpoint["accumulation_steps"],
             now=self.trainer.accumulate_grad_batches,
         )
         report = checkpoint["report"]

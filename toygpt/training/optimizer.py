@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 if TYPE_CHECKING:
-    from toygpt.params import TrainParams
+    from toygpt.pipeline.params import TrainParams
 
 # PyTorch's 0.95 looks back further than a short training has steps to spare.
 MUON_MOMENTUM = 0.9

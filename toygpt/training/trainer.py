@@ -17,16 +17,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from toygpt.data.batches import Batch, TrainingBatches, spread_batches
 from toygpt.data.token_files import TokenIds
-from toygpt.errors import InputError
 from toygpt.model.device import device_for
+from toygpt.pipeline.errors import InputError
 from toygpt.training.checkpoints import CheckpointFiles, Checkpoints
-from toygpt.training.curves import Curves
 from toygpt.training.module import Training
 from toygpt.training.progress import Progress
+from toygpt.training.report import Curves
 
 if TYPE_CHECKING:
     from toygpt.model.gpt import GPT
-    from toygpt.params import RuntimeParams, TrainParams
+    from toygpt.pipeline.params import RuntimeParams, TrainParams
 
 # A curve of so many points is as smooth as a screen can show.
 POINTS_PER_CURVE = 200
@@ -160,7 +160,7 @@ def train(
         ) from None
     # Lightning makes an exit code of 0 of a SIGTERM; Interruption makes more of it.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    per_step = portions_per_step(
+    per_step = accumulation_steps(
         params.batch_size, trainer.world_size, runtime.micro_batch_size
     )
     trainer.accumulate_grad_batches = per_step
@@ -221,12 +221,12 @@ def num_steps(params: TrainParams, block_size: int) -> int:
     return math.ceil(params.max_tokens / (params.batch_size * block_size))
 
 
-def is_first_process() -> bool:
+def is_rank_zero() -> bool:
     """Say whether this process speaks for all that train together, one per device."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
-def portions_per_step(batch_size: int, num_devices: int, micro_batch_size: int) -> int:
+def accumulation_steps(batch_size: int, num_devices: int, micro_batch_size: int) -> int:
     """Return in how many equal portions each device works through a batch.
 
     Raises:

@@ -1,0 +1,284 @@
+"""The fast way to token ids gives those of `tokenizers`, or is not taken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gigatoken
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from toygpt.data import encoding as fast_encoding
+from toygpt.data import tokenizer
+from toygpt.data.encoding import (
+    HARD_TEXTS,
+    Encoder,
+    encode_documents,
+    encode_with_tokenizers,
+    fast_encoder,
+)
+from toygpt.data.tokenizer import (
+    END_OF_TEXT,
+    cut_before_blanks,
+    spread_sample,
+    train_tokenizer,
+    treat_markers_as_text,
+)
+
+SOURCES = [
+    path.read_text(encoding="utf-8")
+    for path in sorted(Path(tokenizer.__file__).parent.glob("*.py"))
+]
+any_text = st.lists(
+    st.text() | st.sampled_from([END_OF_TEXT, "<|", " ", "  ", "\r\n", "'s", "1", "a"])
+).map("".join)
+
+
+def trained(*, vocab_size: int = 500) -> Tokenizer:
+    return train_tokenizer([SOURCES], vocab_size=vocab_size)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Tokenizer:
+    return trained()
+
+
+@pytest.fixture(scope="module")
+def encoder(plain: Tokenizer) -> Encoder:
+    return Encoder(plain, SOURCES)
+
+
+def expected(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Return what `tokenizers` says, asked for one text after another."""
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def found(encoder: Encoder, texts: list[str]) -> list[list[int]]:
+    return [token_ids.tolist() for token_ids in encoder.encode(texts)]
+
+
+def test_gigatoken_encodes_every_text_and_says_nothing(
+    plain: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[str] = []
+    original = gigatoken.Tokenizer.encode
+
+    def watched(self: gigatoken.Tokenizer, text: str) -> object:
+        seen.append(text)
+        return original(self, text)
+
+    monkeypatch.setattr(gigatoken.Tokenizer, "encode", watched)
+
+    documents = list(encode_documents(plain, [SOURCES, ["last"]], end_of_text_id=7))
+
+    assert seen[-len(SOURCES) - 1 :] == [*SOURCES, "last"]
+    assert seen[: len(HARD_TEXTS)] == HARD_TEXTS
+    assert [ids.tolist() for ids in documents] == [
+        [*ids, 7] for ids in expected(plain, [*SOURCES, "last"])
+    ]
+    assert capsys.readouterr().err == ""
+
+
+@settings(max_examples=300)
+@given(text=any_text)
+def test_any_text_has_the_ids_of_tokenizers(
+    plain: Tokenizer, encoder: Encoder, text: str
+) -> None:
+    assert encoder.is_fast
+    assert found(encoder, [text]) == expected(plain, [text])
+
+
+def test_a_literal_end_of_text_stays_text(plain: Tokenizer, encoder: Encoder) -> None:
+    (ids,) = found(encoder, [f"a{END_OF_TEXT}b"])
+
+    assert plain.token_to_id(END_OF_TEXT) not in ids
+    assert plain.decode(ids) == f"a{END_OF_TEXT}b"
+
+
+def test_an_encoder_with_other_ids_is_found_out(
+    plain: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It lacks the last things that were learned, and differs nowhere else."""
+    other = fast_encoder(trained(vocab_size=490))
+    monkeypatch.setattr(fast_encoding, "fast_encoder", lambda tokenizer: other)
+    assert [other(text).tolist() for text in SOURCES] != expected(plain, SOURCES)
+
+    encoder = Encoder(plain, SOURCES)
+
+    assert not encoder.is_fast
+    assert found(encoder, SOURCES) == expected(plain, SOURCES)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "encoding with tokenizers, which is slower: gigatoken gave other token ids in "
+        "a trial"
+    )
+
+
+def without_regex(tokenizer: Tokenizer) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+
+
+def with_a_first_blank(tokenizer: Tokenizer) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+def with_whole_words(tokenizer: Tokenizer) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+
+
+def with_a_normalizer(tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.NFC()
+
+
+def with_an_added_token(tokenizer: Tokenizer) -> None:
+    tokenizer.add_tokens([AddedToken("self. ", normalized=False)])
+
+
+def with_whole_tokens_first(tokenizer: Tokenizer) -> None:
+    told = json.loads(tokenizer.to_str())
+    told["model"]["ignore_merges"] = True
+    told["model"]["merges"] = []
+    tokenizer.model = Tokenizer.from_str(json.dumps(told)).model
+
+
+def with_words_only(tokenizer: Tokenizer) -> None:
+    tokenizer.model = models.WordLevel({"def": 0, "?": 1}, unk_token="?")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_regex,
+        with_a_first_blank,
+        with_whole_words,
+        with_a_normalizer,
+        with_an_added_token,
+        with_whole_tokens_first,
+        with_words_only,
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
+    change: Callable[[Tokenizer], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """gigatoken takes some of these, and takes them for GPT-2's kind."""
+    unusual = trained()
+    change(unusual)
+    texts = [*HARD_TEXTS, *SOURCES, "cafe\u0301 self. self.x"]
+
+    encoder = Encoder(unusual, texts)
+
+    assert not encoder.is_fast
+    assert found(encoder, texts) == expected(unusual, texts)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("this tokenizer is not of GPT-2's kind")
+
+
+def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = trained()
+    with_words_only(words)
+    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
+
+    encoder = Encoder(words, [])
+
+    assert not encoder.is_fast
+    assert found(encoder, ["def x"]) == expected(words, ["def x"])
+    assert "gigatoken cannot take this tokenizer (" in capsys.readouterr().err
+
+
+def test_a_failure_on_the_way_loses_no_text(
+    plain: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = gigatoken.Tokenizer.encode
+
+    def fails(self: gigatoken.Tokenizer, text: str) -> object:
+        if text == SOURCES[2]:
+            raise RuntimeError("no more")
+        return original(self, text)
+
+    monkeypatch.setattr(gigatoken.Tokenizer, "encode", fails)
+    encoder = Encoder(plain, [])
+    assert encoder.is_fast
+
+    ids = [*found(encoder, SOURCES), *found(encoder, ["after"])]
+
+    assert not encoder.is_fast
+    assert ids == expected(plain, [*SOURCES, "after"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("gigatoken failed (no more)")
+
+
+@settings(max_examples=300)
+@given(texts=st.lists(any_text), length=st.integers(1, 20))
+def test_a_text_in_pieces_has_the_same_ids(
+    plain: Tokenizer, texts: list[str], length: int
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(tokenizer, "LONGEST_PIECE", length)
+        pieces = [cut_before_blanks(text) for text in texts]
+
+        ids = [
+            np.concatenate(list(encode_with_tokenizers(plain, of_one))).tolist()
+            for of_one in pieces
+        ]
+
+    assert ["".join(of_one) for of_one in pieces] == texts
+    assert ids == expected(plain, texts)
+
+
+def test_a_long_text_is_encoded_in_pieces(
+    plain: Tokenizer, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 100)
+    assert len(cut_before_blanks(SOURCES[-1])) > 10
+
+    assert found(encoder, SOURCES) == expected(plain, SOURCES)
+
+
+def test_a_text_is_cut_only_if_the_tokenizer_parts_words_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer_with_more = trained()
+    tokenizer_with_more.add_tokens([AddedToken("a b", normalized=False)])
+    treat_markers_as_text(tokenizer_with_more)
+    text = "a b " * 100
+    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 9)
+
+    ids = found(Encoder(tokenizer_with_more, []), [text])
+
+    assert ids == expected(tokenizer_with_more, [text])
+    assert tokenizer_with_more.token_to_id("a b") in ids[0]
+
+
+def test_little_text_is_learned_from_as_a_whole() -> None:
+    num_bytes = sum(len(text.encode()) for text in SOURCES)
+
+    sample = spread_sample([SOURCES[:3], SOURCES[3:]], num_bytes)
+
+    assert [text for texts in sample for text in texts] == SOURCES
+
+
+def test_of_much_text_an_evenly_spread_share_is_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokenizer, "LEARN_FROM", 1_000)
+    texts = [[f"{number:04} é{'.' * (number % 7)}"] for number in range(10_000)]
+    num_bytes = sum(len(text.encode()) for (text,) in texts)
+
+    sample = [text for of in spread_sample(texts, num_bytes) for text in of]
+
+    assert sum(len(text.encode()) for text in sample) == pytest.approx(1_000, abs=20)
+    numbers = [int(text[:4]) for text in sample]
+    assert max(np.diff([0, *numbers, 10_000])) < 2 * 10_000 / len(numbers)

@@ -1,0 +1,494 @@
+"""Text to token ids and back, here and in the Hugging Face libraries."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, GPT2Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from toygpt.data.encoding import encode_documents
+from toygpt.data.token_files import tokenizer_digest
+from toygpt.data.tokenizer import (
+    END_OF_TEXT,
+    byte_alphabet,
+    bytes_of_tokens,
+    decode_as_it_comes,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+    treat_markers_as_text,
+    vocab_size_of,
+)
+from toygpt.pipeline.errors import InputError
+
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+VOCAB_SIZE = 500
+LIBRARY = Path(__file__).resolve().parents[2] / "toygpt"
+
+property_test = settings(max_examples=100)
+# Any text at all, and now and then what must not be taken for the end of a document.
+any_text = st.lists(
+    st.text() | st.sampled_from([END_OF_TEXT, "<|", "endoftext", "|>", "  ", "\r\n"])
+).map("".join)
+ordinary_text = any_text.filter(lambda text: END_OF_TEXT not in text)
+
+
+def texts() -> list[str]:
+    """Return some real text: our own source code."""
+    return [path.read_text(encoding="utf-8") for path in sorted(LIBRARY.rglob("*.py"))]
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of a token that is there."""
+    token_id = tokenizer.token_to_id(token)
+    assert token_id is not None
+    return int(token_id)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where a tokenizer has been saved."""
+    folder = tmp_path_factory.mktemp("tokens") / "tokenizer"
+    learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    save_tokenizer(learned, folder, end_of_text=END_OF_TEXT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(directory: Path) -> Tokenizer:
+    return load_tokenizer(directory)
+
+
+@pytest.fixture(scope="module", params=[GPT2Tokenizer, AutoTokenizer])
+def of_transformers(request: pytest.FixtureRequest, directory: Path) -> Any:
+    """Return the tokenizer as users of transformers load it."""
+    return request.param.from_pretrained(directory)
+
+
+@property_test
+@given(text=any_text)
+def test_any_text_comes_back_as_it_was(tokenizer: Tokenizer, text: str) -> None:
+    token_ids = tokenizer.encode(text).ids
+
+    assert tokenizer.decode(token_ids) == text
+
+
+@property_test
+@given(before=st.text(), after=st.text())
+def test_nobody_ends_a_document_by_writing_so(
+    tokenizer: Tokenizer, before: str, after: str
+) -> None:
+    """Else a text could smuggle in what the model takes for a new document."""
+    text = f"{before}{END_OF_TEXT}{after}"
+
+    token_ids = tokenizer.encode(text).ids
+
+    assert id_of(tokenizer, END_OF_TEXT) not in token_ids
+    assert tokenizer.decode(token_ids) == text
+
+
+@property_test
+@given(text=any_text)
+def test_the_bytes_of_the_tokens_are_the_text(tokenizer: Tokenizer, text: str) -> None:
+    pieces = bytes_of_tokens(tokenizer)
+
+    joined = b"".join(pieces[token_id] for token_id in tokenizer.encode(text).ids)
+
+    assert joined == text.encode()
+
+
+def test_each_byte_is_a_token_and_the_end_of_text_has_none(
+    tokenizer: Tokenizer,
+) -> None:
+    pieces = bytes_of_tokens(tokenizer)
+
+    assert {bytes([byte]) for byte in range(256)} <= set(pieces)
+    assert [place for place, piece in enumerate(pieces) if not piece] == [
+        id_of(tokenizer, END_OF_TEXT)
+    ]
+
+
+def test_frequent_strings_become_one_token(tokenizer: Tokenizer) -> None:
+    assert len(tokenizer.encode(" tokenizer").ids) < len(" tokenizer") / 2
+    assert b"def" in bytes_of_tokens(tokenizer)
+
+
+def test_the_vocabulary_is_as_large_as_asked(tokenizer: Tokenizer) -> None:
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE
+    assert sorted(tokenizer.get_vocab().values()) == list(range(VOCAB_SIZE))
+
+
+def test_the_smallest_vocabulary_still_writes_everything() -> None:
+    """The 256 bytes and the end of text: what params.yaml allows at least."""
+    tokenizer = train_tokenizer([texts()], vocab_size=257)
+
+    token_ids = tokenizer.encode("é λ").ids
+
+    assert tokenizer.get_vocab_size() == 257
+    assert len(token_ids) == len("é λ".encode())
+    assert tokenizer.decode(token_ids) == "é λ"
+
+
+def test_a_text_too_short_for_the_vocabulary_gives_a_smaller_one() -> None:
+    tokenizer = train_tokenizer([["ab ab"]], vocab_size=VOCAB_SIZE)
+
+    assert 257 < tokenizer.get_vocab_size() < 262
+
+
+def test_the_order_of_the_documents_does_not_matter() -> None:
+    forwards = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+
+    backwards = train_tokenizer(
+        ([text] for text in reversed(texts())), vocab_size=VOCAB_SIZE
+    )
+
+    assert backwards.to_str() == forwards.to_str()
+
+
+def test_the_number_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    many = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    one = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+
+    assert one.to_str() == many.to_str()
+
+
+def test_what_is_saved_is_what_was_learned(tmp_path: Path) -> None:
+    learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+
+    save_tokenizer(learned, tmp_path / "tokenizer", end_of_text=END_OF_TEXT)
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+
+    for text in texts():
+        assert loaded.encode(text).ids == learned.encode(text).ids
+
+
+def test_saving_writes_the_four_files_and_no_other(directory: Path) -> None:
+    written = sorted(path.name for path in directory.iterdir())
+
+    assert written == sorted(TOKENIZER_FILES)
+    assert written == [
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    ]
+
+
+def test_the_older_files_tell_the_same_as_the_newer(
+    directory: Path, tokenizer: Tokenizer
+) -> None:
+    """vocab.json and merges.txt are what GPT-2's own code reads."""
+    older = Tokenizer(
+        models.BPE.from_file(
+            str(directory / "vocab.json"), str(directory / "merges.txt")
+        )
+    )
+    older.pre_tokenizer = tokenizer.pre_tokenizer
+
+    for text in texts():
+        assert older.encode(text).ids == tokenizer.encode(text).ids
+
+
+def test_the_same_text_makes_the_same_files(tmp_path: Path) -> None:
+    """Else nothing that is made with the tokenizer could be reused."""
+    for name in ("first", "second"):
+        learned = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+        save_tokenizer(learned, tmp_path / name, end_of_text=END_OF_TEXT)
+
+    for file in TOKENIZER_FILES:
+        first, second = tmp_path / "first" / file, tmp_path / "second" / file
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_transformers_sets_no_limit_to_a_document(of_transformers: Any) -> None:
+    """It would complain of every long one; cutting into blocks comes later."""
+    assert of_transformers.model_max_length > 10**12
+
+
+@property_test
+@given(text=ordinary_text)
+def test_transformers_gives_the_same_ids(
+    tokenizer: Tokenizer, of_transformers: Any, text: str
+) -> None:
+    theirs = of_transformers(text)["input_ids"]
+
+    assert theirs == tokenizer.encode(text).ids
+    assert of_transformers.decode(theirs) == text
+
+
+def test_transformers_knows_how_a_document_ends(
+    tokenizer: Tokenizer, of_transformers: Any
+) -> None:
+    assert isinstance(of_transformers, GPT2Tokenizer)
+    assert of_transformers.eos_token == END_OF_TEXT
+    assert of_transformers.eos_token_id == id_of(tokenizer, END_OF_TEXT)
+    assert len(of_transformers) == tokenizer.get_vocab_size()
+
+
+def test_each_document_ends_with_the_end_of_text() -> None:
+    tokenizer = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    documents = ["first", f"has {END_OF_TEXT} inside", "", "last"]
+    end = 123  # whatever the caller says it is
+
+    encoded = list(
+        encode_documents(
+            tokenizer, [documents[:2], [], documents[2:]], end_of_text_id=end
+        )
+    )
+
+    assert [ids.tolist()[-1] for ids in encoded] == [end] * len(documents)
+    assert [tokenizer.decode(ids[:-1].tolist()) for ids in encoded] == documents
+    assert all(ids.dtype == np.uint32 for ids in encoded)
+
+
+def test_nothing_else_is_added_to_a_document() -> None:
+    """Llama's tokenizer, for one, begins every text with a token of its own."""
+    tokenizer = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A {END_OF_TEXT}",
+        special_tokens=[(END_OF_TEXT, id_of(tokenizer, END_OF_TEXT))],
+    )
+    assert tokenizer.encode("text").tokens[0] == END_OF_TEXT
+
+    (encoded,) = encode_documents(tokenizer, [["text"]], end_of_text_id=7)
+
+    plain = train_tokenizer([texts()], vocab_size=VOCAB_SIZE)
+    assert encoded.tolist() == [*plain.encode("text").ids, 7]
+
+
+def test_the_end_of_text_is_the_first_token_of_what_we_train(
+    tokenizer: Tokenizer,
+) -> None:
+    assert id_of(tokenizer, END_OF_TEXT) == 0
+
+
+def test_token_ids_that_stand_for_nothing_count() -> None:
+    """A network needs a row for the largest id, whatever lies below it is used or not.
+
+    Llama's and Qwen's vocabularies have such holes.
+    """
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 7}, merges=[]))
+
+    assert tokenizer.get_vocab_size() == 2
+    assert vocab_size_of(tokenizer) == 8
+    assert bytes_of_tokens(tokenizer) == [b"a", *[b""] * 6, b"b"]
+
+
+def test_added_tokens_count(tokenizer_with_more: Tokenizer) -> None:
+    assert vocab_size_of(tokenizer_with_more) == VOCAB_SIZE + len(ADDED) + 1
+
+
+ADDED = ["    ", "naïve", " → ", "\n\n\n", "Ő"]
+MARKER = "<|pad|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer_with_more(directory: Path) -> Tokenizer:
+    """Return one to which tokens were added, as phi-2 has them for rows of blanks."""
+    tokenizer = load_tokenizer(directory)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
+    tokenizer.add_special_tokens([MARKER])
+    treat_markers_as_text(tokenizer)
+    return tokenizer
+
+
+@property_test
+@given(
+    text=st.lists(
+        st.text() | st.sampled_from([*ADDED, MARKER, END_OF_TEXT, " ", "\n"])
+    ).map("".join)
+)
+def test_the_bytes_of_the_tokens_are_the_text_if_tokens_were_added(
+    tokenizer_with_more: Tokenizer, text: str
+) -> None:
+    pieces = bytes_of_tokens(tokenizer_with_more)
+
+    ids = tokenizer_with_more.encode(text).ids
+
+    assert b"".join(pieces[token_id] for token_id in ids) == text.encode()
+
+
+def test_an_added_token_has_bytes_unless_it_is_special(
+    tokenizer_with_more: Tokenizer,
+) -> None:
+    pieces = bytes_of_tokens(tokenizer_with_more)
+
+    for text in ADDED:
+        assert pieces[id_of(tokenizer_with_more, text)] == text.encode()
+        assert len(tokenizer_with_more.encode(text).ids) == 1
+    assert pieces[id_of(tokenizer_with_more, MARKER)] == b""
+    assert pieces[id_of(tokenizer_with_more, END_OF_TEXT)] == b""
+
+
+def test_the_alphabet_of_bytes_is_the_one_of_gpt2() -> None:
+    assert byte_alphabet() == {char: byte for byte, char in bytes_to_unicode().items()}
+    assert byte_alphabet().keys() == set(pre_tokenizers.ByteLevel.alphabet())
+
+
+@pytest.fixture(scope="module")
+def bytewise() -> Tokenizer:
+    """Return a tokenizer that has a token for each byte, and no other."""
+    return train_tokenizer([[""]], vocab_size=257)
+
+
+def ids_of(bytewise: Tokenizer, content: bytes) -> list[int]:
+    """Return the token ids of any bytes, of such as are no text also."""
+    pieces = bytes_of_tokens(bytewise)
+    return [pieces.index(bytes([byte])) for byte in content]
+
+
+@property_test
+@given(text=any_text)
+def test_what_comes_piece_by_piece_is_the_text(
+    tokenizer: Tokenizer, bytewise: Tokenizer, text: str
+) -> None:
+    for each in (tokenizer, bytewise):
+        assert "".join(decode_as_it_comes(each, each.encode(text).ids)) == text
+
+
+@property_test
+@given(
+    token_ids=st.lists(
+        # Parts of characters come next to each other more often than by chance.
+        st.integers(0, VOCAB_SIZE - 1)
+        | st.sampled_from([*"é😀\N{REPLACEMENT CHARACTER}".encode(), 0x80, 0xFF]).map(
+            lambda byte: -byte
+        )
+    )
+)
+def test_any_tokens_make_the_same_text_piece_by_piece(
+    tokenizer: Tokenizer, token_ids: list[int]
+) -> None:
+    """A model that has learned little writes bytes that are no text."""
+    pieces = bytes_of_tokens(tokenizer)
+    token_ids = [
+        each if each >= 0 else pieces.index(bytes([-each])) for each in token_ids
+    ]
+
+    written = "".join(decode_as_it_comes(tokenizer, token_ids))
+
+    assert written == tokenizer.decode(token_ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "pieces"),
+    [
+        (b"", []),
+        (b"ab", ["a", "b"]),
+        ("aé😀b".encode(), ["a", "é", "😀", "b"]),
+        # It is no text, which is certain as soon as it cannot become a character.
+        (b"a\xffbc", ["a", "\ufffd", "b", "c"]),
+        (b"\xf0\x9fa", ["\ufffda"]),
+        (b"\xf0\x9f\xc3\xa9", ["\ufffd", "é"]),
+        # It ends in the middle of a character.
+        ("a😀".encode()[:-1], ["a", "\ufffd"]),
+        # It holds the very character that stands for what is no text.
+        ("a\ufffdbc".encode(), ["a", "\ufffd", "b", "c"]),
+        ("a\ufffd\ufffd".encode(), ["a", "\ufffd", "\ufffd"]),
+    ],
+)
+def test_a_piece_comes_when_its_last_character_is_certain(
+    bytewise: Tokenizer, content: bytes, pieces: list[str]
+) -> None:
+    written = list(decode_as_it_comes(bytewise, ids_of(bytewise, content)))
+
+    assert [piece for piece in written if piece] == pieces
+    assert "".join(pieces) == content.decode(errors="replace")
+
+
+@property_test
+@given(text=st.text().filter(lambda text: "\ufffd" not in text))
+def test_nothing_of_an_unfinished_character_is_written(
+    bytewise: Tokenizer, text: str
+) -> None:
+    written = list(decode_as_it_comes(bytewise, bytewise.encode(text).ids))
+
+    assert written == list(text)
+
+
+def test_a_piece_does_not_wait_for_the_next_token(bytewise: Tokenizer) -> None:
+    """Whoever watches a slow model write sees each word when it is there."""
+    token_ids = iter(ids_of(bytewise, "é!?".encode()))
+
+    pieces = decode_as_it_comes(bytewise, token_ids)
+
+    assert next(pieces) == "é"
+    assert len(list(token_ids)) == 2
+
+
+def test_an_end_of_text_that_the_model_writes_is_shown(tokenizer: Tokenizer) -> None:
+    end = id_of(tokenizer, END_OF_TEXT)
+
+    assert "".join(decode_as_it_comes(tokenizer, [end])) == END_OF_TEXT
+
+
+def test_the_digest_tells_tokenizers_apart(tmp_path: Path, directory: Path) -> None:
+    smaller = train_tokenizer([texts()], vocab_size=VOCAB_SIZE - 1)
+    for made, name in ((smaller, "smaller"), (load_tokenizer(directory), "same")):
+        save_tokenizer(made, tmp_path / name, end_of_text=END_OF_TEXT)
+
+    assert tokenizer_digest(tmp_path / "same") == tokenizer_digest(directory)
+    assert tokenizer_digest(tmp_path / "smaller") != tokenizer_digest(directory)
+
+
+def test_a_missing_tokenizer_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(tmp_path)
+
+    assert str(caught.value) == (
+        f"{tmp_path / 'tokenizer.json'} is missing: run `dvc repro tokenize`"
+    )
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_truncated_tokenizer_is_named(
+    tmp_path: Path, directory: Path, share: float
+) -> None:
+    whole = (directory / "tokenizer.json").read_bytes()
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(whole[: int(share * len(whole))])
+
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(tmp_path)
+
+    assert str(caught.value).startswith(f"{path} is damaged: ")
+
+
+@pytest.mark.parametrize("content", [b"null", b"[]", b"{}", b"plain", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(tmp_path)
+
+    assert str(caught.value).startswith(f"{path} is damaged: ")
+
+
+def test_a_tokenizer_whose_merges_lack_a_token_is_named(
+    tmp_path: Path, directory: Path
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    values = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    values["model"]["merges"].append(["not", "there"])
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(tmp_path)
+
+    assert str(caught.value).startswith(f"{path} is damaged: ")

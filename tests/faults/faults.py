@@ -1,0 +1,265 @@
+"""Break a program at every moment at which it changes a file.
+
+The program knows nothing of this: in a process of its own, the calls by which files
+come into being are wrapped. Each is a failpoint, named by what is done to which file:
+`open`, `write`, `flush`, `rename`, `remove` or `make` (a folder). Numbers of steps and
+processes are no part of a name: `rename step-N.ckpt`, `write LATEST.json`.
+"""
+
+import errno
+import gc
+import io
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+from tests.project import PROJECT
+from toygpt.pipeline.files import TEMPORARY_NAME
+
+T = TypeVar("T")
+Effect = Literal["no room", "kill before", "kill half way", "kill after"]
+
+# What is no part of a failpoint's name, and what stands for it.
+NAMES: list[tuple[str | re.Pattern[str], str]] = [
+    (TEMPORARY_NAME, r"\g<name>"),
+    (r"step-\d+\.ckpt", "step-N.ckpt"),
+    (r"[0-9a-f]{32}", "training"),
+    (r"\d{8}-\d{6}-[0-9a-f]{6}", "run"),
+]
+
+
+class Fault(NamedTuple):
+    """What goes wrong, and when."""
+
+    point: str  # a regular expression that matches all of its name
+    number: int  # which of those calls, from 1
+    effect: Effect
+
+
+def name_of(path: Path) -> str:
+    """Return the part of a failpoint's name that stands for a file."""
+    name = path.name
+    for pattern, replacement in NAMES:
+        if match := re.fullmatch(pattern, name):
+            name = match.expand(replacement)
+    return name
+
+
+class Faults:
+    """The wrapped calls of one process, of which one fails."""
+
+    def __init__(self, fault: Fault | None, folder: Path, report: Path) -> None:
+        self.fault = fault
+        self.folder = folder
+        self.report = report.open("a", encoding="utf-8", buffering=1)
+        self.num_calls = 0
+
+    def install(self) -> None:
+        """Wrap what Python code calls to change files."""
+        # A process that is killed loses nothing of what it gave to the system; to wait
+        # for the disk would only take time.
+        os.fsync = lambda fd: None
+        # `pathlib` and `shutil` look all of these up when they need them.
+        for name, word, place in (
+            ("fsync", "flush", 0),
+            ("replace", "rename", 1),
+            ("rename", "rename", 1),
+            ("unlink", "remove", 0),
+            ("rmdir", "remove", 0),
+            ("mkdir", "make", 0),
+        ):
+            setattr(os, name, self._wrapped(getattr(os, name), word, place))
+        opened = io.open
+
+        def open_watched(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+            point = self.point("open", file) if set(mode) & set("wax") else None
+            if point is None:
+                return opened(file, mode, *rest, **more)
+            found = self.do(point, lambda: opened(file, mode, *rest, **more), file)
+            return WatchedFile(found, point.replace("open", "write"), self)
+
+        io.open = open_watched
+        sys.modules["builtins"].open = open_watched  # type: ignore[attr-defined]
+
+    def _wrapped(self, call: Callable[..., T], word: str, place: int) -> Any:
+        def watched(*arguments: Any, **more: Any) -> T:
+            point = self.point(word, arguments[place], more.get("dir_fd"))
+            if point is None:
+                return call(*arguments, **more)
+            return self.do(point, lambda: call(*arguments, **more), arguments[place])
+
+        return watched
+
+    def point(self, word: str, file: Any, folder: int | None = None) -> str | None:
+        """Return the name of a failpoint; none for a file outside the project."""
+        if isinstance(file, int):
+            path = Path(f"/proc/self/fd/{file}").readlink()
+        elif folder is not None:
+            path = Path(f"/proc/self/fd/{folder}").readlink() / file
+        else:
+            path = Path.cwd() / file
+        if not path.is_relative_to(self.folder):
+            return None
+        return f"{word} {name_of(path)}"
+
+    def do(
+        self,
+        point: str,
+        whole: Callable[[], T],
+        file: Any = None,
+        half: Callable[[], object] | None = None,
+    ) -> T:
+        """Do something, unless it is what fails.
+
+        Args:
+            point: The failpoint's name.
+            whole: Does it.
+            file: What the system names if there is no room: paths, but no open files.
+            half: Does half of it, where there are halves.
+        """
+        if self.fault is None or not re.fullmatch(self.fault.point, point):
+            return whole()
+        self.num_calls += 1
+        if self.num_calls < self.fault.number:
+            return whole()
+        if self.num_calls > self.fault.number and self.fault.effect != "no room":
+            return whole()
+        self.report.write(point + "\n")
+        if self.fault.effect == "no room":  # for this, and for whatever comes after it
+            if half is not None:
+                half()
+            name = None if file is None or isinstance(file, int) else str(file)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        if self.fault.effect == "kill half way" and half is not None:
+            half()
+        if self.fault.effect == "kill after":
+            whole()
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("killed")
+
+
+class WatchedFile:
+    """An open file, each write to which is a failpoint."""
+
+    def __init__(self, file: Any, point: str, faults: Faults) -> None:
+        self._file, self._point, self._faults = file, point, faults
+
+    def write(self, data: Any) -> Any:
+        """Write all of it, half of it, or none."""
+
+        def half() -> None:
+            self._file.write(data[: len(data) // 2])
+            self._file.flush()
+
+        return self._faults.do(self._point, lambda: self._file.write(data), half=half)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Self:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._file.__exit__(*error)
+
+
+class Ended(NamedTuple):
+    """How a program ended."""
+
+    code: int  # that of a signal is negative
+    fired: list[str]  # the failpoints at which it was broken
+    output: str
+
+
+class Workbench:
+    """A process that has imported a module once, and runs its functions in forks."""
+
+    def __init__(self, module: str) -> None:
+        self._process = Popen(
+            [
+                sys.executable,
+                "-c",
+                f"from tests.faults.faults import serve; serve({module!r})",
+            ],
+            cwd=PROJECT,
+            stdin=PIPE,
+            stdout=PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+    def run(
+        self,
+        function: str,
+        folder: Path,
+        fault: Fault | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Run a function in a folder, and break it."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with tempfile.TemporaryDirectory() as notes:
+            task = [function, str(folder), fault, dict(environment or {}), notes]
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+            code = int(self._process.stdout.readline())
+            fired = (Path(notes) / "report").read_text(encoding="utf-8").splitlines()
+            output = (Path(notes) / "output").read_text(encoding="utf-8")
+        return Ended(code, fired, output)
+
+
+def serve(module: str) -> None:
+    """Run whatever is asked for, each in a process of its own, until nobody asks."""
+    import torch
+
+    torch.set_num_threads(1)  # a process with threads cannot be forked
+    functions = import_module(module)
+    gc.freeze()  # what is never touched again is shared by all forks
+    for line in sys.stdin:
+        function, folder, fault, environment, notes = json.loads(line)
+        child = os.fork()
+        if not child:
+            output = os.open(f"{notes}/output", os.O_WRONLY | os.O_CREAT)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.chdir(folder)
+            os.environ.update(environment)
+            tempfile.tempdir = None  # TMPDIR may be another now
+            report = Path(notes, "report")
+            Faults(Fault(*fault) if fault else None, Path(folder), report).install()
+            os._exit(_exit_code_of(getattr(functions, function)))
+        status = os.waitpid(child, 0)[1]
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _exit_code_of(function: Callable[[], object]) -> int:
+    """Run a function, and return the exit code that Python would end with."""
+    try:
+        function()
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0

@@ -1,0 +1,157 @@
+"""The model card: what it says is so, and what it has its reader run works."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from tests.tiny import lively_model
+from toygpt.data.token_files import Manifest, Part
+from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
+from toygpt.model.card import model_card
+from toygpt.model.huggingface import save_model
+from toygpt.pipeline.params import Params, load_params
+
+PROJECT = Path(__file__).resolve().parents[2]
+METRICS = {
+    "parameters": 123_703_633,
+    "steps": 391,
+    "train_loss": 3.14159,
+    "validation_loss": 2.0,
+}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(PROJECT / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def card(params: Params) -> str:
+    splits = Manifest(
+        version=1,
+        token_type="uint16",
+        vocab_size=4_321,
+        end_of_text_id=0,
+        corpus_sha256="c0" * 32,
+        tokenizer_sha256="70" * 32,
+        parts={
+            "train": Part(tokens=1_234_567, documents=890, bytes=7_654_321),
+            "validation": Part(tokens=1_001, documents=11, bytes=5_005),
+            "test": Part(tokens=1_002, documents=12, bytes=5_006),
+        },
+        files={},
+    )
+    return model_card(params, splits, METRICS)
+
+
+def rows_of(card: str, title: str) -> dict[str, list[str]]:
+    """Return a section's table: the first cell of each row, and the others."""
+    section = card.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in cells}) == 1, "a row is longer than another"
+    assert set(cells[1]) == {"---"}
+    return {name: values for name, *values in cells[2:]}
+
+
+def test_the_head_of_the_card_is_what_the_hub_reads(card: str) -> None:
+    _, head, body = card.split("---\n", 2)
+
+    values: dict[str, Any] = YAML(typ="safe").load(head)
+
+    assert values["library_name"] == "transformers"
+    assert values["pipeline_tag"] == "text-generation"
+    assert body.lstrip().startswith("# ")
+
+
+def test_the_card_says_what_the_model_is(card: str, params: Params) -> None:
+    assert f"# toyGPT `{params.model}`" in card
+    assert "123,703,633 parameters" in card
+    assert f"trained on the corpus `{params.corpus}`" in card
+    assert f"looks back over {params.chosen_model.block_size} tokens" in card
+
+
+def test_the_card_lists_the_shape_of_the_network(card: str, params: Params) -> None:
+    size = params.chosen_model
+
+    assert rows_of(card, "Parameters") == {
+        "vocab_size": ["4321"],
+        "num_layers": [str(size.num_layers)],
+        "num_heads": [str(size.num_heads)],
+        "block_size": [str(size.block_size)],
+        "embed_dim": [str(size.embed_dim)],
+    }
+
+
+def test_the_card_lists_every_split(card: str) -> None:
+    assert rows_of(card, "Data") == {
+        "train": ["1,234,567", "890", "7,654,321"],
+        "validation": ["1,001", "11", "5,005"],
+        "test": ["1,002", "12", "5,006"],
+    }
+    assert "c0" * 32 in card
+    assert "70" * 32 in card
+
+
+def test_the_card_lists_every_parameter_of_the_training(
+    card: str, params: Params
+) -> None:
+    rows = rows_of(card, "Training")
+
+    assert rows["seed"] == [str(params.seed)]
+    for name, value in params.train.model_dump().items():
+        assert rows[name] == [str(value)]
+
+
+def test_the_card_lists_every_metric(card: str) -> None:
+    assert rows_of(card, "Metrics") == {
+        "parameters": ["123,703,633"],
+        "steps": ["391"],
+        "train_loss": ["3.1416"],
+        "validation_loss": ["2.0000"],
+    }
+
+
+@pytest.mark.parametrize("block_size", [8, 16, 40, 128])
+@pytest.mark.parametrize("place", [".", "models/toygpt"])
+def test_the_code_of_the_card_runs_where_its_reader_is(
+    card: str,
+    block_size: int,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the project, and in a folder that was downloaded; for a block of any size."""
+    directory = write_model(tmp_path / "models" / "toygpt", block_size=block_size)
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(directory if place == "." else tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    names: dict[str, Any] = {}
+    exec(compile(code, "the model card", "exec"), names)
+
+    written = names["token_ids"]
+    assert len(written) == block_size
+    assert names["tokenizer"].decode(written[1:]) in capsys.readouterr().out
+
+
+def write_model(directory: Path, *, block_size: int) -> Path:
+    """Write a model that never ends a text of its own accord."""
+    tokenizer = train_tokenizer([["A text of any kind."]], vocab_size=270)
+    save_tokenizer(tokenizer, directory.parent / "tokenizer", end_of_text=END_OF_TEXT)
+    model = lively_model(vocab_size=270, block_size=block_size)
+    with torch.no_grad():
+        model.to_logits.bias[0] = -1000.0
+    directory.mkdir(parents=True, exist_ok=True)
+    save_model(
+        model,
+        directory,
+        end_of_text_id=0,
+        tokenizer_directory=directory.parent / "tokenizer",
+    )
+    return directory

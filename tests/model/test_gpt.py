@@ -1,0 +1,282 @@
+"""The network: what every language model must do, and what is special about ours."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import (
+    BLOCK_SIZE,
+    VOCAB_SIZE,
+    lively_model,
+    predictable_text,
+    random_text,
+    random_tokens,
+    runtime_params,
+    tiny_model,
+    train_params,
+)
+from toygpt.model.attention import ATTENTIONS
+from toygpt.model.gpt import GPT, GPTConfig, next_token_loss, sinusoidal_positions
+from toygpt.pipeline.params import load_params
+from toygpt.training.report import Curves
+from toygpt.training.trainer import train
+
+PROJECT = Path(__file__).resolve().parents[2]
+GPT2_VOCAB_SIZE = 50_257
+
+
+class Nobody:
+    """A listener to whom metrics mean nothing."""
+
+    def log_metrics(self, metrics: object, *, step: int) -> None:
+        """Forget it."""
+
+
+def model_on_the_menu(name: str, *, vocab_size: int) -> GPT:
+    """Return a model of a size in params.yaml: the shapes alone, without numbers."""
+    size = load_params(PROJECT / "params.yaml").models[name]
+    with torch.device("meta"):
+        return GPT(GPTConfig(vocab_size=vocab_size, dropout=0.0, **size.model_dump()))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("place", [1, 7, BLOCK_SIZE - 1])
+def test_no_token_sees_a_later_one(attention: str, place: int) -> None:
+    """Changing a token leaves the logits before it exactly as they were."""
+    model = lively_model(attention=attention)
+    tokens = random_tokens(2, BLOCK_SIZE)
+    changed = tokens.clone()
+    changed[:, place] = (changed[:, place] + 1) % VOCAB_SIZE
+
+    before, after = model(tokens), model(changed)
+
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert not torch.equal(before[:, place], after[:, place])
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_every_earlier_token_has_a_say(attention: str) -> None:
+    model = lively_model(attention=attention)
+    tokens = random_tokens(1, BLOCK_SIZE)
+    last = model(tokens)[0, -1]
+
+    for place in range(BLOCK_SIZE):
+        changed = tokens.clone()
+        changed[0, place] = (changed[0, place] + 1) % VOCAB_SIZE
+
+        assert not torch.equal(model(changed)[0, -1], last), f"token {place} has none"
+
+
+def test_the_order_of_earlier_tokens_matters() -> None:
+    """In one layer alone: from two on, the causal mask by itself reveals the order."""
+    model = lively_model(num_layers=1)
+    tokens = random_tokens(1, 4)
+    swapped = tokens[:, [1, 0, 2, 3]]
+
+    difference = (model(tokens)[0, -1] - model(swapped)[0, -1]).abs().max()
+
+    assert difference > 1e-2
+
+
+def test_sequences_of_a_batch_do_not_see_each_other() -> None:
+    model = lively_model()
+    tokens = random_tokens(3, BLOCK_SIZE)
+
+    together = model(tokens)
+
+    for row in range(3):
+        alone = model(tokens[row : row + 1])[0]
+        torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_untrained_model_finds_all_tokens_equally_likely(seed: int) -> None:
+    model = tiny_model(seed=seed)
+    inputs, targets = random_tokens(2, 32, BLOCK_SIZE, seed=seed)
+
+    loss = next_token_loss(model(inputs), targets)
+
+    assert loss.item() == pytest.approx(math.log(VOCAB_SIZE), abs=0.05)
+
+
+def test_one_batch_can_be_memorised() -> None:
+    model = tiny_model()
+    inputs, targets = random_tokens(2, 4, BLOCK_SIZE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = next_token_loss(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+
+    assert loss.item() < 0.05
+
+
+def test_random_tokens_cannot_be_predicted() -> None:
+    """A loss below ln(vocab_size) would mean that the answers can be seen."""
+    curves = Curves(Nobody())
+
+    outcome = train(
+        tiny_model(),
+        random_text(20_000, seed=1),
+        random_text(4_000, seed=2),
+        params=train_params(
+            max_tokens=100 * 8 * BLOCK_SIZE, validation_tokens=200 * BLOCK_SIZE
+        ),
+        runtime=runtime_params(),
+        seed=1,
+        curves=curves,
+    )
+
+    assert outcome.validation_loss > math.log(VOCAB_SIZE) - 0.01
+
+
+def test_twenty_steps_of_training_reach_a_known_loss() -> None:
+    """Of all tests, only this one notices a forgotten residual connection.
+
+    A change that is meant to leave training as it is must leave these numbers, too.
+    """
+    outcome = train(
+        tiny_model(num_layers=3),
+        predictable_text(5_000, seed=1),
+        predictable_text(1_000, seed=2),
+        params=train_params(
+            max_tokens=20 * 8 * BLOCK_SIZE,
+            warmup_tokens=4 * 8 * BLOCK_SIZE,
+            decay_tokens=8 * 8 * BLOCK_SIZE,
+        ),
+        runtime=runtime_params(),
+        seed=1,
+        curves=Curves(Nobody()),
+    )
+
+    assert outcome.train_loss == pytest.approx(3.68058, rel=1e-4)
+    assert outcome.validation_loss == pytest.approx(3.67400, rel=1e-4)
+
+
+def test_the_number_of_parameters_follows_its_formula() -> None:
+    num_layers, embed_dim = 3, 20
+
+    model = tiny_model(num_layers=num_layers, embed_dim=embed_dim)
+
+    blocks = num_layers * (12 * embed_dim**2 + 13 * embed_dim)
+    around_them = VOCAB_SIZE * embed_dim + VOCAB_SIZE + 2 * embed_dim
+    assert model.num_parameters == blocks + around_them
+    assert model.config.num_parameters == model.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [("small", 123_703_633), ("medium", 253_055_057), ("large", 1_311_579_217)],
+)
+def test_the_sizes_on_the_menu_are_what_they_are_known_for(
+    name: str, num_parameters: int
+) -> None:
+    model = model_on_the_menu(name, vocab_size=GPT2_VOCAB_SIZE)
+
+    assert model.num_parameters == num_parameters
+
+
+@pytest.mark.parametrize("name", ["nano", "small", "medium", "large"])
+def test_another_vocabulary_changes_the_embedding_and_the_output_alone(
+    name: str,
+) -> None:
+    corpus_vocab_size = load_params(PROJECT / "params.yaml").tokenize.vocab_size
+
+    ours = model_on_the_menu(name, vocab_size=corpus_vocab_size)
+    gpt2s = model_on_the_menu(name, vocab_size=GPT2_VOCAB_SIZE)
+
+    assert asdict(ours.config) | {"vocab_size": GPT2_VOCAB_SIZE} == asdict(gpt2s.config)
+    shapes, other_shapes = (
+        {key: tensor.shape for key, tensor in model.state_dict().items()}
+        for model in (ours, gpt2s)
+    )
+    assert shapes.keys() == other_shapes.keys()
+    assert {key for key in shapes if shapes[key] != other_shapes[key]} == {
+        "token_embedding.weight",
+        "to_logits.weight",
+        "to_logits.bias",
+    }
+
+
+def test_the_output_layer_is_the_embedding() -> None:
+    model = tiny_model()
+    tokens = torch.tensor([[5]])
+
+    next_token_loss(model(tokens), tokens).backward()
+
+    assert model.to_logits.weight is model.token_embedding.weight
+    gradient = model.token_embedding.weight.grad
+    assert gradient is not None
+    assert gradient[6].abs().sum() > 0  # as an output; it was no input
+
+
+def test_a_text_longer_than_the_model_looks_back_is_refused() -> None:
+    model = tiny_model()
+
+    with pytest.raises(ValueError, match=r"got 17 tokens.*at most 16.*block_size"):
+        model(random_tokens(1, BLOCK_SIZE + 1))
+
+
+def test_a_shorter_text_gets_the_logits_of_its_part() -> None:
+    model = lively_model()
+    tokens = random_tokens(1, BLOCK_SIZE)
+
+    torch.testing.assert_close(
+        model(tokens)[:, :5], model(tokens[:, :5]), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_both_attentions_give_the_same_logits() -> None:
+    tokens = random_tokens(2, BLOCK_SIZE)
+
+    flash, from_scratch = (
+        lively_model(attention=attention)(tokens)
+        for attention in ("flash", "from_scratch")
+    )
+
+    torch.testing.assert_close(flash, from_scratch, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_is_for_training_alone() -> None:
+    model = tiny_model(dropout=0.5)
+    tokens = random_tokens(1, BLOCK_SIZE)
+
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
+
+
+def test_positions_are_sines_in_one_half_and_cosines_in_the_other() -> None:
+    positions = sinusoidal_positions(3, 4)
+
+    slow = 1 / 100
+    expected = [
+        [0, 0, 1, 1],
+        [math.sin(1), math.sin(slow), math.cos(1), math.cos(slow)],
+        [math.sin(2), math.sin(2 * slow), math.cos(2), math.cos(2 * slow)],
+    ]
+    torch.testing.assert_close(positions, torch.tensor(expected))
+
+
+def test_the_loss_is_the_mean_of_minus_log_the_probability_of_what_came() -> None:
+    probabilities = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]])
+    targets = torch.tensor([[1, 2]])
+
+    loss = next_token_loss(probabilities.log(), targets)
+
+    assert loss.item() == pytest.approx(-(math.log(0.25) + math.log(0.8)) / 2)
+
+
+def test_the_loss_of_half_precise_logits_is_computed_in_full_precision() -> None:
+    logits = 10 * torch.randn(2, 8, VOCAB_SIZE).bfloat16()
+    targets = random_tokens(2, 8)
+
+    loss = next_token_loss(logits, targets)
+
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, next_token_loss(logits.float(), targets))

@@ -1,0 +1,298 @@
+"""A training that was interrupted ends with the weights of one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.project import PATIENCE_SECONDS, PROJECT
+from tests.tiny import (
+    BLOCK_SIZE,
+    predictable_text,
+    runtime_params,
+    tiny_model,
+    train_params,
+)
+from toygpt.data.batches import TrainingBatches
+from toygpt.resuming.run_folder import open_run_folder
+from toygpt.resuming.signals import Interruption, Stopped
+from toygpt.training import trainer
+from toygpt.training.checkpoints import Checkpoints
+from toygpt.training.report import Curves
+from toygpt.training.trainer import Outcome, train
+
+STEPS = 10
+TOKENS_PER_STEP = 8 * BLOCK_SIZE
+# Twenty-seven blocks, of which each step takes eight: three epochs.
+TRAIN_TEXT = predictable_text(29 * BLOCK_SIZE, seed=1)
+VALIDATION_TEXT = predictable_text(300, seed=2)
+
+# Validated at steps 4, 8 and 10: an interruption comes before, at, and after each.
+PARAMS: dict[str, Any] = {
+    "max_tokens": STEPS * TOKENS_PER_STEP,
+    "warmup_tokens": 3 * TOKENS_PER_STEP,
+    "decay_tokens": 4 * TOKENS_PER_STEP,
+    "validate_every_tokens": 3 * TOKENS_PER_STEP + 1,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adamw": {"optimizer": "adamw"},
+    "muon": {"optimizer": "muon"},
+    "dropout": {"optimizer": "muon", "dropout": 0.1},
+    "accumulation": {"optimizer": "adamw", "micro_batch_size": 3, "dropout": 0.1},
+    "bf16": {"optimizer": "muon", "precision": "bf16-mixed"},
+    "even": {"optimizer": "adamw", "validate_every_tokens": 5 * TOKENS_PER_STEP},
+}
+
+
+class Result(NamedTuple):
+    """What came of a training: two are equal if each bit is."""
+
+    outcome: Outcome
+    weights: list[bytes]
+    curves: dict[str, Any]
+
+
+class StopAt:
+    """A listener that sends a signal in the midst of a step, as `kill` does."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+        self.heard: dict[int, dict[str, float]] = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Send it when the step is told."""
+        self.heard.setdefault(step, {}).update(metrics)
+        if step == self.step and "train_loss" in metrics:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def trained(
+    root: Path, *, stop_at: int | None = None, every: int | None = None, **changes: Any
+) -> Result:
+    """Train, from the beginning or from where it stopped.
+
+    Raises:
+        Stopped: As was asked for.
+    """
+    micro_batch_size = changes.pop("micro_batch_size", 64)
+    torch.manual_seed(random.randrange(2**32))  # whatever came before
+    model = tiny_model(dropout=changes.get("dropout", 0.0), num_layers=1)
+    runtime = runtime_params(
+        micro_batch_size=micro_batch_size, checkpoint_every_steps=every
+    )
+    curves = Curves(StopAt(stop_at))
+    with open_run_folder(root, {"variant": "any"}) as unfinished:
+        checkpoint = unfinished.best_checkpoint()
+        with Interruption() as interruption:
+            outcome = train(
+                model,
+                TRAIN_TEXT,
+                VALIDATION_TEXT,
+                params=train_params(**PARAMS | changes),
+                runtime=runtime,
+                seed=3,
+                curves=curves,
+                checkpoints=Checkpoints(unfinished, runtime, interruption),
+                resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
+            )
+        unfinished.remove()
+    return Result(
+        outcome,
+        [bytes_of(weight) for weight in model.parameters()],
+        curves.state_dict(),
+    )
+
+
+def bytes_of(weight: Tensor) -> bytes:
+    return weight.detach().numpy().tobytes()
+
+
+def stopped(root: Path, *, stop_at: int, **options: Any) -> None:
+    """Train until a signal comes at a step."""
+    with pytest.raises(Stopped, match=f"SIGTERM after step {stop_at}") as ended:
+        trained(root, stop_at=stop_at, **options)
+    assert ended.value.code == 143
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """The result of each variant, if nothing comes between."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    return {name: trained(root, **changes) for name, changes in VARIANTS.items()}
+
+
+def test_the_variants_differ(uninterrupted: dict[str, Result]) -> None:
+    """Or they would all test the same."""
+    assert len({tuple(result.weights) for result in uninterrupted.values()}) == (
+        len(VARIANTS) - 1  # when it is validated decides no weight
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_stopped_after_any_step_goes_on_to_the_same_end(
+    tmp_path: Path, uninterrupted: dict[str, Result], variant: str
+) -> None:
+    for step in range(1, STEPS + 1):
+        stopped(tmp_path, stop_at=step, **VARIANTS[variant])
+
+        resumed = trained(tmp_path, **VARIANTS[variant])
+
+        assert resumed == uninterrupted[variant], f"stopped after step {step}"
+
+
+@pytest.mark.parametrize("variant", ["muon", "accumulation"])
+def test_a_training_stopped_after_every_step_comes_to_the_same_end(
+    tmp_path: Path, uninterrupted: dict[str, Result], variant: str
+) -> None:
+    for step in range(1, STEPS + 1):
+        stopped(tmp_path, stop_at=step, **VARIANTS[variant])
+
+    assert trained(tmp_path, **VARIANTS[variant]) == uninterrupted[variant]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_training_stopped_now_and_then_comes_to_the_same_end(
+    tmp_path: Path, uninterrupted: dict[str, Result], seed: int
+) -> None:
+    """Other portions each time, too, which is what a machine short of memory needs."""
+    schedule = random.Random(seed)
+    variant = schedule.choice(list(VARIANTS))
+    for step in sorted(schedule.sample(range(1, STEPS + 1), 4)):
+        every = schedule.choice([None, 1, 2, 3])
+        stopped(tmp_path, stop_at=step, every=every, **VARIANTS[variant])
+
+    assert trained(tmp_path, every=2, **VARIANTS[variant]) == uninterrupted[variant]
+
+
+def test_points_far_apart_are_means_of_steps_before_and_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "POINTS_PER_CURVE", 2)  # after steps 5 and 10
+    expected = trained(tmp_path)
+    batch = TrainingBatches.batch
+
+    def batch_and_signal(self: TrainingBatches, step: int, **rows: Any) -> Any:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, step, **rows)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="after step 3"):
+        patch.setattr(TrainingBatches, "batch", batch_and_signal)
+        trained(tmp_path)
+    resumed = trained(tmp_path)
+
+    assert [row["step"] for row in resumed.curves["train"]] == [5, 10]
+    assert resumed == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(64, 3), (3, 64), (2, 1)])
+@pytest.mark.parametrize("stop_at", [3, 4, 10])
+def test_a_training_goes_on_with_other_portions_and_the_same_batches(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, Result],
+    before: int,
+    after: int,
+    stop_at: int,
+) -> None:
+    """After it has run out of memory, its user lowers runtime.micro_batch_size."""
+    stopped(tmp_path, stop_at=stop_at, optimizer="adamw", micro_batch_size=before)
+    seen: list[int] = []
+    batch = TrainingBatches.batch
+
+    def watched_batch(self: TrainingBatches, step: int, **rows: Any) -> Any:
+        seen.append(step)
+        return batch(self, step, **rows)
+
+    monkeypatch.setattr(TrainingBatches, "batch", watched_batch)
+
+    resumed = trained(tmp_path, optimizer="adamw", micro_batch_size=after)
+
+    portions = {64: 1, 3: 4, 2: 4, 1: 8}[after]
+    assert seen == [step for step in range(stop_at, STEPS) for _ in range(portions)]
+    expected = uninterrupted["adamw"]
+    assert [row["step"] for row in resumed.curves["validation"]] == [4, 8, 10]
+    assert resumed.outcome.validation_loss == pytest.approx(
+        expected.outcome.validation_loss, rel=1e-4
+    )
+    for row, same in zip(
+        resumed.curves["train"], expected.curves["train"], strict=True
+    ):
+        assert row == pytest.approx(same, rel=1e-3)
+
+
+def test_nobody_is_told_again_of_steps_before_the_checkpoint(tmp_path: Path) -> None:
+    stopped(tmp_path, stop_at=4, optimizer="adamw")
+    heard: list[int] = []
+
+    class Notes(StopAt):
+        def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+            heard.append(step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "StopAt", Notes)
+        trained(tmp_path, optimizer="adamw")
+
+    assert sorted(set(heard)) == [5, 6, 7, 8, 9, 10]
+
+
+def on_two_devices(folder: str, stop_at: str) -> None:
+    """Train on two devices, stopped by a signal to the first process alone."""
+    model = tiny_model(dropout=0.1, num_layers=1)
+    runtime = runtime_params(devices=2, micro_batch_size=2)
+    is_first = trainer.is_rank_zero()
+    step = int(stop_at) if is_first else None
+    with (
+        open_run_folder(Path(folder), {}, is_rank_zero=is_first) as unfinished,
+        Interruption() as interruption,
+    ):
+        checkpoint = unfinished.best_checkpoint()
+        train(
+            model,
+            TRAIN_TEXT,
+            VALIDATION_TEXT,
+            params=train_params(**PARAMS | {"optimizer": "muon", "dropout": 0.1}),
+            runtime=runtime,
+            seed=3,
+            curves=Curves(StopAt(step)),
+            checkpoints=Checkpoints(unfinished, runtime, interruption),
+            resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
+        )
+        if is_first:
+            unfinished.remove()
+            torch.save(model.state_dict(), Path(folder) / "weights.pt")
+
+
+@pytest.mark.chaos
+def test_two_devices_stop_together_and_go_on_together(tmp_path: Path) -> None:
+    """The first one's exit code is 143; Lightning would kill it for the other's."""
+    for name, stop_at in (("whole", 0), ("stopped", 4), ("stopped", 0)):
+        folder = tmp_path / name
+        ended = subprocess.run(
+            [sys.executable, "-m", __name__, str(folder), str(stop_at)],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        kept = [path.name for path in folder.glob(".toygpt/*/*/*.ckpt")]
+        assert ended.returncode == (143 if stop_at else 0), ended.stderr
+        assert kept == (["step-4.ckpt"] if stop_at else [])
+
+    whole, resumed = (
+        torch.load(tmp_path / name / "weights.pt", weights_only=True)
+        for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+if __name__ == "__main__":
+    on_two_devices(*sys.argv[1:])

@@ -1,0 +1,156 @@
+"""Run the pipeline as DVC would be told to, by hand."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.git import (
+    SET_IDENTITY,
+    git_or_nothing,
+    identity_problem,
+    path_problem,
+)
+
+
+def project_root() -> Path:
+    """Return the folder of the project that the command is meant for.
+
+    Raises:
+        InputError: There is none.
+    """
+    root = paths.main_root()
+    if not (root / paths.PARAMS).is_file() or not (root / "dvc.yaml").is_file():
+        raise InputError(
+            f"{root} is no toyGPT project: run this in a clone of it, where "
+            f"{paths.PARAMS} and dvc.yaml are"
+        )
+    return root
+
+
+def run_experiment(
+    root: Path,
+    overrides: Mapping[str, Any],
+    *,
+    targets: Sequence[str] = (),
+    name: str | None = None,
+    is_temporary: bool = False,
+    settings: Mapping[str, str],
+) -> int:
+    """Run `dvc exp run`, and return its exit code.
+
+    Args:
+        root: The project's folder.
+        overrides: What is changed in params.yaml, each value under its path.
+        targets: The stages to run, with those before them; without any, all.
+        name: The experiment's name; without one, DVC finds one.
+        is_temporary: Whether it runs in a folder of its own.
+        settings: Variables for the stages.
+
+    Raises:
+        InputError: The parameters would not be valid, or DVC would refuse to start.
+    """
+    from toygpt.pipeline.params import flatten, load_params, read_yaml
+
+    # All of it is checked before DVC writes anything.
+    params = load_params(root / paths.PARAMS, overrides)
+    overrides = {**overrides, **params.expanded_folders()}
+    known = dict(flatten(read_yaml(root / paths.PARAMS)))
+    arguments = ["exp", "run", *targets]
+    if name is not None:
+        arguments += ["--name", name]
+    if is_temporary:
+        arguments.append("--temp")
+    for key, value in overrides.items():
+        arguments += ["--set-param", to_hydra(key, value, is_new=key not in known)]
+    if is_temporary and (problem := path_problem(root)):
+        raise InputError(f"{problem}: move the project, or train without --temp")
+    edits = git_or_nothing(root, "diff", "--name-only", "HEAD")
+    if edits and (problem := identity_problem(root)):
+        raise InputError(f"{problem}: {SET_IDENTITY}")
+    return run_dvc(root, *arguments, settings=settings)
+
+
+def run_dvc(root: Path, *arguments: str, settings: Mapping[str, str]) -> int:
+    """Run DVC in the project's folder, and return its exit code."""
+    # The stages run as `python -m …`: it shall be this Python.
+    search_path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+    # DVC and its stages inherit that they ignore SIGUSR1, except for a training.
+    before = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        env={**os.environ, "PATH": search_path, **settings},
+    )
+    signal.signal(signal.SIGUSR1, lambda *_: _announce_end(process))
+    # Whoever ends this command means DVC.
+    before[signal.SIGTERM] = signal.signal(
+        signal.SIGTERM, lambda *_: process.terminate()
+    )
+    try:
+        code = _exit_code(process)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code  # as shells say that a signal ended it
+
+
+def _announce_end(process: subprocess.Popen[bytes]) -> None:
+    """Pass a SIGUSR1 on to the stage that DVC runs."""
+    import psutil
+
+    with suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.send_signal(signal.SIGUSR1)
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            pass  # DVC was interrupted as well, and ends in its own way
+
+
+def to_hydra(key: str, value: Any, *, is_new: bool = False) -> str:
+    """Write an override in the grammar that `dvc exp run --set-param` reads.
+
+    See https://hydra.cc/docs/advanced/override_grammar/basic/.
+
+    Raises:
+        InputError: DVC would take a part of it for something else.
+    """
+    if not re.fullmatch(r"[A-Za-z_][\w.-]*", key, re.ASCII):
+        raise InputError(f"DVC takes no key like {key!r}: write it into {paths.PARAMS}")
+    if "${" in str(value) or value == "???":
+        raise InputError(f"{key}: DVC would look up '${{' or '???', got {value!r}")
+    return f"{'+' if is_new else ''}{key}={_hydra_value(value)}"
+
+
+def _hydra_value(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case list():
+            return f"[{','.join(map(_hydra_value, value))}]"
+        case Mapping():
+            items = (f"{key}:{_hydra_value(item)}" for key, item in value.items())
+            return f"{{{','.join(items)}}}"
+        case _:
+            # Backslashes count only where they stand before a quote.
+            text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
+            text = re.sub(r"(\\+)\Z", r"\1\1", text)
+            return f"'{text}'"

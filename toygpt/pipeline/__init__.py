@@ -1,0 +1,1 @@
+"""What every stage shares: parameters, paths, files, errors, the process."""

@@ -1,0 +1,521 @@
+"""params.yaml as typed objects: read-only, complete, and closed to unknown keys."""
+
+import difflib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    NodeEvent,
+)
+
+from toygpt.pipeline.errors import InputError, first_line
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
+
+# What the aliases of a YAML file may blow it up to, and how deep it may go.
+MAX_VALUES = 100_000
+MAX_DEPTH = 100
+
+
+class Section(BaseModel):
+    """One section of params.yaml: read-only, typed strictly, without spare keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def keys(cls) -> dict[str, FieldInfo]:
+        """Return the section's fields under the names that params.yaml has for them."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+class StandardLibrary(Section):
+    """The Python files that came with the running Python."""
+
+    source: Literal["standard_library"]
+
+
+class LocalFiles(Section):
+    """The user's own files."""
+
+    source: Literal["local_files"]
+    folder: Annotated[str, Field(min_length=1)]
+
+    def path(self) -> Path:
+        """Return the folder; `~` and `~user` stand for a home directory.
+
+        Raises:
+            InputError: There is no such user.
+        """
+        if not self.folder.startswith("~"):
+            return Path(self.folder)  # also ./~, which is a folder of that name
+        try:
+            return Path(self.folder).expanduser()
+        except RuntimeError:
+            raise InputError(
+                f"corpora.*.folder: got {self.folder!r}, but whose home directory that "
+                f"would be is not known; write the whole path"
+            ) from None
+
+
+class HubCorpus(Section):
+    """Datasets on the Hugging Face hub, one after another."""
+
+    source: Literal["hub"]
+    datasets: Annotated[list[str], Field(min_length=1)]
+
+
+CORPUS_SOURCES: dict[str, type[Section]] = {
+    "standard_library": StandardLibrary,
+    "local_files": LocalFiles,
+    "hub": HubCorpus,
+}
+Corpus = Annotated[
+    StandardLibrary | LocalFiles | HubCorpus, Field(discriminator="source")
+]
+
+Column = Annotated[str, Field(min_length=1)]
+
+
+class HubDataset(Section):
+    """A dataset on the hub: its files, and which columns to take."""
+
+    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    # A branch moves: the same parameters would give another corpus some day.
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    files: Annotated[
+        list[
+            Annotated[
+                str, Field(pattern=r"^[^/].*\.(parquet|csv|arrow|jsonl?(\.gz)?)$")
+            ]
+        ],
+        Field(min_length=1),
+    ]
+    exclude: list[str]
+    text: Column
+    group: list[Column]
+    group_until: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _something_is_left_to_read(self) -> Self:
+        if unknown := [name for name in self.exclude if name not in self.files]:
+            close = difflib.get_close_matches(unknown[0], self.files, n=1)
+            raise ValueError(
+                f"exclude names {unknown[0]!r}, which is not among files"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+        if set(self.files) == set(self.exclude):
+            raise ValueError("exclude leaves none of files to read")
+        return self
+
+
+class ModelParams(Section):
+    """The size of the network."""
+
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    block_size: Annotated[int, Field(ge=2)]
+    embed_dim: Annotated[int, Field(ge=2, multiple_of=2)]
+
+    @model_validator(mode="after")
+    def _heads_share_the_channels(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim must be divisible by num_heads, got "
+                f"{self.embed_dim} and {self.num_heads}"
+            )
+        return self
+
+
+class DownloadParams(Section):
+    """How much of the corpus to take."""
+
+    max_documents: PositiveInt | None
+    max_bytes: PositiveInt | None
+
+
+class TokenizeParams(Section):
+    """How the text is cut into tokens."""
+
+    tokenizer: Annotated[str, Field(min_length=1)]
+    # 256 bytes and <|endoftext|> are always there; a million is five times what the
+    # largest models use.
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)]
+
+
+class SplitParams(Section):
+    """What is held out, and how it is chosen."""
+
+    validation_fraction: PositiveFraction
+    test_fraction: PositiveFraction
+    key: Annotated[int, Field(ge=0, lt=2**64)]
+
+    @model_validator(mode="after")
+    def _something_is_left_to_learn_from(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "validation_fraction + test_fraction must be below 1, got "
+                f"{self.validation_fraction} + {self.test_fraction}"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """How long, how fast, and in what portions the network learns."""
+
+    max_tokens: PositiveInt
+    batch_size: PositiveInt
+    optimizer: Literal["muon", "adamw"]
+    muon_learning_rate: PositiveFloat
+    learning_rate: PositiveFloat
+    warmup_tokens: NonNegativeInt
+    decay_tokens: NonNegativeInt
+    weight_decay: NonNegativeFloat
+    gradient_clip_norm: PositiveFloat
+    dropout: Fraction
+    attention: Literal["auto", "flash", "from_scratch"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    validate_every_tokens: PositiveInt
+    validation_tokens: PositiveInt
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_training_does(self) -> Self:
+        if self.warmup_tokens >= self.max_tokens:
+            raise ValueError(
+                "warmup_tokens must be below max_tokens, got "
+                f"{self.warmup_tokens} and {self.max_tokens}"
+            )
+        return self
+
+
+class EvaluateParams(Section):
+    """How the test split is read."""
+
+    batch_size: PositiveInt
+    overlap_fraction: Fraction
+
+
+class GenerateSamplesParams(Section):
+    """What to continue, and for how long."""
+
+    max_new_tokens: PositiveInt
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class RuntimeParams(Section):
+    """How to compute; no stage's results depend on it."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: PositiveInt | Literal["auto"]
+    num_nodes: PositiveInt
+    strategy: Literal["auto", "ddp"]
+    compile: bool | Literal["auto"]
+    micro_batch_size: PositiveInt
+    deterministic: bool
+    checkpoint_every_steps: PositiveInt | None
+    checkpoint_every_minutes: PositiveFloat
+
+
+class TrackingParams(Section):
+    """Who is told about a run; no stage's results depend on it."""
+
+    mlflow: bool
+    wandb: Literal["offline", "online", "disabled"]
+    # W&B takes no other project names, and no longer tags (`name: value`).
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    tags: dict[
+        Annotated[str, Field(min_length=1, max_length=20)],
+        Annotated[str, Field(max_length=40)],
+    ]
+
+    def muted(self) -> Self:
+        """Return the same with nobody to tell."""
+        return self.without(("mlflow", "wandb"))
+
+    def without(self, trackers: Collection[str]) -> Self:
+        """Return the same without these trackers."""
+        changes: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
+        return self.model_copy(update={name: changes[name] for name in trackers})
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    corpus: str
+    model: str
+    corpora: dict[str, Corpus]
+    hub: dict[str, HubDataset]
+    models: dict[str, ModelParams]
+    download: DownloadParams
+    tokenize: TokenizeParams
+    split: SplitParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    generate_samples: Annotated[GenerateSamplesParams, Field(alias="generate-samples")]
+    runtime: RuntimeParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        for key, choice, menu in (
+            ("corpus", self.corpus, self.corpora),
+            ("model", self.model, self.models),
+        ):
+            if choice not in menu:
+                close = difflib.get_close_matches(choice, menu, n=1)
+                raise ValueError(
+                    f"{key} must be one of {', '.join(menu)}, got {choice!r}"
+                    + (f"; did you mean {close[0]!r}?" if close else "")
+                )
+        if isinstance(self.chosen_corpus, HubCorpus):
+            for name in self.chosen_corpus.datasets:
+                if name not in self.hub:
+                    raise ValueError(
+                        f"corpora.{self.corpus}.datasets must be of those in hub "
+                        f"({', '.join(self.hub)}), got {name!r}"
+                    )
+        if self.train.validation_tokens < self.chosen_model.block_size:
+            raise ValueError(
+                f"train.validation_tokens must fill at least one block of "
+                f"models.{self.model}.block_size tokens, got "
+                f"{self.train.validation_tokens} and {self.chosen_model.block_size}"
+            )
+        return self
+
+    @property
+    def chosen_corpus(self) -> StandardLibrary | LocalFiles | HubCorpus:
+        """The entry of `corpora` that `corpus` names."""
+        return self.corpora[self.corpus]
+
+    def expanded_folders(self) -> dict[str, str]:
+        """Return the whole path of each folder that begins with `~`, by its key.
+
+        DVC, which watches `corpora.files.folder`, takes `~` for a name like any other.
+        """
+        return {
+            f"corpora.{name}.folder": str(corpus.path())
+            for name, corpus in self.corpora.items()
+            if isinstance(corpus, LocalFiles) and corpus.folder.startswith("~")
+        }
+
+    @property
+    def chosen_model(self) -> ModelParams:
+        """The entry of `models` that `model` names."""
+        return self.models[self.model]
+
+    def in_use(self) -> dict[str, Any]:
+        """Return each parameter under its path, but for entries that are not chosen."""
+        corpus = self.chosen_corpus
+        chosen = {
+            "corpora": [self.corpus],
+            "hub": corpus.datasets if isinstance(corpus, HubCorpus) else [],
+            "models": [self.model],
+        }
+        values = self.model_dump(by_alias=True)
+        for menu, names in chosen.items():
+            entries = values.pop(menu)
+            if names:
+                values[menu] = {name: entries[name] for name in names}
+        return dict(flatten(values))
+
+
+def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read params.yaml and check all of it, whichever stage asks.
+
+    Args:
+        path: Where it is.
+        overrides: Values to put in the place of those in the file, each under its path
+            (`train.learning_rate`), as `dvc exp run -S` would.
+
+    Raises:
+        InputError: Every problem at once, each with its key.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path} not found in {Path.cwd()}: run this in the project's folder"
+        )
+    values = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        *sections, name = key.split(".")
+        section = values
+        for part in sections:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise InputError(f"{key}: {part!r} in {path} is no section")
+        section[name] = value
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        with_options = " with these options" if overrides else ""
+        raise InputError(
+            "\n  ".join([f"in {path}{with_options}:", *_explain(error, values)])
+        ) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read sections of parameters from a YAML or JSON file.
+
+    YAML 1.2, as DVC reads it: to YAML 1.1 (PyYAML) `1e-3` is a string.
+
+    Raises:
+        InputError: No such file, or no sections in it.
+    """
+    is_json = path.suffix == ".json"
+    read = json.loads if is_json else _parse_yaml
+    try:
+        values = read(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (YAMLError, LookupError, RecursionError, TypeError, ValueError) as error:
+        language = "JSON" if is_json else "YAML"
+        raise InputError(f"{path} is not valid {language}: {_reason(error)}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold sections of parameters, got {values!r}")
+    return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """Return what a text in YAML says, if that is not too much.
+
+    A few lines of aliases to aliases stand for more values than any memory holds ("a
+    billion laughs").
+
+    Raises:
+        ValueError: It is; or an alias stands inside of what it stands for.
+        YAMLError, LookupError, TypeError: It is not YAML, or a tag of it lies.
+    """
+    sizes: dict[str, int] = {}  # how many values each anchor marks
+    opened: list[tuple[str | None, int]] = []  # anchors, and how many came before
+    num_values = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = num_values - before
+            continue
+        if not isinstance(event, NodeEvent):
+            continue
+        line = event.start_mark.line + 1
+        num_values += 1
+        if isinstance(event, CollectionStartEvent):
+            opened.append((event.anchor, num_values))
+            if len(opened) > MAX_DEPTH:
+                raise ValueError(f"line {line}: more than {MAX_DEPTH} levels deep")
+        elif isinstance(event, AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in opened):
+                raise ValueError(f"line {line}: *{event.anchor} stands for itself")
+            num_values += sizes.get(event.anchor, 0)
+            if num_values > MAX_VALUES:
+                raise ValueError(
+                    f"line {line}: *{event.anchor} and the aliases before it stand for "
+                    f"more than {MAX_VALUES:,} values"
+                )
+    # Pure: the parser in C does not say which alias is undefined.
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file in one line, and where."""
+    problem, mark = (getattr(error, k, None) for k in ("problem", "problem_mark"))
+    return f"line {mark.line + 1}: {problem}" if mark else first_line(error)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value under its path, as DVC writes it: `models.nano.num_layers`."""
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
+    """Say for each wrong key, in one line, what was got and what is allowed."""
+    allowed: dict[str, list[str]] = {}
+    got: dict[str, Any] = {}
+    for problem in error.errors():
+        location, kind = problem["loc"], problem["type"]
+        key = _key_in_file(location, values)
+        if kind == "extra_forbidden":
+            yield f"{key}: unknown key{_where_it_belongs(location)}"
+        elif kind == "missing":
+            yield f"{key}: missing"
+        elif kind == "value_error":
+            reason = str(problem["ctx"]["error"])
+            yield f"{key}: {reason}" if key else reason
+        elif kind.startswith("union_tag"):
+            yield f"{key}.source: must be one of {', '.join(CORPUS_SOURCES)}"
+        else:  # a key that may be of several types has a problem with each of them
+            allowed.setdefault(key, []).append(problem["msg"])
+            got[key] = problem["input"]
+    for key, messages in allowed.items():
+        yield f"{key}: got {got[key]!r}; {', or '.join(messages)}"
+
+
+def _key_in_file(location: Sequence[str | int], values: Any) -> str:
+    """Return the path of a key as params.yaml has it, without pydantic's own marks."""
+    parts = []
+    for number, part in enumerate(location, start=1):
+        is_here = (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, list) and isinstance(part, int)
+        )
+        if is_here:
+            values = values[part]
+        if is_here or (number == len(location) and isinstance(values, Mapping)):
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def _where_it_belongs(location: Sequence[str | int]) -> str:
+    """Return what the user may have meant by an unknown key."""
+    *path, key = map(str, location)
+    beside = _section_at(path).keys()
+    if close := difflib.get_close_matches(key, beside, n=1):
+        return f"; did you mean {close[0]!r}?"
+    sections = {name: field.annotation for name, field in Params.keys().items()}
+    owners = [
+        name
+        for name, section in sections.items()
+        if isinstance(section, type)
+        and issubclass(section, Section)
+        and key in section.keys()  # noqa: SIM118 (a method, not a mapping)
+    ]
+    return f"; it belongs to {' or '.join(owners)}" if owners else ""
+
+
+def _section_at(path: Sequence[str]) -> type[Section]:
+    match path:
+        case []:
+            return Params
+        case ["models", *_]:
+            return ModelParams
+        case ["corpora", _, source, *_]:
+            return CORPUS_SOURCES[source]
+        case ["hub", *_]:
+            return HubDataset
+        case _:
+            section: type[Section] = Params.keys()[path[0]].annotation  # type: ignore[assignment]
+            return section

@@ -1,0 +1,1 @@
+"""How no training is lost."""

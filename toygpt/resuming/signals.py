@@ -1,0 +1,73 @@
+"""Stop between two steps: what a signal asks for is done in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Self
+
+from toygpt.pipeline.process import own_signals
+
+# Slurm sends SIGUSR1 some time before a job's end: `sbatch --signal=USR1@90`.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STDERR = 2
+MESSAGE = b"\nstopping after this step; what is done is kept (once more: at once)\n"
+
+
+class Stopped(SystemExit):
+    """Training was told to stop; the exit code says by which signal.
+
+    Where several processes train together, the first one says so alone: Lightning
+    kills it five seconds after any other has ended with an error.
+    """
+
+    def __init__(self, number: int, step: int, *, is_rank_zero: bool) -> None:
+        super().__init__(128 + number if is_rank_zero else 0)
+        self.reason = f"stopped by {signal.Signals(number).name} after step {step:,}"
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Interruption:
+    """Notes that the user, or the machine, wants training to stop.
+
+    The first signal is noted, so that the step at hand is finished and kept. A second
+    one ends the process at once; what was kept before is as good as ever.
+
+    SIGUSR1 announces another signal, so neither counts as the second one. Nor does the
+    SIGTERM that this process sends itself when DVC is gone: what ended DVC may have
+    reached this process as well.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._handlers_before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in SIGNALS:
+            self._handlers_before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        if isinstance(error, Stopped) and error.code:
+            print(f"{error}; the same command goes on from there", file=sys.stderr)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        is_own = number in own_signals
+        if is_own:
+            own_signals.remove(number)
+        if self.signal is not None:
+            if is_own or number == signal.SIGUSR1:
+                return
+            if self.signal != signal.SIGUSR1:
+                os._exit(128 + number)
+        self.signal = number
+        # `print` may be under way at this very moment, and cannot be called twice.
+        with suppress(OSError):  # nobody may be left to read it
+            os.write(STDERR, MESSAGE)

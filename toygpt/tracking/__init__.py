@@ -1,0 +1,1 @@
+"""What MLflow and W&B show."""
