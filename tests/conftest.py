@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -17,7 +18,7 @@ install_import_hook(
 
 import torch  # noqa: E402
 
-from tests.project import SETTINGS_FROM_OUTSIDE  # noqa: E402
+from tests.project import SETTINGS_FROM_OUTSIDE, Workspace, tiny_project  # noqa: E402
 
 # A shell starts what runs in the background without ears for Ctrl-C, and whatever that
 # starts would inherit it.
@@ -63,3 +64,28 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Return a tiny project after its `dvc repro`, for all tests to read, not change.
+
+    The first process of the test session that needs it builds it for the others.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    root = folder / "built" / "project"
+    with FileLock(folder / "built.lock"):
+        if not (folder / "built" / "is-done").exists():
+            workspace = tiny_project(root)
+            workspace.dvc("repro")
+            workspace.commit("built")
+            (folder / "built" / "is-done").touch()
+    return Workspace(root)
+
+
+@pytest.fixture
+def project(built: Workspace, tmp_path: Path) -> Workspace:
+    """Return a copy of that project, for one test to change."""
+    return built.copy_to(tmp_path / "project")

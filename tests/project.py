@@ -103,6 +103,12 @@ class Workspace:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
+    def copy_to(self, root: Path) -> "Workspace":
+        """Copy all files, those included that Git and DVC ignore."""
+        root.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", str(self.root), str(root)], check=True)
+        return Workspace(root)
+
     def keep(self, name: str) -> None:
         """Remember all files as they are now."""
         shutil.copytree(self.root, self._kept / name, symlinks=True)

@@ -238,8 +238,8 @@ def test_a_stage_that_runs_loads_nothing_heavy_that_it_does_not_need(
 ) -> None:
     """Also not on its way: this is a real run, to its end."""
     program = (
-        f"import sys; from toygpt.pipeline.stage import run; from stages import {stage}; "
-        f"run({stage}.main); print(*sys.modules)"
+        "import sys; from toygpt.pipeline.stage import run; "
+        f"from stages import {stage}; run({stage}.main); print(*sys.modules)"
     )
     loaded = made.run(sys.executable, "-c", program).stdout.split()
 
