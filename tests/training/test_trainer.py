@@ -160,7 +160,7 @@ def test_dropout_is_another_in_each_step() -> None:
         learning_rate=1e-30,
     )
 
-    losses = [row["loss"] for row in result.curves.train]
+    losses = [row["train_loss"] for row in result.curves.train]
     assert len(set(losses)) == len(losses)
 
 
@@ -242,10 +242,10 @@ def test_points_of_a_curve_are_means_since_the_last_one(
 
     every_third = trained(micro_batch_size=4)
 
-    losses = [row["loss"] for row in each_step.curves.train]
+    losses = [row["train_loss"] for row in each_step.curves.train]
     assert steps_of(each_step.curves.train) == list(range(1, 11))
     assert steps_of(every_third.curves.train) == [3, 6, 9, 10]
-    assert [row["loss"] for row in every_third.curves.train] == pytest.approx(
+    assert [row["train_loss"] for row in every_third.curves.train] == pytest.approx(
         [sum(losses[:3]) / 3, sum(losses[3:6]) / 3, sum(losses[6:9]) / 3, losses[9]]
     )
 
@@ -331,8 +331,8 @@ def test_curves_on_disk_are_dense_and_end_at_the_last_step(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"train.csv", "validation.csv"}
     rates = ["muon_learning_rate", "adamw_learning_rate"]
     for name, columns in (
-        ("train", ["step", "tokens_seen", "loss", *rates, "gradient_norm"]),
-        ("validation", ["step", "tokens_seen", "loss"]),
+        ("train", ["step", "tokens_seen", "train_loss", *rates, "gradient_norm"]),
+        ("validation", ["step", "tokens_seen", "validation_loss"]),
     ):
         rows = read_csv(tmp_path / f"{name}.csv")
         assert list(rows[0]) == columns
@@ -340,7 +340,7 @@ def test_curves_on_disk_are_dense_and_end_at_the_last_step(tmp_path: Path) -> No
         assert rows[-1]["step"] == "10"
         for row in rows:
             assert int(row["tokens_seen"]) == int(row["step"]) * TOKENS_PER_STEP
-    assert float(rows[-1]["loss"]) == pytest.approx(
+    assert float(rows[-1]["validation_loss"]) == pytest.approx(
         result.outcome.validation_loss, rel=1e-6
     )
 
@@ -365,7 +365,7 @@ def test_a_listener_hears_of_every_point_with_its_step() -> None:
         if name in values
     ]
     expected = [
-        (row["step"], name, row["loss"])
+        (row["step"], name, row[name])
         for name, rows in (
             ("train_loss", result.curves.train),
             ("validation_loss", result.curves.validation),

@@ -42,7 +42,6 @@ from toygpt.tracking.run import (
     tell_trackers,
     wanted_trackers,
 )
-from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
 
 if TYPE_CHECKING:
     from toygpt.pipeline.params import TrackingParams
@@ -323,18 +322,16 @@ class Results:
     def _curves(self) -> dict[int, dict[str, float]]:
         """Return the metrics of each step, as they are called in the trackers."""
         curves: dict[int, dict[str, float]] = {}
-        for file, columns in (
-            ("train.csv", TRAIN_COLUMNS),
-            ("validation.csv", VALIDATION_COLUMNS),
-        ):
-            text = io.StringIO(self._read(paths.TRAIN_REPORT / file))
+        for name in ("train", "validation"):
+            text = io.StringIO(self._read(paths.TRAIN_REPORT / f"{name}.csv"))
             for row in csv.DictReader(text):
                 metrics = curves.setdefault(int(row["step"]), {})
-                metrics["tokens_seen"] = float(row["tokens_seen"])
-                for name, column in columns.items():
-                    value = float(row.get(column, "nan"))
-                    if not math.isnan(value):  # which means: this training has none
-                        metrics[name] = value
+                for column, value in row.items():
+                    # Earlier versions called both losses `loss`.
+                    metric = f"{name}_loss" if column == "loss" else column
+                    # A metric that this training does not have is NaN.
+                    if column != "step" and not math.isnan(float(value)):
+                        metrics[metric] = float(value)
         return curves
 
     def _results(self) -> dict[str, float]:

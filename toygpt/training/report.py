@@ -12,7 +12,19 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from toygpt.pipeline.files import write_text
-from toygpt.training.columns import TRAIN_COLUMNS, VALIDATION_COLUMNS
+
+# The columns of the two files beside `step` and `tokens_seen`. Both are dense: DVC
+# draws an empty cell as zero. A metric that a training does not have (without Muon
+# there is no `muon_learning_rate`) is `nan` in each row: DVC draws no line for it, and
+# no plot at all where a column is missing. Seconds are in neither file: equal trainings
+# write equal files.
+TRAIN_METRICS = (
+    "train_loss",
+    "muon_learning_rate",
+    "adamw_learning_rate",
+    "gradient_norm",
+)
+VALIDATION_METRICS = ("validation_loss",)
 
 
 class MetricsListener(Protocol):
@@ -46,11 +58,11 @@ class Curves(Logger):
         """Keep one point of the curves, and pass it on."""
         assert step is not None, "every metric is logged with its step"
         values = {name: value for name, value in metrics.items() if name != "epoch"}
-        for columns, rows in (
-            (TRAIN_COLUMNS, self.train),
-            (VALIDATION_COLUMNS, self.validation),
+        for names, rows in (
+            (TRAIN_METRICS, self.train),
+            (VALIDATION_METRICS, self.validation),
         ):
-            known = {columns[name]: values[name] for name in columns if name in values}
+            known = {name: values[name] for name in names if name in values}
             if known:
                 tokens_seen = int(values["tokens_seen"])
                 rows.append({"step": step, "tokens_seen": tokens_seen, **known})
@@ -71,14 +83,14 @@ class Curves(Logger):
 
     def write(self, directory: Path) -> None:
         """Write train.csv and validation.csv."""
-        for name, columns, rows in (
-            ("train", TRAIN_COLUMNS, self.train),
-            ("validation", VALIDATION_COLUMNS, self.validation),
+        for name, names, rows in (
+            ("train", TRAIN_METRICS, self.train),
+            ("validation", VALIDATION_METRICS, self.validation),
         ):
             text = io.StringIO()
             table = csv.DictWriter(
                 text,
-                ["step", "tokens_seen", *columns.values()],
+                ["step", "tokens_seen", *names],
                 restval="nan",
                 lineterminator="\n",
             )
