@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from tests.project import PATIENCE_SECONDS, PROJECT, Workspace, tiny_project
 from tests.tiny import ABSENT_ACCELERATOR, lively_model, tiny_model
-from toygpt.cli import build_parser, main, overrides_of
+from toygpt.cli import build_parser, main
+from toygpt.cli.options import overrides_of
 from toygpt.cli.dvc import to_hydra
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
@@ -420,7 +421,7 @@ def test_a_reader_may_leave_before_the_last_line_has_ended(by_heart: Path) -> No
         ),
         (["--model", "nowhere"], "nowhere holds no model: nowhere/config.json is"),
         (["--model", "params.yaml"], "params.yaml holds no model: "),
-        (["--prompt", "caf\udce9"], "--prompt is no text in UTF-8: 'caf\\udce9'"),
+        (["--prompt", "caf\udce9"], "--prompt is not text in UTF-8: 'caf\\udce9'"),
         (["--model", "runs:/abc/model"], "runs:/abc/model: there is no mlflow.db in "),
         (["--model", "models:/toy/1"], "models:/toy/1: there is no mlflow.db in "),
     ],
@@ -659,7 +660,7 @@ def test_training_needs_a_project(toygpt: Toygpt, no_dvc: Path, missing: str) ->
     said = toygpt("train", "--lr", "1e-3")
 
     kept.rename(no_dvc / missing)
-    assert_refused(said, f"{no_dvc} is no toyGPT project")
+    assert_refused(said, f"{no_dvc} is not a toyGPT project")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource
 import sys
-from toygpt.pipeline.memory import keep_freed_memory
+from toygpt.pipeline.process import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -11,13 +11,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.params import (
-    LocalFiles,
-    ModelParams,
-    flatten,
-    load_params,
-    read_yaml,
-)
+from toygpt.pipeline.params import LocalFiles, ModelParams, flatten
+from toygpt.pipeline.params_file import load_params, read_yaml
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 

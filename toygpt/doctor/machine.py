@@ -15,7 +15,8 @@ import psutil
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
 
 LEAST_FREE_BYTES = 10**9
 # A dependency of `download` in dvc.yaml, even if another corpus is chosen.

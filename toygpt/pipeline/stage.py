@@ -11,8 +11,7 @@ from typing import Any
 
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, missing_package
-from toygpt.pipeline.memory import keep_freed_memory
-from toygpt.pipeline.process import end_with_dvc, find_dvc
+from toygpt.pipeline.process import end_with_dvc, find_dvc, keep_freed_memory
 
 INTERRUPTED = 130
 
