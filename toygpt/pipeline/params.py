@@ -49,7 +49,7 @@ class LocalFiles(Section):
     folder: Annotated[str, Field(min_length=1)]
 
     def path(self) -> Path:
-        """Return the folder; `~` and `~user` stand for a home directory.
+        """Return the folder, with `~` and `~user` expanded to a home directory.
 
         Raises:
             InputError: There is no such user.
@@ -60,8 +60,8 @@ class LocalFiles(Section):
             return Path(self.folder).expanduser()
         except RuntimeError:
             raise InputError(
-                f"corpora.*.folder: got {self.folder!r}, but whose home directory that "
-                f"would be is not known; write the whole path"
+                f"corpora.*.folder: got {self.folder!r}, but the home directory of "
+                f"that user is not known; write the whole path"
             ) from None
 
 
@@ -145,13 +145,13 @@ class TokenizeParams(Section):
     """How the text is cut into tokens."""
 
     tokenizer: Annotated[str, Field(min_length=1)]
-    # 256 bytes and <|endoftext|> are always there; a million is five times what the
-    # largest models use.
+    # 256 bytes and <|endoftext|> are always there; a million is five times the largest
+    # models' vocabulary.
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)]
 
 
 class SplitParams(Section):
-    """What is held out, and how it is chosen."""
+    """How much text is held out, and how it is chosen."""
 
     validation_fraction: PositiveFraction
     test_fraction: PositiveFraction
@@ -168,7 +168,7 @@ class SplitParams(Section):
 
 
 class TrainParams(Section):
-    """How long, how fast, and in what portions the network learns."""
+    """How long, how fast and in which batches the network learns."""
 
     max_tokens: PositiveInt
     batch_size: PositiveInt
@@ -203,7 +203,7 @@ class EvaluateParams(Section):
 
 
 class GenerateSamplesParams(Section):
-    """What to continue, and for how long."""
+    """Which prompts to continue, and for how many tokens."""
 
     max_new_tokens: PositiveInt
     prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -224,11 +224,11 @@ class RuntimeParams(Section):
 
 
 class TrackingParams(Section):
-    """Who is told about a run; no stage's results depend on it."""
+    """Which trackers log a run; no stage's results depend on it."""
 
     mlflow: bool
     wandb: Literal["offline", "online", "disabled"]
-    # W&B takes no other project names, and no longer tags (`name: value`).
+    # W&B refuses other project names, and longer tags (`name: value`).
     project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
     tags: dict[
         Annotated[str, Field(min_length=1, max_length=20)],
@@ -236,11 +236,11 @@ class TrackingParams(Section):
     ]
 
     def muted(self) -> Self:
-        """Return the same with nobody to tell."""
+        """Return the same parameters with no tracker."""
         return self.without(("mlflow", "wandb"))
 
     def without(self, trackers: Collection[str]) -> Self:
-        """Return the same without these trackers."""
+        """Return the same parameters without these trackers."""
         changes: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
         return self.model_copy(update={name: changes[name] for name in trackers})
 
@@ -279,7 +279,7 @@ class Params(Section):
             for name in self.chosen_corpus.datasets:
                 if name not in self.hub:
                     raise ValueError(
-                        f"corpora.{self.corpus}.datasets must be of those in hub "
+                        f"corpora.{self.corpus}.datasets must name entries of hub "
                         f"({', '.join(self.hub)}), got {name!r}"
                     )
         if self.train.validation_tokens < self.chosen_model.block_size:
@@ -298,7 +298,7 @@ class Params(Section):
     def expanded_folders(self) -> dict[str, str]:
         """Return the whole path of each folder that begins with `~`, by its key.
 
-        DVC, which watches `corpora.files.folder`, takes `~` for a name like any other.
+        DVC, which watches `corpora.files.folder`, does not expand `~`.
         """
         return {
             f"corpora.{name}.folder": str(corpus.path())
@@ -312,7 +312,7 @@ class Params(Section):
         return self.models[self.model]
 
     def in_use(self) -> dict[str, Any]:
-        """Return each parameter under its path, but for entries that are not chosen."""
+        """Return each parameter under its path, without menu entries not chosen."""
         corpus = self.chosen_corpus
         chosen = {
             "corpora": [self.corpus],

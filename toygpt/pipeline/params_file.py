@@ -1,4 +1,4 @@
-"""Read params.yaml, put overrides in place, and explain every mistake in it."""
+"""Read params.yaml, apply overrides, and explain every mistake in one message."""
 
 import difflib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from toygpt.pipeline.errors import InputError, first_line
@@ -20,12 +21,12 @@ from toygpt.pipeline.params import (
 
 
 def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
-    """Read params.yaml and check all of it, whichever stage asks.
+    """Read params.yaml and validate all of it, for whichever stage.
 
     Args:
-        path: Where it is.
-        overrides: Values to put in the place of those in the file, each under its path
-            (`train.learning_rate`), as `dvc exp run -S` would.
+        path: Of the file.
+        overrides: Values that replace those in the file, each under its path
+            (`train.learning_rate`), as with `dvc exp run -S`.
 
     Raises:
         InputError: Every problem at once, each with its key.
@@ -41,7 +42,7 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
         for part in sections:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise InputError(f"{key}: {part!r} in {path} is no section")
+                raise InputError(f"{key}: {part!r} in {path} is not a section")
         section[name] = value
     try:
         return Params.model_validate(values)
@@ -53,15 +54,16 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read sections of parameters from a YAML or JSON file.
+    """Return the sections of parameters in a YAML or JSON file.
 
-    YAML 1.2, as DVC reads it: to YAML 1.1 (PyYAML) `1e-3` is a string.
+    The language is YAML 1.2, as in DVC: in YAML 1.1 (PyYAML) `1e-3` is a string.
 
     Raises:
-        InputError: No such file, or no sections in it.
+        InputError: The file cannot be read, or holds no sections.
     """
     is_json = path.suffix == ".json"
-    read = json.loads if is_json else _parse_yaml
+    # Pure: the parser in C does not name the line of every mistake.
+    read = json.loads if is_json else YAML(typ="safe", pure=True).load
     try:
         values = read(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -75,13 +77,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with a file in one line, and where."""
+    """Return in one line what is wrong with a file, and where."""
     problem, mark = (getattr(error, k, None) for k in ("problem", "problem_mark"))
     return f"line {mark.line + 1}: {problem}" if mark else first_line(error)
 
 
 def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
-    """Say for each wrong key, in one line, what was got and what is allowed."""
+    """Yield a line for each wrong key: its value, and which values are allowed."""
     allowed: dict[str, list[str]] = {}
     got: dict[str, Any] = {}
     for problem in error.errors():
@@ -104,7 +106,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]
 
 
 def _key_in_file(location: Sequence[str | int], values: Any) -> str:
-    """Return the path of a key as params.yaml has it, without pydantic's own marks."""
+    """Return the path of a key as in params.yaml, without pydantic's own parts."""
     parts = []
     for number, part in enumerate(location, start=1):
         is_here = (isinstance(values, Mapping) and part in values) or (
@@ -118,7 +120,7 @@ def _key_in_file(location: Sequence[str | int], values: Any) -> str:
 
 
 def _where_it_belongs(location: Sequence[str | int]) -> str:
-    """Return what the user may have meant by an unknown key."""
+    """Return a guess at the key that the user meant by an unknown one."""
     *path, key = map(str, location)
     beside = _section_at(path).keys()
     if close := difflib.get_close_matches(key, beside, n=1):
