@@ -21,7 +21,7 @@ from toygpt.pipeline.params import (
 
 
 def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
-    """Read params.yaml and validate all of it, for whichever stage.
+    """Read params.yaml and validate all of it, for any stage.
 
     Args:
         path: Of the file.
