@@ -8,7 +8,9 @@ Writes: models/toygpt/, reports/train/, metrics/train.json
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,12 +30,9 @@ from toygpt.pipeline.measurements import remove_measurements
 from toygpt.pipeline.params import Params
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
-from toygpt.resuming.run_folder import (
-    Description,
-    RunFolder,
-    fingerprint_inputs,
-    open_run_folder,
-)
+from toygpt.resuming.description import Description
+from toygpt.resuming.fingerprint import fingerprint_inputs, fingerprint_of
+from toygpt.resuming.run_folder import RunFolder, open_run_folder, run_folders_root
 from toygpt.resuming.signals import Interruption
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
@@ -61,16 +60,27 @@ def main() -> None:
         params.train.attention, precision=precision, accelerator=accelerator
     )
 
-    with open_run_folder(
-        paths.main_root(),
-        fingerprint_inputs(params, splits, precision=precision, attention=attention),
-        expected=os.environ.get("TOYGPT_RESUME"),
-        fresh=bool(os.environ.get("TOYGPT_FRESH")),
-        is_rank_zero=is_rank_zero(),
+    inputs = fingerprint_inputs(
+        params,
+        vocab_size=splits.vocab_size,
+        split_digests={name: record.sha256 for name, record in splits.files.items()},
+        precision=precision,
+        attention=attention,
+    )
+    root = paths.main_root()
+    with (
+        open_run_folder(
+            root,
+            inputs,
+            expected=os.environ.get("TOYGPT_RESUME"),
+            fresh=bool(os.environ.get("TOYGPT_FRESH")),
+        )
+        if is_rank_zero()
+        else nullcontext(RunFolder(run_folders_root(root) / fingerprint_of(inputs)))
     ) as unfinished:
         if is_rank_zero():
             remove_measurements()
-        description = describe(unfinished, params)
+        description = describe(unfinished, params, inputs)
         with (
             Interruption() as interruption,
             training_run(
@@ -96,8 +106,10 @@ def main() -> None:
             )
 
 
-def describe(unfinished: RunFolder, params: Params) -> Description:
-    """Say what is trained, for whoever may have to go on with it."""
+def describe(
+    unfinished: RunFolder, params: Params, inputs: dict[str, Any]
+) -> Description:
+    """Write what is trained, so that it can be resumed."""
     before = unfinished.describe()
     description = Description(
         name=run_name(params.model, params.corpus),
@@ -107,7 +119,7 @@ def describe(unfinished: RunFolder, params: Params) -> Description:
         is_temporary=Path.cwd() != paths.main_root(),
         max_steps=num_steps(params.train, params.chosen_model.block_size),
         params=params.model_dump(by_alias=True),
-        inputs=unfinished.inputs,
+        inputs=inputs,
     )
     if is_rank_zero():
         unfinished.write_description(description)
