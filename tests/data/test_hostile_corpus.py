@@ -1,4 +1,4 @@
-"""Text that is none, or gigantic: it is left out or named, and no stage hangs on it."""
+"""Files that are not text, and gigantic text: left out or named, and no stage hangs."""
 
 import json
 import os

@@ -73,7 +73,7 @@ def test_weights_of_another_model_are_refused(
     assert f"dvc checkout --force {model}" in message
 
 
-def test_one_flipped_bit_in_the_header_of_the_weights_is_no_surprise(
+def test_one_flipped_bit_in_the_header_of_the_weights_is_an_error_or_harmless(
     model: Path,
 ) -> None:
     """There is an error, or the model is the same."""
