@@ -92,21 +92,6 @@ def test_a_damaged_token_file_is_named_and_nothing_else_changes(
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"\x80\x04K\x01.", b"\xff", b"[" * 100_000, b"9" * 10_000],
-    ids=["empty", "cut off", "a pickle", "not UTF-8", "deep", "long number"],
-)
-def test_a_manifest_that_is_not_json_is_named(results: Path, content: bytes) -> None:
-    path = Path("data/tokens/manifest.json")
-    path.write_bytes(content)
-
-    message = message_of(split)
-
-    assert message.startswith(f"{path} is ")
-    assert message.endswith("run `dvc repro --force --single-item tokenize`")
-
-
-@pytest.mark.parametrize(
     "damage",
     [
         lambda ends: ends[::-1],

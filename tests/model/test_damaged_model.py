@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import VOCAB_SIZE, lively_model
 from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
-from toygpt.model.huggingface import load_config, load_model, save_model
+from toygpt.model.huggingface import load_model, save_model
 from toygpt.pipeline.errors import InputError
 
 
@@ -125,10 +125,3 @@ def test_a_network_that_cannot_be_is_not_built(
 
     assert str(path) in message
     assert time.process_time() - began < 1
-
-
-def test_a_config_as_deep_as_a_well_is_refused(model: Path) -> None:
-    (model / "config.json").write_text("[" * 100_000, encoding="utf-8")
-
-    with pytest.raises(InputError, match=r"config\.json describes no toyGPT model"):
-        load_config(model)
