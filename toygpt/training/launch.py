@@ -67,7 +67,7 @@ def launch(
         fabric = _new_fabric(runtime, precision, runtime.strategy)
         if isinstance(fabric.strategy, DDPStrategy):
             # The network's only buffer is a constant: no need to send it each time.
-            ddp = DDPStrategy(timeout=WAIT_FOR_RANKS, broadcast_buffers=False)
+            ddp = DDPStrategy(timeout=WAIT_FOR_RANKS, forward_sync_buffers=False)
             fabric = _new_fabric(runtime, precision, ddp)
         else:
             _check_that_this_process_is_the_only_one()
