@@ -38,8 +38,9 @@ from toygpt.tracking.run import (
     forget_what_is_lost,
     run_of_model,
 )
+from toygpt.training.launch import launch
+from toygpt.training.loop import train
 from toygpt.training.report import Curves
-from toygpt.training.trainer import train
 
 WEIGHTS = "ab" * 32
 BOTH = tracked_by("mlflow", "wandb")
@@ -599,6 +600,7 @@ def test_a_training_is_tracked_point_by_point(root: Path) -> None:
     with run_in(root, tracking) as run:
         curves = Curves(run)
         train(
+            launch(runtime_params(), precision="32-true"),
             tiny_model(),
             predictable_text(1_000),
             predictable_text(1_000),
