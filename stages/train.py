@@ -36,7 +36,7 @@ from toygpt.resuming.run_folder import (
 from toygpt.resuming.signals import Interruption
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
-from toygpt.tracking.run import Run, training_run
+from toygpt.tracking.run import Run, null_run, training_run
 from toygpt.training.checkpoints import Checkpoints
 from toygpt.training.report import Curves
 from toygpt.training.trainer import (
@@ -81,8 +81,9 @@ def main() -> None:
                 | {"fingerprint": unfinished.fingerprint},
                 tracking=params.tracking,
                 root=paths.main_root(),
-                is_rank_zero=is_rank_zero(),
-            ) as tracked,
+            )
+            if is_rank_zero()
+            else null_run() as tracked,
         ):
             outcome = train_model(
                 params, splits, unfinished, interruption, tracked, attention=attention

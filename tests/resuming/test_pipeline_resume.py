@@ -299,7 +299,7 @@ def test_an_announced_end_reaches_the_training_and_dvc_ends_in_order(
     assert project.lock_now() != before
     run = the_run(project)
     assert run.status == "FINISHED"
-    assert run.facts["resumed.after"] == f"stopped by SIGUSR1 after step {step}"
+    assert run.metadata["resumed.after"] == f"stopped by SIGUSR1 after step {step}"
 
 
 @pytest.mark.chaos
@@ -444,7 +444,7 @@ def test_only_the_precision_may_change_on_the_way(interrupted: Prepared) -> None
     assert list_run_folders(interrupted.root) == []
     run = the_run(interrupted)
     assert run.name == "by-hand"
-    assert run.facts["resumed.train.precision"] == "bf16-mixed"
+    assert run.metadata["resumed.train.precision"] == "bf16-mixed"
 
 
 @pytest.mark.chaos

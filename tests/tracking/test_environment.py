@@ -49,19 +49,19 @@ def no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_versions_and_the_machine_are_told(no_repository: Path) -> None:
-    facts = describe_environment("a processor")
+    metadata = describe_environment("a processor")
 
-    assert facts["python"] == platform.python_version()
+    assert metadata["python"] == platform.python_version()
     for package in ("torch", "lightning", "transformers"):
-        assert facts[package] == version(package)
-    assert facts["device"] == device_name(torch.device("cpu")) != ""
+        assert metadata[package] == version(package)
+    assert metadata["device"] == device_name(torch.device("cpu")) != ""
 
 
 def test_the_commit_is_told(repository: Path) -> None:
-    facts = describe_environment("a processor")
+    metadata = describe_environment("a processor")
 
-    assert facts["git.commit"] == git(repository, "rev-parse", "HEAD")
-    assert facts["git.dirty"] == "false"
+    assert metadata["git.commit"] == git(repository, "rev-parse", "HEAD")
+    assert metadata["git.dirty"] == "false"
 
 
 def test_changed_code_is_told(repository: Path) -> None:
@@ -91,10 +91,10 @@ def test_other_parameters_and_results_are_no_change_of_the_code(
 
 
 def test_without_a_repository_no_commit_is_told(no_repository: Path) -> None:
-    facts = describe_environment("a processor")
+    metadata = describe_environment("a processor")
 
-    assert "git.commit" not in facts
-    assert "git.dirty" not in facts
+    assert "git.commit" not in metadata
+    assert "git.dirty" not in metadata
 
 
 def test_a_repository_without_a_commit_has_none_to_tell(no_repository: Path) -> None:
@@ -123,9 +123,9 @@ def test_an_experiment_is_told(
     monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
 
-    facts = describe_environment("a processor")
-    assert facts["dvc.experiment"] == "plain-goat"
-    assert facts["dvc.baseline"] == "c0ffee"
+    metadata = describe_environment("a processor")
+    assert metadata["dvc.experiment"] == "plain-goat"
+    assert metadata["dvc.baseline"] == "c0ffee"
 
 
 def test_a_run_is_named_after_its_experiment(

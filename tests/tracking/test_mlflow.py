@@ -34,8 +34,8 @@ from tests.tracking.trackers import (
     warnings_on,
 )
 from toygpt.pipeline.errors import InputError
-from toygpt.tracking import courier as couriers
 from toygpt.tracking import mlflow as mlflow_tracker
+from toygpt.tracking import sync_worker
 from toygpt.tracking.mlflow import (
     model_from_mlflow,
     points_in_mlflow,
@@ -85,10 +85,10 @@ def root(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the courier try soon and often, and SQLite wait for nobody."""
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(couriers, "LONGEST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+    """Have the worker try soon and often, and SQLite wait for nobody."""
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sync_worker, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(mlflow_tracker, "MAX_BUSY_SECONDS", 0.1)
 
 
@@ -104,8 +104,8 @@ def _short_busy_timeout() -> Iterator[None]:
 
 @pytest.fixture
 def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the courier not wait for a tracker that fails to the end."""
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
+    """Have the worker not wait for a tracker that fails to the end."""
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
 
 
 def log(run: Run, steps: range) -> None:
@@ -120,7 +120,7 @@ def wait_for_points(root: Path, num_points: int) -> None:
     """Return when MLflow has them."""
 
     def has_them() -> bool:
-        with suppress(MlflowException):  # busy with the courier
+        with suppress(MlflowException):  # busy with the worker
             return len(mlflow_rows(root)) == 2 * num_points
         return False
 
@@ -151,7 +151,7 @@ def check_that_all_is_told(root: Path, num_steps: int) -> None:
     assert run.data.params == {"seed": "7"}
     assert run.data.tags["device"] == "abacus"
     record = record_in(root)
-    assert record.info.untold(["mlflow"], len(record.points)) == []
+    assert record.info.unsynced(["mlflow"], len(record.points)) == []
 
 
 def test_two_first_runs_at_once_share_one_database(
@@ -178,7 +178,7 @@ def test_mlflow_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
         root,
         tracked_by("mlflow", tags={"mood": "good"}),
         params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
-        facts={"git.commit": "c0ffee", "device": "abacus"},
+        metadata={"git.commit": "c0ffee", "device": "abacus"},
     ) as run:
         run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
         run.log_metrics({"loss": 2.0}, step=10)
@@ -206,7 +206,7 @@ def test_mlflow_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
     ]
     files = {"model/config.json": "{}", "model/deep/file": "text"}
     assert mlflow_files(root, told) == files
-    assert record_in(root).info.told["mlflow"].directories == ["model"]
+    assert record_in(root).info.synced["mlflow"].directories == ["model"]
 
 
 def test_mlflow_takes_more_than_it_takes_at_once(root: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_run_that_was_killed_before_its_parameters_were_told_gets_them(
         pass
     (before,) = mlflow_runs(root)
     record = record_in(root)
-    record.update(params={"seed": 7, "late": 1}, told={})
+    record.update(params={"seed": 7, "late": 1}, synced={})
 
     bring_up_to_date(TRACKING, root)
 

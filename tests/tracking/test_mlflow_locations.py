@@ -252,7 +252,7 @@ def test_runs_of_an_unusable_experiment_are_left_alone_once_another_is_chosen(
     synced = bring_up_to_date(tracked_by("mlflow", project="another"), project)
 
     assert warnings_on(capsys) == []
-    assert not record_in(project, "1").info.told["mlflow"].is_wanted
+    assert not record_in(project, "1").info.synced["mlflow"].is_wanted
     assert len(synced) == 1
     assert len(mlflow_runs(project, "another")) == 1
 

@@ -15,7 +15,7 @@ from toygpt.pipeline.errors import InputError
 from toygpt.tracking.record import (
     Point,
     Record,
-    Told,
+    Synced,
     all_infos,
     alone_in,
     count_points,
@@ -73,16 +73,16 @@ def curves(record: Record) -> Path:
 def test_a_record_is_found_as_it_was_left(tmp_path: Path, record: Record) -> None:
     record.append({"loss": 3.0, "speed": 10.0}, step=5)
     record.append({"parameters": 123}, step=None)
-    record.add_facts({"device": "abacus"})
+    record.add_metadata({"device": "abacus"})
     record.update(status="FAILED", reason="no power", ended=12.5, weights_sha256="ab")
-    record.note_told("mlflow", Told("1", 2, "FAILED", ["model"]))
+    record.note_synced("mlflow", Synced("1", 2, "FAILED", ["model"]))
 
     found = record_in(tmp_path)
 
     assert found.info == record.info
     assert found.points == record.points
     assert found.info.params["hub.token"] is None
-    assert found.info.told["mlflow"].directories == ["model"]
+    assert found.info.synced["mlflow"].directories == ["model"]
 
 
 def test_a_point_is_on_disk_before_the_next_step_begins(
@@ -223,23 +223,25 @@ def test_a_number_that_is_none_is_refused(record: Record, value: float) -> None:
 def test_facts_and_news_of_trackers_do_not_overwrite_each_other(
     tmp_path: Path, record: Record
 ) -> None:
-    """Two couriers and the training write at once."""
+    """Two sync_worker and the training write at once."""
 
     def tell(tracker: str) -> None:
         for number in range(40):
-            record.note_told(tracker, Told(tracker, number))
+            record.note_synced(tracker, Synced(tracker, number))
 
-    couriers = [threading.Thread(target=tell, args=[name]) for name in ("one", "other")]
-    for courier in couriers:
-        courier.start()
+    sync_worker = [
+        threading.Thread(target=tell, args=[name]) for name in ("one", "other")
+    ]
+    for worker in sync_worker:
+        worker.start()
     for number in range(40):
-        record.add_facts({f"fact-{number}": "true"})
-    for courier in couriers:
-        courier.join()
+        record.add_metadata({f"fact-{number}": "true"})
+    for worker in sync_worker:
+        worker.join()
 
     found = record_in(tmp_path).info
-    assert len(found.facts) == 40
-    assert {name: told.num_points for name, told in found.told.items()} == {
+    assert len(found.metadata) == 40
+    assert {name: told.num_points for name, told in found.synced.items()} == {
         "one": 39,
         "other": 39,
     }
@@ -366,13 +368,13 @@ def test_points_are_counted_without_being_read(record: Record, curves: Path) -> 
 def test_who_is_told_what(record: Record) -> None:
     record.append({"loss": 1.0}, step=1)
     record.update(status="FINISHED")
-    record.note_told("mlflow", Told("1", 1, "FINISHED"))
-    record.note_told("wandb", Told("1", 1, "RUNNING"))
+    record.note_synced("mlflow", Synced("1", 1, "FINISHED"))
+    record.note_synced("wandb", Synced("1", 1, "RUNNING"))
 
-    assert record.info.untold(["mlflow", "wandb", "none"], 1) == ["wandb"]
-    assert record.info.untold(["mlflow"], 2) == ["mlflow"]
-    record.note_told("mlflow", Told("", is_wanted=False))
-    assert record.info.untold(["mlflow"], 2) == [], "it was deleted there"
+    assert record.info.unsynced(["mlflow", "wandb", "none"], 1) == ["wandb"]
+    assert record.info.unsynced(["mlflow"], 2) == ["mlflow"]
+    record.note_synced("mlflow", Synced("", is_wanted=False))
+    assert record.info.unsynced(["mlflow"], 2) == [], "it was deleted there"
 
 
 def test_no_lock_is_left_by_a_process_that_is_gone(record: Record) -> None:

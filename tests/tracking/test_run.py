@@ -29,13 +29,14 @@ from tests.tracking.trackers import (
     wandb_runs,
     warnings_on,
 )
-from toygpt.tracking import courier as couriers
 from toygpt.tracking import run as runs
+from toygpt.tracking import sync_worker
 from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.record import RunInfo, runs_folder
 from toygpt.tracking.run import (
     bring_up_to_date,
-    forget_what_is_lost,
+    forget_lost,
+    null_run,
     run_of_model,
 )
 from toygpt.training.report import Curves
@@ -105,8 +106,8 @@ def root(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +157,7 @@ def test_a_resumed_training_goes_on_with_its_runs(killed_root: Path) -> None:
     assert opened[-1].run_id == RUN_ID
     assert opened[-1].summary["parameters"] == 123.0
     assert record.is_being_written() is False
-    assert record.info.untold(["mlflow", "wandb"], len(record.points)) == []
+    assert record.info.unsynced(["mlflow", "wandb"], len(record.points)) == []
 
 
 def check_that_it_is_closed(root: Path) -> None:
@@ -274,9 +275,11 @@ def test_a_failed_run_that_is_resumed_is_not_failed_any_more(tmp_path: Path) -> 
     info = record_in(tmp_path).info
     assert (while_it_runs.status, while_it_runs.reason) == ("RUNNING", None)
     assert while_it_runs.ended is None
-    assert info.facts["resumed.after"] == "KeyboardInterrupt"
+    assert info.metadata["resumed.after"] == "KeyboardInterrupt"
     assert (info.status, info.reason) == ("FINISHED", None)
-    assert info.all_facts["reason"] == "", "what the trackers were told is taken back"
+    assert info.all_metadata["reason"] == "", (
+        "what the trackers were told is taken back"
+    )
 
 
 def test_parameters_that_changed_on_the_way_become_facts(tmp_path: Path) -> None:
@@ -289,11 +292,11 @@ def test_parameters_that_changed_on_the_way_become_facts(tmp_path: Path) -> None
         assert info.params == began
         assert {
             key: value
-            for key, value in info.facts.items()
+            for key, value in info.metadata.items()
             if key.startswith("resumed.") and key != "resumed.after"
         } == (
             {}
-            if "resumed.after" not in info.facts
+            if "resumed.after" not in info.metadata
             else {"resumed.precision": precision}
         )
 
@@ -330,7 +333,7 @@ def test_a_run_that_the_user_deleted_is_not_brought_back(
     assert told == [[], []]
     assert mlflow_runs(root) == []
     assert warnings_on(capsys) == []
-    assert record_in(root).info.untold(["mlflow"], 2) == [], "it is settled"
+    assert record_in(root).info.unsynced(["mlflow"], 2) == [], "it is settled"
 
 
 def test_one_damaged_record_keeps_no_training_from_beginning(
@@ -446,13 +449,13 @@ def test_what_was_lost_is_told_anew(root: Path) -> None:
     """The run has no curve: that it is there at all is to be known as well."""
     with run_in(root, BOTH) as run:
         run.log_metrics({"parameters": 123.0})
-    nothing_lost = forget_what_is_lost(BOTH, root)
+    nothing_lost = forget_lost(BOTH, root)
     for path in (root / "mlflow.db", root / "mlartifacts", root / "wandb"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     untouched = bring_up_to_date(BOTH, root)
     give_empty(root)
 
-    lost = forget_what_is_lost(BOTH, root)
+    lost = forget_lost(BOTH, root)
     told = bring_up_to_date(BOTH, root)
 
     assert (nothing_lost, untouched) == (set(), [])
@@ -479,12 +482,12 @@ def test_without_trackers_the_record_alone_is_kept(tmp_path: Path) -> None:
     assert rows_of(record_in(tmp_path)) == [(1, "loss", 1.0)]
 
 
-def test_only_the_first_of_several_processes_has_something_to_say(
+def test_the_run_of_a_rank_above_zero_logs_nothing(
     tmp_path: Path,
 ) -> None:
-    with run_in(tmp_path, BOTH, is_rank_zero=False) as run:
+    with null_run() as run:
         run.log_metrics({"loss": 1.0}, step=1)
-        run.log_facts({"a": "b"})
+        run.log_metadata({"a": "b"})
         run.log_directory(tmp_path, name="model")
         run.remember_weights(WEIGHTS)
 
@@ -519,7 +522,7 @@ def test_a_later_stage_goes_on_with_the_run_of_its_model(
     assert wandb_rows(root) == [(5, "loss", 3.0)]
     assert opened[-1].summary["test_loss"] == 2.5
     assert opened[-1].config["weights.sha256"] == WEIGHTS
-    told = record_in(root).info.told
+    told = record_in(root).info.synced
     assert [told[name].directories for name in ("mlflow", "wandb")] == [["samples"]] * 2
 
 
@@ -560,7 +563,7 @@ def test_a_model_that_was_not_trained_here_has_no_run(
 ) -> None:
     with run_of_model(WEIGHTS, tracking=BOTH, root=tmp_path) as run:
         run.log_metrics({"test_loss": 1.0})
-        run.log_facts({"a": "b"})
+        run.log_metadata({"a": "b"})
         run.log_directory(tmp_path, name="samples")
 
     assert not list(tmp_path.iterdir())

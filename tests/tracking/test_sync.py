@@ -17,7 +17,7 @@ from tests.tracking.trackers import (
 from toygpt.cli import main
 from toygpt.doctor.finding import Finding
 from toygpt.doctor.trackers import check_trackers
-from toygpt.tracking import courier as couriers
+from toygpt.tracking import sync_worker
 
 TRACKING = tracked_by("mlflow", project="toygpt")
 
@@ -40,8 +40,8 @@ def root(
     model.mkdir(parents=True)
     (model / "model.safetensors").write_text("weights")
     monkeypatch.chdir(root)
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.3)
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.3)
     with run_in(root, tracked_by(project="toygpt")) as run:
         run.log_metrics({"loss": 1.0}, step=1)
         run.remember_weights(hashlib.sha256(b"weights").hexdigest())

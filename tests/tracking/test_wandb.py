@@ -29,7 +29,7 @@ from tests.tracking.trackers import (
     wandb_runs,
     warnings_on,
 )
-from toygpt.tracking import courier as couriers
+from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
 from toygpt.tracking.run import Run, bring_up_to_date
 from toygpt.tracking.wandb import points_on_disk
@@ -52,15 +52,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(couriers, "LONGEST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sync_worker, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture
 def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the courier not wait for a tracker that fails to the end."""
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
+    """Have the worker not wait for a tracker that fails to the end."""
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
 
 
 def log(run: Run, steps: range) -> None:
@@ -88,7 +88,7 @@ def check_that_all_is_told(root: Path, num_steps: int) -> None:
     assert last.config == {"seed": 7, "device": "abacus"}
     assert last.summary["parameters"] == 123.0
     record = record_in(root)
-    assert record.info.untold(["wandb"], len(record.points)) == []
+    assert record.info.unsynced(["wandb"], len(record.points)) == []
 
 
 def test_wandb_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_wandb_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
         root,
         tracked_by("wandb", tags={"mood": "good"}),
         params={"seed": 7, "train.learning_rate": 1e-3},
-        facts={"git.commit": "c0ffee"},
+        metadata={"git.commit": "c0ffee"},
     ) as run:
         run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
         run.log_metrics({"loss": 2.0}, step=10)
@@ -122,7 +122,7 @@ def test_wandb_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
     assert told.summary["parameters"] == 123.0
     assert told.artifacts == {f"model-{RUN_ID}": {"config.json"}}
     assert told.exit_code == 0
-    assert record_in(root).info.told["wandb"].directories == ["model"]
+    assert record_in(root).info.synced["wandb"].directories == ["model"]
 
 
 def test_wandb_leaves_nothing_outside_the_folders_that_git_ignores(
@@ -241,7 +241,7 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_tells_the_rest(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(couriers, "PATIENCE_SECONDS", 1.0)
+        patch.setattr(sync_worker, "PATIENCE_SECONDS", 1.0)
         with run_in(root, TRACKING) as run:
             log(run, range(1, 4))
             hanging = wandb_core()
@@ -253,14 +253,14 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_tells_the_rest(
     told = record_in(root).info
     hanging.kill()
     wait_until(lambda: is_gone(hanging))
-    wait_until(lambda: not [it for it in threading.enumerate() if "courier" in it.name])
+    wait_until(lambda: not [it for it in threading.enumerate() if "worker" in it.name])
     end_wandb()  # as if another process had started
 
     bring_up_to_date(TRACKING, root)
 
     assert waited < 10
     assert "it does not answer" in warning_of(capsys)
-    assert told.untold(["wandb"], 40) == ["wandb"]
+    assert told.unsynced(["wandb"], 40) == ["wandb"]
     check_that_all_is_told(root, 39)
 
 

@@ -49,7 +49,7 @@ def run_in(
         "run_id": RUN_ID,
         "name": "nano-python",
         "params": {"seed": 7},
-        "facts": {"device": "abacus"},
+        "metadata": {"device": "abacus"},
     }
     return training_run(**values | changes, tracking=tracking, root=root)
 

@@ -49,19 +49,19 @@ def check_trackers(root: Path) -> Iterator[Line]:
         yield unusable
         tracking = tracking.without(["mlflow"])  # it takes nothing before that
     wanted = wanted_trackers(tracking)
-    untold = [
+    unsynced = [
         record
         for record in records
         if not record.is_being_written()
         and (
             record.info.status == "RUNNING"  # it ended without a word
-            or record.info.untold(wanted, len(record.points))
+            or record.info.unsynced(wanted, len(record.points))
         )
     ]
-    if untold:
-        names = ", ".join(record.info.name for record in untold)
+    if unsynced:
+        names = ", ".join(record.info.name for record in unsynced)
         yield Finding(
-            f"{number_of(len(untold), 'run')} that the trackers do not know all of: "
+            f"{number_of(len(unsynced), 'run')} that the trackers do not know all of: "
             f"{names}",
             "python . track",
             partial(_sync, root, tracking),
@@ -112,7 +112,9 @@ def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
     name = DATABASE
     database = root / name
     if not database.is_file() or not database.stat().st_size:
-        if any(told for record in records if (told := record.info.told.get("mlflow"))):
+        if any(
+            told for record in records if (told := record.info.synced.get("mlflow"))
+        ):
             yield Finding(f"{name} is gone, and had runs", "python . track --rebuild")
         return
     try:

@@ -38,8 +38,8 @@ from toygpt.tracking.record import (
 )
 from toygpt.tracking.run import (
     bring_up_to_date,
-    forget_what_is_lost,
-    tell_trackers,
+    forget_lost,
+    sync_run,
     wanted_trackers,
 )
 
@@ -76,7 +76,7 @@ def track(
         InputError: There is no such revision, or it has no results.
     """
     if is_rebuilding:
-        forget_what_is_lost(tracking, root)
+        forget_lost(tracking, root)
     names = []
     lacking: dict[str, set[str]] = {}  # names of runs, by tracker
     responsive = tracking  # one that failed once is not asked for every run
@@ -90,7 +90,7 @@ def track(
                 _add_evaluation(record, results.evaluation())
             with results.directories() as directories:
                 if _lacking(record, directories, responsive):
-                    tell_trackers(record, responsive, root, directories)
+                    sync_run(record, responsive, root, directories)
                     names.append(record.info.name)
                     failed = _lacking(record, directories, tracking)
                     for tracker in failed:
@@ -154,7 +154,7 @@ def _lacking(
     record: Record, directories: Mapping[str, Path], tracking: TrackingParams
 ) -> list[str]:
     """Return the trackers that have not all of a run, or no copy of a directory."""
-    unsynced = record.info.untold(wanted_trackers(tracking), len(record.points))
+    unsynced = record.info.unsynced(wanted_trackers(tracking), len(record.points))
     without_files = _lacking_files(record, directories, tracking)
     return list(dict.fromkeys([*unsynced, *without_files]))
 
@@ -166,7 +166,7 @@ def _lacking_files(
     wanted = set(wanted_trackers(tracking)) & set(record.info.trackers)
     return [
         name
-        for name, told in record.info.told.items()
+        for name, told in record.info.synced.items()
         if name in wanted
         and told.is_wanted
         and not directories.keys() <= set(told.directories)
@@ -190,7 +190,7 @@ def unsynced_results(
             if _missing_results(record, results.evaluation()):
                 # `track` appends them to the record: then no tracker has all points.
                 num_points = len(record.points) + 1
-                trackers = record.info.untold(wanted_trackers(tracking), num_points)
+                trackers = record.info.unsynced(wanted_trackers(tracking), num_points)
             if trackers:
                 return record.info.name, trackers
     return None
@@ -283,7 +283,7 @@ class Results:
             status="FINISHED",
             started=now,
             ended=now,
-            facts={
+            metadata={
                 "restored.from": self.revision or "the workspace",
                 "weights.sha256": self.weights_sha256,
             },

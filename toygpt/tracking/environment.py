@@ -23,7 +23,7 @@ def describe_environment(device_name: str) -> dict[str, str]:
     Args:
         device_name: Of the GPU or the processor that trains.
     """
-    facts = {
+    metadata = {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "device": device_name,
@@ -33,15 +33,15 @@ def describe_environment(device_name: str) -> dict[str, str]:
         ("dvc.baseline", "DVC_EXP_BASELINE_REV"),
     ):
         if value := os.environ.get(variable):
-            facts[fact] = value
+            metadata[fact] = value
     here = Path.cwd()
     if commit := git_or_nothing(here, "rev-parse", "HEAD"):
         changed = git_or_nothing(
             Path.cwd(), "status", "--porcelain", "--", ".", *NOT_CODE
         )
-        facts["git.commit"] = commit
-        facts["git.dirty"] = "true" if changed else "false"
-    return facts
+        metadata["git.commit"] = commit
+        metadata["git.dirty"] = "true" if changed else "false"
+    return metadata
 
 
 def run_name(model: str, corpus: str) -> str:

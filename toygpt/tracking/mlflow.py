@@ -144,13 +144,13 @@ class MLflowTracker:
         for first in range(0, len(entries), MAX_PARAMS):
             self._client.log_batch(run_id, params=entries[first : first + MAX_PARAMS])
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Set each fact as a tag."""
         from mlflow.entities import RunTag
 
         self._check_database()
         names = {"git.commit": "mlflow.source.git.commit"}
-        tags = [RunTag(names.get(key, key), value) for key, value in facts.items()]
+        tags = [RunTag(names.get(key, key), value) for key, value in metadata.items()]
         self._client.log_batch(self.run_id, tags=tags)
 
     def log_points(self, points: Sequence[Point]) -> None:
@@ -320,7 +320,7 @@ def _keep_mlflow_calm() -> None:
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
-        # The courier says what fails, and says it once.
+        # The worker says what fails, and says it once.
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -3,7 +3,7 @@
 MLflow and W&B are views of it. Whatever they miss, or lose, they are told again from
 here. A record is a folder in `.toygpt/runs/` of the project that the user works in:
 
-    run.json         name, parameters, facts, status, and the trackers' ids
+    run.json         name, parameters, metadata, status, and the trackers' ids
     metrics.jsonl    a line for each point, on disk as soon as it is known
     lock             held by the process that writes
 """
@@ -30,6 +30,8 @@ VERSION = 1
 INFO_FILE = "run.json"
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
+# As version 1 of run.json calls them: earlier toyGPTs read and write it, too.
+KEYS_ON_DISK = {"metadata": "facts", "synced": "told"}
 
 # Values by their step and name; results of the whole run stand under the step None.
 Known = dict[tuple[int | None, str], float]
@@ -55,7 +57,7 @@ def known_of(points: Iterable[Point]) -> Known:
 
 
 @dataclass(frozen=True)
-class Told:
+class Synced:
     """What a tracker is known to know."""
 
     id: str  # of the run, as the tracker has it
@@ -79,33 +81,33 @@ class RunInfo:
     reason: str | None = None  # why it is not FINISHED
     started: float = 0.0  # seconds since 1970
     ended: float | None = None  # seconds since 1970
-    facts: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     weights_sha256: str | None = None
-    told: dict[str, Told] = field(default_factory=dict)
+    synced: dict[str, Synced] = field(default_factory=dict)
 
-    def is_told(self, tracker: str, num_points: int) -> bool:
+    def is_synced(self, tracker: str, num_points: int) -> bool:
         """Say whether a tracker knows everything."""
-        told = self.told.get(tracker)
+        told = self.synced.get(tracker)
         if told is None:
             return False
         return not told.is_wanted or (
             told.num_points == num_points and told.status == self.status
         )
 
-    def untold(self, trackers: Iterable[str], num_points: int) -> list[str]:
+    def unsynced(self, trackers: Iterable[str], num_points: int) -> list[str]:
         """Return those of these trackers that follow it and do not know everything."""
         return [
             tracker
             for tracker in trackers
-            if tracker in self.trackers and not self.is_told(tracker, num_points)
+            if tracker in self.trackers and not self.is_synced(tracker, num_points)
         ]
 
     @property
-    def all_facts(self) -> dict[str, str]:
-        """The facts, and why it is not finished: of a resumed run not any more."""
-        if self.reason is None and "resumed.after" not in self.facts:
-            return self.facts
-        return {**self.facts, "reason": self.reason or ""}
+    def all_metadata(self) -> dict[str, str]:
+        """The metadata, and why it is not finished: of a resumed run not any more."""
+        if self.reason is None and "resumed.after" not in self.metadata:
+            return self.metadata
+        return {**self.metadata, "reason": self.reason or ""}
 
 
 class Record:
@@ -137,16 +139,16 @@ class Record:
             self.info = replace(self.info, **changes)
             _write_info(self.folder, self.info)
 
-    def add_facts(self, facts: Mapping[str, str]) -> None:
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Note what is true of the whole run and no parameter."""
         with self._changing:
-            self.info = replace(self.info, facts={**self.info.facts, **facts})
+            self.info = replace(self.info, metadata={**self.info.metadata, **metadata})
             _write_info(self.folder, self.info)
 
-    def note_told(self, tracker: str, told: Told) -> None:
+    def note_synced(self, tracker: str, told: Synced) -> None:
         """Note what a tracker knows now."""
         with self._changing:
-            self.info = replace(self.info, told={**self.info.told, tracker: told})
+            self.info = replace(self.info, synced={**self.info.synced, tracker: told})
             _write_info(self.folder, self.info)
 
     def append(self, metrics: Mapping[str, float], *, step: int | None) -> None:
@@ -238,7 +240,10 @@ def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
 
 
 def _write_info(folder: Path, info: RunInfo) -> None:
-    write_json(folder / INFO_FILE, {"version": VERSION, **asdict(info)})
+    values = asdict(info)
+    for name, key in KEYS_ON_DISK.items():
+        values[key] = values.pop(name)
+    write_json(folder / INFO_FILE, {"version": VERSION, **values})
 
 
 def read_info(folder: Path) -> RunInfo:
@@ -252,8 +257,12 @@ def read_info(folder: Path) -> RunInfo:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             raise ValueError(f"this toyGPT reads version {VERSION}")
-        told = {name: Told(**entry) for name, entry in values.pop("told").items()}
-        return RunInfo(**values, told=told)
+        for name, key in KEYS_ON_DISK.items():
+            values[name] = values.pop(key)
+        entries = values.pop("synced").items()
+        return RunInfo(
+            **values, synced={name: Synced(**entry) for name, entry in entries}
+        )
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no record of a training: {error!r}") from None
 

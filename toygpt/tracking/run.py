@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.process import without_garbage_collection
-from toygpt.tracking.courier import Courier
 from toygpt.tracking.mlflow import MLflowTracker, points_in_mlflow
 from toygpt.tracking.record import (
     Record,
@@ -24,6 +23,7 @@ from toygpt.tracking.record import (
     record_of_weights,
     runs_folder,
 )
+from toygpt.tracking.sync_worker import SyncWorker
 from toygpt.tracking.tracker import Tracker
 from toygpt.tracking.wandb import WandbTracker, points_on_disk
 
@@ -48,18 +48,18 @@ class Run:
         is_quiet: bool = False,
     ) -> None:
         self.record = record
-        self._couriers: list[Courier] = []
+        self._couriers: list[SyncWorker] = []
         if record is not None:
             with without_garbage_collection():  # to open a tracker is to import much
                 for name, open_tracker in openers.items():
-                    courier = Courier(name, record, open_tracker, is_quiet=is_quiet)
-                    self._couriers.append(courier)
-                    courier.wait_for_first_try()
+                    worker = SyncWorker(name, record, open_tracker, is_quiet=is_quiet)
+                    self._couriers.append(worker)
+                    worker.wait_for_first_try()
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Note what is true of the whole run and no parameter."""
         if self.record is not None:
-            self.record.add_facts(facts)
+            self.record.add_metadata(metadata)
             self._tell_news()
 
     def log_metrics(
@@ -72,25 +72,25 @@ class Run:
 
     def log_directory(self, directory: Path, *, name: str) -> None:
         """Let the trackers keep a copy of all files in a directory."""
-        for courier in self._couriers:
-            courier.take_directory(directory, name=name)
+        for worker in self._couriers:
+            worker.take_directory(directory, name=name)
 
     def remember_weights(self, weights_sha256: str) -> None:
         """Let later stages find this run by the weights that came of it."""
         if self.record is not None:
             self.record.update(weights_sha256=weights_sha256)
-            self.log_facts({"weights.sha256": weights_sha256})
+            self.log_metadata({"weights.sha256": weights_sha256})
 
     def close(self) -> None:
         """Tell every tracker the rest."""
-        for courier in self._couriers:
-            courier.ask_to_finish()
-        for courier in self._couriers:
-            courier.wait_for_finish()
+        for worker in self._couriers:
+            worker.ask_to_finish()
+        for worker in self._couriers:
+            worker.wait_for_finish()
 
     def _tell_news(self) -> None:
-        for courier in self._couriers:
-            courier.tell_news()
+        for worker in self._couriers:
+            worker.tell_news()
 
 
 def _openers(
@@ -108,31 +108,33 @@ def _openers(
 
 
 @contextmanager
+def null_run() -> Iterator[Run]:
+    """Yield a run that logs nothing: that of every rank but rank zero."""
+    yield Run(None, {})
+
+
+@contextmanager
 def training_run(
     run_id: str,
     name: str,
     params: Mapping[str, Any],
-    facts: Mapping[str, str],
+    metadata: Mapping[str, str],
     *,
     tracking: TrackingParams,
     root: Path,
-    is_rank_zero: bool = True,
 ) -> Iterator[Run]:
-    """Open the run of a training, or go on with it; it ends as the block does.
+    """Open the run of a training, or continue it; it ends as the block does.
+
+    Only rank zero may open it; the other ranks have a `null_run`.
 
     Args:
         run_id: Of its record.
         name: What the trackers show.
         params: All parameters, flattened.
-        facts: What is true of the whole run and no parameter.
+        metadata: What is true of the whole run and no parameter.
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
-        is_rank_zero: Whether this process speaks for all that train together. The
-            others have nothing to say.
     """
-    if not is_rank_zero:
-        yield Run(None, {})
-        return
     # If a tracker fails, the user hears of it from the run that is to begin.
     bring_up_to_date(tracking, root, but=run_id, is_quiet=True)
     folder = runs_folder(root) / run_id
@@ -147,7 +149,7 @@ def training_run(
                 params=dict(params),
                 tags=tracking.tags,
                 trackers=wanted_trackers(tracking),
-                facts=dict(facts),
+                metadata=dict(metadata),
             )
         else:
             followers = [*record.info.trackers, *wanted_trackers(tracking)]
@@ -156,7 +158,11 @@ def training_run(
                 tags=tracking.tags,
                 # One that is muted today is told the rest another day.
                 trackers=list(dict.fromkeys(followers)),
-                facts={**record.info.facts, **facts, **_resumption(record, params)},
+                metadata={
+                    **record.info.metadata,
+                    **metadata,
+                    **_resumption(record, params),
+                },
                 status="RUNNING",
                 reason=None,
                 ended=None,
@@ -189,13 +195,13 @@ def _record(folder: Path) -> Record | None:
 
 
 def _resumption(record: Record, params: Mapping[str, Any]) -> dict[str, str]:
-    """Return why a run was resumed, and with which other parameters, as facts."""
+    """Return why a run was resumed, and with which other parameters, as metadata."""
     before = record.info.params
     changed = {
         f"resumed.{key}": str(value)
         for key, value in params.items()
         if (key in before and before[key] != value)
-        or f"resumed.{key}" in record.info.facts
+        or f"resumed.{key}" in record.info.metadata
     }
     return {"resumed.after": record.info.reason or ITS_PROCESS_IS_GONE, **changed}
 
@@ -260,16 +266,16 @@ def bring_up_to_date(
             with record.locked(is_patient=False):
                 if record.info.status == "RUNNING":
                     _end_dead_run(record)
-                untold = record.info.untold(listening, len(record.points))
-                _tell(record, untold, tracking, root, is_quiet=is_quiet)
+                unsynced = record.info.unsynced(listening, len(record.points))
+                _tell(record, unsynced, tracking, root, is_quiet=is_quiet)
         except BlockingIOError:  # a process is at work on it
             continue
         except (InputError, OSError) as error:
             _warn(f"the training {info.name} is left as it is: {error}")
             continue
-        still_untold = record.info.untold(listening, len(record.points))
-        learned = set(untold) - set(still_untold)
-        if any(record.info.told[tracker].is_wanted for tracker in learned):
+        still_untold = record.info.unsynced(listening, len(record.points))
+        learned = set(unsynced) - set(still_untold)
+        if any(record.info.synced[tracker].is_wanted for tracker in learned):
             names.append(info.name)
         # A tracker that does not listen now is not asked again.
         listening = [name for name in listening if name not in still_untold]
@@ -277,7 +283,9 @@ def bring_up_to_date(
 
 
 def _is_settled(folder: Path, info: RunInfo, trackers: Iterable[str]) -> bool:
-    return info.status != "RUNNING" and not info.untold(trackers, count_points(folder))
+    return info.status != "RUNNING" and not info.unsynced(
+        trackers, count_points(folder)
+    )
 
 
 def _end_dead_run(record: Record) -> None:
@@ -285,7 +293,7 @@ def _end_dead_run(record: Record) -> None:
     record.update(status="KILLED", reason=ITS_PROCESS_IS_GONE, ended=last)
 
 
-def forget_what_is_lost(tracking: TrackingParams, root: Path) -> set[str]:
+def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
     """Let the trackers be told anew of runs that they do not have, or not whole.
 
     Args:
@@ -303,11 +311,11 @@ def forget_what_is_lost(tracking: TrackingParams, root: Path) -> set[str]:
         ):
             told = {
                 name: told
-                for name, told in record.info.told.items()
+                for name, told in record.info.synced.items()
                 if name not in wanted_trackers(tracking) or _has_all(name, record, root)
             }
-            if told != record.info.told:
-                record.update(told=told)
+            if told != record.info.synced:
+                record.update(synced=told)
                 lost.add(info.id)
     return lost
 
@@ -318,7 +326,7 @@ def _has_all(tracker: str, record: Record, root: Path) -> bool:
     return known is not None and known_of(curves).keys() <= known.keys()
 
 
-def tell_trackers(
+def sync_run(
     record: Record,
     tracking: TrackingParams,
     root: Path,

@@ -22,7 +22,7 @@ class Tracker(Protocol):
     known: Known  # what has surely arrived
     directories: set[str]  # names of those that it had when it was opened or closed
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Note what is true of the whole run and no parameter: a digest, a version."""
 
     def log_points(self, points: Sequence[Point]) -> None:

@@ -73,9 +73,9 @@ class WandbTracker:
         )
         self._run.define_metric("*", step_metric="step")
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
-        """Add the facts to the run's configuration."""
-        self._run.config.update(dict(facts), allow_val_change=True)
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add the metadata to the run's configuration."""
+        self._run.config.update(dict(metadata), allow_val_change=True)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Add the points to their curves, and results to the summary.

@@ -11,10 +11,10 @@ import pytest
 
 from tests.project import PATIENCE_SECONDS
 from tests.tracking.trackers import RUN_ID, record_in, warnings_on
-from toygpt.tracking import courier as couriers
-from toygpt.tracking.courier import Courier
-from toygpt.tracking.record import Known, Point, Record, Status, Told, known_of
+from toygpt.tracking import sync_worker
+from toygpt.tracking.record import Known, Point, Record, Status, Synced, known_of
 from toygpt.tracking.run import Run
+from toygpt.tracking.sync_worker import SyncWorker
 from toygpt.tracking.tracker import RunNotWantedError
 
 Fault = Callable[[], None]
@@ -25,7 +25,7 @@ class Service:
 
     def __init__(self) -> None:
         self.points: list[tuple[int | None, str, float]] = []
-        self.facts: list[dict[str, str]] = []
+        self.metadata: list[dict[str, str]] = []
         self.directories: list[str] = []
         self.status: Status | None = None
         self.num_opened = 0
@@ -63,9 +63,9 @@ class Connection:
         self.known = service.known()
         self.directories: set[str] = set()
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
-        self.service.meet_fault("log_facts")
-        self.service.facts.append(dict(facts))
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
+        self.service.meet_fault("log_metadata")
+        self.service.metadata.append(dict(metadata))
 
     def log_points(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -90,9 +90,9 @@ class Connection:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(couriers, "LONGEST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(sync_worker, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def record(tmp_path: Path) -> Record:
         params={},
         tags={},
         trackers=["fake"],
-        facts={"device": "abacus"},
+        metadata={"device": "abacus"},
     )
 
 
@@ -142,30 +142,30 @@ def raising(error: BaseException) -> Fault:
     return fault
 
 
-def log(courier: Courier, metrics: Mapping[str, float], step: int | None) -> None:
+def log(worker: SyncWorker, metrics: Mapping[str, float], step: int | None) -> None:
     """Note a point, as a run does."""
-    courier.record.append(metrics, step=step)
-    courier.tell_news()
+    worker.record.append(metrics, step=step)
+    worker.tell_news()
 
 
-def finish(courier: Courier, status: Status = "FINISHED") -> None:
+def finish(worker: SyncWorker, status: Status = "FINISHED") -> None:
     """End the run, as its block does."""
-    courier.record.update(status=status, ended=time.time())
-    courier.ask_to_finish()
-    courier.wait_for_finish()
+    worker.record.update(status=status, ended=time.time())
+    worker.ask_to_finish()
+    worker.wait_for_finish()
 
 
-def train(record: Record, service: Service, *, num_steps: int = 5) -> Courier:
+def train(record: Record, service: Service, *, num_steps: int = 5) -> SyncWorker:
     """Run a training of a few steps to its end."""
-    courier = Courier("fake", record, service.open)
-    courier.wait_for_first_try()
+    worker = SyncWorker("fake", record, service.open)
+    worker.wait_for_first_try()
     for step in range(1, num_steps + 1):
-        log(courier, {"loss": 1 / step, "speed": 10.0 * step}, step)
+        log(worker, {"loss": 1 / step, "speed": 10.0 * step}, step)
         time.sleep(0.005)
-    log(courier, {"parameters": 123.0}, None)
-    courier.take_directory(record.folder, name="model")
-    finish(courier)
-    return courier
+    log(worker, {"parameters": 123.0}, None)
+    worker.take_directory(record.folder, name="model")
+    finish(worker)
+    return worker
 
 
 def all_points(num_steps: int = 5) -> list[tuple[int | None, str, float]]:
@@ -180,16 +180,16 @@ def test_all_is_told_in_order_and_once(record: Record, service: Service) -> None
     train(record, service)
 
     assert service.points == all_points()
-    assert service.facts == [{"device": "abacus"}]
+    assert service.metadata == [{"device": "abacus"}]
     assert service.directories == ["model"]
     assert (service.status, service.num_opened) == ("FINISHED", 1)
-    assert record.info.told["fake"] == Told("1", 6, "FINISHED", ["model"])
-    assert record.info.untold(["fake"], len(record.points)) == []
+    assert record.info.synced["fake"] == Synced("1", 6, "FINISHED", ["model"])
+    assert record.info.unsynced(["fake"], len(record.points)) == []
 
 
 FAULTS: dict[str, tuple[str, list[Fault]]] = {
     "closed at first": ("open", [raising(OSError("no entry"))] * 3),
-    "deaf to facts": ("log_facts", [raising(OSError("no"))]),
+    "deaf to metadata": ("log_metadata", [raising(OSError("no"))]),
     "cut off in the middle of a point": (
         "log_points",
         [lambda: None, raising(EOFError())],
@@ -236,10 +236,10 @@ def test_what_was_missed_is_told_later_and_the_user_hears_of_it_once(
 
     assert service.num_fired == len(faults), "the faults fired"
     assert sorted(service.points, key=str) == sorted(all_points(), key=str)
-    assert service.facts[-1] == {"device": "abacus"}
+    assert service.metadata[-1] == {"device": "abacus"}
     assert set(service.directories) == {"model"}
     assert service.status == "FINISHED"
-    assert record.info.untold(["fake"], len(record.points)) == []
+    assert record.info.unsynced(["fake"], len(record.points)) == []
     (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: fake does not take what it is told: ")
 
@@ -291,13 +291,13 @@ def test_what_cannot_be_noted_is_no_failure_of_the_tracker(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The disk is full: the training will say so, and the tracker has all it needs."""
-    tries: list[Told] = []
+    tries: list[Synced] = []
 
-    def note_told(_: str, told: Told) -> None:
+    def note_synced(_: str, told: Synced) -> None:
         tries.append(told)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record, "note_told", note_told)
+    monkeypatch.setattr(record, "note_synced", note_synced)
 
     train(record, service)
 
@@ -316,8 +316,8 @@ def test_a_run_that_is_not_wanted_is_left_alone_without_a_word(
 
     assert (service.points, service.num_opened) == ([], 1)
     assert warnings_on(capsys) == []
-    assert not record.info.told["fake"].is_wanted
-    assert record.info.untold(["fake"], len(record.points)) == []
+    assert not record.info.synced["fake"].is_wanted
+    assert record.info.unsynced(["fake"], len(record.points)) == []
 
 
 def test_the_work_goes_on_while_a_tracker_hangs(
@@ -326,44 +326,44 @@ def test_the_work_goes_on_while_a_tracker_hangs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(couriers, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(sync_worker, "PATIENCE_SECONDS", 0.3)
     hang = Hang()
     service.fail("log_points", hang)
-    courier = Courier("fake", record, service.open)
-    log(courier, {"loss": 1.0}, 1)
+    worker = SyncWorker("fake", record, service.open)
+    log(worker, {"loss": 1.0}, 1)
     assert hang.began.wait(PATIENCE_SECONDS)
 
     for step in range(2, 50):
-        log(courier, {"loss": 1 / step}, step)
+        log(worker, {"loss": 1 / step}, step)
     started = time.monotonic()
-    finish(courier)
+    finish(worker)
     waited = time.monotonic() - started
     was_given_up = hang.lasts
-    told_when_given_up = record.info.told["fake"]
+    told_when_given_up = record.info.synced["fake"]
     hang.is_over.set()
-    courier._thread.join(PATIENCE_SECONDS)
+    worker._thread.join(PATIENCE_SECONDS)
 
     assert was_given_up
     assert waited > 0.2, "it was given a while"
     (warning,) = warnings_on(capsys)
     assert "it does not answer" in warning
-    assert record.info.told["fake"] == told_when_given_up, "others may write it now"
-    assert record.info.untold(["fake"], len(record.points)) == ["fake"]
+    assert record.info.synced["fake"] == told_when_given_up, "others may write it now"
+    assert record.info.unsynced(["fake"], len(record.points)) == ["fake"]
 
 
 def test_a_tracker_that_does_not_open_delays_the_start_for_a_while_only(
     record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "FIRST_TRY_SECONDS", 0.2)
+    monkeypatch.setattr(sync_worker, "FIRST_TRY_SECONDS", 0.2)
     hang = Hang()
     service.fail("open", hang)
 
-    courier = Courier("fake", record, service.open)
+    worker = SyncWorker("fake", record, service.open)
     assert hang.began.wait(PATIENCE_SECONDS)
-    courier.wait_for_first_try()
+    worker.wait_for_first_try()
     was_waited_for = not hang.lasts
     hang.is_over.set()
-    finish(courier)
+    finish(worker)
 
     assert not was_waited_for
     assert service.status == "FINISHED"
@@ -375,14 +375,14 @@ def test_a_tracker_that_never_listens_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
     service.fail("open", *[raising(OSError("no entry"))] * 10_000)
 
     train(record, service)
 
     assert service.num_opened > 3, "it was tried"
     assert service.faults["open"], "it was given up, or it would be open"
-    assert record.info.untold(["fake"], len(record.points)) == ["fake"]
+    assert record.info.unsynced(["fake"], len(record.points)) == ["fake"]
     assert len(warnings_on(capsys)) == 1
 
 
@@ -390,7 +390,7 @@ def test_a_courier_that_pauses_tries_at_once_when_the_run_ends(
     record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause = PATIENCE_SECONDS / 2
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", pause)
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", pause)
     service.fail("open", raising(OSError("no entry")))
 
     started = time.monotonic()
@@ -405,9 +405,9 @@ def test_a_quiet_courier_complains_to_nobody(
 ) -> None:
     service.fail("open", raising(OSError("no entry")))
 
-    courier = Courier("fake", record, service.open, is_quiet=True)
-    courier.wait_for_first_try()
-    finish(courier)
+    worker = SyncWorker("fake", record, service.open, is_quiet=True)
+    worker.wait_for_first_try()
+    finish(worker)
 
     assert service.num_fired == 1
     assert warnings_on(capsys) == []
@@ -420,7 +420,7 @@ def test_of_a_result_that_was_found_twice_the_last_one_stays(
     record.append({"test_loss": 2.25}, step=None)
     service.points = [(None, "test_loss", 2.25), (None, "xz", 1.0)]
 
-    finish(Courier("fake", record, service.open))
+    finish(SyncWorker("fake", record, service.open))
 
     assert service.points == [(None, "test_loss", 2.25), (None, "xz", 1.0)]
 
@@ -429,13 +429,13 @@ def test_why_a_run_failed_is_told_and_taken_back_when_it_is_resumed(
     tmp_path: Path, record: Record, service: Service
 ) -> None:
     record.update(reason="no power")
-    finish(Courier("fake", record, service.open), status="FAILED")
+    finish(SyncWorker("fake", record, service.open), status="FAILED")
 
     resumed = record_in(tmp_path)
-    resumed.update(reason=None, facts={"resumed.after": "no power"})
-    finish(Courier("fake", resumed, service.open))
+    resumed.update(reason=None, metadata={"resumed.after": "no power"})
+    finish(SyncWorker("fake", resumed, service.open))
 
-    assert service.facts == [
+    assert service.metadata == [
         {"device": "abacus", "reason": "no power"},
         {"resumed.after": "no power", "reason": ""},
     ]
@@ -446,9 +446,9 @@ def test_a_run_opened_again_is_told_nothing_twice(
 ) -> None:
     train(record, service)
 
-    courier = Courier("fake", record_in(tmp_path), service.open)
-    log(courier, {"test_loss": 2.5}, None)
-    finish(courier)
+    worker = SyncWorker("fake", record_in(tmp_path), service.open)
+    log(worker, {"test_loss": 2.5}, None)
+    finish(worker)
 
     assert service.points == [*all_points(), (None, "test_loss", 2.5)]
 
@@ -457,26 +457,26 @@ def test_half_a_copy_is_not_noted_as_a_copy(
     tmp_path: Path, record: Record, service: Service
 ) -> None:
     """A killed process leaves one, which the service lists like any other."""
-    record.note_told("fake", Told("1", directories=["samples", "deleted"]))
+    record.note_synced("fake", Synced("1", directories=["samples", "deleted"]))
     service.directories = ["model", "samples"]
 
-    finish(Courier("fake", record, service.open))
-    without_model = record.info.told["fake"].directories
+    finish(SyncWorker("fake", record, service.open))
+    without_model = record.info.synced["fake"].directories
     train(record_in(tmp_path), service)
 
     assert without_model == ["samples"]
-    assert record_in(tmp_path).info.told["fake"].directories == ["model", "samples"]
+    assert record_in(tmp_path).info.synced["fake"].directories == ["model", "samples"]
 
 
 def test_copies_of_another_run_are_not_copies_of_this_one(
     record: Record, service: Service
 ) -> None:
-    record.note_told("fake", Told("0", directories=["model"]))
+    record.note_synced("fake", Synced("0", directories=["model"]))
     service.directories = ["model"]
 
-    finish(Courier("fake", record, service.open))
+    finish(SyncWorker("fake", record, service.open))
 
-    assert record.info.told["fake"] == Told("1", status="FINISHED")
+    assert record.info.synced["fake"] == Synced("1", status="FINISHED")
 
 
 @pytest.mark.parametrize("name", ["model", "samples"])
@@ -484,18 +484,18 @@ def test_while_a_copy_is_made_only_the_others_are_noted(
     record: Record, service: Service, name: str
 ) -> None:
     """What is noted then is all that a killed process leaves of its notes."""
-    record.note_told("fake", Told("1", 1, "FINISHED", ["model"]))
-    noted: list[Told] = []
-    service.fail("log_directory", lambda: noted.append(record.info.told["fake"]))
+    record.note_synced("fake", Synced("1", 1, "FINISHED", ["model"]))
+    noted: list[Synced] = []
+    service.fail("log_directory", lambda: noted.append(record.info.synced["fake"]))
     service.directories = ["model"]
 
-    courier = Courier("fake", record, service.open)
-    courier.take_directory(record.folder, name=name)
-    finish(courier)
+    worker = SyncWorker("fake", record, service.open)
+    worker.take_directory(record.folder, name=name)
+    finish(worker)
 
     others = sorted({"model"} - {name})
-    assert noted == [Told("1", directories=others)]
-    assert record.info.told["fake"].directories == sorted({"model", name})
+    assert noted == [Synced("1", directories=others)]
+    assert record.info.synced["fake"].directories == sorted({"model", name})
 
 
 def test_the_user_hears_what_went_wrong_at_first(

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 
 from toygpt.pipeline.errors import first_line
-from toygpt.tracking.record import Point, Record, Told, known_of
+from toygpt.tracking.record import Point, Record, Synced, known_of
 from toygpt.tracking.tracker import (
     RunNotWantedError,
     Tracker,
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 90.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
 
 
-class Courier:
+class SyncWorker:
     """A thread that keeps one tracker up to date with a record.
 
     A tracker may be slow, locked, full, damaged or dead. Then it is opened again, later
@@ -47,10 +47,10 @@ class Courier:
         self.record = record
         self._open_tracker = open_tracker
         self._tracker: Tracker | None = None
-        self._num_points_told = 0
-        self._facts_told: dict[str, str] = {}
+        self._num_points_synced = 0
+        self._metadata_synced: dict[str, str] = {}
         self._directories: dict[str, Path] = {}
-        self._directories_told: set[str] = set()
+        self._directories_synced: set[str] = set()
         self._directories_before: set[str] = set()  # whole copies, noted earlier
 
         self._news = Condition()
@@ -60,7 +60,7 @@ class Courier:
         self._is_given_up = False
         self._asked_to_finish = float("inf")
         self._has_tried = Event()
-        self._thread = Thread(target=self._work, name=f"{name} courier", daemon=True)
+        self._thread = Thread(target=self._work, name=f"{name} worker", daemon=True)
         self._thread.start()
 
     def wait_for_first_try(self) -> None:
@@ -114,13 +114,13 @@ class Courier:
                     return
                 pause = FIRST_PAUSE_SECONDS
             except RunNotWantedError:
-                self._note(Told("", is_wanted=False))
+                self._note(Synced("", is_wanted=False))
                 return
             except UserActionNeededError as error:
                 self._warn(f"{self.name} logs nothing: {error}. The run is recorded.")
                 return
             except BaseException as error:  # even SystemExit: the work goes on
-                if self._is_given_up:  # by now another courier may tell this tracker
+                if self._is_given_up:  # by now another worker may tell this tracker
                     return
                 self._complain(first_line(_first_cause(error)))
                 self._let_go()
@@ -147,29 +147,29 @@ class Courier:
     def _tell_everything(self) -> None:
         if self._tracker is None:
             self._tracker = self._open_tracker()
-            before = self.record.info.told.get(self.name)
+            before = self.record.info.synced.get(self.name)
             self._directories_before = set()
             if before is not None and before.id == self._tracker.run_id:
                 self._directories_before.update(before.directories)
             self._note_opened()
-        tracker, facts = self._tracker, self.record.info.all_facts
-        if facts != self._facts_told:
-            tracker.log_facts(facts)
-            self._facts_told = facts
+        tracker, metadata = self._tracker, self.record.info.all_metadata
+        if metadata != self._metadata_synced:
+            tracker.log_metadata(metadata)
+            self._metadata_synced = metadata
 
         num_points = len(self.record.points)
-        points = self.record.points[self._num_points_told : num_points]
+        points = self.record.points[self._num_points_synced : num_points]
         if new := _unknown(points, tracker):
             tracker.log_points(new)
-        self._num_points_told = num_points
+        self._num_points_synced = num_points
 
         for name, directory in list(self._directories.items()):
-            if name not in self._directories_told:
+            if name not in self._directories_synced:
                 if name in self._directories_before:  # that copy is overwritten
                     self._directories_before.remove(name)
                     self._note_opened()
                 tracker.log_directory(directory, name=name)
-                self._directories_told.add(name)
+                self._directories_synced.add(name)
 
     def _close(self) -> None:
         assert self._tracker is not None, "it was just told everything"
@@ -179,11 +179,11 @@ class Courier:
         if lost := _unknown(curves, self._tracker):
             raise OSError(f"{len(lost)} points did not arrive")
         # A process that was killed may have left half a copy, which is listed, too.
-        whole = self._directories_told | self._directories_before
+        whole = self._directories_synced | self._directories_before
         self._note(
-            Told(
+            Synced(
                 self._tracker.run_id,
-                num_points=self._num_points_told,
+                num_points=self._num_points_synced,
                 status=info.status,
                 directories=sorted(self._tracker.directories & whole),
             )
@@ -193,13 +193,13 @@ class Courier:
         """Note the run as incomplete at the tracker, and which copies are whole."""
         assert self._tracker is not None
         directories = sorted(self._directories_before)
-        self._note(Told(self._tracker.run_id, directories=directories))
+        self._note(Synced(self._tracker.run_id, directories=directories))
 
-    def _note(self, told: Told) -> None:
+    def _note(self, told: Synced) -> None:
         if not self._is_given_up:  # by now another process may write the record
             # What is not noted is looked up at the tracker, and told again at worst.
             with suppress(OSError):
-                self.record.note_told(self.name, told)
+                self.record.note_synced(self.name, told)
 
     def _complain(self, reason: str) -> None:
         self._warn(
@@ -222,9 +222,9 @@ class Courier:
             with suppress(BaseException):  # it has failed, and the user knows
                 self._tracker.abandon()
         self._tracker = None
-        self._num_points_told = 0
-        self._facts_told = {}
-        self._directories_told = set()
+        self._num_points_synced = 0
+        self._metadata_synced = {}
+        self._directories_synced = set()
 
 
 def _first_cause(error: BaseException) -> BaseException:
