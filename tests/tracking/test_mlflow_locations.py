@@ -22,7 +22,7 @@ from tests.tracking.trackers import (
     tracked_by,
     warnings_on,
 )
-from toygpt.tracking.mlflow import model_from_mlflow
+from toygpt.tracking.mlflow_models import model_from_mlflow
 from toygpt.tracking.mlflow_locations import (
     LOCATION_COLUMNS,
     correct_locations,
