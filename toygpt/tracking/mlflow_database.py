@@ -13,7 +13,7 @@ MAX_BUSY_SECONDS = 5.0
 
 
 def database_uri(database: Path) -> str:
-    """Return the URI by which MLflow opens a database, whatever its folder's name.
+    """Return the URI by which MLflow opens a database in a folder of any name.
 
     SQLAlchemy decodes `%20` and takes what follows a `?` for options, so it also has to
     encode them. With `sqlite:///`, which names no driver, MLflow would create the
@@ -44,7 +44,7 @@ def open_to_read(database: Path) -> sqlite3.Connection:
 
 
 def create_database(root: Path) -> None:
-    """Have MLflow create its tables aside, and put the finished database in place.
+    """Create MLflow's tables aside, and put the finished database in place.
 
     MLflow itself creates them without a lock: two first runs at once crash, and one
     that is killed meanwhile leaves a database that nothing can open. The caller
@@ -58,16 +58,20 @@ def create_database(root: Path) -> None:
     if database.exists() and database.stat().st_size:
         _check_that_it_opens(database)
         return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     unfinished = root / ".toygpt" / f"{DATABASE}.new"
     unfinished.unlink(missing_ok=True)
-    store = SqlAlchemyStore(database_uri(unfinished), (root / ARTIFACTS).as_uri())
-    store.engine.dispose()
+    _create_tables(unfinished, root)
     # Remains of a deleted database would spoil the new one.
     for suffix in ("-journal", "-wal", "-shm"):
         (root / f"{DATABASE}{suffix}").unlink(missing_ok=True)
     unfinished.replace(database)
+
+
+def _create_tables(database: Path, root: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(database_uri(database), (root / ARTIFACTS).as_uri())
+    store.engine.dispose()
 
 
 def _check_that_it_opens(database: Path) -> None:

@@ -1,4 +1,4 @@
-"""The record of a training: all that is logged, whatever becomes of the trackers.
+"""The record of a training: all that was logged, even if the trackers fail.
 
 MLflow and W&B are views of it: what they miss, or lose, is synced again from here. A
 record is a folder in `.toygpt/runs/` of the project that the user works in:
@@ -35,8 +35,8 @@ VERSION = 1
 INFO_FILE = "run.json"
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
-# Two fields have other names in run.json: those of the first toyGPTs, which shall read
-# the records of later ones, and the other way round.
+# Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
+# later ones can read each other's records.
 KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]

@@ -45,7 +45,7 @@ class Run:
         self._sync_soon()
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Have the trackers keep a copy of all files in a directory."""
+        """Copy all files of a directory to the trackers."""
         for worker in self._workers:
             worker.sync_directory(directory, name=name)
 
