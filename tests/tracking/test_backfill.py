@@ -1,6 +1,7 @@
 """A run counts as synced when the tracker confirms it, for `track` and the doctor."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.tracking.trackers import (
 from toygpt.cli import main
 from toygpt.doctor.finding import Finding
 from toygpt.doctor.trackers import check_trackers
+from toygpt.tracking.points import known_of
+from toygpt.tracking.record import Record, all_infos
 
 LOCK_WITH_EVALUATE = """
 schema: '2.0'
@@ -168,9 +171,12 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
     accepted = track(capsys)
 
     assert (code, output) == (1, "")
-    assert "mlflow experiments restore" in errors
-    assert errors.splitlines()[-1] == "error: not synced with mlflow: nano-python"
-    assert f"mlflow experiments restore --experiment-id {experiment_id}" in found
+    warning, error = errors.splitlines()
+    command = f"mlflow experiments restore --experiment-id {experiment_id}"
+    assert f"`MLFLOW_TRACKING_URI=sqlite:///mlflow.db {command}`" in warning
+    assert "another tracking.project in params.yaml" in warning
+    assert error == "error: not synced with mlflow: nano-python"
+    assert command in found
     assert accepted == SYNCED
     assert findings(project) == []
     assert while_deleted == [], "MLflow has nothing, and no other tracker is wanted"
@@ -183,13 +189,14 @@ def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
     (project / "mlflow.db").write_bytes(empty_database.read_bytes())
     mlflow_client(project).create_experiment("toygpt", "mlflow-artifacts:/2")
 
-    refused, *_ = track(capsys)
+    refused, _, refusal = track(capsys)
     (found,) = findings(project)
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
     accepted, _, errors = track(capsys)
 
     assert refused == 1
+    assert "choose another tracking.project" in refusal
     assert "created by MLflow's server" in found
     assert found.endswith(": ${EDITOR:-vi} params.yaml")
     assert (accepted, errors) == (0, "")
@@ -212,3 +219,55 @@ def test_the_doctor_corrects_locations_and_copies_files(
     assert "python . doctor --fix" in found
     assert fixed == []
     assert model_in_mlflow(moved) == WEIGHTS
+
+
+def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As DVC restores them; earlier versions called each loss `loss`."""
+    shutil.rmtree(project / ".toygpt" / "runs")
+    report = project / "reports" / "train"
+    report.mkdir(parents=True)
+    (report / "train.csv").write_text("step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n")
+    (report / "validation.csv").write_text("step,loss\n2,2.75\n")
+    (project / "metrics").mkdir()
+    (project / "metrics" / "train.json").write_text('{"parameters": 123, "steps": 2}')
+    (project / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+
+    code, output, errors = track(capsys)
+    again = track(capsys)
+
+    (run,) = mlflow_runs(project, "toygpt")
+    assert (code, output, errors) == (0, f"synced: {run.info.run_name}\n", "")
+    assert again == (0, "everything is synced\n", "")
+    assert run.info.run_name.endswith("-restored")
+    assert run.info.status == "FINISHED"
+    (record,) = (Record(folder) for folder, _ in all_infos(project))
+    assert known_of(record.points) == {
+        (1, "train_loss"): 3.0,
+        (2, "train_loss"): 2.5,
+        (2, "speed"): 9.0,
+        (2, "validation_loss"): 2.75,
+        (None, "parameters"): 123.0,
+        (None, "steps"): 2.0,
+    }, "the evaluation may be of another model: dvc.lock does not say"
+    assert run.data.params["train.batch_size"] == str(
+        record.info.params["train.batch_size"]
+    )
+    assert run.data.tags["restored.from"] == "the workspace"
+    assert model_in_mlflow(project) == WEIGHTS
+
+
+@pytest.mark.parametrize("report", ["step\n1,", "no table\n1", None])
+def test_results_that_cannot_be_read_are_an_error_or_there_are_none(
+    project: Path, capsys: pytest.CaptureFixture[str], report: str | None
+) -> None:
+    shutil.rmtree(project / ".toygpt" / "runs")
+    (project / "reports" / "train").mkdir(parents=True)
+    if report is not None:
+        (project / "reports" / "train" / "train.csv").write_text(report)
+
+    code, _, errors = track(capsys)
+
+    expected = (0, "") if report is None else (2, "error: the results of the workspace")
+    assert (code, errors[: len(expected[1])]) == expected

@@ -76,27 +76,19 @@ def test_the_reason_of_a_failure_is_taken_back_when_the_run_is_resumed(
     ]
 
 
-def test_half_a_copy_is_not_noted_as_a_copy(record: Record, service: Service) -> None:
-    """A killed process leaves one, which the service lists like any other."""
-    record.note_synced("fake", Synced("1", directories=["samples", "deleted"]))
+@pytest.mark.parametrize(("run_id", "whole"), [("1", ["samples"]), ("0", [])])
+def test_only_a_whole_copy_of_this_run_is_noted_as_a_copy(
+    record: Record, service: Service, run_id: str, whole: list[str]
+) -> None:
+    """A killed process leaves half a copy, which the service lists like any other."""
+    record.note_synced("fake", Synced(run_id, directories=["samples", "deleted"]))
     service.directories = ["model", "samples"]
 
     *_, without_model = sync(record, service)
     *_, with_model = sync(record, service, "model")
 
-    assert without_model.directories == ["samples"]
-    assert with_model.directories == ["model", "samples"]
-
-
-def test_copies_of_another_run_are_not_copies_of_this_one(
-    record: Record, service: Service
-) -> None:
-    record.note_synced("fake", Synced("0", directories=["model"]))
-    service.directories = ["model"]
-
-    *_, noted = sync(record, service)
-
-    assert noted == Synced("1", 3, "FINISHED")
+    assert without_model == Synced("1", 3, "FINISHED", whole)
+    assert with_model.directories == ["model", *whole]
 
 
 @pytest.mark.parametrize("name", ["model", "samples"])

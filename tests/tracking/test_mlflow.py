@@ -2,13 +2,11 @@
 
 import os
 import resource
-import shutil
 import sqlite3
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,12 @@ from mlflow.exceptions import MlflowException
 from tests.faults.kills import wait_until
 from tests.tracking.trackers import (
     RUN_ID,
+    log,
     mlflow_client,
     mlflow_files,
     mlflow_rows,
     mlflow_runs,
+    read_only,
     record_in,
     rows_of,
     run_in,
@@ -30,20 +30,11 @@ from tests.tracking.trackers import (
 )
 from toygpt.tracking.mlflow import points_in_mlflow
 from toygpt.tracking.points import Point
-from toygpt.tracking.run import Run
 from toygpt.tracking.sync import bring_up_to_date
 
 TRACKING = tracked_by("mlflow")
 
 pytestmark = pytest.mark.usefixtures("busy_timeout_is_short")
-
-
-def log(run: Run, steps: range) -> None:
-    """Log a point for each step, without waiting for the tracker."""
-    for step in steps:
-        started = time.monotonic()
-        run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
-        assert time.monotonic() - started < 10, "as long as a busy disk takes"
 
 
 def wait_for_points(root: Path, num_points: int) -> None:
@@ -217,41 +208,12 @@ def locked(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def read_only(root: Path) -> Iterator[None]:
-    """Make the database read-only; for the superuser only some systems can."""
-    database = root / "mlflow.db"
-    if os.geteuid():
-        database.chmod(0o444)
-    elif (
-        shutil.which("chattr") is None
-        or subprocess.run(["chattr", "+i", database], capture_output=True).returncode
-    ):
-        pytest.skip("this system lets the superuser write everything")
-    try:
-        yield
-    finally:
-        if os.geteuid():
-            database.chmod(0o644)
-        else:
-            subprocess.run(["chattr", "-i", database], check=True)
-
-
-@contextmanager
-def damaged(root: Path) -> Iterator[None]:
-    """Overwrite the beginning of the database; then put it away."""
-    with (root / "mlflow.db").open("r+b") as file:
-        file.write(b"no database" * 5000)
-    yield
-    (root / "mlflow.db").rename(root / "damaged.db")
-
-
-@contextmanager
-def damaged_inside(root: Path) -> Iterator[None]:
-    """Overwrite all pages of the database but the first; then put it away."""
+def overwritten(root: Path, *, from_byte: int) -> Iterator[None]:
+    """Overwrite the database from a byte on; then put it away."""
     with (root / "mlflow.db").open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(4096)
-        file.write(b"\xff" * (size - 4096))
+        file.seek(from_byte)
+        file.write(b"\xff" * (size - from_byte))
     yield
     (root / "mlflow.db").rename(root / "damaged.db")
 
@@ -286,9 +248,9 @@ def full(root: Path) -> Iterator[None]:
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "locked": (locked, "database is locked"),
-    "read-only": (read_only, "readonly database"),
-    "damaged": (damaged, "file is not a database"),
-    "damaged inside": (damaged_inside, "malformed"),
+    "read-only": (lambda root: read_only(root / "mlflow.db"), "readonly database"),
+    "damaged": (partial(overwritten, from_byte=0), "file is not a database"),
+    "damaged inside": (partial(overwritten, from_byte=4096), "malformed"),
     "deleted": (deleted, "No such file"),
     "emptied": (emptied, "mlflow.db is empty"),
     "full": (full, "disk"),
@@ -315,26 +277,6 @@ def test_points_that_the_database_missed_are_synced_when_it_works_again(
     assert message in warning, "the fault fired"
     assert warnings_on(capsys) == []
     check_that_it_is_synced(root, 35)
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-@pytest.mark.parametrize("name", ["locked", "damaged"])
-def test_points_that_the_database_missed_to_the_end_are_synced_by_the_next_start(
-    root: Path, empty_database: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    shutil.copy(empty_database, root / "mlflow.db")
-    fault, message = FAULTS[name]
-    with fault(root):
-        with run_in(root, TRACKING) as run:
-            log(run, range(1, 6))
-        (warning,) = warnings_on(capsys)
-
-    with run_in(root, tracked_by(), run_id="2"):
-        pass
-    bring_up_to_date(TRACKING, root)
-
-    assert message in warning, "the fault fired"
-    check_that_it_is_synced(root, 5)
 
 
 def test_the_points_of_a_run_are_looked_up_without_harm(

@@ -187,30 +187,6 @@ def test_a_folder_may_have_any_name(
     assert warnings_on(capsys) == []
 
 
-def test_of_a_deleted_experiment_one_warning_gives_the_command_that_restores_it(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    client = mlflow_client(project)
-    experiment_id = client.get_experiment_by_name("toy").experiment_id
-    client.delete_experiment(experiment_id)
-
-    with run_in(project, TRACKING, run_id="2", name="later") as run:
-        run.log_metrics({"loss": 1.0}, step=1)
-        run.log_metrics({"loss": 0.5}, step=2)
-    (warning,) = warnings_on(capsys)
-    while_deleted = bring_up_to_date(TRACKING, project)
-    client.restore_experiment(experiment_id)
-    restored = bring_up_to_date(TRACKING, project)
-
-    assert (
-        "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow experiments restore" in warning
-    )
-    assert f"--experiment-id {experiment_id}`" in warning
-    assert "another tracking.project in params.yaml" in warning
-    assert (while_deleted, restored) == ([], ["later"])
-    assert len(record_in(project, "2").points) == 2
-
-
 @pytest.mark.parametrize("reason", ["deleted", "the server's"])
 def test_runs_of_an_unusable_experiment_are_left_alone_once_another_is_chosen(
     project: Path, capsys: pytest.CaptureFixture[str], reason: str
@@ -231,16 +207,3 @@ def test_runs_of_an_unusable_experiment_are_left_alone_once_another_is_chosen(
     assert not record_in(project, "1").info.synced["mlflow"].is_wanted
     assert len(synced) == 1
     assert len(mlflow_runs(project, "another")) == 1
-
-
-def test_an_experiment_whose_files_are_the_servers_is_named(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As the interface of `mlflow ui` creates it."""
-    mlflow_client(project).create_experiment("mine", "mlflow-artifacts:/2")
-
-    with run_in(project, tracked_by("mlflow", project="mine"), run_id="2"):
-        pass
-
-    (warning,) = warnings_on(capsys)
-    assert "choose another tracking.project" in warning

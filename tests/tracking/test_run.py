@@ -156,22 +156,6 @@ def test_one_failing_tracker_does_not_stop_the_other(
     assert service.points == other.points == [(1, "loss", 3.0)]
 
 
-def test_the_next_training_ends_a_run_whose_process_is_gone(
-    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_in(tmp_path, NONE) as run:
-        run.log_metrics({"loss": 1.0}, step=1)
-    record_in(tmp_path).update(status="RUNNING", trackers=["mlflow"])
-
-    with run_in(tmp_path, MLFLOW, run_id="2"):
-        statuses = list(service.statuses)
-
-    assert statuses == ["KILLED"], "before the next one began"
-    assert service.opened == [RUN_ID, "2"]
-    assert record_in(tmp_path).info.reason == "its process is gone"
-    assert warnings_on(capsys) == []
-
-
 def test_without_trackers_the_record_alone_is_kept(tmp_path: Path) -> None:
     with run_in(tmp_path, NONE) as run:
         run.log_metrics({"loss": 1.0}, step=1)
@@ -217,25 +201,6 @@ def test_a_later_stage_continues_the_run_of_its_model(
     assert service.statuses == ["FINISHED", "FINISHED"]
     assert (info.status, info.ended) == ("FINISHED", ended)
     assert info.synced["mlflow"].directories == ["samples"]
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-def test_a_later_stage_syncs_what_the_training_could_not(
-    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service.fail("open", *[raising(OSError("no entry"))] * 3)
-    with run_in(tmp_path, MLFLOW) as run:
-        run.log_metrics({"loss": 3.0}, step=5)
-        run.remember_weights(WEIGHTS)
-    at_first = list(service.points)
-    service.faults.clear()
-
-    with run_of_model(WEIGHTS, tracking=MLFLOW, root=tmp_path) as run:
-        run.log_metrics({"test_loss": 2.5})
-
-    assert len(warnings_on(capsys)) == 1
-    assert (at_first, service.statuses) == ([], ["FINISHED"])
-    assert service.points == [(5, "loss", 3.0), (None, "test_loss", 2.5)]
 
 
 def test_a_failing_later_stage_leaves_the_training_finished(tmp_path: Path) -> None:
@@ -306,16 +271,15 @@ with run_in(root, tracked_by("mlflow", "wandb")) as run:
 
 
 class Killed:
-    """A training with both trackers that was killed, and what was seen before that."""
+    """A training with both trackers that was killed, and its state before that."""
 
     def __init__(self, folder: Path, database: Path) -> None:
         # Deep: a socket's path may have 107 bytes at most.
         self.root = folder / ("deep" * 15) / ("folder" * 10)
-        self.system = folder / "system"
-        for path in (self.root, self.system):
-            path.mkdir(parents=True)
+        self.root.mkdir(parents=True)
         shutil.copy(database, self.root)
-        settings = {"TMPDIR": str(self.system), "HOME": str(folder), **SECRETS}
+        (folder / "tmp").mkdir()
+        settings = {"TMPDIR": str(folder / "tmp"), "HOME": str(folder), **SECRETS}
         process = subprocess.Popen(
             [sys.executable, "-c", AT_WORK, self.root],
             cwd=PROJECT,
@@ -327,8 +291,8 @@ class Killed:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "halfway\n"
-            self.temporary = self.root / ".toygpt" / "wandb" / "tmp"
-            self.sockets = list(self.temporary.glob(f"*/wandb-{process.pid}-*/socket"))
+            temporary = self.root / ".toygpt" / "wandb" / "tmp"
+            self.sockets = list(temporary.glob(f"*/wandb-{process.pid}-*/socket"))
             # As another training does when it begins.
             self.synced_by_others = bring_up_to_date(BOTH, self.root)
             (run,) = mlflow_runs(self.root)
@@ -340,10 +304,11 @@ class Killed:
             process.communicate()
         _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
         assert not alive, "W&B's process ends by itself when there is nothing to follow"
-        self.leftovers = list(self.temporary.glob("*/*"))
-        self.in_system_folder = list(self.system.iterdir()) + list(
-            Path("/tmp").glob(f"wandb-{process.pid}-*")
-        )
+        self.leftovers = list(temporary.glob("*/*"))
+        self.outside = [
+            *(folder / "tmp").iterdir(),
+            *Path("/tmp").glob(f"wandb-{process.pid}-*"),
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +354,7 @@ def test_a_killed_training_leaves_temporary_files_in_the_project_alone(
 ) -> None:
     assert len(killed.sockets) == 1
     assert killed.leftovers, "it was killed"
-    assert killed.in_system_folder == []
+    assert killed.outside == []
 
 
 @pytest.mark.slow

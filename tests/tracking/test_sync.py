@@ -18,7 +18,6 @@ from tests.tracking.trackers import (
 from toygpt.tracking import sync
 from toygpt.tracking.record import RunInfo
 from toygpt.tracking.sync import bring_up_to_date, forget_lost, sync_run
-from toygpt.tracking.tracker import RunNotWantedError
 
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")
@@ -137,20 +136,6 @@ def test_of_a_tracker_that_fails_the_user_is_warned_once_however_many_runs_wait(
     assert len(at_start) == 1
     assert synced == []
     assert len(warnings_on(capsys)) == 1
-
-
-def test_a_run_that_the_user_deleted_is_settled(
-    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    finish(tmp_path)
-    service.fail("open", raising(RunNotWantedError()))
-
-    synced = [bring_up_to_date(MLFLOW, tmp_path) for _ in range(2)]
-
-    assert synced == [[], []]
-    assert len(service.opened) == 1
-    assert warnings_on(capsys) == []
-    assert record_in(tmp_path).unsynced(["mlflow"]) == []
 
 
 @pytest.mark.parametrize(

@@ -140,28 +140,24 @@ def test_points_that_a_tracker_lost_are_synced_again(
     assert "points did not arrive" in warning
 
 
-def test_a_closed_terminal_stops_no_sync(
-    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_a_quiet_worker_and_a_closed_terminal_get_no_warning(
+    record: Record,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_quiet: bool,
 ) -> None:
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(sys, "stderr", closed)
+    if not is_quiet:
+        closed = io.StringIO()
+        closed.close()
+        monkeypatch.setattr(sys, "stderr", closed)
     service.fail("open", raising(OSError("no entry")))
 
-    train(record, service)
+    train(record, service, is_quiet=is_quiet)
 
     assert service.num_fired == 1
     assert service.points == ALL_POINTS
-
-
-def test_a_quiet_worker_does_not_warn(
-    record: Record, service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service.fail("open", raising(OSError("no entry")))
-
-    train(record, service, is_quiet=True)
-
-    assert service.num_fired == 1
     assert warnings_on(capsys) == []
 
 

@@ -1,10 +1,8 @@
 """W&B shows what the record has, even if W&B's own process dies meanwhile."""
 
 import atexit
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +17,8 @@ from tests.faults.kills import is_gone, wait_until
 from tests.tracking.trackers import (
     RUN_ID,
     end_wandb,
+    log,
+    read_only,
     record_in,
     rows_of,
     run_in,
@@ -30,7 +30,6 @@ from tests.tracking.trackers import (
 )
 from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
-from toygpt.tracking.run import Run
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb import points_in_wandb
 
@@ -41,14 +40,6 @@ TRACKING = tracked_by("wandb")
 def root(wandb_root: Path) -> Path:
     """Return a project whose user is not logged in to W&B."""
     return wandb_root
-
-
-def log(run: Run, steps: range) -> None:
-    """Log a point for each step, without waiting for the tracker."""
-    for step in steps:
-        started = time.monotonic()
-        run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
-        assert time.monotonic() - started < 10, "as long as a busy disk takes"
 
 
 def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -112,13 +103,6 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_of_a_run_that_wandb_does_not_have_no_points_are_known(root: Path) -> None:
-    with run_in(root, tracked_by()) as run:
-        log(run, range(1, 4))
-
-    assert points_in_wandb(record_in(root).info, root) is None
-
-
 def test_temporary_files_go_with_the_process_or_with_the_next(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +121,7 @@ def test_temporary_files_go_with_the_process_or_with_the_next(
     assert list(leftover.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +142,7 @@ def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
     assert found[1].config["reason"] == "it diverged"
 
 
+@pytest.mark.slow
 def test_points_that_wandb_missed_are_synced_after_its_process_was_killed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +160,7 @@ def test_points_that_wandb_missed_are_synced_after_its_process_was_killed(
     check_that_it_is_synced(root, 8)
 
 
+@pytest.mark.slow
 def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +188,7 @@ def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
     check_that_it_is_synced(root, 0)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +218,7 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
     check_that_it_is_synced(root, 39)
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_deleted_meanwhile_is_written_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,23 +243,11 @@ def file_in_place_of(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """Make the folder read-only; for the superuser only some systems can."""
+def read_only_folder(folder: Path) -> Iterator[None]:
+    """Make the folder, read-only."""
     folder.mkdir()
-    if os.geteuid():
-        folder.chmod(0o555)
-    elif (
-        shutil.which("chattr") is None
-        or subprocess.run(["chattr", "+i", folder], capture_output=True).returncode
-    ):
-        pytest.skip("this system lets the superuser write everything")
-    try:
+    with read_only(folder):
         yield
-    finally:
-        if os.geteuid():
-            folder.chmod(0o755)
-        else:
-            subprocess.run(["chattr", "-i", folder], check=True)
 
 
 @contextmanager
@@ -286,7 +263,10 @@ def without_wandb(_: Path) -> Iterator[None]:
     ("fault", "message"),
     [
         (file_in_place_of, "File exists"),
-        (read_only, "cannot be written"),  # W&B would write to the temporary folder
+        (
+            read_only_folder,
+            "cannot be written",
+        ),  # W&B would write to the temporary folder
         (without_wandb, "wandb"),
     ],
 )
@@ -300,6 +280,7 @@ def test_a_run_that_wandb_could_not_have_is_synced_later(
         log(run, range(1, 4))
         run.log_metrics({"parameters": 123.0})
     warning = warning_of(capsys)
+    assert points_in_wandb(record_in(root).info, root) is None
 
     synced = bring_up_to_date(TRACKING, root)
 

@@ -1,8 +1,13 @@
 """A run as MLflow and W&B have it, seen from outside."""
 
 import gc
+import os
+import shutil
+import subprocess
+import time
 import warnings
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +73,34 @@ def rows_of(record: Record) -> Rows:
     """Return the points that a tracker should have of a record's curves."""
     known = known_of(curves_of(record.points))
     return sorted((step or 0, name, value) for (step, name), value in known.items())
+
+
+def log(run: Run, steps: range) -> None:
+    """Log a point for each step, without waiting for a tracker."""
+    for step in steps:
+        started = time.monotonic()
+        run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
+        assert time.monotonic() - started < 10, "as long as a busy disk takes"
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Make a file or folder read-only; for the superuser only some systems can."""
+    mode = path.stat().st_mode
+    if os.geteuid():
+        path.chmod(mode & ~0o222)
+    elif (
+        shutil.which("chattr") is None
+        or subprocess.run(["chattr", "+i", path], capture_output=True).returncode
+    ):
+        pytest.skip("this system lets the superuser write everything")
+    try:
+        yield
+    finally:
+        if os.geteuid():
+            path.chmod(mode)
+        else:
+            subprocess.run(["chattr", "-i", path], check=True)
 
 
 def mlflow_client(root: Path) -> Any:
@@ -160,3 +193,4 @@ def end_wandb() -> None:
         with suppress(OSError):  # its own process may have been killed
             wandb.teardown()
         gc.collect()
+        gc.freeze()  # next time, there is less to look at
