@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,10 +47,23 @@ def metrics_in(path: Path) -> list[dict[str, float]]:
     return [point.metrics for point in read_points(path)]
 
 
-def test_a_point_is_on_disk_before_the_next_step_begins(curves: Path) -> None:
-    (line,) = curves.read_text().splitlines()
+def test_a_point_is_on_disk_before_the_next_step_begins(
+    record: Record, curves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
 
-    assert json.loads(line)["metrics"] == {"loss": 3.0}
+    def fsync(_: int) -> None:
+        flushed.append(curves.read_text())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    record.append({"loss": 2.0}, step=6)
+
+    (text,) = flushed
+    assert [json.loads(line)["metrics"] for line in text.splitlines()] == [
+        {"loss": 3.0},
+        {"loss": 2.0},
+    ]
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 6, "ti', b"{", b"\0" * 40])

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from tests.tracking.trackers import RUN_ID, new_record, record_in
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import locked
+from toygpt.tracking import record as records
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import (
     Record,
+    RunInfo,
     Synced,
     all_infos,
     alone_in,
@@ -107,25 +110,39 @@ def test_curves_that_the_user_deleted_are_written_again(
 
 
 def test_threads_that_write_a_record_overwrite_nothing(
-    tmp_path: Path, record: Record
+    tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two sync workers and the training write at once."""
+    real_write = records._write_info
+    writing: list[str] = []
+    at_once: list[int] = []
+
+    def write(folder: Path, info: RunInfo) -> None:
+        writing.append(info.id)
+        at_once.append(len(writing))
+        time.sleep(0.001)
+        real_write(folder, info)
+        writing.pop()
+
+    monkeypatch.setattr(records, "_write_info", write)
 
     def note(tracker: str) -> None:
-        for number in range(40):
+        for number in range(10):
             record.note_synced(tracker, Synced(tracker, number))
 
     workers = [threading.Thread(target=note, args=[name]) for name in ("one", "other")]
     for worker in workers:
         worker.start()
-    for number in range(40):
+    for number in range(10):
         record.add_metadata({f"key-{number}": "true"})
+        record.update(reason=f"reason {number}")
     for worker in workers:
         worker.join()
 
     found = record_in(tmp_path).info
-    assert len(found.metadata) == 40
-    assert [found.synced[name].num_points for name in ("one", "other")] == [39, 39]
+    assert set(at_once) == {1}
+    assert (len(found.metadata), found.reason) == (10, "reason 9")
+    assert [found.synced[name].num_points for name in ("one", "other")] == [9, 9]
 
 
 def test_a_record_is_being_written_while_a_process_holds_its_lock(
