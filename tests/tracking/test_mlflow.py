@@ -3,7 +3,6 @@
 import os
 import resource
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -177,23 +176,6 @@ def test_a_name_that_mlflow_refuses_is_kept_in_the_record(
     assert "loss?" in warnings_on(capsys)[0]
     assert mlflow_rows(root) == [(1, "loss", 1.0), (1, "speed", 10.0)]
     assert record_in(root).points[-1].metrics == {"loss?": 2.0}
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-def test_without_mlflow_the_work_continues(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "mlflow", None)
-        with run_in(tmp_path, TRACKING) as run:
-            log(run, range(1, 4))
-        assert points_in_mlflow(record_in(tmp_path).info, tmp_path) is None
-
-    (warning,) = warnings_on(capsys)
-    assert "mlflow" in warning
-    assert len(record_in(tmp_path).points) == 3
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.kills import wait_until
 from tests.project import PATIENCE_SECONDS
 from tests.tracking.service import Fault, Hang, Service, raising
 from tests.tracking.trackers import new_record, warnings_on
@@ -282,3 +283,24 @@ def test_a_worker_that_pauses_tries_at_once_when_the_run_ends(
 
     assert time.monotonic() - started < pause
     assert service.points == ALL_POINTS
+
+
+def test_pauses_grow_up_to_the_longest_and_are_short_again_after_a_success(
+    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def note_pause(worker: SyncWorker, pause: float) -> bool:
+        pauses.append(pause)
+        worker.sync_soon()
+        return True
+
+    monkeypatch.setattr(SyncWorker, "_wait_to_retry", note_pause)
+    service.fail("open", *[raising(OSError("no entry"))] * 3)
+    worker = SyncWorker("fake", record, service.open)
+    wait_until(lambda: service.metadata)
+    service.fail("log_points", raising(OSError("full")))
+    log(worker, {"loss": 1.0}, 1)
+    finish(worker)
+
+    assert pauses == [0.05, 0.1, 0.1, 0.05]

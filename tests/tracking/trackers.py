@@ -118,9 +118,9 @@ def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def mlflow_rows(root: Path) -> Rows:
-    """Return the curves of the only run, if there is one yet."""
-    runs = mlflow_runs(root)
+def mlflow_rows(root: Path, run: Any = None) -> Rows:
+    """Return the curves of a run; by default of the only one, if there is one yet."""
+    runs = [run] if run else mlflow_runs(root)
     assert len(runs) <= 1
     client = mlflow_client(root)
     return sorted(
@@ -152,9 +152,9 @@ def wandb_runs(root: Path) -> list[WandbRun]:
     return read_runs(root)
 
 
-def wandb_rows(root: Path) -> Rows:
-    """Return the curves of the only run, of all its folders together."""
-    runs = read_runs(root)
+def wandb_rows(root: Path, run_id: str = "*") -> Rows:
+    """Return the curves of a run, by default of the only one, of all its folders."""
+    runs = read_runs(root, run_id)
     # A folder in which nothing was written has no id.
     assert len({run.run_id for run in runs} - {""}) <= 1
     return sorted(

@@ -38,7 +38,7 @@ class Results:
     ) -> None:
         self.root = root
         self.revision = revision
-        self._name = name
+        self.name = name
 
     @cached_property
     def _files(self) -> Any:
@@ -89,7 +89,7 @@ class Results:
         return Record.create(
             self.root,
             [*points, Point(None, now, results)],
-            name=self._name or f"{params['model']}-{params['corpus']}-restored",
+            name=self.name or f"{params['model']}-{params['corpus']}-restored",
             project=tracking.project,
             params=params,
             tags=tracking.tags,
