@@ -297,10 +297,11 @@ def test_pauses_grow_up_to_the_longest_and_are_short_again_after_a_success(
 
     monkeypatch.setattr(SyncWorker, "_wait_to_retry", note_pause)
     service.fail("open", *[raising(OSError("no entry"))] * 3)
+    record.append({"loss": 1.0}, step=1)
     worker = SyncWorker("fake", record, service.open)
-    wait_until(lambda: service.metadata)
+    wait_until(lambda: service.points)
     service.fail("log_points", raising(OSError("full")))
-    log(worker, {"loss": 1.0}, 1)
+    log(worker, {"loss": 0.5}, 2)
     finish(worker)
 
     assert pauses == [0.05, 0.1, 0.1, 0.05]
