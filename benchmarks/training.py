@@ -32,14 +32,12 @@ from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
+from toygpt.training.launch import launch
+from toygpt.training.loop import train
 from toygpt.training.optimizer import build_optimizer
+from toygpt.training.plan import POINTS_PER_CURVE
+from toygpt.training.precision import resolve_attention, resolve_precision
 from toygpt.training.report import Curves
-from toygpt.training.trainer import (
-    POINTS_PER_CURVE,
-    resolve_attention,
-    resolve_precision,
-    train,
-)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ TASKS = {
 
 
 def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
-    """Train as the stage `train` does, with Lightning."""
+    """Train as the stage `train` does, in its own loop."""
     keep_freed_memory()
     steps = POINTS_PER_CURVE * task.steps_per_turn
     tokens_per_step = task.batch_size * task.config.block_size
@@ -110,8 +108,6 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
         decay_tokens=0,
         weight_decay=0.1,
         gradient_clip_norm=1.0,
-        dropout=0.0,
-        precision=task.precision,
         validate_every_tokens=steps * tokens_per_step,
         validation_tokens=tokens_per_step,
     )
@@ -125,15 +121,16 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
         deterministic=False,
     )
     # Something is reported once in a turn.
-    told = SimpleNamespace(log_metrics=lambda metrics, *, step: lap())
+    logger = SimpleNamespace(log_metrics=lambda metrics, *, step: lap())
     train(
+        launch(runtime, precision=task.precision),  # type: ignore[arg-type]
         GPT(task.config, attention=task.attention),
         task.tokens(),
         task.tokens(),
         params=params,  # type: ignore[arg-type]
         runtime=runtime,  # type: ignore[arg-type]
         seed=0,
-        curves=Curves(told),
+        curves=Curves(logger),
     )
 
 

@@ -319,24 +319,26 @@ for name in ("pydantic", "ruamel", "mlflow", "wandb", "dvc", "datasets", "pyarro
 from types import SimpleNamespace
 import numpy as np
 from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.training.launch import launch
+from toygpt.training.loop import train
 from toygpt.training.report import Curves
-from toygpt.training.trainer import train
 
 tokens = np.arange(1000, dtype=np.uint16) % 11
 params = SimpleNamespace(
     max_tokens=64, batch_size=2, optimizer="muon", muon_learning_rate=1e-2,
     learning_rate=1e-3, warmup_tokens=16, decay_tokens=16, weight_decay=0.1,
-    gradient_clip_norm=1.0, dropout=0.0, attention="flash", precision="32-true",
+    gradient_clip_norm=1.0,
     validate_every_tokens=32, validation_tokens=32,
 )
 runtime = SimpleNamespace(
     accelerator="cpu", devices=1, num_nodes=1, strategy="auto", compile=False,
     micro_batch_size=2, deterministic=False,
 )
-silent = SimpleNamespace(log_metrics=lambda metrics, *, step: None)
 model = GPT(GPTConfig(11, 1, 2, 8, 8, 0.0))
+fabric = launch(runtime, precision="32-true")
 outcome = train(
-    model, tokens, tokens, params=params, runtime=runtime, seed=0, curves=Curves(silent)
+    fabric, model, tokens, tokens, params=params, runtime=runtime, seed=0,
+    curves=Curves(),
 )
 print("steps:", outcome.steps)
 """
