@@ -1,4 +1,4 @@
-"""What the model writes when it is given a beginning, for a person to read."""
+"""Samples: prompts that the model continues, for a person to read."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
