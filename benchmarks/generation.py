@@ -168,7 +168,8 @@ def main() -> None:
             }
             report(
                 f"generation-{options.model}-{num_sequences}-{device_for('auto').type}",
-                f"How fast does {options.model} generate text, sequences at once: {num_sequences}?",
+                f"How fast does {options.model} generate text, sequences at once: "
+                f"{num_sequences}?",
                 race(
                     ways,
                     amount=num_sequences * options.new_tokens,

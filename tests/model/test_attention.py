@@ -31,6 +31,7 @@ RUNGS: dict[str, Attention] = {
 }
 every_rung = pytest.mark.parametrize("attention", RUNGS.values(), ids=RUNGS.keys())
 
+
 class LargestTensor(TorchDispatchMode):
     """The size of the largest tensor that is made inside its `with` block."""
 

@@ -1,4 +1,4 @@
-"""The model card: a model's parameters, training data and metrics, and how to load it."""
+"""The model card: a model's parameters, data and metrics, and how to load it."""
 
 from collections.abc import Mapping
 
@@ -59,7 +59,9 @@ Losses are in nats per token. What the test split says is in `metrics/evaluate.j
 """
 
 
-def model_card(params: Params, splits: Manifest, metrics: Mapping[str, float]) -> str:
+def model_card(
+    params: Params, splits: Manifest, metrics: Mapping[str, float | int]
+) -> str:
     """Return the README.md of a model directory."""
     size = params.chosen_model
     return TEMPLATE.format(
