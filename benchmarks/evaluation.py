@@ -1,14 +1,12 @@
-"""How fast is a text judged, beside the forward pass alone?
+"""How fast is a text evaluated, beside the forward pass alone?
 
     python -m benchmarks.evaluation                  # nano, on what this machine has
     python -m benchmarks.evaluation --model small --tokens 4096 --turns 5
 
 The forward pass gets the very same windows, ready made, and returns the logits of all
-positions: no loading, no loss, no counting. Judging leaves out the logits that nobody
-asks for, those of the half of each window that is context alone.
+positions: no loading, no loss, no counting. Evaluation needs no logits of the half of
+each window that is context alone, and leaves them out.
 """
-
-from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import torch
 from benchmarks.measure import RESULTS, Lap, Way, race, report
 from benchmarks.training import TASKS
 from toygpt.data.token_files import TokenIds
-from toygpt.evaluation.test_loss import judge
+from toygpt.evaluation.test_loss import evaluate
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 
@@ -30,7 +28,7 @@ OVERLAP_FRACTION = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """What every way reads."""
+    """The text to evaluate, and the model."""
 
     config: GPTConfig
     num_tokens: int
@@ -49,11 +47,11 @@ class Task:
         return GPT(self.config).eval().to(device_for("auto"))
 
 
-def judging(task: Task, lap: Lap) -> None:
-    """Do what the stage `evaluate` does."""
+def evaluating(task: Task, lap: Lap) -> None:
+    """Evaluate as the stage `evaluate` does."""
     model, tokens = task.model(), task.tokens()
     while True:
-        judge(
+        evaluate(
             model,
             tokens,
             batch_size=task.batch_size,
@@ -64,7 +62,7 @@ def judging(task: Task, lap: Lap) -> None:
 
 
 def forward_alone(task: Task, lap: Lap) -> None:
-    """Let the model read the same windows, and throw away what it says."""
+    """Run the forward pass on the same windows, and drop its logits."""
     model = task.model()
     block_size = task.config.block_size
     text = torch.from_numpy(task.tokens().astype(np.int64)).to(device_for("auto"))
@@ -90,13 +88,13 @@ def main() -> None:
     task = Task(config, options.tokens, options.batch_size)
     ways: dict[str, Way] = {
         "forward pass alone": partial(forward_alone, task),
-        "toyGPT judges": partial(judging, task),
+        "toyGPT evaluates": partial(evaluating, task),
     }
     report(
         f"evaluation-{options.model}-{device_for('auto').type}",
-        f"How fast does {options.model} judge a text?",
+        f"How fast does {options.model} evaluate a text?",
         race(ways, amount=options.tokens, turns=options.turns),
-        unit="tokens judged",
+        unit="tokens",
         facts={
             "tokens": options.tokens,
             "windows_at_once": options.batch_size,

@@ -1,4 +1,4 @@
-"""How fast is text written, beside `generate` of transformers?
+"""How fast is text generated, beside `generate` of transformers?
 
     python -m benchmarks.generation                  # nano, on what this machine has
     python -m benchmarks.generation --model small --turns 5
@@ -8,8 +8,6 @@ of random weights. That their texts are equal, token for token, is checked first
 keeps its memory as in its stages, transformers as it comes. To compare with a given
 number of threads, set OMP_NUM_THREADS.
 """
-
-from __future__ import annotations
 
 import argparse
 import tempfile
@@ -22,9 +20,8 @@ import torch
 
 from benchmarks.measure import RESULTS, Lap, Way, race, report
 from benchmarks.training import TASKS
-from toygpt.generation import packed as inference
-from toygpt.generation.engine import generate_together
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.engine import generate_batch
+from toygpt.generation.packed import pack
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.huggingface import load_model, save_model
@@ -35,7 +32,7 @@ NEVER = -1  # no token has this id, so that no text ends
 
 @dataclass(frozen=True)
 class Task:
-    """What every way writes."""
+    """The prompts to continue, and the checkpoint to continue them with."""
 
     directory: Path  # of the checkpoint
     prompts: list[list[int]]
@@ -43,7 +40,7 @@ class Task:
 
 
 def write_checkpoint(config: GPTConfig, directory: Path) -> None:
-    """Write a model whose texts are not all the same token, as an untrained one's."""
+    """Write a model that does not repeat one token, as an untrained model does."""
     torch.manual_seed(0)
     model = GPT(config)
     with torch.no_grad():
@@ -56,13 +53,16 @@ def write_checkpoint(config: GPTConfig, directory: Path) -> None:
         save_model(model, directory, end_of_text_id=0, tokenizer_directory=tokenizer)
 
 
-def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
-    """Return what writes all texts with toyGPT."""
-    model = InferenceGPT(load_model(task.directory).to(device_for("auto")))
+def toygpt_writer(
+    task: Task, *, is_packed: bool = True
+) -> Callable[[], list[list[int]]]:
+    """Return a function that continues all prompts with toyGPT."""
+    model = load_model(task.directory).to(device_for("auto"))
+    model = pack(model) if is_packed else model
 
     def write() -> list[list[int]]:
         texts: list[list[int]] = [[] for _ in task.prompts]
-        for new_ids in generate_together(
+        for new_ids in generate_batch(
             model,
             task.prompts,
             max_new_tokens=task.max_new_tokens,
@@ -76,7 +76,10 @@ def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
 
 
 def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
-    """Return what writes all texts with transformers; shorter prompts begin later."""
+    """Return a function that continues all prompts with transformers.
+
+    Shorter prompts are padded on the left.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -110,17 +113,15 @@ def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
 
 
 def toygpt(task: Task, lap: Lap, *, is_packed: bool) -> None:
-    """Write as the stage generate-samples does, or without packing its matrices."""
-    keep_freed_memory()  # here alone: other ways run as they come
-    if not is_packed:
-        inference.can_pack = lambda device: False
-    repeatedly(toygpt_writer, task, lap)
+    """Generate as the stage generate-samples does, or without packing the matrices."""
+    keep_freed_memory()  # here alone: transformers runs as it comes
+    repeatedly(partial(toygpt_writer, is_packed=is_packed), task, lap)
 
 
 def repeatedly(
     writer: Callable[[Task], Callable[[], list[list[int]]]], task: Task, lap: Lap
 ) -> None:
-    """Write the same texts in every turn."""
+    """Generate the same texts in every round."""
     write = writer(task)
     write()
     while True:
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--model", choices=TASKS, default="nano")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--texts", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -155,8 +156,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(config, Path(folder))
-        for num_texts in options.texts:
-            shape = (num_texts, options.prompt_tokens)
+        for num_sequences in options.sequences:
+            shape = (num_sequences, options.prompt_tokens)
             prompts = torch.randint(config.vocab_size, shape, generator=generator)
             task = Task(Path(folder), prompts.tolist(), options.new_tokens)
             check_equal(task)
@@ -166,11 +167,12 @@ def main() -> None:
                 "toyGPT": partial(toygpt, task, is_packed=True),
             }
             report(
-                f"generation-{options.model}-{num_texts}-{device_for('auto').type}",
-                f"How fast does {options.model} write, texts at once: {num_texts}?",
+                f"generation-{options.model}-{num_sequences}-{device_for('auto').type}",
+                f"How fast does {options.model} generate text, sequences at once: "
+                f"{num_sequences}?",
                 race(
                     ways,
-                    amount=num_texts * options.new_tokens,
+                    amount=num_sequences * options.new_tokens,
                     turns=options.turns,
                     environments={
                         name: ENVIRONMENT for name in ways if "toyGPT" in name
@@ -178,7 +180,7 @@ def main() -> None:
                 ),
                 unit="new tokens",
                 facts={
-                    "texts_at_once": num_texts,
+                    "sequences_at_once": num_sequences,
                     "prompt_tokens": options.prompt_tokens,
                     "new_tokens": options.new_tokens,
                     "precision": "32-true",

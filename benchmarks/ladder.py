@@ -3,11 +3,9 @@
     python -m benchmarks.ladder                    # nano, on what this machine has
     python -m benchmarks.ladder --model small
 
-Each row is the row above and one step more, in a plain loop with AdamW; the ratio is to
-the first. On a GPU the ladder is another one than on a processor.
+Each row adds one step to the row above, in a plain loop with AdamW; the ratio is to the
+first row. The ladder on a GPU differs from the ladder on a processor.
 """
-
-from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from toygpt.pipeline.process import ENVIRONMENT
 
 @dataclass(frozen=True)
 class Rung:
-    """All that a row does; as slow as can be, where nothing is said."""
+    """The settings of a row; the defaults are the slowest."""
 
     precision: str = "32-true"
     attention: str = "from_scratch"
@@ -30,7 +28,7 @@ class Rung:
     matmul_precision: str = "highest"
 
     def way(self, task: Task) -> Way:
-        """Return how to train so."""
+        """Return the loop that trains with these settings."""
         return partial(
             bare_loop,
             replace(task, precision=self.precision),
@@ -43,7 +41,7 @@ class Rung:
 
 
 def ladder(device: str) -> dict[str, Rung]:
-    """Return the steps, the first one first."""
+    """Return the rows, the slowest first."""
     rungs = {"32 bits, attention by matrices": (rung := Rung())}
     if device == "cuda":
         rungs["+ TF32"] = rung = replace(rung, matmul_precision="high")

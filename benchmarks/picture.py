@@ -74,10 +74,10 @@ COMPARISONS = [
         for texts in (1, 16)
     ),
     Comparison(
-        "judging nano",
+        "evaluating nano",
         "the forward pass alone",
         "evaluation-nano-cpu",
-        "toyGPT judges",
+        "toyGPT evaluates",
         "forward pass alone",
     ),
 ]

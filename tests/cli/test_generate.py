@@ -25,7 +25,7 @@ from toygpt.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.packed import pack
 from toygpt.generation.samples import continue_prompts
 from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import load_model, save_model
@@ -92,7 +92,7 @@ def project_with_model(folder: Path, by_heart: Path) -> Path:
 def greedy_text(directory: Path, prompt: str, *, max_new_tokens: int) -> str:
     """Return the prompt as the stage generate-samples continues it."""
     [sample] = continue_prompts(
-        InferenceGPT(load_model(directory)),
+        pack(load_model(directory)),
         load_tokenizer(directory),
         [prompt],
         max_new_tokens=max_new_tokens,
