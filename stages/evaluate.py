@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
+from toygpt.data.manifest import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.evaluation.test_loss import (
     bigram_loss,

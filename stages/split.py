@@ -10,6 +10,14 @@ import numpy as np
 
 from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
 from toygpt.data.leakage import shared_ngram_fraction
+from toygpt.data.manifest import (
+    Part,
+    check_tokenizer,
+    open_tokens,
+    read_ends,
+    read_manifest,
+    write_manifest,
+)
 from toygpt.data.split import (
     SPLITS,
     TOLERANCE,
@@ -18,14 +26,6 @@ from toygpt.data.split import (
     hash_of_group,
     is_off,
     write_splits,
-)
-from toygpt.data.token_files import (
-    Part,
-    check_tokenizer,
-    open_tokens,
-    read_ends,
-    read_manifest,
-    write_manifest,
 )
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths

@@ -20,14 +20,9 @@ from tqdm import tqdm
 
 from toygpt.data.corpus import DOCUMENTS_FILE, count_bytes, read_texts
 from toygpt.data.encoding import encode_documents
+from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
-from toygpt.data.token_files import (
-    Part,
-    token_type_for,
-    tokenizer_digest,
-    write_manifest,
-    write_tokens,
-)
+from toygpt.data.token_files import token_type_for, write_tokens
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     save_tokenizer,

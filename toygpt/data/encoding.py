@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from toygpt.data.token_files import in_portions
+from toygpt.data.streaming import batched
 from toygpt.data.tokenizer import cut_before_blanks, cuts_words_as_gpt2
 from toygpt.pipeline.errors import first_line
 
@@ -182,7 +182,7 @@ def encode_with_tokenizers(
     tokenizer: Tokenizer, texts: Iterable[str]
 ) -> Iterator[TokenIds]:
     """Yield the token ids of each text, some texts at a time."""
-    for batch in in_portions(texts, size=CHARACTERS_AT_ONCE):
+    for batch in batched(texts, size=CHARACTERS_AT_ONCE):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             yield np.array(encoding.ids, dtype=np.uint32)
 

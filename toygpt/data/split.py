@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.token_files import TOKENS_AT_ONCE, Part, TokenIds
+from toygpt.data.manifest import Part
+from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))

@@ -41,7 +41,7 @@ from toygpt.pipeline.files import (
 )
 
 if TYPE_CHECKING:
-    from toygpt.data.token_files import Manifest
+    from toygpt.data.manifest import Manifest
     from toygpt.pipeline.params import Params
 
 VERSION = 1
