@@ -65,7 +65,7 @@ def read_local_files(folder: Path, inventory: Inventory) -> Iterator[RawDocument
 
     Args:
         folder: The folder of the files.
-        inventory: Counts the files that are read, and names those that are left out.
+        inventory: Counts the files that are read, and names the files left out.
 
     Raises:
         InputError: No such folder, or a file that cannot be read to its end.
