@@ -36,7 +36,8 @@ def shared_ngram_fraction(
     seen_in_train = filter(len, _ngram_hashes(train, length, end_of_text_id))
     # As many at once as are wanted: otherwise a large test split is searched too often.
     for batch in batched(seen_in_train, size=max(HASHES_AT_ONCE, len(wanted))):
-        seen = np.sort(np.concatenate(batch))
+        seen = np.concatenate(batch)
+        seen.sort()
         places = np.searchsorted(seen, wanted)
         is_shared |= seen.take(places, mode="clip") == wanted
     return np.count_nonzero(is_shared) / len(wanted)
