@@ -1,7 +1,7 @@
-"""How fast is text written, beside `generate` of transformers?
+"""How fast is text generated, beside `generate` of transformers?
 
     python -m benchmarks.generation                  # nano, on what this machine has
-    python -m benchmarks.generation --model small --turns 5
+    python -m benchmarks.generation --model small --rounds 5
 
 Greedy, with a cache of keys and values, in 32 bits: both read the very same checkpoint,
 of random weights. That their texts are equal, token for token, is checked first. toyGPT
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import RESULTS, Lap, Way, race, report
+from benchmarks.measure import RESULTS, Case, EndRound, compare, report
 from benchmarks.training import TASKS
 from toygpt.generation import packed as inference
 from toygpt.generation.engine import generate_together
@@ -30,12 +30,12 @@ from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.huggingface import load_model, save_model
 from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
 
-NEVER = -1  # no token has this id, so that no text ends
+NEVER = -1  # no token has this id, so that no sequence ends
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every way writes."""
+    """The checkpoint and the prompts of every case."""
 
     directory: Path  # of the checkpoint
     prompts: list[list[int]]
@@ -43,7 +43,7 @@ class Task:
 
 
 def write_checkpoint(config: GPTConfig, directory: Path) -> None:
-    """Write a model whose texts are not all the same token, as an untrained one's."""
+    """Write a model that repeats no token forever, as an untrained one would."""
     torch.manual_seed(0)
     model = GPT(config)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def write_checkpoint(config: GPTConfig, directory: Path) -> None:
 
 
 def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
-    """Return what writes all texts with toyGPT."""
+    """Return a function that continues all prompts with toyGPT."""
     model = InferenceGPT(load_model(task.directory).to(device_for("auto")))
 
     def write() -> list[list[int]]:
@@ -76,7 +76,7 @@ def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
 
 
 def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
-    """Return what writes all texts with transformers; shorter prompts begin later."""
+    """Return a function that continues all prompts with transformers, padded left."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -109,30 +109,32 @@ def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
     return write
 
 
-def toygpt(task: Task, lap: Lap, *, is_packed: bool) -> None:
-    """Write as the stage generate-samples does, or without packing its matrices."""
-    keep_freed_memory()  # here alone: other ways run as they come
+def toygpt(task: Task, end_round: EndRound, *, is_packed: bool) -> None:
+    """Generate as the stage generate-samples does, or without packed matrices."""
+    keep_freed_memory()  # in this case alone: the others run as they come
     if not is_packed:
         inference.can_pack = lambda device: False
-    repeatedly(toygpt_writer, task, lap)
+    repeatedly(toygpt_writer, task, end_round)
 
 
 def repeatedly(
-    writer: Callable[[Task], Callable[[], list[list[int]]]], task: Task, lap: Lap
+    writer: Callable[[Task], Callable[[], list[list[int]]]],
+    task: Task,
+    end_round: EndRound,
 ) -> None:
-    """Write the same texts in every turn."""
+    """Continue the same prompts in every round."""
     write = writer(task)
     write()
     while True:
-        lap()
+        end_round()
         write()
 
 
 def check_equal(task: Task) -> None:
-    """Compare the texts.
+    """Compare the texts of both.
 
     Raises:
-        RuntimeError: They differ, so that there is nothing to measure.
+        RuntimeError: The texts differ, so that there is nothing to measure.
     """
     ours, theirs = toygpt_writer(task)(), transformers_writer(task)()
     if ours != theirs:
@@ -146,8 +148,8 @@ def main() -> None:
     parser.add_argument("--model", choices=TASKS, default="nano")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--texts", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
 
@@ -155,30 +157,30 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(config, Path(folder))
-        for num_texts in options.texts:
-            shape = (num_texts, options.prompt_tokens)
+        for num_sequences in options.sequences:
+            shape = (num_sequences, options.prompt_tokens)
             prompts = torch.randint(config.vocab_size, shape, generator=generator)
             task = Task(Path(folder), prompts.tolist(), options.new_tokens)
             check_equal(task)
-            ways: dict[str, Way] = {
+            cases: dict[str, Case] = {
                 "transformers generate": partial(repeatedly, transformers_writer, task),
                 "toyGPT, matrices not packed": partial(toygpt, task, is_packed=False),
                 "toyGPT": partial(toygpt, task, is_packed=True),
             }
             report(
-                f"generation-{options.model}-{num_texts}-{device_for('auto').type}",
-                f"How fast does {options.model} write, texts at once: {num_texts}?",
-                race(
-                    ways,
-                    amount=num_texts * options.new_tokens,
-                    turns=options.turns,
+                f"generation-{options.model}-{num_sequences}-{device_for('auto').type}",
+                f"How fast does {options.model} generate, {num_sequences} at once?",
+                compare(
+                    cases,
+                    amount=num_sequences * options.new_tokens,
+                    rounds=options.rounds,
                     environments={
-                        name: ENVIRONMENT for name in ways if "toyGPT" in name
+                        name: ENVIRONMENT for name in cases if "toyGPT" in name
                     },
                 ),
                 unit="new tokens",
-                facts={
-                    "texts_at_once": num_texts,
+                settings={
+                    "sequences_at_once": num_sequences,
                     "prompt_tokens": options.prompt_tokens,
                     "new_tokens": options.new_tokens,
                     "precision": "32-true",

@@ -140,7 +140,7 @@ def main() -> None:
         "memory",
         "How much memory does a step of training take?",
         rows,
-        facts={"precision": "bf16-mixed", "optimizer": "muon", "attention": "flash"},
+        settings={"precision": "bf16-mixed", "optimizer": "muon", "attention": "flash"},
         folder=options.out,
     )
 
