@@ -1,8 +1,8 @@
 """Compare several cases of the same work, round by round.
 
 No machine is ever quite at rest. So each round runs every case once, each case in a
-process of its own: other load slows all of them alike, and the ratio of two cases in the
-same round says more than the speed of either. Medians are reported.
+process of its own: other load slows all of them alike, and the ratio of two cases in
+the same round says more than the speed of either. Medians are reported.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ RESULTS = Path(__file__).parent / "results"
 SECONDS_TO_END = 10
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
 
-# A case calls this when it is prepared, and after the work of each round; the call returns
-# when the case's next round begins.
+# A case calls this when it is prepared, and after the work of each round; the call
+# returns when the case's next round begins.
 EndRound = Callable[[], None]
 # Prepares, calls `end_round`, works, calls `end_round`, works, calls `end_round`...
 Case = Callable[[EndRound], object]
@@ -114,8 +114,8 @@ def compare(
         amount: Units of work that a case does in a round.
         rounds: How many rounds are timed.
         environments: Variables that a case finds in its environment besides the common.
-        with_children: Whether the memory of the largest process that a case started, and
-            that has ended, is added to its own.
+        with_children: Whether the memory of the largest process that a case started,
+            and that has ended, is added to its own.
 
     Raises:
         RuntimeError: A case ended before its last round.

@@ -151,7 +151,7 @@ def no_op(clone: Clone, *, rounds: int) -> dict[str, list[Times]]:
     output = clone.run("dvc", "repro")
     if "Data and pipelines are up to date" not in output:
         raise SystemExit(
-            f"the pipeline is not finished: run `dvc repro` first. It printed:\n{output}"
+            f"the pipeline is not finished: run `dvc repro` first. It says:\n{output}"
         )
     return in_rounds(
         {

@@ -1,6 +1,6 @@
 """Cases for the benchmarks' tests, in a file that is imported in no time.
 
-Each runs in a process of its own, which imports where it comes from.
+Each runs in a process of its own, which imports this file.
 """
 
 import os

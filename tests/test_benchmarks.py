@@ -74,6 +74,7 @@ def test_each_step_of_the_ladder_changes_one_thing(device: str) -> None:
         assert len(changed) == (2 if is_beside else 1)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_is_what_it_holds() -> None:
     config = GPTConfig(211, 2, 2, 16, 32, 0.0)
 
