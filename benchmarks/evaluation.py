@@ -4,8 +4,8 @@
     python -m benchmarks.evaluation --model small --tokens 4096 --rounds 5
 
 The forward pass gets the very same windows, ready made, and returns the logits of all
-positions: no loading, no loss, no counting. Evaluation leaves out the logits that it does
-not need, those of the half of each window that is context alone.
+positions: no loading, no loss, no counting. Evaluation leaves out the logits of half of
+each window, which is context alone.
 """
 
 from __future__ import annotations

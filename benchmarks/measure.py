@@ -263,7 +263,7 @@ def report(
         folder: The folder of the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The place of the results is no part of how to get them.
+    # The folder of the results does not belong to the command.
     options = " ".join(sys.argv[1:]).partition(" --out ")[0].split()
     options = [] if options[:1] == ["--out"] else options
     result = {

@@ -21,7 +21,7 @@ TASK = "benchmarks/lm_eval/bits_per_byte.yaml"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 # An environment with a PyTorch of its own: gigabytes, the first time.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.lm_eval
 
 
 def test_lm_eval_measures_the_bits_per_byte_that_we_do(tmp_path: Path) -> None:
