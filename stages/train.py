@@ -1,6 +1,6 @@
 """Train the chosen model on the training split.
 
-What ends it, be it power, costs minutes: the same command goes on where it stopped.
+If it is interrupted, by whatever, the same command continues from its last checkpoint.
 
 Reads:  data/splits/, data/tokens/tokenizer/
 Writes: models/toygpt/, reports/train/, metrics/train.json
@@ -8,7 +8,10 @@ Writes: models/toygpt/, reports/train/, metrics/train.json
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,137 +30,135 @@ from toygpt.pipeline.files import new_directory, write_json, write_text
 from toygpt.pipeline.measurements import remove_measurements
 from toygpt.pipeline.params import Params, load_params
 from toygpt.pipeline.stage import run
-from toygpt.resuming.run_folder import (
-    Description,
-    RunFolder,
-    fingerprint_inputs,
-    open_run_folder,
-)
+from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
+from toygpt.resuming.description import Description
+from toygpt.resuming.fingerprint import fingerprint_inputs
+from toygpt.resuming.run_folder import RunFolder, open_run_folder
 from toygpt.resuming.signals import Interruption
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
 from toygpt.tracking.run import Run, training_run
-from toygpt.training.checkpoints import Checkpoints
+from toygpt.training.checkpointing import Checkpointing
+from toygpt.training.launch import launch, on_rank_zero
+from toygpt.training.loop import Outcome, train
+from toygpt.training.plan import num_steps
+from toygpt.training.precision import resolve_attention, resolve_precision
 from toygpt.training.report import Curves
-from toygpt.training.trainer import (
-    Outcome,
-    is_rank_zero,
-    num_steps,
-    resolve_attention,
-    resolve_precision,
-    train,
-)
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
     accelerator = params.runtime.accelerator
-    device = device_for(accelerator)  # without one, nothing is begun
+    device_for(accelerator)  # without that device, nothing is begun
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.TOKENIZER)
     precision = resolve_precision(params.train.precision, accelerator)
     attention = resolve_attention(
         params.train.attention, precision=precision, accelerator=accelerator
     )
+    inputs = fingerprint_inputs(
+        params,
+        vocab_size=splits.vocab_size,
+        split_digests={name: record.sha256 for name, record in splits.files.items()},
+        precision=precision,
+        attention=attention,
+    )
+    fabric = launch(params.runtime, precision=precision)
 
+    # From here on there is a process for each device. Rank zero alone has a run.
+    with Interruption() as interruption, ExitStack() as stack:
+        rank_zero = on_rank_zero(
+            fabric, lambda: stack.enter_context(open_run(params, splits, inputs))
+        )
+        run_folder, tracked = rank_zero or (None, None)
+        torch.manual_seed(params.seed)
+        model = GPT(
+            GPTConfig(
+                vocab_size=splits.vocab_size,
+                dropout=params.train.dropout,
+                **params.chosen_model.model_dump(),
+            ),
+            attention=attention,
+        )
+        if tracked is not None:
+            print(f"{params.model}: {model.num_parameters:,} parameters")
+        curves = Curves(tracked)
+        outcome = train(
+            fabric,
+            model,
+            open_tokens(paths.SPLITS, splits, "train"),
+            open_tokens(paths.SPLITS, splits, "validation"),
+            params=params.train,
+            runtime=params.runtime,
+            seed=params.seed,
+            curves=curves,
+            checkpoints=Checkpointing(
+                run_folder,
+                CheckpointSchedule(
+                    params.runtime.checkpoint_every_steps,
+                    params.runtime.checkpoint_every_minutes,
+                ),
+                interruption,
+            ),
+        )
+        if tracked is not None:
+            write_results(params, splits, model, curves, outcome, tracked)
+
+
+@contextmanager
+def open_run(
+    params: Params, splits: Manifest, inputs: dict[str, Any]
+) -> Iterator[tuple[RunFolder, Run]]:
+    """Hold the folder of the training, and log it; remove the folder at its end."""
+    root = paths.main_root()
     with open_run_folder(
-        paths.main_root(),
-        fingerprint_inputs(params, splits, precision=precision, attention=attention),
+        root,
+        inputs,
         expected=os.environ.get("TOYGPT_RESUME"),
         fresh=bool(os.environ.get("TOYGPT_FRESH")),
-        is_rank_zero=is_rank_zero(),
-    ) as unfinished:
-        if is_rank_zero():
-            remove_measurements()
-        description = describe(unfinished, params)
-        with (
-            Interruption() as interruption,
-            training_run(
-                description.run,
-                description.name,
-                params.in_use(),
-                describe_environment(device_name(device))
-                | digests_of(splits)
-                | {"fingerprint": unfinished.fingerprint},
-                tracking=params.tracking,
-                root=paths.main_root(),
-                is_rank_zero=is_rank_zero(),
-            ) as tracked,
-        ):
-            outcome = train_model(
-                params, splits, unfinished, interruption, tracked, attention=attention
-            )
-        if is_rank_zero():
-            unfinished.remove()
-            print(
-                f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
-                f"learned from, {outcome.validation_loss:.3f} on the validation split"
-            )
-
-
-def describe(unfinished: RunFolder, params: Params) -> Description:
-    """Say what is trained, for whoever may have to go on with it."""
-    before = unfinished.describe()
-    description = Description(
-        name=run_name(params.model, params.corpus),
-        run=before.run if before else new_run_id(),
-        started=before.started if before else time.time(),
-        experiment=os.environ.get("DVC_EXP_NAME"),
-        is_temporary=Path.cwd() != paths.main_root(),
-        max_steps=num_steps(params.train, params.chosen_model.block_size),
-        params=params.model_dump(by_alias=True),
-        inputs=unfinished.inputs,
-    )
-    if is_rank_zero():
-        unfinished.write_description(description)
-    return description
+    ) as run_folder:
+        remove_measurements()
+        before = run_folder.describe()
+        description = Description(
+            name=run_name(params.model, params.corpus),
+            run=before.run if before else new_run_id(),
+            started=before.started if before else time.time(),
+            experiment=os.environ.get("DVC_EXP_NAME"),
+            is_temporary=Path.cwd() != root,
+            max_steps=num_steps(params.train, params.chosen_model.block_size),
+            params=params.model_dump(by_alias=True),
+            inputs=inputs,
+        )
+        run_folder.write_description(description)
+        with training_run(
+            description.run,
+            description.name,
+            params.in_use(),
+            describe_environment(device_name(device_for(params.runtime.accelerator)))
+            | digests_of(splits)
+            | {"fingerprint": run_folder.fingerprint},
+            tracking=params.tracking,
+            root=root,
+        ) as tracked:
+            yield run_folder, tracked
+        run_folder.remove()
 
 
 def digests_of(splits: Manifest) -> dict[str, str]:
-    """Return the digests by which the text is known again."""
+    """Return the digests that identify the text."""
     files = {f"{name}.sha256": record.sha256 for name, record in splits.files.items()}
     return {"corpus.sha256": splits.corpus_sha256, **files}
 
 
-def train_model(
+def write_results(
     params: Params,
     splits: Manifest,
-    unfinished: RunFolder,
-    interruption: Interruption,
+    model: GPT,
+    curves: Curves,
+    outcome: Outcome,
     tracked: Run,
-    *,
-    attention: str,
-) -> Outcome:
-    """Train the model, and write it with its report and its metrics."""
-    torch.manual_seed(params.seed)
-    model = GPT(
-        GPTConfig(
-            vocab_size=splits.vocab_size,
-            dropout=params.train.dropout,
-            **params.chosen_model.model_dump(),
-        ),
-        attention=attention,
-    )
-    if is_rank_zero():
-        print(f"{params.model}: {model.num_parameters:,} parameters")
-    checkpoint = unfinished.best_checkpoint()
-    if checkpoint is not None and is_rank_zero():
-        print(f"going on after step {checkpoint.step:,}")
-    curves = Curves(tracked)
-    outcome = train(
-        model,
-        open_tokens(paths.SPLITS, splits, "train"),
-        open_tokens(paths.SPLITS, splits, "validation"),
-        params=params.train,
-        runtime=params.runtime,
-        seed=params.seed,
-        curves=curves,
-        checkpoints=Checkpoints(unfinished, params.runtime, interruption),
-        resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
-    )
-    if not is_rank_zero():
-        return outcome
-
+) -> None:
+    """Write the model, its report and its metrics, and log them."""
     metrics = {
         "parameters": model.num_parameters,
         "steps": outcome.steps,
@@ -180,7 +181,10 @@ def train_model(
     tracked.log_metrics({name: metrics[name] for name in ("parameters", "steps")})
     tracked.log_directory(paths.MODEL, name="model")
     tracked.remember_weights(weights_digest(paths.MODEL))
-    return outcome
+    print(
+        f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
+        f"learned from, {outcome.validation_loss:.3f} on the validation split"
+    )
 
 
 if __name__ == "__main__":

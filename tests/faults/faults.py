@@ -1,9 +1,9 @@
 """Break a program at every moment at which it changes a file.
 
-The program knows nothing of this: in a process of its own, the calls by which files
-come into being are wrapped. Each is a failpoint, named by what is done to which file:
-`open`, `write`, `flush`, `rename`, `remove` or `make` (a folder). Numbers of steps and
-processes are no part of a name: `rename step-N.ckpt`, `write LATEST.json`.
+The program knows nothing of this: in a process of its own, the calls that change files
+are wrapped. Each is a failpoint, named by the kind of change and the file: `open`,
+`write`, `flush`, `rename`, `remove` or `make` (a folder). Numbers of steps and ids are
+not part of a name: `rename step-N.ckpt`, `write LATEST.json`.
 """
 
 import errno
@@ -28,7 +28,7 @@ from toygpt.pipeline.files import TEMPORARY_NAME
 T = TypeVar("T")
 Effect = Literal["no room", "kill before", "kill half way", "kill after"]
 
-# What is no part of a failpoint's name, and what stands for it.
+# Parts of file names that differ from run to run, and what stands for them.
 NAMES: list[tuple[str | re.Pattern[str], str]] = [
     (TEMPORARY_NAME, r"\g<name>"),
     (r"step-\d+\.ckpt", "step-N.ckpt"),
@@ -38,7 +38,7 @@ NAMES: list[tuple[str | re.Pattern[str], str]] = [
 
 
 class Fault(NamedTuple):
-    """What goes wrong, and when."""
+    """What goes wrong, and at which call."""
 
     point: str  # a regular expression that matches all of its name
     number: int  # which of those calls, from 1
@@ -64,9 +64,9 @@ class Faults:
         self.num_calls = 0
 
     def install(self) -> None:
-        """Wrap what Python code calls to change files."""
-        # A process that is killed loses nothing of what it gave to the system; to wait
-        # for the disk would only take time.
+        """Wrap the calls by which Python code changes files."""
+        # A killed process loses no data that it has handed to the system; to wait for
+        # the disk would only take time.
         os.fsync = lambda fd: None
         # `pathlib` and `shutil` look all of these up when they need them.
         for name, word, place in (
@@ -100,7 +100,7 @@ class Faults:
         return watched
 
     def point(self, word: str, file: Any, folder: int | None = None) -> str | None:
-        """Return the name of a failpoint; none for a file outside the project."""
+        """Return the name of a failpoint, or None for a file outside the project."""
         if isinstance(file, int):
             path = Path(f"/proc/self/fd/{file}").readlink()
         elif folder is not None:
@@ -118,13 +118,13 @@ class Faults:
         file: Any = None,
         half: Callable[[], object] | None = None,
     ) -> T:
-        """Do something, unless it is what fails.
+        """Make a call, unless it is the one that fails.
 
         Args:
             point: The failpoint's name.
-            whole: Does it.
-            file: What the system names if there is no room: paths, but no open files.
-            half: Does half of it, where there are halves.
+            whole: Makes the call.
+            file: The path that the system's error names if there is no room.
+            half: Makes half of the call, where there are halves.
         """
         if self.fault is None or not re.fullmatch(self.fault.point, point):
             return whole()
@@ -134,7 +134,7 @@ class Faults:
         if self.num_calls > self.fault.number and self.fault.effect != "no room":
             return whole()
         self.report.write(point + "\n")
-        if self.fault.effect == "no room":  # for this, and for whatever comes after it
+        if self.fault.effect == "no room":  # for this call, and for all later ones
             if half is not None:
                 half()
             name = None if file is None or isinstance(file, int) else str(file)
@@ -176,9 +176,10 @@ class WatchedFile:
 class Ended(NamedTuple):
     """How a program ended."""
 
-    code: int  # that of a signal is negative
+    code: int  # negative after a signal
     fired: list[str]  # the failpoints at which it was broken
     output: str
+    num_calls: int | None  # of the failpoints that the fault matches; None if killed
 
 
 class Workbench:
@@ -212,7 +213,7 @@ class Workbench:
         fault: Fault | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Ended:
-        """Run a function in a folder, and break it."""
+        """Run a function in a folder, and break it if there is a fault."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with tempfile.TemporaryDirectory() as notes:
             task = [function, str(folder), fault, dict(environment or {}), notes]
@@ -221,16 +222,18 @@ class Workbench:
             code = int(self._process.stdout.readline())
             fired = (Path(notes) / "report").read_text(encoding="utf-8").splitlines()
             output = (Path(notes) / "output").read_text(encoding="utf-8")
-        return Ended(code, fired, output)
+            calls = Path(notes) / "calls"
+            num_calls = int(calls.read_text()) if calls.exists() else None
+        return Ended(code, fired, output, num_calls)
 
 
 def serve(module: str) -> None:
-    """Run whatever is asked for, each in a process of its own, until nobody asks."""
+    """Run each requested function in a fork of this process, until the input ends."""
     import torch
 
     torch.set_num_threads(1)  # a process with threads cannot be forked
     functions = import_module(module)
-    gc.freeze()  # what is never touched again is shared by all forks
+    gc.freeze()  # so that all forks share the memory of what was imported
     for line in sys.stdin:
         function, folder, fault, environment, notes = json.loads(line)
         child = os.fork()
@@ -242,8 +245,11 @@ def serve(module: str) -> None:
             os.environ.update(environment)
             tempfile.tempdir = None  # TMPDIR may be another now
             report = Path(notes, "report")
-            Faults(Fault(*fault) if fault else None, Path(folder), report).install()
-            os._exit(_exit_code_of(getattr(functions, function)))
+            faults = Faults(Fault(*fault) if fault else None, Path(folder), report)
+            faults.install()
+            code = _exit_code_of(getattr(functions, function))
+            Path(notes, "calls").write_text(str(faults.num_calls))
+            os._exit(code)
         status = os.waitpid(child, 0)[1]
         print(os.waitstatus_to_exitcode(status), flush=True)
 

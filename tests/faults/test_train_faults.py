@@ -3,28 +3,24 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import omegaconf  # noqa: F401  (torch loads it late: here once, not in every fork)
 import pytest
+import torch
 
 from stages import download, split, tokenize, train
-from tests.faults.faults import Ended, Fault, Workbench, name_of
+from tests.faults.faults import Effect, Ended, Fault, Workbench, name_of
 from tests.project import Workspace, tiny_project
 from toygpt.model.huggingface import weights_digest
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import sha256_of, write_text
 from toygpt.pipeline.stage import run
-from toygpt.resuming import run_folder as unfinished
-from toygpt.resuming.run_folder import (
-    Checkpoint,
-    RunFolder,
-    list_run_folders,
-)
+from toygpt.resuming import run_folder
+from toygpt.resuming.checkpoint import Checkpoint
+from toygpt.resuming.run_folder import RunFolder, list_run_folders
 
 # Six steps with dropout, in the middle of epochs, and a checkpoint at every second.
 PARAMS: dict[str, Any] = {
@@ -44,38 +40,51 @@ PARAMS: dict[str, Any] = {
     "tracking.wandb": "disabled",
 }
 NUM_CHECKPOINTS = 3
-WRITES_PER_CHECKPOINT = 379
+NEVER = 10**9
 WRITE = "write step-N.ckpt"
-# Of the hundreds of writes that a checkpoint consists of, other tests take some.
-ANY_BUT_REMOVE = r"(?!remove|write step).*"
+# A checkpoint consists of hundreds of writes; other tests take some of them.
+ANY_BUT_REMOVE = r"(?!remove|write step|flush [^.]+$).*"  # nor a flush of a folder
 OUTPUTS = ("models", "reports", "metrics/train.json", ".toygpt")
 
-# Every change of a file that a checkpoint consists of, in order. The folder that holds
-# it is flushed twice before the first one: LATEST.json and training.json are new then.
-PHASES = [
-    ("open step-N.ckpt", 1, 0),
-    (WRITE, WRITES_PER_CHECKPOINT, 0),
-    ("flush step-N.ckpt", 1, 0),
-    ("rename step-N.ckpt", 1, 0),
-    ("flush training", 2, 2),
-    ("open LATEST.json", 1, 1),
-    ("write LATEST.json", 1, 1),
-    ("flush LATEST.json", 1, 1),
-    ("rename LATEST.json", 1, 1),
-    ("flush training", 2, 3),
+
+class Results(NamedTuple):
+    """What a training comes to that nothing interrupts."""
+
+    digests: dict[str, str]  # of all files that it writes
+    writes_per_checkpoint: int
+
+
+class Moment(NamedTuple):
+    """A moment while a checkpoint is saved, to be killed at."""
+
+    point: str
+    effect: Effect = "kill before"
+    per_checkpoint: int = 1  # so many calls belong to each checkpoint
+    # Calls before the first checkpoint: LATEST.json and training.json are written when
+    # training starts, and the folder that holds them is flushed each time.
+    at_start: int = 0
+    which: int = 0  # of the calls for one checkpoint
+
+
+# Every change of a file that saves a checkpoint, in order; `-1` is counted at run time.
+MOMENTS = [
+    Moment("open step-N.ckpt"),
+    Moment(WRITE, per_checkpoint=-1),
+    Moment(WRITE, "kill half way", per_checkpoint=-1, which=150),
+    Moment("flush step-N.ckpt"),
+    Moment("rename step-N.ckpt"),
+    Moment("flush training", per_checkpoint=2, at_start=2),
+    Moment("open LATEST.json", at_start=1),
+    Moment("write LATEST.json", at_start=1),
+    Moment("write LATEST.json", "kill half way", at_start=1),
+    Moment("flush LATEST.json", at_start=1),
+    Moment("rename LATEST.json", at_start=1),
+    Moment("flush training", per_checkpoint=2, at_start=2, which=1),
 ]
-KILLS = [
-    Fault(point, per_checkpoint * number + before + 1, effect)
-    for point, per_checkpoint, before in PHASES
-    for number in range(NUM_CHECKPOINTS)
-    for effect in ("kill before", "kill half way")
-    if effect == "kill before" or point.startswith("write")
-] + [Fault(WRITE, 600, "kill half way")]
-KILLS += [
+FIRST_AND_LAST = (0, 2)  # of the three checkpoints; the last one replaces the first
+OTHER_KILLS = [
     Fault("remove step-N.ckpt", 1, "kill before"),
     Fault("remove step-N.ckpt", 1, "kill after"),
-]
-AFTER_TRAINING = [
     Fault("make models", 1, "kill before"),
     Fault("rename toygpt", 1, "kill before"),
     Fault("write train.csv", 1, "kill half way"),
@@ -98,22 +107,25 @@ def real() -> None:
 
 
 class Naive(RunFolder):
-    """What one writes first: one file, overwritten in its place, and believed."""
+    """The way that one writes first: a file overwritten in its place, and trusted."""
 
-    def save(self, step: int, write: Callable[[Any], object]) -> None:
+    def save(self, step: int, checkpoint: dict[str, Any]) -> None:
         """Write over the checkpoint before."""
         with (self.folder / "last.ckpt").open("wb") as file:
-            write(file)
+            torch.save(checkpoint, file)
 
     def best_checkpoint(self) -> Checkpoint | None:
-        """Take whatever is there."""
-        path = self.folder / "last.ckpt"
-        return Checkpoint(path.name, "", 0, 0) if path.exists() else None
+        """Return the file that is there."""
+        return Checkpoint(0, "", 0) if (self.folder / "last.ckpt").exists() else None
+
+    def path_of(self, checkpoint: Checkpoint) -> Path:
+        """Return its path."""
+        return self.folder / "last.ckpt"
 
 
 def naive() -> None:
     """Run the train stage with naive checkpoints."""
-    unfinished.RunFolder = Naive  # type: ignore[misc]
+    run_folder.RunFolder = Naive  # type: ignore[misc]
     run(train.main)
 
 
@@ -128,6 +140,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, bench: Workbench) -> Workspac
     """A project in which everything is ready to train."""
     workspace = tiny_project(tmp_path_factory.mktemp("faults") / "project")
     workspace.set_params(PARAMS)
+    (workspace.root / "dvc.lock").unlink()  # to read it would be half of each run
     for number in range(12):
         text = f"def number_{number}(self):\n    return {number**9}\n" * 2
         write_text(workspace.root / "texts" / str(number) / "a.txt", text)
@@ -137,15 +150,18 @@ def made(tmp_path_factory: pytest.TempPathFactory, bench: Workbench) -> Workspac
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(made: Workspace, bench: Workbench) -> dict[str, str]:
-    """The digests of everything that a training writes if nothing goes wrong."""
-    ended = bench.run("real", made.root)
-    assert ended.code == 0, ended.output
-    return results(made.root)
+def uninterrupted(made: Workspace, bench: Workbench) -> Results:
+    """The results if nothing goes wrong, and the number of writes on the way."""
+    ended = bench.run("real", made.root, Fault(WRITE, NEVER, "no room"))
+    assert (ended.code, ended.fired) == (0, []), ended.output
+    assert ended.num_calls is not None
+    writes, rest = divmod(ended.num_calls, NUM_CHECKPOINTS)
+    assert writes > 150 and not rest
+    return Results(results(made.root), writes)
 
 
 @pytest.fixture
-def project(made: Workspace, uninterrupted: dict[str, str]) -> Path:
+def project(made: Workspace, uninterrupted: Results) -> Path:
     """The project, not trained yet."""
     forget(made.root)
     return made.root
@@ -187,12 +203,31 @@ def check_what_is_kept(root: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "fault", [*KILLS, *AFTER_TRAINING], ids=lambda f: f"{f.effect} {f.point} {f.number}"
-)
-def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str], fault: Fault
+@pytest.mark.parametrize("number", FIRST_AND_LAST)
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.effect} {m.point}")
+def test_a_training_killed_while_it_saves_ends_as_if_it_had_not_been(
+    project: Path, bench: Workbench, uninterrupted: Results, moment: Moment, number: int
 ) -> None:
+    per_checkpoint = moment.per_checkpoint
+    if per_checkpoint < 0:
+        per_checkpoint = uninterrupted.writes_per_checkpoint
+    call = moment.at_start + per_checkpoint * number + moment.which + 1
+
+    kill_and_repeat(bench, project, Fault(moment.point, call, moment.effect))
+
+    assert results(project) == uninterrupted.digests
+
+
+@pytest.mark.parametrize("fault", OTHER_KILLS, ids=str)
+def test_a_training_killed_later_ends_as_if_it_had_not_been(
+    project: Path, bench: Workbench, uninterrupted: Results, fault: Fault
+) -> None:
+    kill_and_repeat(bench, project, fault)
+
+    assert results(project) == uninterrupted.digests
+
+
+def kill_and_repeat(bench: Workbench, project: Path, fault: Fault) -> None:
     killed = bench.run("real", project, fault)
     assert (killed.code, len(killed.fired)) == (-9, 1), killed.output
     check_what_is_kept(project)
@@ -200,25 +235,10 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
     ended = bench.run("real", project)
 
     assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted
-
-
-def test_a_checkpoint_consists_of_as_many_writes_as_are_counted_on(
-    project: Path, bench: Workbench
-) -> None:
-    """Or the numbers above mean other moments than they say."""
-    all_writes = NUM_CHECKPOINTS * WRITES_PER_CHECKPOINT
-
-    last = bench.run("real", project, Fault(WRITE, all_writes, "kill after"))
-    forget(project)
-    beyond = bench.run("real", project, Fault(WRITE, all_writes + 1, "kill after"))
-
-    assert (last.code, len(last.fired)) == (-9, 1)
-    assert (beyond.code, len(beyond.fired)) == (0, 0)
 
 
 def test_a_disk_that_is_full_at_any_write_costs_no_step(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str]
+    project: Path, bench: Workbench, uninterrupted: Results
 ) -> None:
     """Full at the first change of a file, then at the second, until it passes."""
     number = 0
@@ -227,18 +247,18 @@ def test_a_disk_that_is_full_at_any_write_costs_no_step(
         ended = bench.run("real", project, Fault(ANY_BUT_REMOVE, number, "no room"))
         if not ended.fired:
             break
-        check_that_it_told_of(ended)
+        check_message(ended)
         check_what_is_kept(project)
 
     assert ended.code == 0, ended.output
     assert number > 50
-    assert results(project) == uninterrupted
+    assert results(project) == uninterrupted.digests
 
 
-def check_that_it_told_of(ended: Ended) -> None:
-    """The file that found no room is named, and no traceback is shown.
+def check_message(ended: Ended) -> None:
+    """The file that found no room is named, without a traceback.
 
-    Of what other libraries write into a folder, the folder is named.
+    Of files that other libraries write into a folder, the folder is named.
     """
     assert ended.code == 1, ended.output
     message = re.search(r"^error: no room left for (.*): make room", ended.output, re.M)
@@ -253,17 +273,17 @@ def check_that_it_told_of(ended: Ended) -> None:
     assert "Traceback" not in ended.output
 
 
-@pytest.mark.parametrize("number", range(1, 3 * WRITES_PER_CHECKPOINT, 250))
+@pytest.mark.parametrize(("done", "write"), [(0, 1), (0, 150), (1, 100), (2, 150)])
 def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str], number: int
+    project: Path, bench: Workbench, uninterrupted: Results, done: int, write: int
 ) -> None:
+    number = done * uninterrupted.writes_per_checkpoint + write
     full = bench.run("real", project, Fault(WRITE, number, "no room"))
     assert full.fired
-    check_that_it_told_of(full)
+    check_message(full)
     assert ".ckpt: make room" in full.output
     check_what_is_kept(project)
     (training,) = list_run_folders(project)
-    done = (number - 1) // WRITES_PER_CHECKPOINT
     assert [entry.step for entry in training.checkpoints()] == [
         2 * n for n in range(done, max(0, done - 2), -1)
     ]
@@ -272,20 +292,20 @@ def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
     ended = bench.run("real", project)
 
     assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted
+    assert results(project) == uninterrupted.digests
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(WRITE, 500, "kill half way"),
+        Fault(WRITE, 300, "kill half way"),
         Fault("rename step-N.ckpt", 2, "kill before"),
         Fault("rename LATEST.json", 3, "no room"),
     ],
     ids=str,
 )
 def test_temporary_files_may_lie_on_another_file_system(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str], fault: Fault
+    project: Path, bench: Workbench, uninterrupted: Results, fault: Fault
 ) -> None:
     """There, what is written in one place and moved to another is written twice."""
     elsewhere = Path("/dev/shm")
@@ -299,33 +319,37 @@ def test_temporary_files_may_lie_on_another_file_system(
     assert broken.fired
     assert broken.code != 0
     assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted
+    assert results(project) == uninterrupted.digests
 
 
 def test_naive_checkpoints_do_not_survive_the_same_faults(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str]
+    project: Path, bench: Workbench, uninterrupted: Results
 ) -> None:
     """Without a fault they are as good: it is the faults that these tests see."""
     assert bench.run("naive", project).code == 0
-    assert results(project) == uninterrupted
+    assert results(project) == uninterrupted.digests
     faults = [
         Fault("write last.ckpt", number, effect)
-        for number in (2, 100, 379, 500, 1000)
-        for effect in ("kill before", "kill half way", "no room")
+        for number in (2, uninterrupted.writes_per_checkpoint + 100)
+        for effect in get_args(Effect)
+        if effect != "kill after"
     ]
     broken = []
 
     for fault in faults:
         forget(project)
         assert bench.run("naive", project, fault).fired
-        if bench.run("naive", project).code or results(project) != uninterrupted:
+        if (
+            bench.run("naive", project).code
+            or results(project) != uninterrupted.digests
+        ):
             broken.append(fault)
 
     assert broken == faults
 
 
 def test_a_training_killed_between_two_folders_is_found_by_no_other(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str]
+    project: Path, bench: Workbench, uninterrupted: Results
 ) -> None:
     bench.run("real", project, Fault("open LATEST.json", 3, "kill before"))
     workspace = Workspace(project)
@@ -338,22 +362,22 @@ def test_a_training_killed_between_two_folders_is_found_by_no_other(
         (project / "params.yaml").write_text(params)
     own = bench.run("real", project)
 
-    assert "going on" not in other.output
-    assert found != uninterrupted["weights"]
-    assert "going on after step 2" in own.output
-    assert results(project) == uninterrupted
+    assert "resuming after" not in other.output
+    assert found != uninterrupted.digests["weights"]
+    assert "resuming after step 2" in own.output
+    assert results(project) == uninterrupted.digests
 
 
 def test_a_user_can_start_over(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str]
+    project: Path, bench: Workbench, uninterrupted: Results
 ) -> None:
     bench.run("real", project, Fault("remove step-N.ckpt", 1, "kill before"))
 
     fresh = bench.run("real", project, environment={"TOYGPT_FRESH": "1"})
 
-    assert "going on" not in fresh.output
+    assert "resuming after" not in fresh.output
     assert fresh.code == 0, fresh.output
-    assert results(project) == uninterrupted
+    assert results(project) == uninterrupted.digests
 
 
 @pytest.mark.parametrize(
@@ -366,7 +390,7 @@ def test_a_user_can_start_over(
     ids=str,
 )
 def test_starting_over_can_be_killed_too(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str], fault: Fault
+    project: Path, bench: Workbench, uninterrupted: Results, fault: Fault
 ) -> None:
     bench.run("real", project, Fault("remove step-N.ckpt", 1, "kill before"))
 
@@ -375,41 +399,32 @@ def test_starting_over_can_be_killed_too(
 
     assert (killed.code, len(killed.fired)) == (-9, 1)
     assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted
+    assert results(project) == uninterrupted.digests
 
 
-def test_a_stage_of_its_own_process_ends_with_an_error_and_goes_on(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str]
+def test_damaged_checkpoints_end_the_stage_and_a_fresh_start_works(
+    project: Path, bench: Workbench, uninterrupted: Results
 ) -> None:
-    """As users start it: `python -m stages.train`, here with damaged checkpoints."""
     bench.run("real", project, Fault("make models", 1, "kill before"))
     (training,) = list_run_folders(project)
     for checkpoint in training.checkpoints():
         os.truncate(training.path_of(checkpoint), 1000)
-    command = [sys.executable, "-m", "stages.train"]
 
-    refused = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    started_over = subprocess.run(
-        command,
-        cwd=project,
-        env=os.environ | {"TOYGPT_FRESH": "1"},
-        capture_output=True,
-        text=True,
-    )
+    refused = bench.run("real", project)
+    started_over = bench.run("real", project, environment={"TOYGPT_FRESH": "1"})
 
-    assert refused.returncode == 1
-    assert "is damaged: 1,000 bytes instead of" in refused.stderr
-    assert "going back to the checkpoint before it, step 4" in refused.stderr
-    assert "error: no checkpoint of this training" in refused.stderr
-    assert "--fresh" in refused.stderr
-    assert started_over.returncode == 0, started_over.stderr
-    assert results(project) == uninterrupted
+    assert refused.code == 1
+    assert refused.output.count("is damaged: 1,000 bytes instead of") == 2
+    assert "error: no checkpoint of this training" in refused.output
+    assert "--fresh" in refused.output
+    assert started_over.code == 0, started_over.output
+    assert results(project) == uninterrupted.digests
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("effect", ["no room", "kill before", "kill half way"])
 def test_every_single_change_of_a_file_may_be_the_last(
-    project: Path, bench: Workbench, uninterrupted: dict[str, str], effect: Any
+    project: Path, bench: Workbench, uninterrupted: Results, effect: Any
 ) -> None:
     """Each from the beginning of a training, for every number until it passes."""
     number = 0
@@ -422,6 +437,6 @@ def test_every_single_change_of_a_file_may_be_the_last(
         check_what_is_kept(project)
         ended = bench.run("real", project)
         assert ended.code == 0, (broken.fired, ended.output)
-        assert results(project) == uninterrupted, broken.fired
+        assert results(project) == uninterrupted.digests, broken.fired
 
     assert number > 1000

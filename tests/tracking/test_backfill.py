@@ -88,7 +88,10 @@ def check_that_all_is_there(root: Path) -> None:
             if key in restored.data.metrics and key not in {"train_loss"}:
                 assert restored.data.metrics[key] == pytest.approx(value, rel=1e-6)
     with (root / "reports" / "train" / "validation.csv").open() as table:
-        rows = [(int(row["step"]), float(row["validation_loss"])) for row in csv.DictReader(table)]
+        rows = [
+            (int(row["step"]), float(row["validation_loss"]))
+            for row in csv.DictReader(table)
+        ]
     points = mlflow_client(root).get_metric_history(
         restored.info.run_id, "validation_loss"
     )

@@ -1,4 +1,4 @@
-"""Which of the trainings that were interrupted is to go on."""
+"""Choose which of the interrupted trainings to resume."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toygpt.pipeline.errors import InputError
-from toygpt.resuming.run_folder import (
-    CHANGEABLE,
-    Description,
-    RunFolder,
-    differences,
-    list_run_folders,
-)
+from toygpt.pipeline.json_file import WrongVersionError
+from toygpt.resuming.description import Description
+from toygpt.resuming.fingerprint import CHANGEABLE, differences, is_digest
+from toygpt.resuming.run_folder import RunFolder, list_run_folders
 
-# Sections of params.yaml that have no part in the weights.
+# Sections of params.yaml that are no inputs of the weights.
 FREE_TO_CHANGE = ("runtime.", "tracking.", "evaluate.", "generate-samples.")
 
 
 class Interrupted(NamedTuple):
-    """A training that can go on."""
+    """A training that can be resumed."""
 
     training: RunFolder
     description: Description
@@ -30,43 +27,46 @@ class Interrupted(NamedTuple):
         step = checkpoints[0].step if checkpoints else 0
         started = datetime.fromtimestamp(self.description.started)
         return (
-            f"{self.description.name} (id {self.training.fingerprint[:8]}, begun "
+            f"{self.description.name} (id {self.training.fingerprint[:8]}, started "
             f"{started:%Y-%m-%d %H:%M}, step {step:,} of "
             f"{self.description.max_steps:,})"
         )
 
 
 def interrupted_trainings(root: Path) -> list[Interrupted]:
-    """Return the trainings of a project that can go on.
+    """Return the trainings of a project that can be resumed.
 
     Raises:
         InputError: There are none.
     """
-    unfinished = list_run_folders(root)
-    running = [training.running_process() for training in unfinished]
-    found = [
-        Interrupted(training, description)
-        for training, process in zip(unfinished, running, strict=True)
-        if process is None and (description := training.describe()) is not None
-    ]
-    if found:
-        return found
-    if processes := [str(process) for process in running if process is not None]:
-        raise InputError(
-            f"nothing to resume: process {', '.join(processes)} is still training"
-        )
-    raise InputError("nothing to resume: no training was interrupted")
+    found = []
+    obstacles = []
+    for training in list_run_folders(root):
+        if (holder := training.holder()) is not None:
+            obstacles.append(f"{holder} is still training")
+            continue
+        try:
+            description = training.describe()
+        except WrongVersionError as error:
+            obstacles.append(str(error))
+            continue
+        if description is not None:
+            found.append(Interrupted(training, description))
+    if not found:
+        reasons = obstacles or ["no training was interrupted"]
+        raise InputError(f"nothing to resume: {'; '.join(reasons)}")
+    return found
 
 
 def choose(trainings: Sequence[Interrupted], wanted: str | None) -> Interrupted:
-    """Return the training that the user means, and ask if there are several.
+    """Return the training that the user wants, and ask if there are several.
 
     Args:
-        trainings: Those that can go on, at least one.
-        wanted: Its name, or the beginning of its id.
+        trainings: The interrupted trainings, at least one.
+        wanted: Its name, or the start of its id.
 
     Raises:
-        InputError: There is no such training, or nobody to ask.
+        InputError: There is no such training, or no terminal to ask at.
     """
     found = [
         entry
@@ -95,7 +95,7 @@ def choose(trainings: Sequence[Interrupted], wanted: str | None) -> Interrupted:
 
 
 def _listed(trainings: Sequence[Interrupted]) -> str:
-    """Return a numbered line for each training, with what sets it apart."""
+    """Return a numbered line for each training, with its inputs that differ."""
     inputs = [entry.description.inputs for entry in trainings]
     keys = {key for other in inputs for key in differences(inputs[0], other)}
     lines = []
@@ -103,21 +103,21 @@ def _listed(trainings: Sequence[Interrupted]) -> str:
         own = [
             f"{key} {values.get(key)}"
             for key in sorted(keys)
-            if len(str(values.get(key))) != 64  # a digest tells nobody anything
+            if not is_digest(values.get(key))
         ]
         lines.append(f"  {number}  {entry}" + (f": {', '.join(own)}" if own else ""))
     return "\n".join(lines)
 
 
 def check_changes(description: Description, changes: Mapping[str, Any]) -> None:
-    """Refuse what would make another training of it, before DVC writes anything.
+    """Refuse changes that would make another training of it, before DVC writes.
 
     Args:
-        description: Of the training that is to go on.
-        changes: What the user wants changed, by the paths in params.yaml.
+        description: Of the training to resume.
+        changes: The user's changes, each value by its path in params.yaml.
 
     Raises:
-        InputError: One of them decides the weights, and not only the precision.
+        InputError: A change is an input of the fingerprint other than the precision.
     """
     from toygpt.pipeline.params import flatten
 

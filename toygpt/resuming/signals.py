@@ -1,6 +1,4 @@
-"""Stop between two steps: what a signal asks for is done in good order."""
-
-from __future__ import annotations
+"""Stop between two steps: a signal ends training once its step is saved."""
 
 import os
 import signal
@@ -14,14 +12,14 @@ from toygpt.pipeline.process import own_signals
 # Slurm sends SIGUSR1 some time before a job's end: `sbatch --signal=USR1@90`.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STDERR = 2
-MESSAGE = b"\nstopping after this step; what is done is kept (once more: at once)\n"
+MESSAGE = b"\nstopping after this step, which is saved (once more: at once)\n"
 
 
 class Stopped(SystemExit):
-    """Training was told to stop; the exit code says by which signal.
+    """A signal stopped training; the exit code names it, as a shell would.
 
-    Where several processes train together, the first one says so alone: Lightning
-    kills it five seconds after any other has ended with an error.
+    Of several ranks, rank zero alone has that exit code: Lightning kills rank zero five
+    seconds after any other rank has ended with an error.
     """
 
     def __init__(self, number: int, step: int, *, is_rank_zero: bool) -> None:
@@ -33,14 +31,14 @@ class Stopped(SystemExit):
 
 
 class Interruption:
-    """Notes that the user, or the machine, wants training to stop.
+    """Notes a signal that asks training to stop.
 
-    The first signal is noted, so that the step at hand is finished and kept. A second
-    one ends the process at once; what was kept before is as good as ever.
+    After the first signal the current step is finished and saved. A second signal ends
+    the process at once; earlier checkpoints are as good as ever.
 
     SIGUSR1 announces another signal, so neither counts as the second one. Nor does the
-    SIGTERM that this process sends itself when DVC is gone: what ended DVC may have
-    reached this process as well.
+    SIGTERM that this process sends itself when DVC is gone: the signal that ended DVC
+    may have reached this process as well.
     """
 
     def __init__(self) -> None:
@@ -56,7 +54,7 @@ class Interruption:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         if isinstance(error, Stopped) and error.code:
-            print(f"{error}; the same command goes on from there", file=sys.stderr)
+            print(f"{error}; the same command resumes from there", file=sys.stderr)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         is_own = number in own_signals
@@ -68,6 +66,6 @@ class Interruption:
             if self.signal != signal.SIGUSR1:
                 os._exit(128 + number)
         self.signal = number
-        # `print` may be under way at this very moment, and cannot be called twice.
-        with suppress(OSError):  # nobody may be left to read it
+        # `print` may be running at this very moment, and cannot be entered twice.
+        with suppress(OSError):  # the terminal may be gone
             os.write(STDERR, MESSAGE)

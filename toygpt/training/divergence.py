@@ -1,6 +1,4 @@
-"""Notice a training that has gone astray before any of it is kept."""
-
-from __future__ import annotations
+"""Notice that a training has diverged, before a checkpoint of it is saved."""
 
 import math
 
@@ -10,55 +8,76 @@ from torch import Tensor
 from toygpt.pipeline.errors import InputError
 
 
-class DivergenceWatch:
-    """Looks at the loss and the gradient of every step, and makes no GPU wait for it.
+class LateReader:
+    """Reads numbers from a device without waiting for it.
 
-    A GPU works behind the program that gives it work. To ask it for a number is to wait
-    until it has caught up; so it is asked for the number of a step when the next one is
-    under way.
+    A GPU works behind the program: to ask it for a number is to wait until it has
+    caught up. So the numbers of one step are read when the next step is under way. The
+    numbers of a CPU are read at once.
     """
 
     def __init__(self) -> None:
-        self._not_seen_yet: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+        self._unread: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def look(self, step: int, loss: Tensor, gradient_norm: Tensor) -> None:
-        """Look at a step: on a GPU at the one before.
+    def read(self, numbers: Tensor) -> list[float] | None:
+        """Return these numbers; from a GPU, those of the call before, if any."""
+        if not numbers.is_cuda:
+            return numbers.tolist()
+        on_host = numbers.to("cpu", non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        earlier = self.rest()
+        self._unread = (on_host, event)
+        return earlier
+
+    def rest(self) -> list[float] | None:
+        """Wait for the numbers that were not read yet, if any, and return them."""
+        if self._unread is None:
+            return None
+        numbers, event = self._unread
+        self._unread = None
+        event.synchronize()
+        return numbers.tolist()
+
+
+class DivergenceWatch:
+    """Checks the loss and the gradient norm of every step; on a GPU, one step late."""
+
+    def __init__(self) -> None:
+        self._reader = LateReader()
+        self._last_step = 0
+
+    def check(self, step: int, loss: Tensor, gradient_norm: Tensor) -> None:
+        """Check a step; on a GPU, the one before.
 
         Raises:
-            InputError: A number is infinite or none.
+            InputError: A number is infinite or NaN.
         """
         numbers = torch.stack([loss.detach(), gradient_norm.detach()])
-        on_host, event = numbers.to("cpu", non_blocking=True), None
-        if numbers.is_cuda:
-            event = torch.cuda.Event()
-            event.record()
-            self.settle()
-        self._not_seen_yet = (step, on_host, event)
-        if event is None:
-            self.settle()
+        read_step = step - 1 if numbers.is_cuda else step
+        self._last_step = step
+        self._check(read_step, self._reader.read(numbers))
 
-    def settle(self) -> None:
-        """Look at whatever has not been looked at yet.
+    def check_rest(self) -> None:
+        """Check the last step as well, whatever that takes.
 
         Raises:
-            InputError: A number is infinite or none.
+            InputError: A number is infinite or NaN.
         """
-        if self._not_seen_yet is None:
-            return
-        step, numbers, event = self._not_seen_yet
-        self._not_seen_yet = None
-        if event is not None:
-            event.synchronize()
-        loss, gradient_norm = numbers.tolist()
-        check_finite(step, "loss", loss)
-        check_finite(step, "length of the gradient", gradient_norm)
+        self._check(self._last_step, self._reader.rest())
+
+    def _check(self, step: int, numbers: list[float] | None) -> None:
+        if numbers is not None:
+            loss, gradient_norm = numbers
+            check_finite(step, "loss", loss)
+            check_finite(step, "gradient norm", gradient_norm)
 
 
 def check_finite(step: int, what: str, value: float) -> None:
-    """Refuse to go on with a number that is none.
+    """Refuse to continue with a number that is infinite or NaN.
 
     Raises:
-        InputError: It is infinite, or none.
+        InputError: It is.
     """
     if not math.isfinite(value):
         raise InputError(

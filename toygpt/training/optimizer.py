@@ -1,16 +1,13 @@
 """What turns gradients into better weights: Muon for matrices, AdamW for the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-if TYPE_CHECKING:
-    from toygpt.pipeline.params import TrainParams
+from toygpt.training.settings import TrainSettings
 
 # PyTorch's 0.95 looks back further than a short training has steps to spare.
 MUON_MOMENTUM = 0.9
@@ -22,14 +19,25 @@ class MuonWithAdamW(Optimizer):
     Muon makes all directions of a matrix's update equally long, so that rare but useful
     ones are learned, too (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon).
     It suits matrices that map vectors to vectors; embeddings, norms and biases learn by
-    AdamW. To Lightning and to the learning rate's schedule the two are one.
+    AdamW.
+
+    Both work on the state and on the parameter groups of this optimizer. So its state
+    has the form of every PyTorch optimizer, and what reads those reads it, too
+    (`torch.distributed.checkpoint`, for instance).
     """
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
         self.parts: dict[str, Optimizer] = {"muon": muon, "adamw": adamw}
-        super().__init__(
-            [group for part in self.parts.values() for group in part.param_groups], {}
-        )
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        first = 0
+        for part in self.parts.values():
+            end = first + len(part.param_groups)
+            part.state = self.state
+            part.param_groups = self.param_groups[first:end]
+            first = end
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -42,21 +50,14 @@ class MuonWithAdamW(Optimizer):
             part.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what each of the two remembers."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember what `state_dict` returned."""
-        for name, part in self.parts.items():
-            part.load_state_dict(state_dict[name])
-        self.param_groups = [
-            group for part in self.parts.values() for group in part.param_groups
-        ]
+        """Continue from what `state_dict` returned."""
+        super().load_state_dict(state_dict)  # makes new groups and a new state
+        self._share()
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """Return the learning rates in use now: `adamw_learning_rate`, and Muon's if any.
+    """Return the learning rates in use: `adamw_learning_rate`, and Muon's if any.
 
     All parameter groups of a part have the same one.
     """
@@ -69,7 +70,7 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     }
 
 
-def build_optimizer(model: nn.Module, params: TrainParams) -> Optimizer:
+def build_optimizer(model: nn.Module, params: TrainSettings) -> Optimizer:
     """Return the optimizer that `train.optimizer` names.
 
     Weight decay pulls on the matrices of the blocks alone: shrinking norms and biases

@@ -1,65 +1,49 @@
-"""One line that says how far training is, how fast, and how well."""
+"""Show how far training is, how fast, and how well."""
 
 import sys
-from typing import Any
+from typing import Any, Self
 
-from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from toygpt.training.module import Training
 
+class Progress:
+    """A bar in tokens on a terminal; elsewhere, a line at each validation.
 
-class Progress(Callback):
-    """A bar in tokens on a terminal; elsewhere, a line at each validation."""
+    Args:
+        total: Tokens of the whole training.
+        initial: Tokens that were seen before it was resumed.
+        is_shown: Whether this rank shows anything: rank zero does.
+    """
 
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.losses: dict[str, str] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar where training starts."""
-        assert isinstance(pl_module, Training)
-        self.bar = tqdm(
+    def __init__(self, *, total: int, initial: int, is_shown: bool) -> None:
+        self._has_lines = is_shown and not sys.stderr.isatty()
+        self._losses: dict[str, str] = {}
+        self._bar: Any = tqdm(
             desc="train",
-            total=trainer.max_steps * pl_module.tokens_per_step,
-            initial=trainer.global_step * pl_module.tokens_per_step,
+            total=total,
+            initial=initial,
             unit="tok",
             unit_scale=True,
-            disable=not (trainer.is_global_zero and sys.stderr.isatty()),
+            disable=not is_shown or self._has_lines,
         )
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Move the bar to the tokens seen so far."""
-        assert isinstance(pl_module, Training)
-        if pl_module.train_loss is not None:
-            self.losses["train_loss"] = f"{pl_module.train_loss:.3f}"
-        self.bar.set_postfix(self.losses, refresh=False)
-        self.bar.update(trainer.global_step * pl_module.tokens_per_step - self.bar.n)
+    def __enter__(self) -> Self:
+        return self
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where training stands, if there is no bar that does."""
-        assert isinstance(pl_module, Training)
-        loss = trainer.callback_metrics["validation_loss"].item()
-        self.losses["validation_loss"] = f"{loss:.3f}"
-        if trainer.is_global_zero and (self.bar is None or self.bar.disable):
-            seen = trainer.global_step * pl_module.tokens_per_step
-            losses = ", ".join(f"{name} {v}" for name, v in self.losses.items())
-            print(f"{seen:,} tokens: {losses}", flush=True)
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the finished bar on the screen."""
-        self.bar.close()
+    def update(self, num_tokens: int) -> None:
+        """Move the bar: so many more tokens were seen."""
+        self._bar.update(num_tokens)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Leave the bar where training broke off."""
-        if self.bar is not None:
-            self.bar.close()
+    def show(self, **losses: float) -> None:
+        """Show these losses from now on."""
+        self._losses |= {name: f"{loss:.3f}" for name, loss in losses.items()}
+        self._bar.set_postfix(self._losses, refresh=False)
+
+    def print_line(self, tokens_seen: int) -> None:
+        """Print the losses, where there is no bar to show them."""
+        if self._has_lines:
+            losses = ", ".join(f"{name} {loss}" for name, loss in self._losses.items())
+            print(f"{tokens_seen:,} tokens: {losses}", flush=True)

@@ -1,15 +1,11 @@
-"""The curves of a training: kept for its report, and passed on as they come."""
-
-from __future__ import annotations
+"""The curves of a training: collected for its report, and logged as they grow."""
 
 import csv
 import io
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
-
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from toygpt.pipeline.files import write_text
 
@@ -27,57 +23,44 @@ TRAIN_METRICS = (
 VALIDATION_METRICS = ("validation_loss",)
 
 
-class MetricsListener(Protocol):
-    """Whoever wants to hear of each point as it comes; the trackers do."""
+class MetricsLogger(Protocol):
+    """An object with this method, as the run of the trackers has it."""
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Take the metrics of one step."""
+        """Log the metrics of one step."""
 
 
-class Curves(Logger):
-    """Collect what Lightning logs: a row for each point of each curve."""
+class Curves:
+    """A row for each point of each curve.
 
-    def __init__(self, listener: MetricsListener) -> None:
-        super().__init__()
-        self.listener = listener
+    Args:
+        logger: Gets every point as well, at once; None on ranks above zero.
+    """
+
+    def __init__(self, logger: MetricsLogger | None = None) -> None:
+        self.logger = logger
         self.train: list[dict[str, float]] = []
         self.validation: list[dict[str, float]] = []
 
-    @property
-    def name(self) -> str:
-        """The logger's name, for Lightning."""
-        return "curves"
-
-    @property
-    def version(self) -> int:
-        """The logger's version, for Lightning."""
-        return 0
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep one point of the curves, and pass it on."""
-        assert step is not None, "every metric is logged with its step"
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
+    def add(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Add a point; its metrics say which curve it belongs to."""
         for names, rows in (
             (TRAIN_METRICS, self.train),
             (VALIDATION_METRICS, self.validation),
         ):
-            known = {name: values[name] for name in names if name in values}
+            known = {name: metrics[name] for name in names if name in metrics}
             if known:
-                tokens_seen = int(values["tokens_seen"])
+                tokens_seen = int(metrics["tokens_seen"])
                 rows.append({"step": step, "tokens_seen": tokens_seen, **known})
-        self.listener.log_metrics(values, step=step)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Keep nothing: the trackers know all parameters from the start."""
+        if self.logger is not None:
+            self.logger.log_metrics(metrics, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all points so far, for a checkpoint."""
         return {"train": list(self.train), "validation": list(self.validation)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; whoever listens has heard of these points."""
+        """Continue from there; the logger has these points already."""
         self.train[:] = state["train"]
         self.validation[:] = state["validation"]
 
@@ -103,3 +86,17 @@ class Curves(Logger):
                 for row in rows
             )
             write_text(directory / f"{name}.csv", text.getvalue())
+
+
+class Speedometer:
+    """Measures how fast training was since the last report."""
+
+    def __init__(self, tokens_seen: int) -> None:
+        self._tokens_seen = tokens_seen
+        self._time = time.perf_counter()
+
+    def tokens_per_second(self, tokens_seen: int) -> float:
+        """Return the mean speed since the last call."""
+        before, self._tokens_seen = self._tokens_seen, tokens_seen
+        start, self._time = self._time, time.perf_counter()
+        return (tokens_seen - before) / (self._time - start)

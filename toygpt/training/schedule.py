@@ -1,5 +1,33 @@
 """How the learning rate rises, stays, and falls as tokens are seen."""
 
+from torch.optim import Optimizer
+
+from toygpt.training.settings import TrainSettings
+
+
+class Schedule:
+    """Sets the learning rates of an optimizer; new, it has them at their highest."""
+
+    def __init__(
+        self, optimizer: Optimizer, params: TrainSettings, *, tokens_per_step: int
+    ) -> None:
+        self.optimizer = optimizer
+        self.params = params
+        self.tokens_per_step = tokens_per_step
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+
+    def set_learning_rates(self, step: int) -> None:
+        """Set the learning rates that are due after so many steps."""
+        multiplier = learning_rate_multiplier(
+            step * self.tokens_per_step,
+            tokens_per_step=self.tokens_per_step,
+            max_tokens=self.params.max_tokens,
+            warmup_tokens=self.params.warmup_tokens,
+            decay_tokens=self.params.decay_tokens,
+        )
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * multiplier
+
 
 def learning_rate_multiplier(
     tokens_seen: int,
@@ -9,7 +37,7 @@ def learning_rate_multiplier(
     warmup_tokens: int,
     decay_tokens: int,
 ) -> float:
-    """Return the share of the highest learning rate that the next step uses.
+    """Return the fraction of the highest learning rate that the next step uses.
 
     A straight rise keeps the first, blind steps short; a straight fall at the end lets
     the weights settle. Between them the rate is constant, so that training can be

@@ -1,0 +1,114 @@
+"""Save checkpoints between two steps, and stop there when a signal asks for it.
+
+All ranks stop, and save, after the same step. Rank zero decides when and alone writes;
+a signal may reach any rank.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from lightning.fabric import Fabric
+
+from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
+from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
+from toygpt.training.divergence import LateReader
+from toygpt.training.launch import on_rank_zero
+
+
+class CheckpointFolder(Protocol):
+    """The methods of `toygpt.resuming`'s RunFolder that are needed here."""
+
+    def save(self, step: int, checkpoint: dict[str, Any]) -> None:
+        """Save a checkpoint."""
+
+    def best_checkpoint(self) -> Any:
+        """Return the newest undamaged checkpoint, or None."""
+
+    def load(self, checkpoint: Any) -> dict[str, Any]:
+        """Read a checkpoint."""
+
+
+class Checkpointing:
+    """Reads the checkpoint that a training resumes from, and saves new ones.
+
+    Args:
+        folder: Where they are; None on ranks above zero.
+        schedule: When they are due.
+        interruption: Notes the signal that asks to stop.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder | None,
+        schedule: CheckpointSchedule,
+        interruption: Interruption,
+    ) -> None:
+        self.folder = folder
+        self.schedule = schedule
+        self.interruption = interruption
+        self._wishes = LateReader()
+
+    def load(self, fabric: Fabric) -> dict[str, Any] | None:
+        """Return the newest checkpoint, the same one on all ranks, if there is any.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        found = on_rank_zero(fabric, lambda: self._own_folder.best_checkpoint())
+        folder, checkpoint = fabric.broadcast((self.folder, found))
+        if checkpoint is None:
+            return None
+        if fabric.is_global_zero:
+            print(f"resuming after step {checkpoint.step:,}", flush=True)
+        return folder.load(checkpoint)
+
+    def after_step(
+        self,
+        fabric: Fabric,
+        step: int,
+        *,
+        was_validated: bool,
+        contents: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Save a checkpoint if one is due, and stop if a signal came.
+
+        Args:
+            fabric: Of this rank.
+            step: The number of steps that are done.
+            was_validated: Whether the validation loss was computed after this step.
+            contents: Returns what a checkpoint of this moment contains, on all ranks.
+
+        Raises:
+            Stopped: A signal came, to any rank.
+        """
+        is_due = fabric.is_global_zero and self.schedule.is_due(
+            step, was_validated=was_validated
+        )
+        wish = self._of_all_ranks(fabric, self.interruption.signal or int(is_due))
+        if not wish:
+            return
+        checkpoint = contents()
+        start = time.monotonic()
+        on_rank_zero(fabric, lambda: self._own_folder.save(step, checkpoint))
+        self.schedule.written(time.monotonic() - start)
+        if wish in SIGNALS:
+            raise Stopped(wish, step, is_rank_zero=fabric.is_global_zero)
+
+    def _of_all_ranks(self, fabric: Fabric, wish: int) -> int:
+        """Return the greatest wish of all ranks: a signal, 1 for a checkpoint, or 0.
+
+        On GPUs it is that of the step before, so that none of them is waited for.
+        """
+        if fabric.world_size == 1:
+            return wish
+        wishes = torch.full((1,), wish, device=fabric.device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        greatest = self._wishes.read(wishes)
+        return int(greatest[0]) if greatest else 0
+
+    @property
+    def _own_folder(self) -> CheckpointFolder:
+        assert self.folder is not None, "rank zero has a folder"
+        return self.folder

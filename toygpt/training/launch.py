@@ -1,0 +1,183 @@
+"""Start Lightning Fabric: one process for each device, called a rank.
+
+Fabric moves tensors to the devices, casts them to the precision, and adds up gradients
+over the ranks. The loop itself is ours (loop.py).
+"""
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Literal, TypeVar, cast
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from toygpt.pipeline.errors import InputError
+from toygpt.training.settings import RuntimeSettings
+
+# How long a rank waits for the others before it gives up: longer than it takes rank
+# zero to write a checkpoint, or one rank to compile the network later than another.
+WAIT_FOR_RANKS = timedelta(minutes=10)
+
+# Set by Lightning's own command line; they would overrule params.yaml without a word.
+OVERRULING = [
+    f"LT_{name}"
+    for name in (
+        "CLI_USED",
+        "ACCELERATOR",
+        "STRATEGY",
+        "DEVICES",
+        "NUM_NODES",
+        "PRECISION",
+    )
+]
+
+# Where launchers say how many processes they have started: torchrun, srun, mpirun.
+NUM_STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+Result = TypeVar("Result")
+
+
+def launch(
+    runtime: RuntimeSettings, *, precision: Literal["32-true", "bf16-mixed"]
+) -> Fabric:
+    """Return a Fabric once all ranks have started; each continues with its own.
+
+    Raises:
+        InputError: This machine does not fit the settings, or several processes were
+            started of which each would train alone.
+    """
+    # Of these two, Lightning writes its advertisements to the one imported last.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in OVERRULING:
+        os.environ.pop(name, None)
+    torch.set_float32_matmul_precision("high")
+    if runtime.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    try:
+        fabric = _new_fabric(runtime, precision, runtime.strategy)
+        if isinstance(fabric.strategy, DDPStrategy):
+            # The network's only buffer is a constant: no need to send it each time.
+            ddp = DDPStrategy(timeout=WAIT_FOR_RANKS, forward_sync_buffers=False)
+            fabric = _new_fabric(runtime, precision, ddp)
+        else:
+            _check_that_this_process_is_the_only_one()
+        with _signals_end_the_process():
+            fabric.launch()
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"this machine or its Slurm job does not fit `runtime` in params.yaml: "
+            f"{error}"
+        ) from None
+    return fabric
+
+
+def _new_fabric(
+    runtime: RuntimeSettings,
+    precision: Literal["32-true", "bf16-mixed"],
+    strategy: str | DDPStrategy,
+) -> Fabric:
+    with warnings.catch_warnings():
+        # Where Slurm is installed: the command in this hint is not one that works.
+        warnings.filterwarnings("ignore", "The `srun` command is available")
+        return Fabric(
+            accelerator=runtime.accelerator,
+            devices=runtime.devices,
+            num_nodes=runtime.num_nodes,
+            strategy=strategy,
+            precision=precision,
+        )
+
+
+def _check_that_this_process_is_the_only_one() -> None:
+    """Refuse to train several models at the same time, into the same files.
+
+    Raises:
+        ValueError: A launcher has started several processes.
+    """
+    for name in NUM_STARTED:
+        if (number := int(os.environ.get(name, "1"))) > 1:
+            raise ValueError(
+                f"{number} processes were started ({name}), but runtime.devices is 1, "
+                f"so that each would train a model of its own; set runtime.devices to "
+                f"the number of processes on a machine, and runtime.num_nodes"
+            )
+    if (node := int(os.environ.get("NODE_RANK", "0"))) > 0:
+        raise ValueError(
+            f"this is machine {node} of several (NODE_RANK, counted from 0), but "
+            f"runtime.num_nodes is 1, so that it would train a model of its own"
+        )
+
+
+@contextmanager
+def _signals_end_the_process() -> Iterator[None]:
+    """End the process at once by Ctrl+C or SIGTERM, while it waits for other ranks.
+
+    Python would react only after the wait, and nothing is there yet to be saved.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:
+    """Act on rank zero alone, while the other ranks wait for it to end.
+
+    Returns:
+        What `act` returned; on the other ranks, None.
+
+    Raises:
+        SystemExit: On the other ranks, if rank zero failed: it alone reports why. Their
+            exit code is 0, since Lightning kills rank zero for another's error.
+    """
+    result, has_failed = None, True
+    try:
+        if fabric.is_global_zero:
+            result = act()
+        has_failed = False
+    finally:
+        has_failed = fabric.broadcast(has_failed)
+    if has_failed:
+        raise SystemExit(0)
+    return result
+
+
+def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
+    """Return the mean of a value of each rank."""
+    # Fabric writes the result into the tensor that it is given.
+    return cast("Tensor", fabric.all_reduce(value.clone(), reduce_op="mean"))
+
+
+def sum_over_ranks(fabric: Fabric, values: Tensor) -> Tensor:
+    """Return the sums of the values of all ranks."""
+    return cast("Tensor", fabric.all_reduce(values.clone(), reduce_op="sum"))
+
+
+@contextmanager
+def explain_out_of_memory(fabric: Fabric, micro_batch_size: int) -> Iterator[None]:
+    """Name the parameter that helps when a device runs out of memory.
+
+    Raises:
+        InputError: A device ran out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"{fabric.device.type} out of memory: micro-batches of {micro_batch_size} "
+            f"sequences are too large for it; lower runtime.micro_batch_size in "
+            f"params.yaml"
+        ) from None

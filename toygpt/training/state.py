@@ -1,0 +1,86 @@
+"""The state of a training: the contents of its checkpoints."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from toygpt.training.divergence import DivergenceWatch, check_finite
+from toygpt.training.launch import mean_over_ranks
+from toygpt.training.report import Curves
+
+
+class State:
+    """Where a training is: steps, losses, weights, optimizer and curves."""
+
+    def __init__(
+        self, fabric: Fabric, model: nn.Module, optimizer: Optimizer, curves: Curves
+    ) -> None:
+        self.fabric = fabric
+        self.model = model
+        self.optimizer = optimizer
+        self.curves = curves
+        self.step = 0  # steps that are done
+        self.train_loss = math.nan  # in the last report
+        self.validation_loss = math.nan
+        # Of this rank's micro-batches since the last report.
+        self.sum_of_losses = torch.zeros((), device=fabric.device)
+        self.num_losses = 0
+
+    def add(self, losses: Iterable[Tensor]) -> None:
+        """Count a step with the losses of its micro-batches."""
+        self.step += 1
+        for loss in losses:
+            self.sum_of_losses = self.sum_of_losses + loss
+            self.num_losses += 1
+
+    def mean_loss(self) -> float:
+        """Return the newest train loss: the mean since the last report, or reported."""
+        if not self.num_losses:
+            return self.train_loss
+        own_mean = self.sum_of_losses / self.num_losses
+        return mean_over_ranks(self.fabric, own_mean).item()
+
+    def report_train_loss(self) -> float:
+        """Return the train loss, and begin a new mean."""
+        self.train_loss = self.mean_loss()
+        self.sum_of_losses = torch.zeros_like(self.sum_of_losses)
+        self.num_losses = 0
+        return self.train_loss
+
+    def checkpoint(self, watch: DivergenceWatch) -> dict[str, Any]:
+        """Return the contents of a checkpoint, on all ranks.
+
+        Raises:
+            InputError: Training has diverged: nothing of it may be saved. A step may
+                spoil the weights although its loss, computed before, was good.
+        """
+        watch.check_rest()
+        norm = get_total_norm(self.model.parameters())
+        check_finite(self.step, "norm of the weights", norm.item())
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "curves": self.curves.state_dict(),
+            "step": self.step,
+            "train_loss": self.train_loss,
+            "validation_loss": self.validation_loss,
+            "sum_of_losses": mean_over_ranks(self.fabric, self.sum_of_losses),
+            "num_losses": self.num_losses,
+        }
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.curves.load_state_dict(checkpoint["curves"])
+        self.step = checkpoint["step"]
+        self.train_loss = checkpoint["train_loss"]
+        self.validation_loss = checkpoint["validation_loss"]
+        self.sum_of_losses = checkpoint["sum_of_losses"].to(self.fabric.device)
+        self.num_losses = checkpoint["num_losses"]
