@@ -49,7 +49,7 @@ FIRST_WORK = {
     "download": ("stages.download", "write_documents"),
     "tokenize": ("stages.tokenize", "read_texts"),
     "split": ("stages.split", "write_splits"),
-    "train": ("toygpt.training.module", "Training.training_step"),
+    "train": ("toygpt.training.loop", "train_step"),
     "evaluate": ("stages.evaluate", "judge"),
     "generate-samples": ("stages.generate_samples", "continue_prompts"),
 }

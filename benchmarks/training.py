@@ -32,14 +32,12 @@ from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
+from toygpt.training.launch import launch
+from toygpt.training.loop import train
 from toygpt.training.optimizer import build_optimizer
+from toygpt.training.plan import POINTS_PER_CURVE
+from toygpt.training.precision import resolve_attention, resolve_precision
 from toygpt.training.report import Curves
-from toygpt.training.trainer import (
-    POINTS_PER_CURVE,
-    resolve_attention,
-    resolve_precision,
-    train,
-)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ TASKS = {
 
 
 def stage(task: Task, end_round: EndRound, *, optimizer: str, compiled: bool) -> None:
-    """Train as the stage `train` does, with Lightning."""
+    """Train as the stage `train` does, on Lightning Fabric."""
     keep_freed_memory()
     steps = POINTS_PER_CURVE * task.steps_per_round
     tokens_per_step = task.batch_size * task.config.block_size
@@ -127,6 +125,7 @@ def stage(task: Task, end_round: EndRound, *, optimizer: str, compiled: bool) ->
     # Metrics are reported once in a round.
     logger = SimpleNamespace(log_metrics=lambda metrics, *, step: end_round())
     train(
+        launch(runtime, precision=task.precision),  # type: ignore[arg-type]
         GPT(task.config, attention=task.attention),
         task.tokens(),
         task.tokens(),
