@@ -8,8 +8,6 @@ positions: no loading, no loss, no counting. Evaluation leaves out the logits of
 each window, which is context alone.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +19,7 @@ import torch
 from benchmarks.measure import RESULTS, Case, EndRound, compare, report
 from benchmarks.training import TASKS
 from toygpt.data.token_files import TokenIds
-from toygpt.evaluation.test_loss import judge
+from toygpt.evaluation.test_loss import evaluate
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 
@@ -53,7 +51,7 @@ def evaluation(task: Task, end_round: EndRound) -> None:
     """Evaluate as the stage `evaluate` does."""
     model, tokens = task.model(), task.tokens()
     while True:
-        judge(
+        evaluate(
             model,
             tokens,
             batch_size=task.batch_size,

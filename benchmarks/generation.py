@@ -9,8 +9,6 @@ keeps its memory as in its stages, transformers as it comes. To compare with a g
 number of threads, set OMP_NUM_THREADS.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections.abc import Callable
@@ -22,9 +20,8 @@ import torch
 
 from benchmarks.measure import RESULTS, Case, EndRound, compare, report
 from benchmarks.training import TASKS
-from toygpt.generation import packed as inference
-from toygpt.generation.engine import generate_together
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.engine import generate_batch
+from toygpt.generation.packed import pack
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.huggingface import load_model, save_model
@@ -56,13 +53,16 @@ def write_checkpoint(config: GPTConfig, directory: Path) -> None:
         save_model(model, directory, end_of_text_id=0, tokenizer_directory=tokenizer)
 
 
-def toygpt_writer(task: Task) -> Callable[[], list[list[int]]]:
+def toygpt_writer(
+    task: Task, *, is_packed: bool = True
+) -> Callable[[], list[list[int]]]:
     """Return a function that continues all prompts with toyGPT."""
-    model = InferenceGPT(load_model(task.directory).to(device_for("auto")))
+    model = load_model(task.directory).to(device_for("auto"))
+    model = pack(model) if is_packed else model
 
     def write() -> list[list[int]]:
         texts: list[list[int]] = [[] for _ in task.prompts]
-        for new_ids in generate_together(
+        for new_ids in generate_batch(
             model,
             task.prompts,
             max_new_tokens=task.max_new_tokens,
@@ -112,9 +112,7 @@ def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
 def toygpt(task: Task, end_round: EndRound, *, is_packed: bool) -> None:
     """Generate as the stage generate-samples does, or without packed matrices."""
     keep_freed_memory()  # in this case alone: the others run as they come
-    if not is_packed:
-        inference.can_pack = lambda device: False
-    repeatedly(toygpt_writer, task, end_round)
+    repeatedly(partial(toygpt_writer, is_packed=is_packed), task, end_round)
 
 
 def repeatedly(

@@ -3,11 +3,9 @@
     python -m benchmarks.ladder                    # nano, on what this machine has
     python -m benchmarks.ladder --model small
 
-Each row is the row above and one step more, in a plain loop with AdamW; the ratio is to
-the first. On a GPU the ladder is another one than on a processor.
+Each row adds one step to the row above, in a plain loop with AdamW; the ratio is to the
+first row. The ladder on a GPU differs from the ladder on a processor.
 """
-
-from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
@@ -43,7 +41,7 @@ class Rung:
 
 
 def ladder(device: str) -> dict[str, Rung]:
-    """Return the steps, the first one first."""
+    """Return the rows, the slowest first."""
     rungs = {"32 bits, attention by matrices": (rung := Rung())}
     if device == "cuda":
         rungs["+ TF32"] = rung = replace(rung, matmul_precision="high")

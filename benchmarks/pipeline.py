@@ -50,7 +50,7 @@ FIRST_WORK = {
     "tokenize": ("stages.tokenize", "read_texts"),
     "split": ("stages.split", "write_splits"),
     "train": ("toygpt.training.loop", "train_step"),
-    "evaluate": ("stages.evaluate", "judge"),
+    "evaluate": ("stages.evaluate", "evaluate"),
     "generate-samples": ("stages.generate_samples", "continue_prompts"),
 }
 # Runs a stage until its first work, as `python -m` would, and prints the time of it.

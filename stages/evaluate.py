@@ -9,17 +9,13 @@ import math
 import numpy as np
 
 from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
-from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
-from toygpt.evaluation.test_loss import (
-    bigram_loss,
-    bits_per_byte_standard_error,
-    judge,
-    xz_bits_per_byte,
-)
+from toygpt.data.tokenizer import bytes_of_tokens
+from toygpt.evaluation.baselines import bigram_loss, xz_bits_per_byte
+from toygpt.evaluation.test_loss import bits_per_byte_standard_error, evaluate
 from toygpt.model.device import device_for
-from toygpt.model.huggingface import load_model, weights_digest
+from toygpt.model.huggingface import weights_digest
+from toygpt.model.loading import load_model_and_tokenizer
 from toygpt.pipeline import paths
-from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.params import load_params
 from toygpt.pipeline.stage import run
@@ -31,18 +27,12 @@ def main() -> None:
     device = device_for(params.runtime.accelerator)
     splits = read_manifest(paths.SPLITS, made_by="split")
     check_tokenizer(splits, paths.MODEL)
-    model = load_model(paths.MODEL).to(device)
+    model, tokenizer, _ = load_model_and_tokenizer(paths.MODEL, device)
+    bytes_of_token = bytes_of_tokens(tokenizer)
 
-    pieces = bytes_of_tokens(load_tokenizer(paths.MODEL))
-    if not len(pieces) == model.config.vocab_size == splits.vocab_size:
-        raise InputError(
-            f"{paths.MODEL} predicts {model.config.vocab_size:,} tokens, its tokenizer "
-            f"has {len(pieces):,}, {paths.SPLITS} {splits.vocab_size:,}: run "
-            f"`dvc repro --force --single-item train`"
-        )
     test = open_tokens(paths.SPLITS, splits, "test")
     num_bytes = splits.parts["test"].bytes
-    judgement = judge(
+    evaluation = evaluate(
         model,
         test,
         batch_size=params.evaluate.batch_size,
@@ -57,18 +47,18 @@ def main() -> None:
         end_of_text_id=splits.end_of_text_id,
     )
     metrics = {
-        "test_loss": judgement.loss,
-        "test_perplexity": judgement.perplexity,
-        "test_bits_per_byte": judgement.bits_per_byte(num_bytes),
+        "test_loss": evaluation.loss,
+        "test_perplexity": evaluation.perplexity,
+        "test_bits_per_byte": evaluation.bits_per_byte(num_bytes),
         "test_bits_per_byte_standard_error": bits_per_byte_standard_error(
-            judgement.token_losses,
+            evaluation.token_losses,
             test,
-            bytes_of_token=np.array([len(piece) for piece in pieces]),
+            bytes_of_token=np.array([len(token) for token in bytes_of_token]),
             end_of_text_id=splits.end_of_text_id,
         ),
-        "test_accuracy": judgement.accuracy,
+        "test_accuracy": evaluation.accuracy,
         "bigram_bits_per_byte": bigram * len(test) / math.log(2) / num_bytes,
-        "xz_bits_per_byte": xz_bits_per_byte(test, pieces),
+        "xz_bits_per_byte": xz_bits_per_byte(test, bytes_of_token),
     }
     write_json(paths.METRICS / "evaluate.json", metrics)
     with run_of_model(
@@ -80,7 +70,7 @@ def main() -> None:
         f"± {metrics['test_bits_per_byte_standard_error']:.3f} "
         f"(bigram {metrics['bigram_bits_per_byte']:.3f}, "
         f"xz {metrics['xz_bits_per_byte']:.3f}); "
-        f"{judgement.accuracy:.1%} of the tokens guessed right"
+        f"{evaluation.accuracy:.1%} of the tokens guessed right"
     )
 
 

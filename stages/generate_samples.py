@@ -6,13 +6,12 @@ Writes: reports/samples/, metrics/generate-samples.json
 
 import json
 
-from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.packed import pack
 from toygpt.generation.samples import continue_prompts, to_markdown
 from toygpt.model.device import device_for
-from toygpt.model.huggingface import load_end_of_text_id, load_model, weights_digest
+from toygpt.model.huggingface import weights_digest
+from toygpt.model.loading import load_model_and_tokenizer
 from toygpt.pipeline import paths
-from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, write_json, write_text
 from toygpt.pipeline.params import load_params
 from toygpt.pipeline.stage import run
@@ -22,18 +21,10 @@ from toygpt.tracking.run import run_of_model
 def main() -> None:
     params = load_params(paths.PARAMS)
     device = device_for(params.runtime.accelerator)
-    model = InferenceGPT(load_model(paths.MODEL).to(device))
-    tokenizer = load_tokenizer(paths.MODEL)
-    if vocab_size_of(tokenizer) != model.config.vocab_size:
-        raise InputError(
-            f"{paths.MODEL} predicts {model.config.vocab_size:,} tokens, but its "
-            f"tokenizer has {vocab_size_of(tokenizer):,}: run "
-            f"`dvc repro --force --single-item train`"
-        )
-    end_of_text_id = load_end_of_text_id(paths.MODEL)
+    model, tokenizer, end_of_text_id = load_model_and_tokenizer(paths.MODEL, device)
 
     samples = continue_prompts(
-        model,
+        pack(model),
         tokenizer,
         params.generate_samples.prompts,
         max_new_tokens=params.generate_samples.max_new_tokens,

@@ -33,7 +33,7 @@ from toygpt.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.packed import pack
 from toygpt.generation.samples import continue_prompts
 from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import load_model, save_model
@@ -188,7 +188,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Said]:
 def greedy_text(directory: Path, prompt: str, *, max_new_tokens: int) -> str:
     """Return the prompt as the stage generate-samples continues it."""
     [sample] = continue_prompts(
-        InferenceGPT(load_model(directory)),
+        pack(load_model(directory)),
         load_tokenizer(directory),
         [prompt],
         max_new_tokens=max_new_tokens,

@@ -1,107 +1,71 @@
-"""The network, arranged for writing, computes what the GPT computes."""
+"""A packed model computes what the model computes."""
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tests.tiny import BLOCK_SIZE, lively_model, random_tokens
-from toygpt.generation import packed as inference
-from toygpt.generation.engine import generate_together
-from toygpt.generation.packed import InferenceGPT, Product
+from tests.tiny import BLOCK_SIZE, lively_model, random_tokens, tiny_model
+from toygpt.generation import packed
+from toygpt.generation.packed import PackedLinear, can_pack, pack
 from toygpt.model.gpt import GPT
 
-
-@pytest.fixture(params=["packed", "plain"])
-def is_packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Let matrices be packed, or not, as on a GPU."""
-    if request.param == "packed" and not inference.can_pack(torch.device("cpu")):
-        pytest.skip("PyTorch has no kernels for packed matrices on this processor")
-    if request.param == "plain":
-        monkeypatch.setattr(inference, "can_pack", lambda device: False)
-    return bool(request.param == "packed")
+needs_kernels = pytest.mark.skipif(
+    not can_pack(torch.device("cpu")),
+    reason="PyTorch has no kernels for packed matrices on this processor",
+)
 
 
-def logits_in_parts(model: GPT, tokens: Tensor, num_first: int) -> Tensor:
-    """Return the logits of texts of which the model reads only the start at once."""
-    inference_model = InferenceGPT(model)
-    rows = range(len(tokens))
-    cache = inference_model.new_cache(len(tokens))
-    parts = []
-    for part in tokens.split([num_first] + [1] * (tokens.shape[1] - num_first), dim=1):
-        cache.make_room(rows, [part.shape[1]] * len(tokens))
-        parts.append(inference_model.to_logits(inference_model.read_on(part, cache)))
-    return torch.cat(parts, dim=1)
+def packed_layers(model: GPT) -> set[str]:
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, PackedLinear)
+    }
 
 
-@pytest.mark.parametrize("num_first", range(1, BLOCK_SIZE + 1))
-def test_the_logits_are_the_same(is_packed: bool, num_first: int) -> None:
-    model = lively_model()
-    tokens = random_tokens(2, BLOCK_SIZE)
-
-    logits = logits_in_parts(model, tokens, num_first)
-
-    torch.testing.assert_close(logits, model(tokens), rtol=1e-4, atol=1e-4)
-
-
-def test_what_only_training_needs_is_left_out() -> None:
-    """Dropout above all, whatever mode the model is in."""
-    model = lively_model(dropout=0.5)
-    tokens = random_tokens(2, BLOCK_SIZE)
-
-    logits = logits_in_parts(model.train(), tokens, num_first=3)
-
-    expected = model.eval()(tokens)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-
-
+@needs_kernels
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 1, 5), (2, 7, 5)])
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_a_product_is_what_linear_layers_make_side_by_side(
-    is_packed: bool, num_layers: int, shape: tuple[int, ...]
-) -> None:
+def test_a_packed_layer_is_its_linear_layer(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    layers = [nn.Linear(5, 2 + number) for number in range(num_layers)]
-    x = torch.randn(shape)
-    expected = torch.cat([layer(x) for layer in layers], dim=-1)
-    stream = torch.randn_like(expected)
-    before = stream.clone()
+    layer, x = nn.Linear(5, 3), torch.randn(shape)
 
-    product = Product(*layers)
-
-    assert product.is_packed == is_packed
     with torch.inference_mode():
-        torch.testing.assert_close(product(x), expected)
-        torch.testing.assert_close(product(x, relu=True), expected.relu())
-        torch.testing.assert_close(product(x, added_to=stream), stream + expected)
-    assert torch.equal(stream, before)
+        torch.testing.assert_close(PackedLinear(layer)(x), layer(x))
 
 
-def test_a_product_does_not_do_both() -> None:
-    """Packed, it would forget one of them."""
-    with pytest.raises(AssertionError, match="one of them"):
-        Product(nn.Linear(5, 5))(torch.ones(5), relu=True, added_to=torch.ones(5))
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_the_logits_are_the_same(
+    has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout, whatever mode the model is in; the model stays as it was."""
+    monkeypatch.setattr(packed, "MIN_WEIGHTS", 0)
+    if not has_kernels:
+        monkeypatch.setattr(packed, "can_pack", lambda device: False)
+    model, tokens = lively_model(dropout=0.5), random_tokens(2, BLOCK_SIZE)
+    expected = model(tokens)
+
+    packed_model = pack(model.train())
+
+    with torch.inference_mode():
+        logits = packed_model(tokens)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    is_packed = has_kernels and can_pack(model.device)
+    assert len(packed_layers(packed_model)) == (13 if is_packed else 0)
+    assert model.training
+    assert not packed_layers(model)
+    assert packed_model.token_embedding.weight is model.token_embedding.weight
 
 
-def test_in_64_bits_it_computes_in_64_bits() -> None:
-    model = lively_model().double()
-    tokens = random_tokens(2, BLOCK_SIZE)
+@needs_kernels
+def test_only_large_matrices_are_packed() -> None:
+    """Of the model `nano`, the output layer alone."""
+    model = tiny_model(vocab_size=2048, embed_dim=256)
 
-    logits = logits_in_parts(model, tokens, num_first=3)
-
-    torch.testing.assert_close(logits, model(tokens), rtol=1e-12, atol=1e-12)
+    assert packed_layers(pack(model)) == {"to_logits"}
 
 
-def test_texts_of_different_lengths_are_written_side_by_side(is_packed: bool) -> None:
-    model = InferenceGPT(lively_model(seed=5))
-    prompts = [random_tokens(num, seed=num).tolist() for num in (5, 1, 16, 9)]
+def test_in_64_bits_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MIN_WEIGHTS", 0)
+    model, tokens = lively_model().double(), random_tokens(2, BLOCK_SIZE)
 
-    def write(prompts: list[list[int]]) -> list[dict[int, int]]:
-        return list(
-            generate_together(model, prompts, max_new_tokens=40, end_of_text_id=-1)
-        )
-
-    together = write(prompts)
-
-    for number, prompt in enumerate(prompts):
-        alone = [ids[0] for ids in write([prompt])]
-        assert [ids[number] for ids in together] == alone
+    assert torch.equal(pack(model)(tokens), model(tokens))

@@ -1,4 +1,4 @@
-"""What the model writes, for a person to read."""
+"""Samples: prompts and their continuations, for a person to read."""
 
 import re
 from typing import Any
@@ -10,7 +10,6 @@ from tests.tiny import lively_model
 from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
 from toygpt.generation import samples
 from toygpt.generation.engine import generate
-from toygpt.generation.packed import InferenceGPT
 from toygpt.generation.samples import Sample, continue_prompts, to_markdown
 
 VOCAB_SIZE = 270
@@ -37,7 +36,7 @@ def sample(prompt: str = "Once", continuation: str = " upon", **changes: Any) ->
 def test_the_prompt_is_continued_with_the_most_likely_tokens(
     tokenizer: Tokenizer,
 ) -> None:
-    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
+    model = lively_model(vocab_size=VOCAB_SIZE)
     prompt_ids = tokenizer.encode(PROMPT).ids
 
     [written] = continue_prompts(
@@ -55,7 +54,7 @@ def test_the_prompt_is_continued_with_the_most_likely_tokens(
 
 
 def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> None:
-    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
+    model = lively_model(vocab_size=VOCAB_SIZE)
     prompt_ids = tokenizer.encode(PROMPT).ids
     endless = list(generate(model, prompt_ids, max_new_tokens=6, end_of_text_id=-1))
     end_of_text_id = endless[-1]
@@ -70,8 +69,8 @@ def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> No
 
 
 def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
-    """Llama's tokenizer begins every text with a token; no document began so."""
-    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
+    """Llama's tokenizer adds a token before every text; no document has it."""
+    model = lively_model(vocab_size=VOCAB_SIZE)
     other = Tokenizer.from_str(tokenizer.to_str())
     other.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A",
@@ -87,22 +86,22 @@ def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
     assert written == expected
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 16])
+@pytest.mark.parametrize("at_once", [1, 3])
 def test_many_prompts_are_continued_as_each_would_be(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    model = InferenceGPT(lively_model(vocab_size=VOCAB_SIZE))
+    model = lively_model(vocab_size=VOCAB_SIZE)
     prompts = [PROMPT, "return", "d", "(path): def main(path)"]
     one_by_one = [
         continue_prompts(
-            model, tokenizer, [prompt], max_new_tokens=40, end_of_text_id=-1
+            model, tokenizer, [prompt], max_new_tokens=9, end_of_text_id=-1
         )[0]
         for prompt in prompts
     ]
 
     monkeypatch.setattr(samples, "PROMPTS_AT_ONCE", at_once)
     written = continue_prompts(
-        model, tokenizer, prompts, max_new_tokens=40, end_of_text_id=-1
+        model, tokenizer, prompts, max_new_tokens=9, end_of_text_id=-1
     )
 
     assert written == one_by_one

@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from tests.tiny import lively_model, random_tokens
 from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from toygpt.generation.engine import generate
-from toygpt.generation.packed import InferenceGPT
 from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import (
     load_config,
@@ -122,7 +121,7 @@ PROMPT = random_tokens(4).tolist()
 @pytest.fixture(scope="module")
 def saved(save: Callable[..., Saved]) -> Saved:
     """Return a model that ends its own text after a few tokens."""
-    model = InferenceGPT(lively_model(vocab_size=270))
+    model = lively_model(vocab_size=270)
     endless = generate(model, PROMPT, max_new_tokens=6, end_of_text_id=-1)
     return save(end_of_text_id=list(endless)[-1])
 
@@ -259,7 +258,7 @@ def test_transformers_writes_the_same_text_and_ends_it_where_we_do(
 ) -> None:
     ours = list(
         generate(
-            InferenceGPT(saved.model),
+            saved.model,
             PROMPT,
             max_new_tokens=10,
             end_of_text_id=saved.end_of_text_id,

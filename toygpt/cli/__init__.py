@@ -352,11 +352,12 @@ def run_generate(options: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     keep_freed_memory()  # large pages: a tenth more tokens per second
     # torch takes seconds to import: most mistakes are told before.
-    from toygpt.data.tokenizer import decode_as_it_comes, load_tokenizer
-    from toygpt.generation.engine import Sampling, generate
-    from toygpt.generation.packed import InferenceGPT
+    from toygpt.data.tokenizer import decode_as_it_comes
+    from toygpt.generation.engine import generate
+    from toygpt.generation.packed import pack
+    from toygpt.generation.sampling import Sampling
     from toygpt.model.device import device_for
-    from toygpt.model.huggingface import load_end_of_text_id, load_model
+    from toygpt.model.loading import load_model_and_tokenizer
 
     chosen = {
         field.name: value
@@ -369,16 +370,14 @@ def run_generate(options: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     device = device_for(options.accelerator)
     with _model_directory(options.model) as directory:
-        model = InferenceGPT(load_model(directory).to(device))
-        tokenizer = load_tokenizer(directory)
-        end_of_text_id = load_end_of_text_id(directory)
+        model, tokenizer, end_of_text_id = load_model_and_tokenizer(directory, device)
     if options.prompt is None:
         prompt_ids = [end_of_text_id]  # in training a new text begins after it
     else:
         prompt_ids = tokenizer.encode(options.prompt, add_special_tokens=False).ids
         print(options.prompt, end="", flush=True)
     new_ids = generate(
-        model,
+        pack(model),
         prompt_ids,
         max_new_tokens=options.max_new_tokens,
         end_of_text_id=end_of_text_id,

@@ -1,6 +1,10 @@
-"""Write text: ask for the next token, append it, ask again."""
+"""Generate many texts at once, and token by token: what the commands use.
 
-import math
+To read one token of each of sixteen sequences takes little longer than one token of
+one: the weights are read from memory once for all. The third rung of the ladder that
+begins in simple.py; it gives the same tokens.
+"""
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,56 +12,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toygpt.generation.kv_cache import KeyValueCache
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.batch_cache import BatchCache
+from toygpt.generation.sampling import Sampling, choose_tokens
+from toygpt.model.gpt import GPT
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How to choose the next token at random.
+@dataclass
+class Text:
+    """A text that is being generated."""
 
-    The same seed gives the same text, on the same machine.
-
-    Attributes:
-        temperature: Below 1 favours likely tokens; above 1 evens them out.
-        top_k: Keep only this many of the most likely tokens; None keeps all.
-        top_p: Of these, keep the most likely ones that together reach this
-            probability; None keeps all.
-        seed: Of the random choices.
-
-    Raises:
-        ValueError: A value that leaves nothing to choose from, or makes no sense.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+    number: int  # its place among the prompts
+    window: list[int]  # the tokens that the model sees
+    generator: torch.Generator
 
 
 def generate(
-    model: InferenceGPT,
+    model: GPT,
     prompt_ids: list[int],
     *,
     max_new_tokens: int,
     end_of_text_id: int,
     sampling: Sampling | None = None,
 ) -> Iterator[int]:
-    """Yield the next token, again and again, until the text ends.
+    """Yield the tokens with which the model continues a prompt, one by one.
 
-    Like `generate_together`, for one text alone.
+    As `generate_batch`, for one prompt alone.
     """
-    for new_ids in generate_together(
+    for new_ids in generate_batch(
         model,
         [prompt_ids],
         max_new_tokens=max_new_tokens,
@@ -67,25 +48,21 @@ def generate(
         yield new_ids[0]
 
 
-def generate_together(
-    model: InferenceGPT,
+def generate_batch(
+    model: GPT,
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
     end_of_text_id: int,
     sampling: Sampling | None = None,
 ) -> Iterator[dict[int, int]]:
-    """Yield the next token of every text, again and again, until all texts end.
+    """Yield the next token of every text, step by step, until all texts end.
 
-    To read one token of each of many texts takes little longer than of one. Each text
-    is the same as if it were written alone, whatever its company.
-
-    The model looks back over `block_size` tokens. When they are full, it forgets the
-    older half of them and reads the newer half anew, since every token's position has
-    changed: of a long text it always sees the last `block_size // 2` tokens or more.
+    Each text is the same as if it were generated alone. Beyond `block_size` tokens its
+    window moves by half a block, as in simple.py; the others are left alone.
 
     Args:
-        model: The network in the form that writes.
+        model: A model in evaluation mode, as `load_model` or `pack` returns it.
         prompts: What to continue; they may differ in length.
         max_new_tokens: Where to stop each text if the model does not.
         end_of_text_id: The token by which the model ends a text; it is not yielded.
@@ -93,113 +70,87 @@ def generate_together(
             with the next seed, and so on; None takes the most likely token each time.
 
     Yields:
-        Of each text that goes on, by its place among the prompts, the next token.
+        The next token of each text that has not ended, by its place among the prompts.
 
     Raises:
         ValueError: An empty prompt: there is nothing to continue.
+
+    >>> from toygpt.model.gpt import GPTConfig
+    >>> seed = torch.manual_seed(1)
+    >>> config = GPTConfig(
+    ...     vocab_size=50, num_layers=2, num_heads=2, block_size=8, embed_dim=16,
+    ...     dropout=0.0,
+    ... )
+    >>> model = GPT(config).eval()
+    >>> prompts = [[1, 2, 3], [4]]
+    >>> for new in generate_batch(model, prompts, max_new_tokens=3, end_of_text_id=0):
+    ...     print(new)
+    {0: 46, 1: 46}
+    {0: 46, 1: 46}
+    {0: 46, 1: 46}
     """
     if not all(prompts):
         raise ValueError("the prompt is empty: there is nothing to continue")
     block_size = model.config.block_size
-    seed = sampling.seed if sampling else 0
     texts = [
-        Text(number, prompt[-block_size:], torch.Generator().manual_seed(seed + number))
+        Text(number, prompt[-block_size:], (sampling or Sampling()).generator(number))
         for number, prompt in enumerate(prompts)
     ]
     longest = max((len(text.window) for text in texts), default=0)
-    cache = model.new_cache(len(texts), longest + max_new_tokens)
+    cache = BatchCache(
+        model, num_sequences=len(texts), max_tokens=longest + max_new_tokens
+    )
     for _ in range(max_new_tokens):
-        for text, next_id in zip(
-            texts, _next_ids(model, texts, cache, sampling), strict=True
-        ):
-            text.window.append(next_id)
-        going_on = [
-            row for row, text in enumerate(texts) if text.window[-1] != end_of_text_id
-        ]
-        if not going_on:
+        next_ids = _next_ids(model, texts, cache, sampling)
+        rows = [row for row, next_id in enumerate(next_ids) if next_id != end_of_text_id]
+        if not rows:
             return
-        if len(going_on) < len(texts):
-            texts = [texts[row] for row in going_on]
-            cache.keep(going_on)
+        if len(rows) < len(texts):
+            texts = [texts[row] for row in rows]
+            cache.keep(rows)
+        for row, text in zip(rows, texts, strict=True):
+            text.window.append(next_ids[row])
         yield {text.number: text.window[-1] for text in texts}
         for row, text in enumerate(texts):
             if len(text.window) > block_size:
                 text.window = text.window[-(block_size // 2) :]
-                cache.forget(row)
-
-
-@dataclass
-class Text:
-    """A text that is being written."""
-
-    number: int  # its place among the prompts
-    window: list[int]  # the tokens that the model sees
-    chance: torch.Generator
+                cache.clear(row)
 
 
 @torch.inference_mode()
 def _next_ids(
-    model: InferenceGPT,
-    texts: list[Text],
-    cache: KeyValueCache,
-    sampling: Sampling | None,
+    model: GPT, texts: list[Text], cache: BatchCache, sampling: Sampling | None
 ) -> list[int]:
-    """Let the model read on in all texts, and return the next token of each."""
+    """Let the model read what is new in all texts, and return their next tokens."""
     next_ids = [0] * len(texts)
-    anew = [row for row, length in enumerate(cache.lengths) if length == 0]
-    further = [row for row, length in enumerate(cache.lengths) if length > 0]
-    for rows in (anew, further):
+    new = [row for row, length in enumerate(cache.lengths) if length == 0]
+    running = [row for row, length in enumerate(cache.lengths) if length > 0]
+    for rows, read in ((new, prefill), (running, decode_step)):
         if rows:
-            unread = [texts[row].window[cache.lengths[row] :] for row in rows]
-            logits = _read_on(model, cache, rows, unread)
-            if sampling is None:
-                chosen = logits.argmax(dim=-1).tolist()
-            else:
-                probabilities = next_token_probabilities(logits.cpu(), sampling)
-                chosen = [
-                    int(of_text.multinomial(1, generator=texts[row].chance))
-                    for row, of_text in zip(rows, probabilities, strict=True)
-                ]
+            logits = read(model, cache, rows, [texts[row].window for row in rows])
+            generators = [texts[row].generator for row in rows]
+            chosen = choose_tokens(logits, sampling, generators)
             for row, next_id in zip(rows, chosen, strict=True):
                 next_ids[row] = next_id
     return next_ids
 
 
-def _read_on(
-    model: InferenceGPT, cache: KeyValueCache, rows: list[int], unread: list[list[int]]
+def prefill(
+    model: GPT, cache: BatchCache, rows: list[int], windows: list[list[int]]
 ) -> Float[Tensor, "batch vocab"]:
-    """Let the model read on in some texts; return the scores for what comes next."""
-    num_unread = [len(token_ids) for token_ids in unread]
-    longest = max(num_unread)
-    filled_up = [token_ids + [0] * (longest - len(token_ids)) for token_ids in unread]
-    cache.make_room(rows, num_unread)
-    x = model.read_on(torch.tensor(filled_up, device=model.device), cache)
-    # Only what comes after the last token of each text is asked for.
-    if min(num_unread) == longest:
-        return model.to_logits(x[:, -1])
-    return model.to_logits(x[range(len(rows)), [num - 1 for num in num_unread]])
+    """Read all tokens of some sequences; return the logits of the next token of each."""
+    lengths = [len(window) for window in windows]
+    padded = [window + [0] * (max(lengths) - len(window)) for window in windows]
+    cache.prepare_prefill(rows, lengths)
+    x = model.read(torch.tensor(padded, device=model.device), cache)
+    # Only the last token of each sequence needs logits.
+    return model.to_logits(x[range(len(rows)), [length - 1 for length in lengths]])
 
 
-def next_token_probabilities(
-    logits: Float[Tensor, "batch vocab"], sampling: Sampling
+def decode_step(
+    model: GPT, cache: BatchCache, rows: list[int], windows: list[list[int]]
 ) -> Float[Tensor, "batch vocab"]:
-    """Turn the model's scores into a probability for each possible next token.
-
-    `top_p` is from Holtzman et al., 2019, "The Curious Case of Neural Text
-    Degeneration", section 3.1 (https://arxiv.org/abs/1904.09751): where the model is
-    sure, few tokens are left to choose from, and many where it is not. At the edge of
-    `top_k`, tokens with equal scores are all kept; at that of `top_p`, as many as are
-    needed. Computed in 64 bits, since tens of thousands of small numbers are added up.
-    """
-    logits = logits.double()
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
-    if sampling.top_k is not None:
-        lowest_kept = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < lowest_kept, -torch.inf)
-    probabilities = logits.softmax(dim=-1)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        likeliest, token_ids = probabilities.sort(dim=-1, descending=True)
-        reached_before = likeliest.cumsum(dim=-1) - likeliest
-        kept = likeliest.masked_fill(reached_before >= sampling.top_p, 0)
-        probabilities = torch.zeros_like(kept).scatter(-1, token_ids, kept)
-    return probabilities / probabilities.sum(dim=-1, keepdim=True)
+    """Read the last token of some sequences; return the logits of the next of each."""
+    cache.prepare_decode_step(rows)
+    last_ids = [[window[-1]] for window in windows]
+    return model(torch.tensor(last_ids, device=model.device), cache)[:, -1]

@@ -1,108 +1,90 @@
-"""What attention need not compute again, while texts are written."""
+"""Generate text with a key/value cache: each new token costs one token's work.
 
-from collections.abc import Sequence
+A token's key and value depend on no later token. So each layer computes them once,
+keeps them, and every later token looks back at them. The second rung of the ladder that
+begins in simple.py; it gives the same tokens.
+"""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
-# Not as in attention.py: this order comes out of one product for all heads, and goes
-# into the cache as it is.
-HeadsByToken = Float[Tensor, "batch time head head_dim"]
-KeysAndValuesByToken = Float[Tensor, "batch time 2 head head_dim"]
+from toygpt.generation.sampling import Sampling, choose_tokens
+from toygpt.model.attention import Heads
+from toygpt.model.gpt import GPT, Cache
 
 
-class KeyValueCache:
-    """The keys and values of all tokens so far, in all layers, while texts are written.
+class LayerCache:
+    """An attention that keeps the keys and values of all tokens so far, in one layer.
 
-    A token's key and value depend on nothing that comes later: they are computed once
-    and looked at by every later token. Each text has a row, and each of its tokens the
-    column of its position: texts of different lengths go on side by side.
+    The method `__call__` makes an object callable: the layer calls it like a function,
+    in place of `flash_attention`.
     """
 
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        num_texts: int,
-        num_heads: int,
-        num_tokens: int,
-        head_dim: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.lengths = [0] * num_texts  # the tokens of each text that it holds
-        # Room for all tokens at once: growing would copy all, for every token. Zeros,
-        # since what no token has filled is multiplied by the weight zero.
-        shape = (num_layers, num_texts, num_tokens, 2, num_heads, head_dim)
-        self._kept = torch.zeros(shape, device=device, dtype=dtype)
-        # Of the tokens that are being read:
-        self.positions: slice | Tensor = slice(0)
-        self._is_beginning = True
-        self._place: tuple[slice | Tensor, slice | Tensor] = (slice(0), slice(0))
-        self._seen: tuple[slice | Tensor, slice] = (slice(0), slice(0))
-        self._is_seen: Tensor | None = None  # None: all of what is in there
+    def __init__(self) -> None:
+        self.keys: list[Heads] = []
+        self.values: list[Heads] = []
 
-    def make_room(self, rows: Sequence[int], num_new: Sequence[int]) -> None:
-        """Say which texts go on, before all layers read their next tokens.
+    def __call__(self, query: Heads, key: Heads, value: Heads) -> Heads:
+        """Keep the keys and values of the newest tokens; let them look back at all.
 
-        Texts begin together, or go on together. Beginnings may be filled up at their
-        end: no token looks at what comes later, and the next token takes its place.
-
-        Args:
-            rows: Of the texts, in ascending order.
-            num_new: How many tokens of each come next; later on they come one by one.
+        The first call (the prefill) reads many tokens: no token may see a later one.
+        Each call after it (a decode step) reads one token, and no token is later.
         """
-        starts = [self.lengths[row] for row in rows]
-        ends = [start + num for start, num in zip(starts, num_new, strict=True)]
-        self._is_beginning = not any(starts)
-        # Nothing would hide the second of two new tokens from the first.
-        assert self._is_beginning or (all(starts) and set(num_new) == {1})
-        assert max(ends) <= self._kept.shape[2], "a full cache takes no more tokens"
-        for row, end in zip(rows, ends, strict=True):
-            self.lengths[row] = end
+        is_prefill = not self.keys
+        self.keys.append(key)
+        self.values.append(value)
+        keys, values = torch.cat(self.keys, dim=2), torch.cat(self.values, dim=2)
+        return F.scaled_dot_product_attention(query, keys, values, is_causal=is_prefill)
 
-        device = self._kept.device
-        is_all = len(rows) == len(self.lengths)
-        which = slice(None) if is_all else torch.tensor(rows, device=device)
-        self._seen = (which, slice(max(ends)))
-        if len(set(starts)) == 1:  # a slice is looked at in place, without a copy
-            self.positions = slice(starts[0], max(ends))
-            self._place = (which, self.positions)
-            self._is_seen = None
-        else:
-            self.positions = torch.tensor(starts, device=device)[:, None]
-            self._place = (torch.tensor(rows, device=device)[:, None], self.positions)
-            columns = torch.arange(max(ends), device=device)
-            self._is_seen = (columns <= self.positions)[:, None, None]
 
-    def attend(
-        self, layer: int, query: HeadsByToken, keys_and_values: KeysAndValuesByToken
-    ) -> HeadsByToken:
-        """Keep what a layer made of the newest tokens, and let them look back.
+@torch.inference_mode()
+def generate(
+    model: GPT,
+    prompt_ids: list[int],
+    *,
+    max_new_tokens: int,
+    end_of_text_id: int,
+    sampling: Sampling | None = None,
+) -> list[int]:
+    """Return the tokens with which the model continues a prompt, as in simple.py.
 
-        The newest token of a text comes after all others: nothing is to be hidden from
-        it. Only at the beginning, where many are read at once, is there a later one.
-        """
-        kept = self._kept[layer]
-        kept[self._place] = keys_and_values
-        if not self._is_beginning:
-            keys_and_values = kept[self._seen]
-        keys, values = keys_and_values.unbind(2)
-        return F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
-            attn_mask=self._is_seen,
-            is_causal=self._is_beginning,
-        ).transpose(1, 2)
+    Positions are absolute. When the block is full and the window moves, every token has
+    another position, and no key or value stays valid: to move by one token would mean
+    to read the whole block again for each token. Moving by half a block costs, on
+    average, one more token's work for each new token.
 
-    def forget(self, row: int) -> None:
-        """Let a text begin anew."""
-        self.lengths[row] = 0
+    >>> from toygpt.generation import simple
+    >>> from toygpt.model.gpt import GPTConfig
+    >>> seed = torch.manual_seed(1)
+    >>> config = GPTConfig(
+    ...     vocab_size=50, num_layers=2, num_heads=2, block_size=8, embed_dim=16,
+    ...     dropout=0.0,
+    ... )
+    >>> model = GPT(config).eval()
+    >>> babble = Sampling(temperature=2.0, seed=2)
+    >>> settings = {"max_new_tokens": 20, "end_of_text_id": 0, "sampling": babble}
+    >>> new_ids = generate(model, [1, 2, 3], **settings)
+    >>> new_ids == simple.generate(model, [1, 2, 3], **settings)
+    True
+    """
+    block_size = model.config.block_size
+    generator = (sampling or Sampling()).generator()
+    window = unread = prompt_ids[-block_size:]
+    cache = _empty_cache(model)
+    new_ids: list[int] = []
+    while len(new_ids) < max_new_tokens:
+        cache.positions = slice(len(window) - len(unread), len(window))
+        logits = model(torch.tensor([unread], device=model.device), cache)[:, -1]
+        [next_id] = choose_tokens(logits, sampling, [generator])
+        if next_id == end_of_text_id:
+            break
+        new_ids.append(next_id)
+        window, unread = [*window, next_id], [next_id]
+        if len(window) > block_size:
+            window = unread = window[-(block_size // 2) :]
+            cache = _empty_cache(model)
+    return new_ids
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all texts but these, and close the gaps."""
-        self.lengths = [self.lengths[row] for row in rows]
-        self._kept = self._kept[:, rows]
+
+def _empty_cache(model: GPT) -> Cache:
+    return Cache(positions=slice(0), layers=[LayerCache() for _ in model.blocks])

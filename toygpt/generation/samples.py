@@ -1,4 +1,4 @@
-"""What the model writes when it is given a beginning, for a person to read."""
+"""Samples: prompts that the model continues, for a person to read."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from toygpt.generation.engine import generate_together
-from toygpt.generation.packed import InferenceGPT
+from toygpt.generation.engine import generate_batch
+from toygpt.model.gpt import GPT
 
 # More would need more memory, but save hardly any time.
 PROMPTS_AT_ONCE = 16
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
 
 def continue_prompts(
-    model: InferenceGPT,
+    model: GPT,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
@@ -41,7 +41,7 @@ def continue_prompts(
     for first in tqdm(
         range(0, len(prompts), PROMPTS_AT_ONCE), desc="generate", disable=None
     ):
-        for step in generate_together(
+        for step in generate_batch(
             model,
             prompt_ids[first : first + PROMPTS_AT_ONCE],
             max_new_tokens=max_new_tokens,

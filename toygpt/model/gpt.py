@@ -6,6 +6,19 @@ https://arxiv.org/abs/1706.03762), its decoder alone: embeddings scaled by √em
 wide (3.3), the output layer tied to the embedding (3.4). One thing is newer: each
 sub-layer normalises its input instead of its output, which lets deep models train
 without care (Xiong et al., 2020, https://arxiv.org/abs/2002.04745).
+
+An untrained model finds all tokens equally likely: its loss is about ln(vocab_size).
+
+>>> seed = torch.manual_seed(1)
+>>> config = GPTConfig(
+...     vocab_size=100, num_layers=2, num_heads=2, block_size=8, embed_dim=16,
+...     dropout=0.0,
+... )
+>>> token_ids = torch.randint(100, (4, 9))
+>>> inputs, targets = token_ids[:, :-1], token_ids[:, 1:]
+>>> loss = next_token_loss(GPT(config)(inputs), targets)
+>>> print(f"{loss:.1f}, ln(100) = {math.log(100):.1f}")
+4.6, ln(100) = 4.6
 """
 
 import math
@@ -16,7 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from toygpt.model.attention import CausalSelfAttention
+from toygpt.model.attention import Attention, CausalSelfAttention
 
 # As in transformers' CTRL, whose checkpoint format is ours.
 LAYER_NORM_EPSILON = 1e-6
@@ -35,10 +48,18 @@ class GPTConfig:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers such a network learns; the tied embedding counts once."""
+        """The number of parameters of such a network; the tied embedding counts once."""
         in_a_block = 12 * self.embed_dim**2 + 13 * self.embed_dim
         in_and_out = self.vocab_size * (self.embed_dim + 1)
         return self.num_layers * in_a_block + in_and_out + 2 * self.embed_dim
+
+
+@dataclass
+class Cache:
+    """A key/value cache, as the network uses it: generation/kv_cache.py has one."""
+
+    positions: slice | Tensor  # of the tokens to read
+    layers: list[Attention]  # for each block, an attention that keeps keys and values
 
 
 class FeedForward(nn.Module):
@@ -83,22 +104,24 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch time channels"]
+        self, x: Float[Tensor, "batch time channels"], cache: Attention | None = None
     ) -> Float[Tensor, "batch time channels"]:
         """Return the stream with what this layer has to add."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class GPT(nn.Module):
     """A network that scores, at every position, each token that could come next."""
 
-    positions: Tensor
+    positions: Tensor  # for type checkers, which do not see `register_buffer`
 
     def __init__(self, config: GPTConfig, *, attention: str = "flash") -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.embed_dim)
+        # A buffer is a tensor that moves with the model to a GPU but is not learned;
+        # one that is not persistent can be computed again, and is not saved.
         self.register_buffer(
             "positions",
             sinusoidal_positions(config.block_size, config.embed_dim),
@@ -110,21 +133,27 @@ class GPT(nn.Module):
         )
         self.final_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
         self.to_logits = nn.Linear(config.embed_dim, config.vocab_size)
+        # Weight tying: two names for one matrix, which learns in both its uses.
         self.to_logits.weight = self.token_embedding.weight
         self._initialize()
 
     def forward(
-        self, token_ids: Int[Tensor, "batch time"]
+        self, token_ids: Int[Tensor, "batch time"], cache: Cache | None = None
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of the next token at every position.
+
+        Args:
+            token_ids: What to read.
+            cache: The keys and values of the tokens before these; None if there are
+                none, as while training.
 
         Raises:
             ValueError: More tokens than the model can look back over.
         """
-        return self.to_logits(self.read(token_ids))
+        return self.to_logits(self.read(token_ids, cache))
 
     def read(
-        self, token_ids: Int[Tensor, "batch time"]
+        self, token_ids: Int[Tensor, "batch time"], cache: Cache | None = None
     ) -> Float[Tensor, "batch time channels"]:
         """Return the vectors from which `to_logits` makes the logits.
 
@@ -138,14 +167,20 @@ class GPT(nn.Module):
                 f"{self.config.block_size} (models.*.block_size in params.yaml)"
             )
         x = self.token_embedding(token_ids) * math.sqrt(self.config.embed_dim)
-        x = self.dropout(x + self.positions[:num_tokens])
-        for block in self.blocks:
-            x = block(x)
+        where = slice(num_tokens) if cache is None else cache.positions
+        x = self.dropout(x + self.positions[where])
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if cache is None else cache.layers[number])
         return self.final_norm(x)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.positions.device
+
+    @property
     def num_parameters(self) -> int:
-        """How many numbers the model learns; the tied embedding counts once."""
+        """The number of parameters; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _initialize(self) -> None:
@@ -153,6 +188,8 @@ class GPT(nn.Module):
 
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners",
         section 2.3: what is added to the stream is scaled by 1/√(number of additions).
+        A parameter's name is its path through the modules: `to_output` is the last
+        layer of both attention and feed-forward, whose results are added.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

@@ -1,0 +1,74 @@
+"""What simpler means reach on the same text: a bigram model, and xz."""
+
+import lzma
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, count_tokens
+
+# Tokens of the training split that the bigram model counts.
+MAX_BIGRAM_TOKENS = 200_000_000
+
+
+def bigram_loss(
+    train: TokenIds,
+    validation: TokenIds,
+    test: TokenIds,
+    *,
+    vocab_size: int,
+    end_of_text_id: int,
+) -> float:
+    """Return the loss of a model that knows one token back, in nats per token.
+
+    It mixes how often a token follows the last one with how often it comes at all:
+    P(w | v) = λ c(v, w) / c(v) + (1 - λ) (c(w) + 1) / (N + V), an interpolated bigram
+    (Jelinek and Mercer, 1980). λ is fitted to the validation split.
+    """
+    train = train[:MAX_BIGRAM_TOKENS]
+    single = count_tokens(train, vocab_size)
+    pairs = {
+        name: _pairs(np.concatenate([[end_of_text_id], split]), vocab_size)
+        for name, split in (("validation", validation), ("test", test))
+    }
+    distinct = np.unique(np.concatenate(list(pairs.values())))
+    counts = np.zeros(len(distinct), dtype=np.int64)
+    for first in range(0, len(train) - 1, TOKENS_AT_ONCE):
+        seen = _pairs(train[first : first + TOKENS_AT_ONCE + 1], vocab_size)
+        place = np.searchsorted(distinct, seen).clip(max=len(distinct) - 1)
+        counts += np.bincount(place[distinct[place] == seen], minlength=len(distinct))
+
+    def probabilities(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        previous, following = np.divmod(pairs[name], vocab_size)
+        together = counts[np.searchsorted(distinct, pairs[name])]
+        return (
+            together / np.maximum(single[previous], 1),
+            (single[following] + 1) / (len(train) + vocab_size),
+        )
+
+    bigram, unigram = probabilities("validation")
+    weight = 0.5
+    for _ in range(20):  # expectation maximisation; it converges long before
+        share = weight * bigram
+        weight = float((share / (share + (1 - weight) * unigram)).mean())
+    bigram, unigram = probabilities("test")
+    return float(-np.log(weight * bigram + (1 - weight) * unigram).mean())
+
+
+def _pairs(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:
+    """Return one number for each token and its follower."""
+    wide = tokens.astype(np.int64)
+    return wide[:-1] * vocab_size + wide[1:]
+
+
+def xz_bits_per_byte(tokens: TokenIds, bytes_of_token: list[bytes]) -> float:
+    """Return how many bits `xz -9e` needs per byte of the text of the tokens."""
+    compressor = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
+    num_bytes = num_compressed = 0
+    for first in range(0, len(tokens), TOKENS_AT_ONCE):
+        piece = tokens[first : first + TOKENS_AT_ONCE].tolist()
+        text = b"".join(bytes_of_token[token] for token in piece)
+        num_bytes += len(text)
+        num_compressed += len(compressor.compress(text))
+    num_compressed += len(compressor.flush())
+    return 8 * num_compressed / num_bytes
