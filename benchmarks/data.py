@@ -36,15 +36,14 @@ from ruamel.yaml import YAML
 from benchmarks.measure import RESULTS, Duration, report
 from toygpt.data.corpus import DOCUMENTS_FILE, read_standard_library
 from toygpt.data.leakage import shared_ngram_fraction
-from toygpt.data.token_files import (
+from toygpt.data.manifest import (
     Part,
-    TokenIds,
     open_tokens,
     read_manifest,
     tokenizer_digest,
     write_manifest,
-    write_tokens,
 )
+from toygpt.data.token_files import TokenIds, write_tokens
 from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import sha256_of

@@ -6,7 +6,7 @@ Run after `dvc repro`, as `python -m experiments.record_results`.
 import json
 from pathlib import Path
 
-from toygpt.data.token_files import read_manifest
+from toygpt.data.manifest import read_manifest
 from toygpt.model.device import device_for, device_name
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import write_json

@@ -3,9 +3,8 @@
 Writes: data/documents/, metrics/download.json
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 
 from tqdm import tqdm
 
@@ -14,6 +13,7 @@ from toygpt.data.corpus import (
     RawDocument,
     clean,
     read_standard_library,
+    up_to,
     write_documents,
 )
 from toygpt.data.hub import read_hub_dataset
@@ -28,37 +28,32 @@ from toygpt.pipeline.stage import run
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    inventory = Inventory()
-    documents = islice(
+    inventory = Inventory()  # complete when the last document has been written
+    documents = up_to(
         clean(found_documents(params, inventory), inventory),
-        params.download.max_documents,
+        max_documents=params.download.max_documents,
+        max_bytes=params.download.max_bytes,
     )
-    totals: Counter[str] = Counter()
     with new_directory(paths.DOCUMENTS) as directory:
-        write_documents(
-            count(documents, totals, max_bytes=params.download.max_bytes), directory
-        )
-        if not totals["documents"]:
+        num_documents, num_bytes = write_documents(with_progress(documents), directory)
+        if not num_documents:
             raise InputError(
-                "\n  ".join(
-                    [
-                        f"the corpus {params.corpus!r} holds no text (see "
-                        f"corpora.{params.corpus} and `download` in params.yaml); "
-                        f"{inventory.summary() or 'nothing was found'}",
-                        *inventory.advice(),
-                    ]
+                f"the corpus {params.corpus!r} holds no text (see "
+                f"corpora.{params.corpus} and `download` in params.yaml); "
+                + "\n  ".join(
+                    [inventory.summary() or "nothing was found", *inventory.advice()]
                 )
             )
 
     write_json(
         paths.METRICS / "download.json",
         {
-            "corpus_documents": totals["documents"],
-            "corpus_bytes": totals["bytes"],
+            "corpus_documents": num_documents,
+            "corpus_bytes": num_bytes,
             **inventory.metrics(),
         },
     )
-    size = f"{totals['documents']:,} documents, {totals['bytes'] / 1e6:.1f} MB"
+    size = f"{num_documents:,} documents, {num_bytes / 1e6:.1f} MB"
     print("; ".join(filter(None, [size, inventory.summary()])))
     for line in inventory.advice():
         print(f"  {line}")
@@ -77,24 +72,12 @@ def found_documents(params: Params, inventory: Inventory) -> Iterator[RawDocumen
             return read_standard_library()
 
 
-def count(
-    documents: Iterable[Document], totals: Counter[str], *, max_bytes: int | None
-) -> Iterator[Document]:
-    """Pass documents on, counting them and their bytes, and show the progress.
-
-    Args:
-        documents: What to pass on.
-        totals: Where to count.
-        max_bytes: Stop before there are more; None passes all on.
-    """
+def with_progress(documents: Iterable[Document]) -> Iterator[Document]:
+    """Yield the documents and show how many have been read."""
     with tqdm(desc="download", unit="B", unit_scale=True, disable=None) as progress:
-        for document in documents:
-            num_bytes = len(document.text.encode())
-            if max_bytes is not None and totals["bytes"] + num_bytes > max_bytes:
-                return
-            totals.update(documents=1, bytes=num_bytes)
-            progress.set_postfix(documents=totals["documents"], refresh=False)
-            progress.update(num_bytes)
+        for number, document in enumerate(documents, start=1):
+            progress.set_postfix(documents=number, refresh=False)
+            progress.update(document.num_bytes)
             yield document
 
 

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from toygpt.data.token_files import check_tokenizer, open_tokens, read_manifest
+from toygpt.data.manifest import check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens
 from toygpt.evaluation.baselines import bigram_loss, xz_bits_per_byte
 from toygpt.evaluation.test_loss import bits_per_byte_standard_error, evaluate

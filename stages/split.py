@@ -4,34 +4,31 @@ Reads:  data/documents/, data/tokens/
 Writes: data/splits/, metrics/split.json
 """
 
-import math
-
 import numpy as np
 
 from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
 from toygpt.data.leakage import shared_ngram_fraction
-from toygpt.data.split import (
-    SPLITS,
-    TOLERANCE,
-    Assignment,
-    assign_splits,
-    hash_of_group,
-    is_off,
-    write_splits,
-)
-from toygpt.data.token_files import (
-    Part,
+from toygpt.data.manifest import (
     check_tokenizer,
     open_tokens,
     read_ends,
     read_manifest,
     write_manifest,
 )
+from toygpt.data.split import SPLITS, assign_splits, hash_of_group
+from toygpt.data.split_files import write_splits
+from toygpt.data.split_sizes import (
+    check_sizes,
+    fractions_asked,
+    fractions_got,
+    summary,
+    warnings,
+)
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, sha256_of, write_json
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import load_params
 from toygpt.pipeline.stage import run
 
 NGRAM_LENGTH = 13
@@ -39,6 +36,9 @@ NGRAM_LENGTH = 13
 
 def main() -> None:
     params = load_params(paths.PARAMS)
+    asked = fractions_asked(
+        params.split.validation_fraction, params.split.test_fraction
+    )
     source = read_manifest(paths.TOKENS, made_by="tokenize")
     if sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE) != source.corpus_sha256:
         raise InputError(
@@ -46,29 +46,28 @@ def main() -> None:
         )
     check_tokenizer(source, paths.TOKENIZER)
     tokens = open_tokens(paths.TOKENS, source, "tokens")
-    ends = read_ends(paths.TOKENS, source)
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
+    groups = read_groups(paths.DOCUMENTS)
 
     assignment = assign_splits(
         tokens,
-        ends,
-        (
-            hash_of_group(group, key=params.split.key)
-            for group in read_groups(paths.DOCUMENTS)
-        ),
+        read_ends(paths.TOKENS, source),
+        (hash_of_group(group, key=params.split.key) for group in groups),
         validation_fraction=params.split.validation_fraction,
         test_fraction=params.split.test_fraction,
         bytes_of_token=pieces,
     )
     with new_directory(paths.SPLITS) as directory:
+        bytes_of_token = np.array([len(piece) for piece in pieces])
         parts = write_splits(
-            tokens,
-            assignment,
-            directory,
-            np.array([len(piece) for piece in pieces]),
-            source.end_of_text_id,
+            tokens, assignment, directory, bytes_of_token, source.end_of_text_id
         )
-        check_sizes(parts, params)
+        check_sizes(
+            parts,
+            asked,
+            model=params.model,
+            block_size=params.chosen_model.block_size,
+        )
         splits = write_manifest(
             directory,
             token_type=source.token_type,
@@ -78,16 +77,13 @@ def main() -> None:
             tokenizer_sha256=source.tokenizer_sha256,
             parts=parts,
         )
-
     leakage = shared_ngram_fraction(
         open_tokens(paths.SPLITS, splits, "test"),
         open_tokens(paths.SPLITS, splits, "train"),
         length=NGRAM_LENGTH,
         end_of_text_id=splits.end_of_text_id,
     )
-    asked = fractions_asked(params)
-    num_tokens = sum(part.tokens for part in parts.values())
-    got = {name: parts[name].tokens / num_tokens for name in asked}
+    got = fractions_got(parts)
     write_json(
         paths.METRICS / "split.json",
         {
@@ -95,8 +91,8 @@ def main() -> None:
             for name in SPLITS
             for quantity in ("tokens", "documents", "bytes")
         }
-        | {f"{name}_fraction_asked": asked[name] for name in asked}
-        | {f"{name}_fraction": got[name] for name in asked}
+        | {f"{name}_fraction_asked": asked[name] for name in SPLITS}
+        | {f"{name}_fraction": got[name] for name in SPLITS}
         | {
             "groups": assignment.num_groups,
             "groups_cut": assignment.num_groups_cut,
@@ -104,86 +100,12 @@ def main() -> None:
             "test_leakage": leakage,
         },
     )
-    print(summary(parts, asked, got, assignment, leakage))
-
-
-def fractions_asked(params: Params) -> dict[str, float]:
-    """Return the share of all tokens that each split should have."""
-    validation, test = params.split.validation_fraction, params.split.test_fraction
-    return {"train": 1 - (validation + test), "validation": validation, "test": test}
-
-
-def summary(
-    parts: dict[str, Part],
-    asked: dict[str, float],
-    got: dict[str, float],
-    assignment: Assignment,
-    leakage: float,
-) -> str:
-    """Return what was asked for, what came of it, and how; with a warning if due."""
-    shares = (
-        f"{parts[name].tokens:,} to {name} ({got[name]:.2%}; asked: {asked[name]:.2%})"
-        for name in SPLITS
-    )
-    num_by_hash = (
-        assignment.num_groups - assignment.num_groups_moved - assignment.num_groups_cut
-    )
-    line = (
-        f"tokens: {', '.join(shares)}; "
-        f"groups: {num_by_hash:,} by hash, "
-        f"{assignment.num_groups_moved:,} moved to fit, "
-        f"{assignment.num_groups_cut:,} cut; "
+    print(
+        f"{summary(parts, asked, assignment)}; "
         f"{leakage:.1%} of the test's {NGRAM_LENGTH}-grams are in train, too"
     )
-    return "\n".join(
-        [
-            line,
-            *(
-                f"warning: the {name} split has {got[name]:.2%} of the tokens, "
-                f"{asked[name]:.2%} were asked for (split.*_fraction in params.yaml)"
-                for name in SPLITS
-                if is_off(got[name], asked[name])
-            ),
-        ]
-    )
-
-
-def check_sizes(parts: dict[str, Part], params: Params) -> None:
-    """Refuse splits that are too small for a single block, and say what would do."""
-    block_size = params.chosen_model.block_size
-    fractions = fractions_asked(params)
-    # Training cuts its blocks from an offset, which takes up to a block of its own.
-    num_blocks = {"train": 2, "validation": 1, "test": 1}
-    needed = {name: num_blocks[name] * block_size + 1 for name in SPLITS}
-    too_small = [name for name in SPLITS if parts[name].tokens < needed[name]]
-    if not too_small:
-        return
-
-    num_tokens = sum(part.tokens for part in parts.values())
-    least = 1 - TOLERANCE  # of what was asked for: what a split is sure to get
-    more_text = max(needed[name] / least / fractions[name] for name in SPLITS)
-    ways_out = [f"more text (at least {math.ceil(more_text):,} tokens)"]
-    larger = fractions | {
-        name: math.ceil(100 * needed[name] / least / num_tokens) / 100
-        for name in too_small
-    }
-    for_train = 1 - larger["validation"] - larger["test"]
-    if "train" not in too_small and for_train * least * num_tokens >= needed["train"]:
-        ways_out.append(
-            " and ".join(f"split.{name}_fraction={larger[name]}" for name in too_small)
-        )
-    largest_block = min((parts[name].tokens - 1) // num_blocks[name] for name in SPLITS)
-    if largest_block > 0:
-        ways_out.append(f"models.{params.model}.block_size={largest_block}")
-    raise InputError(
-        f"{num_tokens:,} tokens of text are too few for blocks of {block_size:,}: "
-        + ", ".join(
-            f"the {name} split would hold {parts[name].tokens:,} and needs "
-            f"{needed[name]:,}"
-            for name in too_small
-        )
-        + f". Use {', or '.join(ways_out)} (-S, or in params.yaml)"
-    )
+    for line in warnings(parts, asked):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 if __name__ == "tokenize":
-    # Python was started in stages/, or with a file of it, and looks there first for the
+    # Python was started in stages/, or with a file in it, and looks there first for the
     # standard library's module of this name, which most of that library needs.
     sys.exit(
         "error: stages/tokenize.py hides a module of the standard library from this "
@@ -20,14 +20,9 @@ from tqdm import tqdm
 
 from toygpt.data.corpus import DOCUMENTS_FILE, count_bytes, read_texts
 from toygpt.data.encoding import encode_documents
+from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
-from toygpt.data.token_files import (
-    Part,
-    token_type_for,
-    tokenizer_digest,
-    write_manifest,
-    write_tokens,
-)
+from toygpt.data.token_files import token_type_for, write_tokens
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     save_tokenizer,
@@ -48,8 +43,7 @@ def main() -> None:
         end_of_text = END_OF_TEXT
         texts = texts_with_progress("learn the vocabulary", num_bytes)
         tokenizer = train_tokenizer(
-            spread_sample(texts, num_bytes),
-            vocab_size=params.tokenize.vocab_size,
+            spread_sample(texts, num_bytes), vocab_size=params.tokenize.vocab_size
         )
     else:
         tokenizer, end_of_text = load_pretrained_tokenizer(params.tokenize.tokenizer)
@@ -60,13 +54,11 @@ def main() -> None:
 
     with new_directory(paths.TOKENS) as directory:
         save_tokenizer(tokenizer, directory / "tokenizer", end_of_text=end_of_text)
-        documents = encode_documents(
-            tokenizer,
-            texts_with_progress("encode", num_bytes),
-            end_of_text_id=end_of_text_id,
-        )
+        texts = texts_with_progress("encode", num_bytes)
         num_tokens, num_documents = write_tokens(
-            documents, directory, token_type=token_type
+            encode_documents(tokenizer, texts, end_of_text_id=end_of_text_id),
+            directory,
+            token_type=token_type,
         )
         write_manifest(
             directory,
@@ -94,7 +86,7 @@ def main() -> None:
 
 
 def texts_with_progress(description: str, num_bytes: int) -> Iterator[list[str]]:
-    """Yield the texts of all documents and show how far they have been read."""
+    """Yield the texts of all documents and show how many bytes have been read."""
     with tqdm(
         desc=description, total=num_bytes, unit="B", unit_scale=True, disable=None
     ) as progress:

@@ -15,12 +15,7 @@ from typing import Any
 
 import torch
 
-from toygpt.data.token_files import (
-    Manifest,
-    check_tokenizer,
-    open_tokens,
-    read_manifest,
-)
+from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
 from toygpt.model.card import model_card
 from toygpt.model.device import device_for, device_name
 from toygpt.model.gpt import GPT, GPTConfig

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.faults.damaged import truncated, without_data
-from toygpt.data import local_files
+from toygpt.data import local_files, tables
 from toygpt.data.corpus import RawDocument, clean, read_texts, write_documents
 from toygpt.data.inventory import Inventory, Reason
 from toygpt.data.local_files import read_local_files
@@ -266,7 +266,7 @@ def test_a_table_is_read_row_by_row(tmp_path: Path, name: str) -> None:
 def test_json_that_is_too_large_to_be_parsed_as_a_whole_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_files, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(tables, "MAX_JSON_BYTES", 100)
     write(tmp_path, {"a.json": json.dumps(["text"] * 100)})
 
     message = complaint(tmp_path)

@@ -30,8 +30,8 @@ from stages import download, generate_samples, split, tokenize, train
 from tests.project import PROJECT, TINY, Workspace
 from toygpt.data.corpus import read_texts
 from toygpt.data.encoding import Encoder
+from toygpt.data.manifest import open_tokens, read_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
-from toygpt.data.token_files import open_tokens, read_manifest
 from toygpt.data.tokenizer import (
     bytes_of_tokens,
     load_tokenizer,

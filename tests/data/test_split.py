@@ -19,6 +19,7 @@ import stages.tokenize
 from stages.split import check_sizes, summary
 from tests.project import PROJECT, tiny_project
 from tests.tiny import lively_model
+from toygpt.data.manifest import Part
 from toygpt.data.split import (
     SPLITS,
     TOLERANCE,
@@ -27,7 +28,7 @@ from toygpt.data.split import (
     hash_of_group,
     write_splits,
 )
-from toygpt.data.token_files import Part, TokenIds
+from toygpt.data.token_files import TokenIds
 from toygpt.model.huggingface import save_model
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError

@@ -11,16 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toygpt.data.token_files import (
-    END_TYPE,
+from toygpt.data.manifest import (
     Manifest,
     Part,
     open_tokens,
     read_manifest,
-    token_type_for,
     write_manifest,
-    write_tokens,
 )
+from toygpt.data.token_files import END_TYPE, token_type_for, write_tokens
 from toygpt.pipeline.errors import InputError
 
 DOCUMENTS = [[5, 6, 7, 0], [8, 0], [9, 10, 0]]

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from toygpt.data.encoding import encode_documents
-from toygpt.data.token_files import tokenizer_digest
+from toygpt.data.manifest import tokenizer_digest
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     byte_alphabet,

@@ -9,7 +9,7 @@ import torch
 from ruamel.yaml import YAML
 
 from tests.tiny import lively_model
-from toygpt.data.token_files import Manifest, Part
+from toygpt.data.manifest import Manifest, Part
 from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from toygpt.model.card import model_card
 from toygpt.model.huggingface import save_model

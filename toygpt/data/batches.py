@@ -3,6 +3,14 @@
 Batch i depends on the seed and on i, on nothing that happened before. So training can
 be resumed anywhere, shared among devices, or debugged at one step, and always sees the
 same text.
+
+>>> tokens = np.arange(100, 120, dtype=np.uint16)  # each one says its place in the text
+>>> batches = TrainingBatches(tokens, block_size=4, batch_size=2, seed=0)
+>>> inputs, targets = batches.batch(step=0)
+>>> inputs.tolist()
+[[111, 112, 113, 114], [103, 104, 105, 106]]
+>>> targets.tolist()  # the inputs, one token later: what the network shall predict
+[[112, 113, 114, 115], [104, 105, 106, 107]]
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +25,13 @@ from torch import Tensor
 from toygpt.data.token_files import TokenIds
 from toygpt.pipeline.errors import InputError
 
+# Inputs and targets. The words name the axes of a tensor (jaxtyping): a row for each
+# sequence of the batch, and a column for each token in time.
 Batch = tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]
 
 
 class TrainingBatches:
-    """The sequences of every step: each token once an epoch, in an order of its own.
+    """The sequences of every step: each token once an epoch, in a new order each time.
 
     An epoch cuts the text into blocks, from an offset that changes from epoch to epoch,
     and shuffles them. Steps do not care where an epoch ends.
@@ -34,7 +44,7 @@ class TrainingBatches:
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
-        # The offset and the last block's next token must fit in, too.
+        # The offset skips at most a block; the last target is one more token.
         self.blocks_per_epoch = (len(tokens) - 1) // block_size - 1
         if self.blocks_per_epoch < 1:
             raise InputError(
@@ -43,7 +53,12 @@ class TrainingBatches:
             )
 
     def batch(self, step: int, *, rows: slice = slice(None)) -> Batch:
-        """Return inputs and targets of a step; a device asks for its own rows."""
+        """Return inputs and targets of a step.
+
+        Args:
+            step: Counted from 0.
+            rows: The rows to return: a device asks for its own only.
+        """
         first = step * self.batch_size
         numbers = range(first, first + self.batch_size)[rows]
         return _cut(self.tokens, map(self._start_of, numbers), self.block_size)
@@ -69,7 +84,7 @@ def spread_batches(
 ) -> Iterator[Batch]:
     """Yield whole blocks in reading order, spread evenly over all of the text.
 
-    With as many tokens as the text has, or more, that is every block once.
+    If `max_tokens` is at least the length of the text, every block comes once.
     """
     available = (len(tokens) - 1) // block_size
     num_blocks = min(available, max_tokens // block_size)

@@ -1,4 +1,4 @@
-"""What was found on the way to a corpus, and what of it was left out, and why."""
+"""The inventory of a corpus: what was read, what was left out, and why."""
 
 from collections import Counter, defaultdict
 from enum import Enum
@@ -8,10 +8,10 @@ NUM_SHOWN = 3
 
 
 class Reason(Enum):
-    """Why something that was found is not in the corpus.
+    """Why a file or a row is not in the corpus.
 
-    The value is its key in the metrics, its name on the console, and what the user can
-    do about it, where there is something to do.
+    A value is the reason's key in the metrics, its name on the console, and the advice
+    to the user, if there is any.
     """
 
     EMPTY = ("empty", "empty", None)
@@ -55,14 +55,23 @@ class Reason(Enum):
         self.advice = advice
 
 
+class LeftOutError(Exception):
+    """A file that is left out of the corpus, with the reason and a note."""
+
+    def __init__(self, reason: Reason, note: str = "") -> None:
+        super().__init__(reason, note)
+        self.reason = reason
+        self.note = note
+
+
 class Inventory:
-    """What was found on the way to a corpus.
+    """What was read into a corpus so far, and what was left out.
 
     Attributes:
         num_files: How many of the user's files were read, by suffix.
         followed: Links to folders that were followed, by name.
         left_out: How many files or rows were left out, by reason.
-        names: Names of the first of these.
+        names: The first names of files or rows that were left out, by reason.
     """
 
     def __init__(self) -> None:
@@ -75,9 +84,9 @@ class Inventory:
         """Count a file or a row that is not in the corpus.
 
         Args:
-            reason: Why it is not.
-            name: Of the file or row.
-            note: What else the user should know of this one.
+            reason: Why it is left out.
+            name: The name of the file or row.
+            note: What else the user should know about this file.
         """
         self.left_out[reason] += 1
         if len(self.names[reason]) < NUM_SHOWN:
@@ -87,11 +96,11 @@ class Inventory:
             )
 
     def metrics(self) -> dict[str, int]:
-        """Return how many were left out, for each reason that there can be."""
+        """Return how many files and rows were left out, for every possible reason."""
         return {f"left_out_{reason.key}": self.left_out[reason] for reason in Reason}
 
     def summary(self) -> str:
-        """Say in one line how many files were read, and how much was left out."""
+        """Return in one line how many files were read, and how many were left out."""
         parts = []
         if self.num_files:
             kinds = ", ".join(
@@ -110,9 +119,9 @@ class Inventory:
         return "; ".join(parts)
 
     def advice(self) -> list[str]:
-        """Say for each reason, in one line, which files it were and what can be done.
+        """Return a line for each reason: the first files, and what can be done.
 
-        That there are hidden, empty or duplicate ones needs nothing to be done.
+        Hidden, empty and duplicate files need no advice.
         """
         lines = [
             f"{reason.label}: {_first(self.names[reason], number)}; {reason.advice}"
@@ -130,10 +139,10 @@ class Inventory:
 
 
 def _first(names: list[str], number: int) -> str:
-    """Return the names of the first of so many."""
+    """Return the first names in one string, with an ellipsis if there are more."""
     return ", ".join(names) + (", …" if number > NUM_SHOWN else "")
 
 
 def _on_one_line(name: str) -> str:
-    """Return a name as any terminal can show it."""
+    """Return a name in a form that any terminal can show."""
     return name if name.isprintable() else ascii(name)

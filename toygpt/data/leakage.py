@@ -1,18 +1,19 @@
-"""How much of the test split was seen in training: n-grams that both hold."""
+"""How much of the test split was seen in training: n-grams that both splits hold."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toygpt.data.streaming import batched
 from toygpt.data.token_files import TokenIds
 
-# So few that what is computed of them stays in the processor's cache: twice as fast.
+# So few that their hashes stay in the processor's cache: twice as fast.
 NGRAMS_AT_ONCE = 2**15
-# Bits of a filter for each number that it lets pass; and the most bits that there are,
-# as a power of two: 128 MiB.
-BITS_PER_NUMBER = 32
-MAX_FILTER_BITS = 30
+# Hashes of the training split that are sorted together, 64 MiB of them.
+HASHES_AT_ONCE = 2**23
+# Odd, and its bits look random: 2**64 divided by the golden ratio.
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shared_ngram_fraction(
@@ -20,53 +21,26 @@ def shared_ngram_fraction(
 ) -> float:
     """Return the share of the test split's n-grams that training has seen.
 
-    What leaks from one split to the other makes the test look easier than it is. Equal
-    n-grams are recognised by a 64-bit hash; one that spans two documents counts
-    neither way. Memory grows with the test split alone.
+    Text that leaks from one split to the other makes the test look easier than it is.
+    Equal n-grams are recognised by a 64-bit hash; an n-gram that spans two documents
+    counts neither way. Memory grows with the test split alone.
     """
     wanted = np.concatenate(
-        [*_ngram_hashes(test, length, end_of_text_id), np.empty(0, np.uint64)]
+        [np.empty(0, np.uint64), *_ngram_hashes(test, length, end_of_text_id)]
     )
     if not len(wanted):
         return 0.0
+    # Sorted numbers are searched for ten times as fast: the next one is near the last.
     wanted.sort()
-    wanted_filter = _Filter(wanted)
-    is_shared = np.zeros(len(wanted), dtype=bool)  # of equal ones, the first
-    for hashes in _ngram_hashes(train, length, end_of_text_id):
-        candidates = hashes[wanted_filter.lets_pass(hashes)]
-        found = np.searchsorted(wanted, candidates).clip(max=len(wanted) - 1)
-        is_shared[found[wanted[found] == candidates]] = True
-    is_first = np.append(True, wanted[1:] != wanted[:-1])
-    occurrences = np.diff(np.flatnonzero(is_first), append=len(wanted))
-    return float(occurrences[is_shared[is_first]].sum() / len(wanted))
-
-
-class _Filter:
-    """Lets some numbers pass, and hardly any other: it looks at their first bits alone.
-
-    One look at a table takes a tenth of a search among sorted numbers, and most of what
-    training has seen need not be searched for.
-    """
-
-    def __init__(self, numbers: NDArray[np.uint64]) -> None:
-        num_bits = (BITS_PER_NUMBER * len(numbers)).bit_length()
-        self._shift = np.uint64(64 - min(MAX_FILTER_BITS, num_bits))
-        self._table = np.zeros(2 ** (64 - int(self._shift) - 3), dtype=np.uint8)
-        byte, bit = self._places(numbers)
-        np.bitwise_or.at(self._table, byte, bit)
-
-    def lets_pass(self, numbers: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Say of each number whether it passes."""
-        byte, bit = self._places(numbers)
-        return (self._table[byte] & bit) != 0
-
-    def _places(
-        self, numbers: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Return where in the table the bit of each number is: byte, and bit."""
-        places = numbers >> self._shift
-        byte = (places >> np.uint64(3)).view(np.int64)
-        return byte, np.uint8(1) << (places & np.uint64(7)).astype(np.uint8)
+    is_shared = np.zeros(len(wanted), dtype=bool)
+    seen_in_train = filter(len, _ngram_hashes(train, length, end_of_text_id))
+    # As many at once as are wanted: otherwise a large test split is searched too often.
+    for batch in batched(seen_in_train, size=max(HASHES_AT_ONCE, len(wanted))):
+        seen = np.concatenate(batch)
+        seen.sort()
+        places = np.searchsorted(seen, wanted)
+        is_shared |= seen.take(places, mode="clip") == wanted
+    return np.count_nonzero(is_shared) / len(wanted)
 
 
 def _ngram_hashes(
@@ -75,31 +49,11 @@ def _ngram_hashes(
     """Yield a hash of every run of `length` tokens within one document."""
     for start in range(0, len(tokens) - length + 1, NGRAMS_AT_ONCE):
         piece = tokens[start : start + NGRAMS_AT_ONCE + length - 1]
+        ids = piece.astype(np.uint64)
         num_ngrams = len(piece) - length + 1
-        within_document = np.ones(num_ngrams, dtype=bool)
-        ends = np.flatnonzero(piece == end_of_text_id)
-        starts = (ends[:, None] - np.arange(length)).ravel()
-        within_document[starts[(starts >= 0) & (starts < num_ngrams)]] = False
-        yield _hashes(piece.astype(np.uint64), length)[within_document]
-
-
-def _hashes(tokens: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
-    """Return a hash of every run of `length` tokens, made of those of its halves."""
-    if length == 1:
-        return _mixed(tokens, tokens)
-    num_runs, half = len(tokens) - length + 1, length // 2
-    halves = _hashes(tokens, half)
-    hashes = _mixed(halves[:num_runs], halves[half : half + num_runs])
-    if length % 2:
-        return _mixed(hashes, tokens[length - 1 :])
-    return hashes
-
-
-def _mixed(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return numbers that depend on every bit of two, and on their order."""
-    mixed = one * np.uint64(0x9E3779B97F4A7C15)  # odd, and its bits look random
-    mixed ^= mixed >> np.uint64(29)
-    mixed += other
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)  # so is this one, of splitmix64
-    mixed ^= mixed >> np.uint64(32)
-    return mixed
+        hashes = np.zeros(num_ngrams, dtype=np.uint64)
+        for place in range(length):  # Horner's rule: a polynomial, modulo 2**64
+            hashes *= MULTIPLIER
+            hashes += ids[place : place + num_ngrams]
+        num_ends = np.append(0, np.cumsum(piece == end_of_text_id))
+        yield hashes[num_ends[length:] == num_ends[:-length]]

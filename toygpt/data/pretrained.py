@@ -1,11 +1,11 @@
-"""Tokenizers that others trained: GPT-2's, for instance, from the hub or a folder."""
+"""Pretrained tokenizers: GPT-2's, for instance, from the hub or a folder."""
 
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, processors
 
-from toygpt.data.hub import ask_hub, check_digest
+from toygpt.data.hub_client import ask_hub, check_digest, hub_client
 from toygpt.data.tokenizer import (
     byte_alphabet,
     bytes_of_tokens,
@@ -14,7 +14,7 @@ from toygpt.data.tokenizer import (
 from toygpt.pipeline.errors import InputError, first_line
 
 SETTING = "tokenize.tokenizer in params.yaml"
-# What normalizers, splitters of words and prefixes of a space would change.
+# Texts that normalizers, splitters of words and prefixes of a space would change.
 HARD_TEXTS = [
     "".join(map(chr, range(0x2500))),
     "word",
@@ -26,11 +26,11 @@ TOKENIZER_FILES = ["*.json", "merges.txt"]
 
 
 def load_pretrained_tokenizer(name: str) -> tuple[Tokenizer, str]:
-    """Load a tokenizer that others trained, and the token by which it ends a text.
+    """Load a pretrained tokenizer, and the token by which it ends a text.
 
     Args:
         name: A folder, or a name on the Hugging Face hub (`gpt2`), with a branch, tag
-            or commit behind an `@` if it shall not be the newest.
+            or commit after an `@` unless it shall be the newest.
 
     Raises:
         InputError: There is no such tokenizer, or it does not keep every byte.
@@ -40,7 +40,7 @@ def load_pretrained_tokenizer(name: str) -> tuple[Tokenizer, str]:
     try:
         pretrained = _load(folder)
         tokenizer = Tokenizer.from_str(pretrained.backend_tokenizer.to_str())
-    except Exception as error:  # of many kinds; each says in its words what is wrong
+    except Exception as error:  # of many kinds, with a message of their own
         raise InputError(f"cannot load {what}: {first_line(error)}") from None
 
     if pretrained.eos_token is None:
@@ -54,15 +54,15 @@ def load_pretrained_tokenizer(name: str) -> tuple[Tokenizer, str]:
     if not keeps_every_byte(tokenizer):
         raise InputError(
             f"{what} does not keep every byte of a text, as GPT-2's does: bits per "
-            f"byte could not be told"
+            f"byte could not be computed"
         )
     return tokenizer, str(pretrained.eos_token)
 
 
 def keeps_every_byte(tokenizer: Tokenizer) -> bool:
-    """Say whether tokens, and their bytes, make up the text they came from.
+    """Return whether tokens, and their bytes, add up to the text they came from.
 
-    Tried with texts for which it might not be so.
+    It is tried with texts for which that might not be so.
     """
     if byte_alphabet().keys() - tokenizer.get_vocab().keys():
         return False
@@ -70,7 +70,7 @@ def keeps_every_byte(tokenizer: Tokenizer) -> bool:
         return False
     try:
         pieces = bytes_of_tokens(tokenizer)
-    except KeyError:  # a token is spelled with what is no byte
+    except KeyError:  # a token has a character that does not stand for a byte
         return False
     added = tokenizer.get_added_tokens_decoder().values()
     texts = [*HARD_TEXTS, *(f"one  {token.content}  two" for token in added)]
@@ -85,13 +85,13 @@ def keeps_every_byte(tokenizer: Tokenizer) -> bool:
 
 def _fetch(name: str) -> Path:
     """Return the folder of the hub's cache that holds a tokenizer's files."""
-    from huggingface_hub import snapshot_download
+    client = hub_client()
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()  # a few small files
     repository, _, revision = name.partition("@")
     folder = ask_hub(
-        lambda: snapshot_download(
+        lambda: client.snapshot_download(
             repository, revision=revision or "main", allow_patterns=TOKENIZER_FILES
         ),
         what=f"the tokenizer {name!r}",
@@ -107,7 +107,7 @@ def _load(folder: Path) -> Any:
     # Slow to import, and needed here alone.
     from transformers import AutoTokenizer, GPT2Tokenizer
 
-    # Nobody asks for the code that a repository may bring along.
+    # Code that comes with a tokenizer is never run.
     options = {"local_files_only": True, "trust_remote_code": False}
     if (folder / "tokenizer.json").exists():
         return AutoTokenizer.from_pretrained(folder, **options)

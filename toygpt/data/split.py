@@ -1,11 +1,11 @@
-"""Hold text out: some of it to watch training by, some to evaluate the result on.
+"""Assign each document to a split: train, validation, or test.
 
-Which split a text goes to is decided in four steps (docs/decisions/split.md says why):
+The rule has four steps (docs/decisions/data.md says why):
 
 1. A group with more than a sixth of all tokens, and more than twice the share of the
    smallest split, is cut by the fractions asked for: its first part goes to train, the
    next to validation, the last to test.
-2. Every other group goes, as a whole, where a keyed hash of its name puts it.
+2. Every other group goes, as a whole, to the split of a keyed hash of its name.
 3. A held-out split that is off by more than a quarter then gives away groups that are
    too large for it, and takes the next ones in the order of their hash.
 4. If a split is still off by more than a quarter, groups with more than half the share
@@ -14,32 +14,26 @@ Which split a text goes to is decided in four steps (docs/decisions/split.md say
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.token_files import TOKENS_AT_ONCE, Part, TokenIds
+from toygpt.data.cuts import Cut, Cutter
+from toygpt.data.token_files import TokenIds
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 # How far a split may be from the share asked for, relative to that share.
 TOLERANCE = 0.25
-# The same of the parts of a group that is cut between documents.
-CUT_TOLERANCE = 0.1
 # A group is always cut if it has more than this share of all tokens, and more than this
-# multiple of what the smallest split should have.
+# multiple of the smallest split's share.
 LARGE_FRACTION = 1 / 6
 LARGE_MULTIPLE = 2
 # If that is not enough, groups above this multiple are cut as well. A smaller one fits
 # into any split that lacks a quarter or more.
 SMALL_MULTIPLE = 0.5
-# How far from its ideal place a cut inside a document may be, to be at a better one.
-MAX_TOKENS_TO_BOUNDARY = 1000
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Assignment:
 def hash_of_group(group: str, *, key: int) -> int:
     """Return a keyed 64-bit hash of a group's name.
 
-    It is as good as a die, and falls the same way each time: new groups move no old
+    A hash is as good as a die that falls the same way each time: new groups move no old
     ones, and every machine assigns alike.
     """
     digest = hashlib.blake2b(
@@ -69,7 +63,7 @@ def hash_of_group(group: str, *, key: int) -> int:
 
 
 def is_off(share: float, asked: float) -> bool:
-    """Say whether a split got a quarter more or less than was asked for, or worse."""
+    """Return whether a share differs from the one asked for by over a quarter."""
     return abs(share - asked) > TOLERANCE * asked
 
 
@@ -82,9 +76,9 @@ def assign_splits(
     test_fraction: float,
     bytes_of_token: Sequence[bytes],
 ) -> Assignment:
-    """Decide which split each document goes to, or each part of one that is cut.
+    """Assign each document to a split, or each part of a document that is cut.
 
-    Memory grows by a few numbers for each document, whatever its length.
+    Memory grows by a few numbers for each document, not with its length.
 
     Args:
         tokens: The token ids of all documents, one after another.
@@ -96,7 +90,7 @@ def assign_splits(
     """
     document_ends = ends.astype(np.int64)
     lengths = np.diff(document_ends, prepend=0)
-    # Sorted. From here on, a group is known by its place in this order.
+    # From here on, a group is known by its place in the sorted order of the hashes.
     hashes, group_of_document = np.unique(
         np.fromiter(group_hashes, np.uint64), return_inverse=True
     )
@@ -108,13 +102,14 @@ def assign_splits(
     positions = hashes / 2.0**64  # from 0 to 1: test is first, then comes validation
     by_hash = (positions < test_fraction + validation_fraction) * VALIDATION
     by_hash[positions < test_fraction] = TEST
-    fractions = np.array(
+    wanted = sizes.sum() * np.array(
         [1 - validation_fraction - test_fraction, validation_fraction, test_fraction]
     )
-    wanted = fractions * sizes.sum()
 
-    cutter = _Cutter(tokens, document_ends, fractions, bytes_of_token)
-    cuts: dict[int, _Cut] = {}
+    cutter = Cutter(
+        tokens, document_ends, validation_fraction, test_fraction, bytes_of_token
+    )
+    cuts: dict[int, Cut] = {}
     large = max(LARGE_FRACTION * sizes.sum(), LARGE_MULTIPLE * wanted.min())
     for limit in (large, SMALL_MULTIPLE * wanted.min()):
         for group in np.flatnonzero(sizes > limit).tolist():
@@ -150,13 +145,13 @@ def _assign_whole(
     from_cuts: NDArray[np.float64],
     wanted: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """Return the split of each group that stays whole, of the others TRAIN.
+    """Return the split of each group that stays whole, and TRAIN for the others.
 
     Args:
-        by_hash: Where its hash puts each group; groups are in the order of their hash.
+        by_hash: The split of each group by its hash; groups are sorted by their hash.
         is_whole: Whether a group is not cut.
         sizes: Tokens of each group.
-        from_cuts: Tokens that each split gets of the groups that are cut.
+        from_cuts: Tokens that each split gets from the groups that are cut.
         wanted: Tokens that each split should have.
     """
     splits = np.full(len(sizes), TRAIN)
@@ -183,10 +178,10 @@ def _groups_that_fit(
     got: float,
     wanted: float,
 ) -> NDArray[np.int64]:
-    """Return the groups that bring a split near to what it should have.
+    """Return the groups that bring a split near to its share.
 
-    Those that are its own by hash stay, but for those that are too large. If that is
-    too little, the first of the others come to it, until it would get no nearer.
+    The split keeps its own groups, by hash, except the too large ones. If that is too
+    little, it takes the first of the others, as long as each brings it nearer.
     """
     chosen = []
     for group in own.tolist():
@@ -204,99 +199,15 @@ def _groups_that_fit(
     return np.array(chosen, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A group in three parts."""
-
-    documents: NDArray[np.int64]  # the group's, as indices of all documents
-    starts: tuple[int, int]  # of validation and of test, in tokens of the corpus
-    num_tokens: NDArray[np.int64]  # of each part
-
-
-@dataclass(frozen=True)
-class _Cutter:
-    """Cuts groups in three: between documents where that fits, else inside one."""
-
-    tokens: TokenIds
-    ends: NDArray[np.int64]  # of all documents
-    fractions: NDArray[np.float64]  # of a group that each split should get
-    bytes_of_token: Sequence[bytes]
-
-    def cut(self, documents: NDArray[np.int64]) -> _Cut:
-        """Cut the group that consists of some documents."""
-        starts = np.append(0, self.ends)[documents]
-        ends = (self.ends[documents] - starts).cumsum()  # in tokens of the group
-        size = int(ends[-1])
-        test = self._start(self.fractions[TEST] * size, size, documents, ends)
-        validation = self._start(
-            self.fractions[VALIDATION] * size, test, documents, ends
-        )
-        around = np.searchsorted(ends, [validation, test])
-        places = self.ends[documents[around]] - ends[around] + [validation, test]
-        return _Cut(
-            documents,
-            (int(places[0]), int(places[1])),
-            np.diff([0, validation, test, size]),
-        )
-
-    def _start(
-        self,
-        wanted: float,
-        stop: int,
-        documents: NDArray[np.int64],
-        ends: NDArray[np.int64],
-    ) -> int:
-        """Return where a part starts that should have so many tokens and end at `stop`.
-
-        All places are in tokens of the group.
-        """
-        ideal = max(0, stop - round(wanted))
-        document = int(np.searchsorted(ends, ideal))
-        first, end = int(ends[document - 1]) if document else 0, int(ends[document])
-        nearest = min(first, end, key=lambda place: abs(place - ideal))
-        reach = min(MAX_TOKENS_TO_BOUNDARY, int(CUT_TOLERANCE * wanted))
-        # Each part of a document has some text, not its <|endoftext|> alone.
-        lowest, highest = max(first + 1, ideal - reach), min(end - 2, ideal + reach)
-        if abs(ideal - nearest) <= CUT_TOLERANCE * wanted or lowest > highest:
-            return nearest
-        shift = int(self.ends[documents[document]]) - end
-        around = self.tokens[shift + lowest - 1 : shift + highest + 1].tolist()
-        pieces = [self.bytes_of_token[token] for token in around]
-        return lowest + _best_boundary(pieces, ideal - lowest)
-
-
-def _best_boundary(pieces: Sequence[bytes], ideal: int) -> int:
-    """Return the best place for a cut, near the ideal one.
-
-    Best is after a blank line, then after the end of a line, then between characters.
-
-    Args:
-        pieces: The bytes of tokens. A cut at place i is before the token i + 1.
-        ideal: Of equally good places, the nearest to this one is taken.
-    """
-    qualities = []
-    num_newlines = 0  # in the white space that comes before the place
-    for before, after in pairwise(pieces):
-        text = before.rstrip()
-        num_newlines *= not text
-        num_newlines += before[len(text) :].count(b"\n")
-        is_inside_character = b"\x80" <= after[:1] < b"\xc0"
-        qualities.append(min(num_newlines, 2) - is_inside_character)
-    return max(
-        range(len(qualities)),
-        key=lambda place: (qualities[place], -abs(place - ideal)),
-    )
-
-
 def _pieces(
-    ends: NDArray[np.int64], splits: NDArray[np.int64], cuts: Iterable[_Cut]
+    ends: NDArray[np.int64], splits: NDArray[np.int64], cuts: Iterable[Cut]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Return end and split of each piece, and whether its document continues.
 
     Args:
-        ends: Of the documents.
-        splits: Of the documents whose group is not cut.
-        cuts: The other groups.
+        ends: One past the last token of each document.
+        splits: The split of each document whose group is not cut.
+        cuts: The groups that are cut.
     """
     splits = splits.copy()
     split_before: dict[int, int] = {}
@@ -315,59 +226,3 @@ def _pieces(
         np.insert(splits, documents, [split_before[p] for p in places.tolist()]),
         np.insert(np.zeros(len(ends), dtype=bool), documents, True),
     )
-
-
-def write_splits(
-    tokens: TokenIds,
-    assignment: Assignment,
-    directory: Path,
-    bytes_of_token: NDArray[np.int64],
-    end_of_text_id: int,
-) -> dict[str, Part]:
-    """Copy each piece to the file of its split, in the order of the corpus.
-
-    A piece whose document continues gets an end of text of its own: nothing runs from
-    it into what its split holds next.
-
-    Args:
-        tokens: The token ids of all documents, one after another.
-        assignment: What goes where.
-        directory: Where train.bin, validation.bin and test.bin are written.
-        bytes_of_token: How many bytes of text each token id stands for.
-        end_of_text_id: The token id of `<|endoftext|>`.
-
-    Returns:
-        What each split holds; a part of a document counts as one.
-    """
-    num_tokens, num_bytes = [0] * len(SPLITS), [0] * len(SPLITS)
-    splits = assignment.splits
-    last_of_run = np.append(np.flatnonzero(np.diff(splits)), len(splits) - 1)
-    end_of_text = np.array([end_of_text_id], dtype=tokens.dtype)
-    with ExitStack() as stack:
-        files = [
-            stack.enter_context((directory / f"{name}.bin").open("wb"))
-            for name in SPLITS
-        ]
-        start = 0
-        for split, end, is_cut in zip(
-            splits[last_of_run].tolist(),
-            assignment.ends[last_of_run].tolist(),
-            assignment.is_cut[last_of_run].tolist(),
-            strict=True,
-        ):
-            for first in range(start, end, TOKENS_AT_ONCE):
-                piece = tokens[first : min(first + TOKENS_AT_ONCE, end)]
-                files[split].write(piece.data)
-                num_tokens[split] += len(piece)
-                num_bytes[split] += int(bytes_of_token[piece].sum())
-            if is_cut:
-                files[split].write(end_of_text.data)
-                num_tokens[split] += 1
-            start = end
-    num_documents = np.bincount(splits, minlength=len(SPLITS)).tolist()
-    return {
-        name: Part(*counts)
-        for name, *counts in zip(
-            SPLITS, num_tokens, num_documents, num_bytes, strict=True
-        )
-    }

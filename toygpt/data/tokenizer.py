@@ -3,6 +3,18 @@
 Radford et al., 2019, "Language Models are Unsupervised Multitask Learners", section
 2.2. Frequent strings become one token; any text at all can be written, because the 256
 bytes are tokens too.
+
+>>> tokenizer = train_tokenizer([["low low low lower lowest"]], vocab_size=260)
+>>> encoding = tokenizer.encode("lowest é")
+>>> encoding.tokens
+['low', 'e', 's', 't', 'Ġ', 'Ã', '©']
+>>> encoding.ids
+[258, 69, 83, 84, 221, 128, 103]
+>>> tokenizer.decode(encoding.ids)
+'lowest é'
+
+A token is shown with one printable character for each byte: Ġ is a space, Ã and © are
+the two bytes of é.
 """
 
 import codecs
@@ -24,8 +36,8 @@ LONGEST_WORD = 1000
 LEARN_FROM = 100_000_000
 # Characters; the memory to encode a text grows with its length.
 LONGEST_PIECE = 1_000_000
-# GPT-2 joins a blank only to what comes after it, and a line feed to no word at all.
-BLANK_AFTER_WORD = re.compile("(?<=[!-~])[ \\n]")
+# GPT-2 joins a space only to the word after it, and a newline to no word at all.
+SPACE_AFTER_WORD = re.compile("(?<=[!-~])[ \\n]")
 
 
 def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer:
@@ -53,16 +65,16 @@ def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer
 
 
 def spread_sample(texts: Iterable[list[str]], num_bytes: int) -> Iterator[list[str]]:
-    """Yield texts of `LEARN_FROM` bytes, spread evenly over all; all, if they are less.
+    """Yield `LEARN_FROM` bytes of text, spread evenly over all; or all, if it is less.
 
     Args:
-        texts: All of them, in lists.
-        num_bytes: How long they are together.
+        texts: All texts, in lists.
+        num_bytes: Bytes of all texts together.
     """
     read = taken = 0
     for batch in texts:
         sample = []
-        for piece in chain.from_iterable(map(cut_before_blanks, batch)):
+        for piece in chain.from_iterable(map(cut_before_spaces, batch)):
             if taken * num_bytes <= read * LEARN_FROM or num_bytes <= LEARN_FROM:
                 sample.append(piece)
                 taken += len(piece.encode())
@@ -70,35 +82,35 @@ def spread_sample(texts: Iterable[list[str]], num_bytes: int) -> Iterator[list[s
         yield sample
 
 
-def cut_before_blanks(text: str) -> list[str]:
-    """Cut a long text into pieces, only where GPT-2 parts words in any case.
+def cut_before_spaces(text: str) -> list[str]:
+    """Cut a long text into pieces, only where GPT-2 cuts between words in any case.
 
-    So the words of the pieces are those of the text, and so are their tokens.
+    So the pieces have the words of the text, and its tokens.
     """
     pieces = []
     first = 0
     while len(text) - first > LONGEST_PIECE:
-        blank = BLANK_AFTER_WORD.search(text, first + LONGEST_PIECE)
-        if blank is None:
+        space = SPACE_AFTER_WORD.search(text, first + LONGEST_PIECE)
+        if space is None:
             break
-        pieces.append(text[first : blank.start()])
-        first = blank.start()
+        pieces.append(text[first : space.start()])
+        first = space.start()
     return [*pieces, text[first:]] if first else [text]
 
 
 def cuts_words_as_gpt2(tokenizer: Tokenizer) -> bool:
-    """Say whether a text falls into words in GPT-2's way, and in no other.
+    """Return whether a tokenizer cuts a text into words as GPT-2 does.
 
     Special tokens do not count: `treat_markers_as_text`.
     """
-    told = json.loads(tokenizer.to_str())
-    words = told["pre_tokenizer"] or {}
+    settings = json.loads(tokenizer.to_str())
+    words = settings["pre_tokenizer"] or {}
     return (
         tokenizer.encode_special_tokens
-        and told["normalizer"] is None
+        and settings["normalizer"] is None
         and (words.get("type"), words.get("add_prefix_space")) == ("ByteLevel", False)
         and words.get("use_regex", True)
-        and all(token["special"] for token in told["added_tokens"])
+        and all(token["special"] for token in settings["added_tokens"])
     )
 
 
@@ -107,7 +119,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path, *, end_of_text: str) -
     directory.mkdir(parents=True)
     tokenizer.model.save(str(directory))
     tokenizer.save(str(directory / "tokenizer.json"))
-    # GPT2Tokenizer cuts words in GPT-2's way, whatever tokenizer.json says.
+    # GPT2Tokenizer cuts words in GPT-2's way, and ignores tokenizer.json in that.
     words = tokenizer.pre_tokenizer
     is_gpt2 = isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex
     config = {
@@ -124,7 +136,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path, *, end_of_text: str) -
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Read a tokenizer that takes a literal `<|endoftext|>` in a text for plain text.
+    """Read a tokenizer to which a literal `<|endoftext|>` in a text is plain text.
 
     Raises:
         InputError: It is missing or damaged.
@@ -134,22 +146,26 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro tokenize`") from None
-    except Exception as error:  # what tokenizers raises has no class of its own
+    except Exception as error:  # tokenizers raises no class of its own
         raise InputError(f"{path} is damaged: {error}") from None
     treat_markers_as_text(tokenizer)
     return tokenizer
 
 
 def treat_markers_as_text(tokenizer: Tokenizer) -> None:
-    """Let nobody end a document by writing `<|endoftext|>` into it."""
+    """Read `<|endoftext|>` in a text as letters: it cannot end a document."""
     tokenizer.encode_special_tokens = True
 
 
 def decode_as_it_comes(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:
-    """Yield text as soon as it is certain; together it is that of all token ids.
+    """Yield the text of token ids piece by piece, each as soon as it is certain.
 
-    A token may end in the middle of a character: what there is of it is held back until
-    the rest has come. Special tokens are shown as they are called.
+    A token may end in the middle of a character: its first bytes are held back until
+    the rest has come. Special tokens are shown by their names.
+
+    >>> tokenizer = train_tokenizer([["aé"]], vocab_size=257)
+    >>> list(decode_as_it_comes(tokenizer, tokenizer.encode("aé").ids))
+    ['a', 'é']
     """
     pieces = bytes_of_tokens(tokenizer)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -167,9 +183,13 @@ def vocab_size_of(tokenizer: Tokenizer) -> int:
 
 
 def bytes_of_tokens(tokenizer: Tokenizer) -> list[bytes]:
-    """Return the bytes that each token id stands for; `<|endoftext|>` stands for none.
+    """Return the bytes that each token id stands for.
 
-    So do all special tokens: no text contains them.
+    Special tokens, `<|endoftext|>` among them, stand for no bytes: no text holds them.
+
+    >>> tokenizer = train_tokenizer([["low low"]], vocab_size=259)
+    >>> bytes_of_tokens(tokenizer)[-2:]
+    [b'lo', b'low']
     """
     byte_of_char = byte_alphabet()
     added = tokenizer.get_added_tokens_decoder()
@@ -187,7 +207,7 @@ def byte_alphabet() -> dict[str, int]:
 
     GPT-2 writes each byte as a printable character, so that vocab.json can be read:
     printable bytes as themselves, the others as the characters from 256 on
-    (`bytes_to_unicode` in GPT-2's encoder.py). This is the way back.
+    (`bytes_to_unicode` in GPT-2's encoder.py). This is the inverse.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toygpt.data.token_files import read_manifest
+from toygpt.data.manifest import read_manifest
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.doctor.leftovers import work_in
 from toygpt.pipeline import paths

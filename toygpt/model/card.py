@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toygpt.data.token_files import Manifest
+    from toygpt.data.manifest import Manifest
     from toygpt.pipeline.params import Params
 
 # Read by the hub (https://huggingface.co/docs/hub/model-cards) and by people.
