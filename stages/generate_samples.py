@@ -13,7 +13,7 @@ from toygpt.model.huggingface import weights_digest
 from toygpt.model.loading import load_model_and_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json, write_text
-from toygpt.pipeline.params import load_params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
 

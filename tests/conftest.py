@@ -50,10 +50,11 @@ LONGEST_FIRST = [
     "tests/test_pipeline.py",
     "tests/faults/test_train_faults.py",
     "tests/resuming/test_pipeline_resume.py",
-    "tests/data/test_hub_tokenizer.py",
+    "tests/cli/test_train.py",
     "tests/data/test_hub.py",
-    "tests/doctor/test_doctor.py",
-    "tests/cli/test_cli.py",
+    "tests/doctor/test_leftovers.py",
+    "tests/doctor/test_artifacts.py",
+    "tests/cli/test_generate.py",
 ]
 # Tests of half an hour, and of gigabytes: they run where `-m` names their marker.
 ON_REQUEST = ["chaos", "lm_eval"]

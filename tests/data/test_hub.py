@@ -35,7 +35,8 @@ from toygpt.data.corpus import DOCUMENTS_FILE, RawDocument
 from toygpt.data.hub import read_hub_dataset
 from toygpt.data.hub_client import MAX_TRIES, explain
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.params import HubDataset, load_params
+from toygpt.pipeline.params import HubDataset
+from toygpt.pipeline.params_file import load_params
 
 FIRST_FILE, SECOND_FILE = (f"train-0000{n}-of-00005.parquet" for n in range(2))
 TOKEN = "hf_" + "Secret" * 5  # in pieces: this file is among those searched for it

@@ -38,7 +38,7 @@ from toygpt.model.huggingface import load_config, load_model, save_model
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, new_file, write_text
-from toygpt.pipeline.params import load_params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 
 STAGES: dict[str, ModuleType] = {

@@ -23,7 +23,7 @@ from tests.faults.kills import (
     wait_until,
 )
 from tests.project import Workspace, tiny_project
-from toygpt.pipeline.params import read_yaml
+from toygpt.pipeline.params_file import read_yaml
 from toygpt.resuming.run_folder import RunFolder, list_run_folders
 from toygpt.tracking.record import RunInfo, all_infos
 
