@@ -108,8 +108,6 @@ def stage(task: Task, end_round: EndRound, *, optimizer: str, compiled: bool) ->
         decay_tokens=0,
         weight_decay=0.1,
         gradient_clip_norm=1.0,
-        dropout=0.0,
-        precision=task.precision,
         validate_every_tokens=steps * tokens_per_step,
         validation_tokens=tokens_per_step,
     )

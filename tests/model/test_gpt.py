@@ -21,8 +21,9 @@ from tests.tiny import (
 from toygpt.model.attention import ATTENTIONS
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss, sinusoidal_positions
 from toygpt.pipeline.params_file import load_params
+from toygpt.training.launch import launch
+from toygpt.training.loop import train
 from toygpt.training.report import Curves
-from toygpt.training.trainer import train
 
 PROJECT = Path(__file__).resolve().parents[2]
 GPT2_VOCAB_SIZE = 50_257
@@ -121,6 +122,7 @@ def test_random_tokens_cannot_be_predicted() -> None:
     curves = Curves(Nobody())
 
     outcome = train(
+        launch(runtime_params(), precision="32-true"),
         tiny_model(),
         random_text(20_000, seed=1),
         random_text(4_000, seed=2),
@@ -141,6 +143,7 @@ def test_twenty_steps_of_training_reach_a_known_loss() -> None:
     A change that is meant to leave training as it is must leave these numbers, too.
     """
     outcome = train(
+        launch(runtime_params(), precision="32-true"),
         tiny_model(num_layers=3),
         predictable_text(5_000, seed=1),
         predictable_text(1_000, seed=2),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,14 @@ from tests.tiny import (
     train_params,
 )
 from toygpt.data.batches import TrainingBatches
+from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.run_folder import open_run_folder
 from toygpt.resuming.signals import Interruption, Stopped
-from toygpt.training import trainer
-from toygpt.training.checkpoints import Checkpoints
+from toygpt.training import plan
+from toygpt.training.checkpointing import Checkpointing
+from toygpt.training.launch import launch, on_rank_zero
+from toygpt.training.loop import Outcome, train
 from toygpt.training.report import Curves
-from toygpt.training.trainer import Outcome, train
 
 STEPS = 10
 TOKENS_PER_STEP = 8 * BLOCK_SIZE
@@ -48,12 +51,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropout": {"optimizer": "muon", "dropout": 0.1},
     "accumulation": {"optimizer": "adamw", "micro_batch_size": 3, "dropout": 0.1},
     "bf16": {"optimizer": "muon", "precision": "bf16-mixed"},
+    "from scratch": {"optimizer": "muon", "attention": "from_scratch"},
+    "clipped": {"optimizer": "adamw", "gradient_clip_norm": 0.05},
     "even": {"optimizer": "adamw", "validate_every_tokens": 5 * TOKENS_PER_STEP},
 }
 
 
 class Result(NamedTuple):
-    """What came of a training: two are equal if each bit is."""
+    """The result of a training: two are equal if each bit is."""
 
     outcome: Outcome
     weights: list[bytes]
@@ -61,15 +66,13 @@ class Result(NamedTuple):
 
 
 class StopAt:
-    """A listener that sends a signal in the midst of a step, as `kill` does."""
+    """A logger that sends a signal in the midst of a step, as `kill` does."""
 
     def __init__(self, step: int | None) -> None:
         self.step = step
-        self.heard: dict[int, dict[str, float]] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Send it when the step is told."""
-        self.heard.setdefault(step, {}).update(metrics)
+        """Send it when the step is logged."""
         if step == self.step and "train_loss" in metrics:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -77,33 +80,39 @@ class StopAt:
 def trained(
     root: Path, *, stop_at: int | None = None, every: int | None = None, **changes: Any
 ) -> Result:
-    """Train, from the beginning or from where it stopped.
+    """Train, from the start or from the last checkpoint.
 
     Raises:
         Stopped: As was asked for.
     """
-    micro_batch_size = changes.pop("micro_batch_size", 64)
-    torch.manual_seed(random.randrange(2**32))  # whatever came before
-    model = tiny_model(dropout=changes.get("dropout", 0.0), num_layers=1)
     runtime = runtime_params(
-        micro_batch_size=micro_batch_size, checkpoint_every_steps=every
+        micro_batch_size=changes.pop("micro_batch_size", 64),
+        devices=changes.pop("devices", 1),
     )
-    curves = Curves(StopAt(stop_at))
-    with open_run_folder(root, {"variant": "any"}) as unfinished:
-        checkpoint = unfinished.best_checkpoint()
-        with Interruption() as interruption:
-            outcome = train(
-                model,
-                TRAIN_TEXT,
-                VALIDATION_TEXT,
-                params=train_params(**PARAMS | changes),
-                runtime=runtime,
-                seed=3,
-                curves=curves,
-                checkpoints=Checkpoints(unfinished, runtime, interruption),
-                resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
-            )
-        unfinished.remove()
+    params = train_params(**PARAMS | changes)
+    fabric = launch(runtime, precision=params.precision)
+    torch.manual_seed(random.randrange(2**32))  # as if other work had come before
+    model = tiny_model(dropout=params.dropout, attention=params.attention, num_layers=1)
+    curves = Curves(StopAt(stop_at) if fabric.is_global_zero else None)
+    with Interruption() as interruption, ExitStack() as stack:
+        folder = on_rank_zero(
+            fabric, lambda: stack.enter_context(open_run_folder(root, {}))
+        )
+        outcome = train(
+            fabric,
+            model,
+            TRAIN_TEXT,
+            VALIDATION_TEXT,
+            params=params,
+            runtime=runtime,
+            seed=3,
+            curves=curves,
+            checkpoints=Checkpointing(
+                folder, CheckpointSchedule(every, 1e9), interruption
+            ),
+        )
+        if folder is not None:
+            folder.remove()
     return Result(
         outcome,
         [bytes_of(weight) for weight in model.parameters()],
@@ -124,7 +133,7 @@ def stopped(root: Path, *, stop_at: int, **options: Any) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    """The result of each variant, if nothing comes between."""
+    """The result of each variant without an interruption."""
     root = tmp_path_factory.mktemp("uninterrupted")
     return {name: trained(root, **changes) for name, changes in VARIANTS.items()}
 
@@ -137,7 +146,7 @@ def test_the_variants_differ(uninterrupted: dict[str, Result]) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_training_stopped_after_any_step_goes_on_to_the_same_end(
+def test_a_training_stopped_after_any_step_resumes_to_the_same_end(
     tmp_path: Path, uninterrupted: dict[str, Result], variant: str
 ) -> None:
     for step in range(1, STEPS + 1):
@@ -159,10 +168,10 @@ def test_a_training_stopped_after_every_step_comes_to_the_same_end(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_training_stopped_now_and_then_comes_to_the_same_end(
+def test_a_training_stopped_four_times_comes_to_the_same_end(
     tmp_path: Path, uninterrupted: dict[str, Result], seed: int
 ) -> None:
-    """Other portions each time, too, which is what a machine short of memory needs."""
+    """Also with checkpoints between the interruptions."""
     schedule = random.Random(seed)
     variant = schedule.choice(list(VARIANTS))
     for step in sorted(schedule.sample(range(1, STEPS + 1), 4)):
@@ -175,7 +184,7 @@ def test_a_training_stopped_now_and_then_comes_to_the_same_end(
 def test_points_far_apart_are_means_of_steps_before_and_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "POINTS_PER_CURVE", 2)  # after steps 5 and 10
+    monkeypatch.setattr(plan, "POINTS_PER_CURVE", 2)  # after steps 5 and 10
     expected = trained(tmp_path)
     batch = TrainingBatches.batch
 
@@ -195,7 +204,7 @@ def test_points_far_apart_are_means_of_steps_before_and_after_an_interruption(
 
 @pytest.mark.parametrize(("before", "after"), [(64, 3), (3, 64), (2, 1)])
 @pytest.mark.parametrize("stop_at", [3, 4, 10])
-def test_a_training_goes_on_with_other_portions_and_the_same_batches(
+def test_a_training_resumes_with_other_micro_batches_and_the_same_batches(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     uninterrupted: dict[str, Result],
@@ -216,8 +225,8 @@ def test_a_training_goes_on_with_other_portions_and_the_same_batches(
 
     resumed = trained(tmp_path, optimizer="adamw", micro_batch_size=after)
 
-    portions = {64: 1, 3: 4, 2: 4, 1: 8}[after]
-    assert seen == [step for step in range(stop_at, STEPS) for _ in range(portions)]
+    per_step = {64: 1, 3: 4, 2: 4, 1: 8}[after]
+    assert seen == [step for step in range(stop_at, STEPS) for _ in range(per_step)]
     expected = uninterrupted["adamw"]
     assert [row["step"] for row in resumed.curves["validation"]] == [4, 8, 10]
     assert resumed.outcome.validation_loss == pytest.approx(
@@ -229,51 +238,40 @@ def test_a_training_goes_on_with_other_portions_and_the_same_batches(
         assert row == pytest.approx(same, rel=1e-3)
 
 
-def test_nobody_is_told_again_of_steps_before_the_checkpoint(tmp_path: Path) -> None:
+def test_steps_before_the_checkpoint_are_not_logged_again(tmp_path: Path) -> None:
     stopped(tmp_path, stop_at=4, optimizer="adamw")
-    heard: list[int] = []
+    logged: list[int] = []
 
     class Notes(StopAt):
         def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-            heard.append(step)
+            logged.append(step)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[__name__], "StopAt", Notes)
         trained(tmp_path, optimizer="adamw")
 
-    assert sorted(set(heard)) == [5, 6, 7, 8, 9, 10]
+    assert sorted(set(logged)) == [5, 6, 7, 8, 9, 10]
 
 
 def on_two_devices(folder: str, stop_at: str) -> None:
-    """Train on two devices, stopped by a signal to the first process alone."""
-    model = tiny_model(dropout=0.1, num_layers=1)
-    runtime = runtime_params(devices=2, micro_batch_size=2)
-    is_first = trainer.is_rank_zero()
-    step = int(stop_at) if is_first else None
-    with (
-        open_run_folder(Path(folder), {}, is_rank_zero=is_first) as unfinished,
-        Interruption() as interruption,
-    ):
-        checkpoint = unfinished.best_checkpoint()
-        train(
-            model,
-            TRAIN_TEXT,
-            VALIDATION_TEXT,
-            params=train_params(**PARAMS | {"optimizer": "muon", "dropout": 0.1}),
-            runtime=runtime,
-            seed=3,
-            curves=Curves(StopAt(step)),
-            checkpoints=Checkpoints(unfinished, runtime, interruption),
-            resume_from=unfinished.path_of(checkpoint) if checkpoint else None,
-        )
-        if is_first:
-            unfinished.remove()
-            torch.save(model.state_dict(), Path(folder) / "weights.pt")
+    """Train on two devices, stopped by a signal to rank zero alone."""
+    result = trained(
+        Path(folder),
+        stop_at=int(stop_at),
+        devices=2,
+        micro_batch_size=4,
+        optimizer="muon",
+    )
+    if os.environ["LOCAL_RANK"] == "0":
+        torch.save(result.weights, Path(folder) / "weights.pt")
 
 
-@pytest.mark.chaos
-def test_two_devices_stop_together_and_go_on_together(tmp_path: Path) -> None:
-    """The first one's exit code is 143; Lightning would kill it for the other's."""
+@pytest.mark.slow
+def test_two_devices_stop_together_and_resume_together(tmp_path: Path) -> None:
+    """With the weights of one process, which accumulates two micro-batches.
+
+    Rank zero's exit code is 143; Lightning would kill it for the other's.
+    """
     for name, stop_at in (("whole", 0), ("stopped", 4), ("stopped", 0)):
         folder = tmp_path / name
         ended = subprocess.run(
@@ -283,15 +281,16 @@ def test_two_devices_stop_together_and_go_on_together(tmp_path: Path) -> None:
             text=True,
             timeout=PATIENCE_SECONDS,
         )
-        kept = [path.name for path in folder.glob(".toygpt/*/*/*.ckpt")]
+        kept = {path.name for path in folder.glob(".toygpt/*/*/*.ckpt")}
         assert ended.returncode == (143 if stop_at else 0), ended.stderr
-        assert kept == (["step-4.ckpt"] if stop_at else [])
+        assert kept == ({"step-4.ckpt"} if stop_at else set())
 
     whole, resumed = (
         torch.load(tmp_path / name / "weights.pt", weights_only=True)
         for name in ("whole", "stopped")
     )
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    alone = trained(tmp_path, micro_batch_size=4, optimizer="muon")
+    assert whole == resumed == alone.weights
 
 
 if __name__ == "__main__":

@@ -1,184 +1,273 @@
-"""What the trackers lost, or never had, they are told from what DVC has."""
+"""A run counts as synced when the tracker confirms it, for `track` and the doctor."""
 
-import csv
-import json
+import hashlib
 import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.project import Workspace, tiny_project
-from tests.tracking.trackers import mlflow_client, mlflow_runs, wandb_runs
+from tests.project import PROJECT
+from tests.tracking.trackers import (
+    files_in,
+    mlflow_client,
+    mlflow_runs,
+    record_in,
+    run_in,
+    tracked_by,
+)
+from toygpt.cli import main
+from toygpt.doctor.finding import Finding
+from toygpt.doctor.trackers import check_trackers
+from toygpt.tracking.points import known_of
 from toygpt.tracking.record import Record, all_infos
 
-# Three minutes; `tests/test_pipeline.py` has the shortest of it.
-pytestmark = pytest.mark.chaos
+LOCK_WITH_EVALUATE = """
+schema: '2.0'
+stages:
+  train:
+    outs: [{path: models/toygpt, md5: 0.dir}]
+  evaluate:
+    deps: [{path: models/toygpt, md5: 0.dir}]
+"""
+LACKS_RESULTS = "mlflow: not all results of the run nano-python: python . track"
 
-OF_THE_TRACKERS = (".toygpt", "mlflow.db", "mlartifacts", "wandb")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Return a project with a commit, and an experiment that is another model.
-
-    What DVC has of them is in its remote, too, and the commits in another repository.
-    """
-    folder = tmp_path_factory.mktemp("track")
-    (folder / "project").mkdir()
-    project = tiny_project(folder / "project")
-    project.dvc("remote", "add", "--default", "store", str(folder / "store"))
-    project.set_params({"tracking.mlflow": False, "tracking.wandb": "disabled"})
-    project.commit("a remote")
-    project.dvc("repro")
-    project.commit("trained")
-    project.dvc(
-        "exp", "run", "--name", "one", "--set-param", "train.learning_rate=3e-3"
-    )
-    project.run("git", "checkout", "--force", "--quiet", ".")
-    project.dvc("checkout", "--force")
-    project.dvc("push")
-    origin = str(folder / "origin.git")
-    project.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", origin)
-    project.run("git", "remote", "add", "origin", origin)
-    project.run("git", "push", "--quiet", "origin", "main")
-    project.dvc("exp", "push", "origin", "one")
-    # Nothing of this was told to any tracker; from now on it is.
-    project.set_params({"tracking.mlflow": True, "tracking.wandb": "offline"})
-    return project
+pytestmark = pytest.mark.usefixtures("gives_up_soon")
 
 
 @pytest.fixture
-def project(trained: Workspace) -> Workspace:
-    """Return that project, of which the trackers know nothing."""
-    for name in OF_THE_TRACKERS:
-        path = trained.root / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return trained
-
-
-def track(
-    project: Workspace, *arguments: str, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Run `python . track`."""
-    return project.run("python", ".", "track", *arguments, check=check)
-
-
-def check_that_all_is_there(root: Path) -> None:
-    """Compare what the trackers have with what the pipeline left."""
-    runs = {run.info.run_name: run for run in mlflow_runs(root, "toygpt")}
-    assert sorted(runs) == ["nano-python-restored", "one"]
-    rates = {name: run.data.params["train.learning_rate"] for name, run in runs.items()}
-    assert {name: float(rate) for name, rate in rates.items()} == {
-        "nano-python-restored": 2e-3,
-        "one": 3e-3,
-    }
-    records = {info.name: Record(path) for path, info in all_infos(root)}
-    for name, run in runs.items():
-        assert run.info.status == "FINISHED"
-        assert run.data.metrics.keys() >= {"parameters", "steps", "test_loss"}
-        check_curves(root, run, records[name])
-        folder = Path(run.info.artifact_uri.removeprefix("file://"))
-        assert (folder / "model" / "model.safetensors").is_file()
-        assert (folder / "samples" / "samples.md").is_file()
-    restored = runs["nano-python-restored"]
-    for file in ("train.json", "evaluate.json"):
-        for key, value in json.loads((root / "metrics" / file).read_text()).items():
-            if key in restored.data.metrics and key not in {"train_loss"}:
-                assert restored.data.metrics[key] == pytest.approx(value, rel=1e-6)
-    with (root / "reports" / "train" / "validation.csv").open() as table:
-        rows = [
-            (int(row["step"]), float(row["validation_loss"]))
-            for row in csv.DictReader(table)
-        ]
-    points = mlflow_client(root).get_metric_history(
-        restored.info.run_id, "validation_loss"
+def project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project with a model whose training MLflow could not log."""
+    params = (PROJECT / "params.yaml").read_text()
+    (root / "params.yaml").write_text(
+        params.replace("wandb: offline", "wandb: disabled")
     )
-    assert sorted((point.step, point.value) for point in points) == rows
+    (root / "dvc.yaml").touch()
+    (root / "dvc.lock").write_text("{}")
+    model = root / "models" / "toygpt"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_text("weights")
+    monkeypatch.chdir(root)
+    with run_in(root, tracked_by(project="toygpt")) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.remember_weights(hashlib.sha256(b"weights").hexdigest())
+    record_in(root).update(trackers=["mlflow"])
+    return root
 
 
-def check_curves(root: Path, run: Any, record: Record) -> None:
-    """See each point of the curves once, in both trackers."""
-    expected = sorted(
-        (point.step, name, value)
-        for point in record.points
-        if point.step is not None
-        for name, value in point.metrics.items()
-    )
-    assert len(expected) > 10
-    client = mlflow_client(root)
-    in_mlflow = sorted(
-        (point.step, name, point.value)
-        for name in run.data.metrics
-        for point in client.get_metric_history(run.info.run_id, name)
-        if point.step
-    )
-    (told,) = [run for run in wandb_runs(root) if run.run_id == record.info.id]
-    in_wandb = sorted(
-        (row["step"], name, value)
-        for row in told.history
-        for name, value in row.items()
-        if name != "step"
-    )
-    assert in_mlflow == in_wandb == expected
-    assert told.exit_code == 0
-    assert told.summary["test_loss"] == run.data.metrics["test_loss"]
-    assert told.artifacts.keys() >= {f"model-{record.info.id}"}
+def track(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run `python . track`, and return its exit code, output and errors."""
+    capsys.readouterr()
+    code = main(["track"])
+    said = capsys.readouterr()
+    return code, said.out, said.err
 
 
-def test_what_was_trained_is_told_once_however_often_it_is_asked_for(
-    project: Workspace,
+def findings(root: Path, *, fix: bool = False) -> list[str]:
+    """Return the doctor's findings, and what they suggest; those left after a fix."""
+    found = []
+    for line in check_trackers(root):
+        match line:
+            case Finding(problem, command, fix_it):
+                found.append(f"{problem}: {command}")
+                if fix and fix_it is not None:
+                    fix_it()
+    return findings(root) if fix else found
+
+
+def sentences(root: Path) -> list[str]:
+    """Return what the doctor says of the runs where all is well."""
+    lines = [line for line in check_trackers(root) if isinstance(line, str)]
+    return [line for line in lines if " run" in line]
+
+
+def model_in_mlflow(root: Path) -> dict[str, str]:
+    """Return the files of the model that MLflow keeps of the only run."""
+    (run,) = mlflow_runs(root, "toygpt")
+    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
+    return files_in(folder / "model")
+
+
+WEIGHTS = {"model.safetensors": "weights"}
+SYNCED = (0, "synced: nano-python\n", "")
+
+
+def test_a_run_whose_files_mlflow_refuses_is_an_error_until_it_is_synced(
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = track(project)
-    second = track(project)
-    check_that_all_is_there(project.root)
-    (project.root / "mlflow.db").unlink()
-    shutil.rmtree(project.root / "wandb")
-    rebuilt = track(project, "--rebuild")
+    """There is a file in the place of MLflow's folder."""
+    (project / "mlartifacts").write_text("no folder")
 
-    assert sorted(first.stdout.splitlines()) == [
-        "synced: nano-python-restored",
-        "synced: one",
-    ]
-    assert second.stdout == "everything is synced\n"
-    assert sorted(rebuilt.stdout.splitlines()) == sorted(first.stdout.splitlines())
-    assert (first.stderr, second.stderr, rebuilt.stderr) == ("", "", "")
-    check_that_all_is_there(project.root)
+    code, output, errors = track(capsys)
+    (found,) = findings(project)
+    after_fix = findings(project, fix=True)  # the curves can be synced, the files not
+    (project / "mlartifacts").unlink()
+    accepted = track(capsys)
+
+    assert (code, output) == (1, "")
+    assert "File exists" in errors or "Not a directory" in errors
+    assert errors.splitlines()[-1] == "error: not synced with mlflow: nano-python"
+    assert found.endswith(": python . track")
+    assert after_fix == [LACKS_RESULTS]
+    assert accepted == SYNCED
+    assert findings(project) == []
+    assert model_in_mlflow(project) == WEIGHTS
+    assert sentences(project) == ["1 run, and mlflow has all of it"]
 
 
-def test_what_was_pulled_from_a_remote_is_told(
-    project: Workspace, tmp_path: Path
+def test_a_damaged_lock_file_is_an_error_in_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    origin = project.root.parent / "origin.git"
-    project.run("git", "clone", "--quiet", str(origin), str(tmp_path / "clone"))
-    clone = Workspace(tmp_path / "clone")
-    clone.environment["DVC_SITE_CACHE_DIR"] = str(tmp_path / "dvc-site-cache")
-    clone.dvc("pull")
-    clone.dvc("exp", "pull", "origin", "one")
-    clone.set_params({"tracking.mlflow": True, "tracking.wandb": "offline"})
+    assert track(capsys) == SYNCED
+    (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")
 
-    told = track(clone)
-
-    assert sorted(told.stdout.splitlines()) == [
-        "synced: nano-python-restored",
-        "synced: one",
-    ]
-    check_that_all_is_there(clone.root)
+    said = "error: dvc.lock is damaged: run `git checkout dvc.lock`\n"
+    assert track(capsys) == (2, "", said)
+    assert findings(project) == [], "of the trackers"
 
 
-@pytest.mark.parametrize(
-    ("revision", "message"),
-    [
-        ("nosuch", "error: unknown Git revision 'nosuch'"),
-        ("HEAD~1", "error: HEAD~1 has no models/toygpt/model.safetensors"),
-    ],
-)
-def test_a_revision_without_results_is_named(
-    project: Workspace, revision: str, message: str
+@pytest.mark.parametrize("lock", [LOCK_WITH_EVALUATE, None])
+def test_without_the_results_of_the_evaluation_the_model_is_synced(
+    project: Path, capsys: pytest.CaptureFixture[str], lock: str | None
 ) -> None:
-    answer = track(project, revision, check=False)
+    """Where metrics/evaluate.json was deleted, or dvc.lock."""
+    path = project / "dvc.lock"
+    path.write_text(lock) if lock else path.unlink()
 
-    assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.splitlines() == [message]
-    assert not (project.root / "mlflow.db").exists()
+    assert track(capsys) == SYNCED
+    assert model_in_mlflow(project) == WEIGHTS
+
+
+def test_a_run_without_the_results_of_its_evaluation_is_a_finding_until_it_has_them(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where DVC has restored them from its run cache."""
+    (project / "dvc.lock").write_text(LOCK_WITH_EVALUATE)
+    track(capsys)
+    before = findings(project)
+    (project / "metrics").mkdir()
+    (project / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+
+    found = findings(project)
+    accepted = track(capsys)
+
+    assert (before, found, accepted) == ([], [LACKS_RESULTS], SYNCED)
+    assert mlflow_runs(project, "toygpt")[0].data.metrics["test_loss"] == 2.5
+    assert findings(project) == []
+
+
+def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
+    project: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mlflow.db").write_bytes(empty_database.read_bytes())
+    client = mlflow_client(project)
+    location = (project / "mlartifacts" / "toygpt").as_uri()
+    experiment_id = client.create_experiment("toygpt", location)
+    client.delete_experiment(experiment_id)
+
+    code, output, errors = track(capsys)
+    (found,) = findings(project)
+    while_deleted = sentences(project)
+    client.restore_experiment(experiment_id)
+    accepted = track(capsys)
+
+    assert (code, output) == (1, "")
+    warning, error = errors.splitlines()
+    command = f"mlflow experiments restore --experiment-id {experiment_id}"
+    assert f"`MLFLOW_TRACKING_URI=sqlite:///mlflow.db {command}`" in warning
+    assert "another tracking.project in params.yaml" in warning
+    assert error == "error: not synced with mlflow: nano-python"
+    assert command in found
+    assert accepted == SYNCED
+    assert findings(project) == []
+    assert while_deleted == [], "MLflow has nothing, and no other tracker is wanted"
+
+
+def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
+    project: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the interface of `mlflow ui` creates it."""
+    (project / "mlflow.db").write_bytes(empty_database.read_bytes())
+    mlflow_client(project).create_experiment("toygpt", "mlflow-artifacts:/2")
+
+    refused, _, refusal = track(capsys)
+    (found,) = findings(project)
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
+    accepted, _, errors = track(capsys)
+
+    assert refused == 1
+    assert "choose another tracking.project" in refusal
+    assert "created by MLflow's server" in found
+    assert found.endswith(": ${EDITOR:-vi} params.yaml")
+    assert (accepted, errors) == (0, "")
+    assert findings(project) == []
+
+
+def test_the_doctor_corrects_locations_and_copies_files(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    track(capsys)
+    moved = project.rename(tmp_path / "moved")
+    project.mkdir()
+    (moved / "mlartifacts").rename(project / "mlartifacts")
+
+    (found,) = findings(moved)
+    fixed = findings(moved, fix=True)
+
+    assert f"mlflow.db points to {project / 'mlartifacts'}" in found
+    assert "The files of 1 run are there alone" in found
+    assert "python . doctor --fix" in found
+    assert fixed == []
+    assert model_in_mlflow(moved) == WEIGHTS
+
+
+def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As DVC restores them; earlier versions called each loss `loss`."""
+    shutil.rmtree(project / ".toygpt" / "runs")
+    report = project / "reports" / "train"
+    report.mkdir(parents=True)
+    (report / "train.csv").write_text("step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n")
+    (report / "validation.csv").write_text("step,loss\n2,2.75\n")
+    (project / "metrics").mkdir()
+    (project / "metrics" / "train.json").write_text('{"parameters": 123, "steps": 2}')
+    (project / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+
+    code, output, errors = track(capsys)
+    again = track(capsys)
+
+    (run,) = mlflow_runs(project, "toygpt")
+    assert (code, output, errors) == (0, f"synced: {run.info.run_name}\n", "")
+    assert again == (0, "everything is synced\n", "")
+    assert run.info.run_name.endswith("-restored")
+    assert run.info.status == "FINISHED"
+    (record,) = (Record(folder) for folder, _ in all_infos(project))
+    assert known_of(record.points) == {
+        (1, "train_loss"): 3.0,
+        (2, "train_loss"): 2.5,
+        (2, "speed"): 9.0,
+        (2, "validation_loss"): 2.75,
+        (None, "parameters"): 123.0,
+        (None, "steps"): 2.0,
+    }, "the evaluation may be of another model: dvc.lock does not say"
+    assert run.data.params["train.batch_size"] == str(
+        record.info.params["train.batch_size"]
+    )
+    assert run.data.tags["restored.from"] == "the workspace"
+    assert model_in_mlflow(project) == WEIGHTS
+
+
+@pytest.mark.parametrize("report", ["step\n1,", "no table\n1", None])
+def test_results_that_cannot_be_read_are_an_error_or_there_are_none(
+    project: Path, capsys: pytest.CaptureFixture[str], report: str | None
+) -> None:
+    shutil.rmtree(project / ".toygpt" / "runs")
+    (project / "reports" / "train").mkdir(parents=True)
+    if report is not None:
+        (project / "reports" / "train" / "train.csv").write_text(report)
+
+    code, _, errors = track(capsys)
+
+    expected = (0, "") if report is None else (2, "error: the results of the workspace")
+    assert (code, errors[: len(expected[1])]) == expected

@@ -1,142 +1,100 @@
-"""What a run remembers of where it ran."""
+"""A run's metadata says where it ran."""
 
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 
-from toygpt.model.device import device_name
+from toygpt.pipeline.git import git
 from toygpt.tracking.environment import describe_environment, run_name
 
-
-def git(repository: Path, *arguments: str) -> str:
-    """Run git, as somebody."""
-    somebody = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    answer = subprocess.run(
-        ["git", *somebody, *arguments],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return answer.stdout.strip()
+CODE_AND_RESULTS = ("module.py", "params.yaml", "dvc.lock", "metrics/train.json")
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a repository of one commit, in which we are."""
-    (tmp_path / "params.yaml").write_text("seed: 1\n")
-    (tmp_path / "module.py").write_text("")
-    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
-    (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics" / "train.json").write_text("{}\n")
+    """Return a repository of one commit, the working directory."""
+    for name in CODE_AND_RESULTS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "--quiet", "--message", "first")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    git(tmp_path, *identity, "commit", "--quiet", "--message", "first")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that git knows nothing of, in which we are."""
+    """Return a folder outside any repository, the working directory."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_versions_and_the_machine_are_told(no_repository: Path) -> None:
-    facts = describe_environment("a processor")
-
-    assert facts["python"] == platform.python_version()
-    for package in ("torch", "lightning", "transformers"):
-        assert facts[package] == version(package)
-    assert facts["device"] == device_name(torch.device("cpu")) != ""
-
-
-def test_the_commit_is_told(repository: Path) -> None:
-    facts = describe_environment("a processor")
-
-    assert facts["git.commit"] == git(repository, "rev-parse", "HEAD")
-    assert facts["git.dirty"] == "false"
+def test_metadata_has_versions_and_the_device(no_repository: Path) -> None:
+    assert describe_environment("a processor") == {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "lightning", "transformers")},
+        "device": "a processor",
+    }
 
 
-def test_changed_code_is_told(repository: Path) -> None:
-    (repository / "module.py").write_text("changed = True\n")
-
-    assert describe_environment("a processor")["git.dirty"] == "true"
-
-
-def test_a_new_file_is_told(repository: Path) -> None:
-    (repository / "new.py").write_text("")
-
-    assert describe_environment("a processor")["git.dirty"] == "true"
-
-
-def test_other_parameters_and_results_are_no_change_of_the_code(
-    repository: Path,
+@pytest.mark.parametrize(
+    ("changed", "is_dirty"),
+    [
+        ([], "false"),
+        (["module.py"], "true"),
+        (["new.py"], "true"),
+        # `dvc exp run -S` writes params.yaml; the stages and the user write the rest.
+        ([*CODE_AND_RESULTS[1:], "metrics/new.json", "texts/input.txt"], "false"),
+    ],
+)
+def test_metadata_has_the_commit_and_whether_the_code_differs(
+    repository: Path, changed: list[str], is_dirty: str
 ) -> None:
-    """Parameters are logged, and `dvc exp run -S` writes them into params.yaml."""
-    (repository / "params.yaml").write_text("seed: 2\n")
-    (repository / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    (repository / "metrics" / "train.json").write_text('{"loss": 1}\n')
-    (repository / "metrics" / "evaluate.json").write_text("{}\n")
-    (repository / "texts").mkdir()
-    (repository / "texts" / "input.txt").write_text("the user's own\n")
+    for name in changed:
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("changed\n")
 
-    assert describe_environment("a processor")["git.dirty"] == "false"
+    metadata = describe_environment("a processor")
 
-
-def test_without_a_repository_no_commit_is_told(no_repository: Path) -> None:
-    facts = describe_environment("a processor")
-
-    assert "git.commit" not in facts
-    assert "git.dirty" not in facts
+    assert metadata["git.commit"] == git(repository, "rev-parse", "HEAD")
+    assert metadata["git.dirty"] == is_dirty
 
 
-def test_a_repository_without_a_commit_has_none_to_tell(no_repository: Path) -> None:
+@pytest.mark.parametrize("lacks", ["a commit", "git"])
+def test_without_a_commit_metadata_has_none(
+    no_repository: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
     git(no_repository, "init", "--quiet")
+    if lacks == "git":
+        monkeypatch.setenv("PATH", str(no_repository))
 
-    assert "git.commit" not in describe_environment("a processor")
+    assert not {"git.commit", "git.dirty"} & describe_environment("a processor").keys()
     assert run_name("nano", "python") == "nano-python-no-commit"
 
 
-def test_without_git_no_commit_is_told(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(repository))
-
-    assert "git.commit" not in describe_environment("a processor")
-    assert run_name("nano", "python") == "nano-python-no-commit"
-
-
-def test_an_experiment_is_told(
+def test_metadata_has_the_experiment(
     no_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not [
-        name for name in describe_environment("a processor") if name.startswith("dvc.")
-    ]
-
     monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
 
-    facts = describe_environment("a processor")
-    assert facts["dvc.experiment"] == "plain-goat"
-    assert facts["dvc.baseline"] == "c0ffee"
+    metadata = describe_environment("a processor")
+
+    assert metadata["dvc.experiment"] == "plain-goat"
+    assert metadata["dvc.baseline"] == "c0ffee"
 
 
-def test_a_run_is_named_after_its_experiment(
+def test_a_run_is_named_after_its_experiment_or_after_what_is_trained(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commit = git(repository, "rev-parse", "--short", "HEAD")
+    assert run_name("nano", "python") == f"nano-python-{commit}"
+
     monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
 
     assert run_name("nano", "python") == "plain-goat"
-
-
-def test_elsewhere_a_run_is_named_after_what_is_trained(repository: Path) -> None:
-    commit = git(repository, "rev-parse", "--short", "HEAD")
-
-    assert run_name("nano", "python") == f"nano-python-{commit}"

@@ -1,19 +1,16 @@
-"""MLflow's files are in the project, wherever that is and whatever its name."""
+"""MLflow's files are in the project, wherever the project is."""
 
 import shutil
 import sqlite3
-import time
 from collections import OrderedDict
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 from tests.tracking.trackers import (
     RUN_ID,
-    give_database,
     mlflow_client,
     mlflow_files,
     mlflow_runs,
@@ -22,31 +19,27 @@ from tests.tracking.trackers import (
     tracked_by,
     warnings_on,
 )
-from toygpt.tracking.mlflow import model_from_mlflow
 from toygpt.tracking.mlflow_locations import (
     LOCATION_COLUMNS,
     correct_locations,
-    database_uri,
     foreign_locations,
 )
-from toygpt.tracking.run import bring_up_to_date
+from toygpt.tracking.mlflow_models import model_from_mlflow
+from toygpt.tracking.sync import bring_up_to_date
 
 TRACKING = tracked_by("mlflow")
 NAMES = ["a%20b", "a%2Fb", "what?", """# '"&=;:@[]+\\%ß"""]
 
 
 @pytest.fixture
-def project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(root: Path) -> Path:
     """Return a project with a run whose model MLflow keeps."""
-    root = give_database(tmp_path / "project", tmp_path_factory)
-    # As if it was created here.
-    set_location(root, (root / "mlartifacts" / "0").as_uri())
     train(root)
     return root
 
 
 def set_location(root: Path, location: str) -> None:
-    """Give all experiments a location."""
+    """Set the location of all experiments."""
     with sqlite3.connect(root / "mlflow.db") as connection:
         connection.execute("UPDATE experiments SET artifact_location = ?", [location])
 
@@ -63,7 +56,7 @@ def train(root: Path, run_id: str = RUN_ID, *, text: str = "{}") -> Any:
 
 
 def locations(root: Path) -> set[str]:
-    """Return all locations that the database has."""
+    """Return all locations in the database."""
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         return {
             location
@@ -74,40 +67,39 @@ def locations(root: Path) -> set[str]:
 
 
 def model_of(root: Path, address: str) -> str:
-    """Return what a model holds that MLflow keeps."""
+    """Return the text of a model that MLflow keeps."""
     with model_from_mlflow(address, root=root) as directory:
         return (directory / "config.json").read_text()
 
 
-def test_after_a_move_new_files_go_here_and_old_ones_are_found(
+def test_after_a_move_old_models_are_found_and_new_files_are_here(
     project: Path, tmp_path: Path
 ) -> None:
     (old,) = mlflow_runs(project)
-    moved = project.rename(tmp_path / "moved")
-
-    new = train(moved, "2", text="[]")
-
-    assert mlflow_files(moved, new) == {"model/config.json": "[]"}
-    assert not project.exists()
-    assert model_of(moved, f"runs:/{old.info.run_id}/model") == "{}"
-    assert all(uri.startswith(f"{moved.as_uri()}/") for uri in locations(moved))
-    shown = mlflow_client(moved).list_artifacts(old.info.run_id, "model")
-    assert [file.path for file in shown] == ["model/config.json"]
-
-
-@pytest.mark.parametrize("address", ["runs:/RUN/model", "models:/toy/1"])
-def test_after_a_move_a_model_is_found_before_anything_was_trained(
-    project: Path, tmp_path: Path, address: str
-) -> None:
-    (run,) = mlflow_runs(project)
     client = mlflow_client(project)
     client.create_registered_model("toy")
-    source = f"{run.info.artifact_uri}/model"
-    client.create_model_version("toy", source=source, run_id=run.info.run_id)
+    source = f"{old.info.artifact_uri}/model"
+    client.create_model_version("toy", source=source, run_id=old.info.run_id)
+    chosen = {"s3://bucket/mlartifacts/toy", (tmp_path / "store" / "mine").as_uri()}
+    for number, location in enumerate(chosen):
+        client.create_experiment(f"mine-{number}", location)
     moved = project.rename(tmp_path / "moved")
 
-    assert model_of(moved, address.replace("RUN", run.info.run_id)) == "{}"
+    found = [
+        model_of(moved, address)
+        for address in (f"runs:/{old.info.run_id}/model", "models:/toy/1")
+    ]
+    new = train(moved, "2", text="[]")
+
+    assert found == ["{}", "{}"], "before anything was trained"
+    assert mlflow_files(moved, new) == {"model/config.json": "[]"}
     assert not project.exists()
+    elsewhere = {
+        uri for uri in locations(moved) if not uri.startswith(f"{moved.as_uri()}/")
+    }
+    assert elsewhere == chosen, "locations that the user chose stay"
+    shown = mlflow_client(moved).list_artifacts(old.info.run_id, "model")
+    assert [file.path for file in shown] == ["model/config.json"]
 
 
 def test_a_copy_and_its_original_each_keep_their_own(
@@ -130,28 +122,27 @@ def test_a_copy_and_its_original_each_keep_their_own(
     assert new.info.run_id not in str(list((project / "mlartifacts").rglob("*")))
 
 
-def test_a_location_that_the_user_chose_stays(project: Path, tmp_path: Path) -> None:
-    chosen = {"s3://bucket/mlartifacts/toy", (tmp_path / "store" / "mine").as_uri()}
-    for number, location in enumerate(chosen):
-        mlflow_client(project).create_experiment(f"mine-{number}", location)
-    moved = project.rename(tmp_path / "moved")
+@pytest.fixture
+def copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the project without the files that MLflow keeps."""
+    from mlflow.tracking._tracking_service import utils as mlflow_utils
 
-    train(moved, "2")
-
-    assert chosen < locations(moved)
+    # As in another process: MLflow remembers where it put the files of a run.
+    monkeypatch.setattr(mlflow_utils, "_artifact_repos_cache", OrderedDict())
+    ignored = shutil.ignore_patterns("mlartifacts")
+    return Path(shutil.copytree(project, tmp_path / "copy", ignore=ignored))
 
 
 def test_files_that_exist_at_the_old_place_alone_are_found_there_and_can_be_copied(
-    project: Path, tmp_path: Path
+    project: Path, copy: Path
 ) -> None:
     (old,) = mlflow_runs(project)
-    copy = tmp_path / "copy"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("mlartifacts"))
+    address = f"runs:/{old.info.run_id}/model"
 
     new = train(copy, "2")
 
     assert mlflow_files(copy, new) == {"model/config.json": "{}"}
-    assert model_of(copy, f"runs:/{old.info.run_id}/model") == "{}"
+    assert model_of(copy, address) == "{}"
     assert not mlflow_files(copy, old)
 
     correct_locations(copy, foreign_locations(copy), copying=True)
@@ -159,17 +150,13 @@ def test_files_that_exist_at_the_old_place_alone_are_found_there_and_can_be_copi
     assert foreign_locations(copy) == []
     assert mlflow_files(copy, old) == mlflow_files(project, old)
     shutil.rmtree(project)
-    assert model_of(copy, f"runs:/{old.info.run_id}/model") == "{}"
+    assert model_of(copy, address) == "{}"
 
 
-def test_a_run_whose_files_are_elsewhere_brings_them_when_it_gets_more(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_of_a_run_are_copied_from_elsewhere_when_it_gets_more(
+    project: Path, copy: Path
 ) -> None:
     (old,) = mlflow_runs(project)
-    # As in another process: MLflow remembers where it put the files of a run.
-    monkeypatch.setattr(mlflow_utils, "_artifact_repos_cache", OrderedDict())
-    copy = tmp_path / "copy"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("mlartifacts"))
 
     with run_in(copy, TRACKING) as run:
         run.log_directory(copy / "models", name="samples")
@@ -183,15 +170,12 @@ def test_a_run_whose_files_are_elsewhere_brings_them_when_it_gets_more(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_may_have_any_name(
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """The neighbours have the names that the folder's would be decoded, or cut, to."""
-    root = give_database(tmp_path / "home" / name, tmp_path_factory)
+    root = root.rename(tmp_path / name)
     for neighbour in ("a b", "a", "what", "a%2520b"):
-        (tmp_path / "home" / neighbour).mkdir(exist_ok=True)
+        (tmp_path / neighbour).mkdir()
     before = {path for path in tmp_path.rglob("*") if root not in path.parents}
 
     run = train(root)
@@ -201,38 +185,6 @@ def test_a_folder_may_have_any_name(
     after = {path for path in tmp_path.rglob("*") if root not in path.parents}
     assert after == before
     assert warnings_on(capsys) == []
-
-
-def test_a_path_that_no_database_can_have_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="needs a path in UTF-8"):
-        database_uri(tmp_path / "caf\udce9" / "mlflow.db")
-
-
-def test_of_a_deleted_experiment_one_warning_says_what_helps(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    client = mlflow_client(project)
-    experiment_id = client.get_experiment_by_name("toy").experiment_id
-    client.delete_experiment(experiment_id)
-
-    started = time.monotonic()
-    with run_in(project, TRACKING, run_id="2", name="later") as run:
-        run.log_metrics({"loss": 1.0}, step=1)
-        run.log_metrics({"loss": 0.5}, step=2)
-    waited = time.monotonic() - started
-    (warning,) = warnings_on(capsys)
-    while_deleted = bring_up_to_date(TRACKING, project)
-    client.restore_experiment(experiment_id)
-    restored = bring_up_to_date(TRACKING, project)
-
-    assert (
-        "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow experiments restore" in warning
-    )
-    assert f"--experiment-id {experiment_id}`" in warning
-    assert "another tracking.project in params.yaml" in warning
-    assert waited < 8, "no second try: it cannot help"
-    assert (while_deleted, restored) == ([], ["later"])
-    assert len(record_in(project, "2").points) == 2
 
 
 @pytest.mark.parametrize("reason", ["deleted", "the server's"])
@@ -252,19 +204,6 @@ def test_runs_of_an_unusable_experiment_are_left_alone_once_another_is_chosen(
     synced = bring_up_to_date(tracked_by("mlflow", project="another"), project)
 
     assert warnings_on(capsys) == []
-    assert not record_in(project, "1").info.told["mlflow"].is_wanted
+    assert not record_in(project, "1").info.synced["mlflow"].is_wanted
     assert len(synced) == 1
     assert len(mlflow_runs(project, "another")) == 1
-
-
-def test_an_experiment_whose_files_are_the_servers_is_named(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As the interface of `mlflow ui` creates it."""
-    mlflow_client(project).create_experiment("mine", "mlflow-artifacts:/2")
-
-    with run_in(project, tracked_by("mlflow", project="mine"), run_id="2"):
-        pass
-
-    (warning,) = warnings_on(capsys)
-    assert "choose another tracking.project" in warning

@@ -1,219 +1,183 @@
-"""`python . track` says that a run is synced when the trackers have confirmed it."""
+"""What a tracker missed is synced later, of all runs that show there."""
 
-import hashlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.project import PROJECT
+from tests.tracking.service import Connection, Service, raising
 from tests.tracking.trackers import (
-    give_database,
-    mlflow_client,
-    mlflow_runs,
+    RUN_ID,
+    new_record,
     record_in,
     run_in,
     tracked_by,
+    warnings_on,
 )
-from toygpt.cli import main
-from toygpt.doctor.finding import Finding
-from toygpt.doctor.trackers import check_trackers
-from toygpt.tracking import courier as couriers
+from toygpt.tracking import sync
+from toygpt.tracking.record import RunInfo
+from toygpt.tracking.sync import bring_up_to_date, forget_lost, sync_run
 
-TRACKING = tracked_by("mlflow", project="toygpt")
+NONE = tracked_by()
+MLFLOW = tracked_by("mlflow")
 
 
-@pytest.fixture
-def root(
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """Return a project with a model whose training MLflow could not log."""
-    root = give_database(tmp_path / "project", tmp_path_factory)
-    params = (PROJECT / "params.yaml").read_text()
-    (root / "params.yaml").write_text(
-        params.replace("wandb: offline", "wandb: disabled")
-    )
-    (root / "dvc.yaml").touch()
-    (root / "dvc.lock").write_text("{}")
-    model = root / "models" / "toygpt"
-    model.mkdir(parents=True)
-    (model / "model.safetensors").write_text("weights")
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.3)
-    with run_in(root, tracked_by(project="toygpt")) as run:
+def finish(root: Path, run_id: str = RUN_ID) -> None:
+    """Train without trackers, and want MLflow afterwards."""
+    with run_in(root, NONE, run_id=run_id, name=run_id) as run:
         run.log_metrics({"loss": 1.0}, step=1)
-        run.remember_weights(hashlib.sha256(b"weights").hexdigest())
-    record_in(root).update(trackers=["mlflow"])
-    return root
+    record_in(root, run_id).update(trackers=["mlflow"])
 
 
-def lines_on_runs(root: Path) -> list[str]:
-    """Return what the doctor says of the runs where they are all synced."""
-    lines = [line for line in check_trackers(root) if isinstance(line, str)]
-    return [line for line in lines if " run" in line]
-
-
-def findings(root: Path, *, fix: bool = False) -> list[str]:
-    """Return what the doctor finds at the trackers, after it fixed what it can."""
-    found = [line for line in check_trackers(root) if isinstance(line, Finding)]
-    if fix:
-        for finding in found:
-            if finding.mend is not None:
-                finding.mend()
-        return findings(root)
-    return [f"{finding.problem}: {finding.remedy}" for finding in found]
-
-
-def test_what_mlflow_refuses_is_an_error_until_it_is_synced(
-    root: Path, capsys: pytest.CaptureFixture[str]
+def test_trackers_open_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the files of runs belong there is a file."""
-    (root / "mlartifacts").write_text("no folder")
+    """At once they would wait for each other's imports."""
+    events: list[str] = []
 
-    refused = main(["track"])
-    said = capsys.readouterr()
-    found = findings(root)
-    after_fix = findings(root, fix=True)  # the curves can be synced, the files cannot
-    (root / "mlartifacts").unlink()
-    accepted = main(["track"])
-    then = capsys.readouterr()
+    def opener(name: str) -> Callable[..., Connection]:
+        def open_slowly(*_: object) -> Connection:
+            events.append(f"{name} opens")
+            time.sleep(0.05)
+            events.append(f"{name} is open")
+            return Service().open()
 
-    assert (refused, said.out) == (1, "")
-    assert "File exists" in said.err or "Not a directory" in said.err
-    assert said.err.splitlines()[-1] == "error: not synced with mlflow: nano-python"
-    assert "python . track" in found[0]
-    assert after_fix == [
-        "mlflow: not all results of the run nano-python: python . track"
+        return open_slowly
+
+    for name in ("mlflow", "wandb"):
+        monkeypatch.setitem(sync.OPEN, name, opener(name))
+    with run_in(tmp_path, tracked_by("mlflow", "wandb")):
+        pass
+
+    assert events == [
+        f"{name} {what}"
+        for name in ("mlflow", "wandb")
+        for what in ("opens", "is open")
     ]
-    assert (accepted, then.out, then.err) == (0, "synced: nano-python\n", "")
-    assert findings(root) == []
-    (run,) = mlflow_runs(root, "toygpt")
-    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
-    assert (folder / "model" / "model.safetensors").read_text() == "weights"
 
 
-def test_a_damaged_lock_file_is_an_error_in_one_line(
-    root: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_whose_process_is_gone_is_ended_and_synced_once(
+    tmp_path: Path, service: Service
 ) -> None:
-    assert main(["track"]) == 0
-    capsys.readouterr()
-    (root / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")
+    finish(tmp_path)
+    record_in(tmp_path).update(status="RUNNING")
 
-    refused = main(["track"])
+    synced = bring_up_to_date(MLFLOW, tmp_path)
+    again = bring_up_to_date(MLFLOW, tmp_path)
 
-    said = "error: dvc.lock is damaged: run `git checkout dvc.lock`\n"
-    assert (refused, *capsys.readouterr()) == (2, "", said)
-    assert findings(root) == []  # of the trackers
-
-
-LOCK_WITH_EVALUATE = """
-schema: '2.0'
-stages:
-  train:
-    outs: [{path: models/toygpt, md5: 0.dir}]
-  evaluate:
-    deps: [{path: models/toygpt, md5: 0.dir}]
-"""
+    info, (point,) = record_in(tmp_path).info, record_in(tmp_path).points
+    assert (synced, again) == ([RUN_ID], [])
+    assert (info.status, info.reason) == ("KILLED", "its process is gone")
+    assert info.ended == point.time
+    assert (service.statuses, service.opened) == (["KILLED"], [RUN_ID])
+    assert service.points == [(1, "loss", 1.0)]
 
 
-@pytest.mark.parametrize("lock", [LOCK_WITH_EVALUATE, None])
-def test_without_the_results_of_the_evaluation_the_model_is_synced(
-    root: Path, capsys: pytest.CaptureFixture[str], lock: str | None
+def test_a_run_that_a_process_is_writing_is_left_alone(
+    tmp_path: Path, service: Service
 ) -> None:
-    """Where metrics/evaluate.json was deleted, or dvc.lock."""
-    (root / "dvc.lock").write_text(lock) if lock else (root / "dvc.lock").unlink()
+    record = new_record(tmp_path)
 
-    assert main(["track"]) == 0
+    with record.locked():
+        synced = bring_up_to_date(MLFLOW, tmp_path)
 
-    assert capsys.readouterr().out == "synced: nano-python\n"
-    (run,) = mlflow_runs(root, "toygpt")
-    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
-    assert (folder / "model" / "model.safetensors").read_text() == "weights"
+    assert (synced, service.opened) == ([], [])
+    assert record_in(tmp_path).info.status == "RUNNING"
 
 
-def test_the_doctor_names_a_run_without_the_results_of_its_evaluation(
-    root: Path,
+def test_a_tracker_that_is_muted_on_the_way_is_synced_later(
+    tmp_path: Path, service: Service
 ) -> None:
-    """As where DVC has restored them from its run cache."""
-    (root / "dvc.lock").write_text(LOCK_WITH_EVALUATE)
-    assert main(["track"]) == 0
-    assert findings(root) == []
-    (root / "metrics").mkdir()
-    (root / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+    with pytest.raises(KeyboardInterrupt), run_in(tmp_path, MLFLOW) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        raise KeyboardInterrupt
+    with run_in(tmp_path, NONE) as run:
+        run.log_metrics({"loss": 0.5}, step=2)
+    muted = list(service.points)
 
-    found = findings(root)
-    assert main(["track"]) == 0
+    synced = bring_up_to_date(MLFLOW, tmp_path)
 
-    assert found == ["mlflow: not all results of the run nano-python: python . track"]
-    assert mlflow_runs(root, "toygpt")[0].data.metrics["test_loss"] == 2.5
-    assert findings(root) == []
+    assert muted == [(1, "loss", 1.0)]
+    assert synced == ["nano-python"]
+    assert service.points == [(1, "loss", 1.0), (2, "loss", 0.5)]
+    assert service.statuses == ["KILLED", "FINISHED"]
 
 
-def test_a_deleted_experiment_is_an_error_with_the_command_that_helps(
-    root: Path, capsys: pytest.CaptureFixture[str]
+def test_one_damaged_record_is_named_and_stops_no_other(
+    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = mlflow_client(root)
-    experiment_id = client.create_experiment(
-        "toygpt", (root / "mlartifacts" / "toygpt").as_uri()
-    )
-    client.delete_experiment(experiment_id)
+    for run_id in ("1", "2", "3"):
+        finish(tmp_path, run_id)
+    (record_in(tmp_path, "2").folder / "metrics.jsonl").write_text("no point\n" * 2)
 
-    refused = main(["track"])
-    said = capsys.readouterr()
-    (found,) = findings(root)
-    while_deleted = lines_on_runs(root)
-    client.restore_experiment(experiment_id)
-    accepted = main(["track"])
+    synced = bring_up_to_date(MLFLOW, tmp_path)
 
-    assert (refused, said.out) == (1, "")
-    assert "mlflow experiments restore" in said.err
-    assert said.err.splitlines()[-1] == "error: not synced with mlflow: nano-python"
-    assert f"mlflow experiments restore --experiment-id {experiment_id}" in found
-    assert accepted == 0
-    assert capsys.readouterr().out == "synced: nano-python\n"
-    assert findings(root) == []
-    assert while_deleted == [], "MLflow has nothing, and no other tracker is wanted"
-    assert lines_on_runs(root) == ["1 run, and mlflow has all of it"]
+    assert synced == service.opened == ["3", "1"]
+    (warning,) = warnings_on(capsys)
+    assert warning.startswith("warning: the training 2 is left as it is: ")
+    assert "metrics.jsonl is damaged" in warning
 
 
-def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
-    root: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("gives_up_soon")
+def test_of_a_tracker_that_fails_the_user_is_warned_once_however_many_runs_wait(
+    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the interface of `mlflow ui` creates it."""
-    mlflow_client(root).create_experiment("toygpt", "mlflow-artifacts:/2")
+    for run_id in ("1", "2", "3"):
+        finish(tmp_path, run_id)
+    service.fail("open", *[raising(OSError("no entry"))] * 99)
 
-    refused = main(["track"])
-    (found,) = findings(root)
-    params = root / "params.yaml"
-    params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
-    capsys.readouterr()
-    accepted = main(["track"])
+    with run_in(tmp_path, MLFLOW, run_id="4"):
+        pass
+    at_start = warnings_on(capsys)
+    synced = bring_up_to_date(MLFLOW, tmp_path)
 
-    assert refused == 1
-    assert "created by MLflow's server" in found
-    assert found.endswith(": ${EDITOR:-vi} params.yaml")
-    assert (accepted, capsys.readouterr().err) == (0, "")
-    assert findings(root) == []
+    assert set(service.opened) == {"3", "4"}, "it was tried with one of the three"
+    assert len(at_start) == 1
+    assert synced == []
+    assert len(warnings_on(capsys)) == 1
 
 
-def test_the_doctor_corrects_locations_and_brings_files(
-    root: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("known", "is_lost"),
+    [
+        (None, True),
+        ({}, True),
+        ({(1, "loss"): 1.0}, False),
+        ({(1, "loss"): 1.0, (2, "loss"): 1.0}, False),
+    ],
+)
+def test_a_run_that_a_tracker_lost_is_synced_again(
+    tmp_path: Path,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    known: dict[tuple[int, str], float] | None,
+    is_lost: bool,
 ) -> None:
-    assert main(["track"]) == 0
-    (run,) = mlflow_runs(root, "toygpt")
-    moved = root.rename(tmp_path / "moved")
-    (moved / "mlartifacts").rename(tmp_path / "mlartifacts")
-    root.mkdir()
-    (tmp_path / "mlartifacts").rename(root / "mlartifacts")
+    def look_up(info: RunInfo, _: Path) -> dict[tuple[int, str], float] | None:
+        return known
 
-    (found,) = findings(moved)
-    fixed = findings(moved, fix=True)
+    with run_in(tmp_path, MLFLOW) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.log_metrics({"parameters": 123.0})  # results are not looked up
+    monkeypatch.setitem(sync.LOOK_UP, "mlflow", look_up)
 
-    assert f"mlflow.db points to {root / 'mlartifacts'}" in found
-    assert "The files of 1 run are there alone" in found
-    assert "python . doctor --fix" in found
-    assert fixed == []
-    folder = moved / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
-    assert (folder / "model" / "model.safetensors").read_text() == "weights"
+    unnoticed = bring_up_to_date(MLFLOW, tmp_path)
+    lost = forget_lost(MLFLOW, tmp_path)
+    synced = bring_up_to_date(MLFLOW, tmp_path)
+
+    assert unnoticed == []
+    assert lost == ({RUN_ID} if is_lost else set())
+    assert synced == (["nano-python"] if is_lost else [])
+
+
+def test_a_run_is_synced_with_its_directories(tmp_path: Path, service: Service) -> None:
+    finish(tmp_path)
+    record = record_in(tmp_path)
+    record.update(status="RUNNING")
+
+    sync_run(record, MLFLOW, tmp_path, {"model": tmp_path})
+
+    assert service.directories == ["model"]
+    assert service.statuses == ["KILLED"], "its process is gone"
+    assert record_in(tmp_path).info.synced["mlflow"].directories == ["model"]

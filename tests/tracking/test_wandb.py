@@ -1,85 +1,56 @@
-"""W&B shows what the record says, and its own process may die meanwhile."""
+"""W&B shows what the record has, even if W&B's own process dies meanwhile."""
 
-import os
+import atexit
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.faults.kills import is_gone, wait_until
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tracking.trackers import (
     RUN_ID,
     end_wandb,
+    log,
+    read_only,
     record_in,
     rows_of,
     run_in,
-    start,
     tracked_by,
-    until_it_says,
     wandb_core,
     wandb_rows,
     wandb_runs,
     warnings_on,
 )
-from toygpt.tracking import courier as couriers
+from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
-from toygpt.tracking.run import Run, bring_up_to_date
-from toygpt.tracking.wandb import points_on_disk
+from toygpt.tracking.sync import bring_up_to_date
+from toygpt.tracking.wandb import points_in_wandb
 
 TRACKING = tracked_by("wandb")
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a project of which nobody is logged in to W&B."""
-    for folder in ("home", "elsewhere", "root"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    wandb_tracker._warn_of_missing_key.cache_clear()
-    yield tmp_path / "root"
-    end_wandb()
-
-
-@pytest.fixture(autouse=True)
-def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(couriers, "LONGEST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
-
-
-@pytest.fixture
-def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the courier not wait for a tracker that fails to the end."""
-    monkeypatch.setattr(couriers, "PATIENCE_WITH_FAILURE_SECONDS", 0.5)
-
-
-def log(run: Run, steps: range) -> None:
-    """Log a point for each step, and see that nobody has to wait for that."""
-    for step in steps:
-        started = time.monotonic()
-        run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
-        assert time.monotonic() - started < 10, "as long as a busy disk takes"
+def root(wandb_root: Path) -> Path:
+    """Return a project whose user is not logged in to W&B."""
+    return wandb_root
 
 
 def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
     """Return the only warning."""
     (warning,) = warnings_on(capsys)
-    assert warning.startswith("warning: wandb does not take what it is told: ")
+    assert warning.startswith("warning: wandb cannot be synced: ")
     return warning
 
 
-def check_that_all_is_told(root: Path, num_steps: int) -> None:
-    """See each point once, and the run's end."""
+def check_that_it_is_synced(root: Path, num_steps: int) -> None:
+    """Check that W&B has each point once, and the run's end."""
     expected = rows_of(record_in(root))
     assert len(expected) == 2 * num_steps
     assert wandb_rows(root) == expected
@@ -87,11 +58,12 @@ def check_that_all_is_told(root: Path, num_steps: int) -> None:
     assert (last.run_id, last.exit_code) == (RUN_ID, 0)
     assert last.config == {"seed": 7, "device": "abacus"}
     assert last.summary["parameters"] == 123.0
-    record = record_in(root)
-    assert record.info.untold(["wandb"], len(record.points)) == []
+    assert record_in(root).unsynced(["wandb"]) == []
 
 
-def test_wandb_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
+def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
+    root: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
 
@@ -99,101 +71,79 @@ def test_wandb_holds_all_that_it_was_told(root: Path, tmp_path: Path) -> None:
         root,
         tracked_by("wandb", tags={"mood": "good"}),
         params={"seed": 7, "train.learning_rate": 1e-3},
-        facts={"git.commit": "c0ffee"},
+        metadata={"git.commit": "c0ffee"},
     ) as run:
         run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
         run.log_metrics({"loss": 2.0}, step=10)
         run.log_metrics({"parameters": 123.0})
         run.log_directory(tmp_path / "model", name="model")
 
-    (told,) = wandb_runs(root)
-    assert (told.run_id, told.project, told.name) == (RUN_ID, "toy", "nano-python")
-    assert told.tags == ["mood: good"]
-    assert told.config == {
+    (found,) = wandb_runs(root)
+    assert (found.run_id, found.project, found.name) == (RUN_ID, "toy", "nano-python")
+    assert found.tags == ["mood: good"]
+    assert found.config == {
         "seed": 7,
         "train.learning_rate": 1e-3,
         "git.commit": "c0ffee",
     }
-    assert told.history == [
+    assert found.history == [
         {"loss": 3.0, "speed": 10.0, "step": 5},
         {"loss": 2.0, "step": 10},
     ]
-    assert told.summary["loss"] == 2.0
-    assert told.summary["parameters"] == 123.0
-    assert told.artifacts == {f"model-{RUN_ID}": {"config.json"}}
-    assert told.exit_code == 0
-    assert record_in(root).info.told["wandb"].directories == ["model"]
-
-
-def test_wandb_leaves_nothing_outside_the_folders_that_git_ignores(
-    root: Path, tmp_path: Path
-) -> None:
-    with run_in(root, TRACKING) as run:
-        run.log_metrics({"loss": 3.0}, step=5)
-        run.log_directory(PROJECT / "stages", name="model")
-
+    assert found.summary["loss"] == 2.0
+    assert found.summary["parameters"] == 123.0
+    assert found.artifacts == {f"model-{RUN_ID}": {"config.json"}}
+    assert found.exit_code == 0
+    assert record_in(root).info.synced["wandb"].directories == ["model"]
+    info = record_in(root).info
+    known = points_in_wandb(info, root) or {}
+    assert known.items() >= {(5, "loss"): 3.0, (10, "loss"): 2.0}.items()
     assert {path.name for path in root.iterdir()} == {"wandb", ".toygpt"}
     assert not list((tmp_path / "home").iterdir())
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-TRAINING = """
-import os, sys, time
-from pathlib import Path
-from tests.tracking.trackers import run_in, tracked_by
-
-root = Path(sys.argv[1])
-os.chdir(root)  # as a stage
-with run_in(root, tracked_by("wandb")) as run:
-    run.log_metrics({"loss": 1.5}, step=1)
-    print("open", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
-
-
-def test_temporary_files_are_in_the_project_and_go_with_the_next_run(
-    tmp_path: Path,
+def test_temporary_files_go_with_the_process_or_with_the_next(
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder is deep: a socket's path may have 107 bytes at most."""
-    root = tmp_path / ("deep" * 15) / ("folder" * 10)
-    temporary = root / ".toygpt" / "wandb" / "tmp"
-    system = tmp_path / "system"
-    for folder in (root, system):
-        folder.mkdir(parents=True)
-    variables = {"TMPDIR": str(system), "HOME": str(tmp_path)}
+    """A killed process leaves its folder, which nothing locks."""
+    leftover = root / ".toygpt" / "wandb" / "tmp" / ".toygpt.1.tmp"
+    (leftover / "wandb-1").mkdir(parents=True)
+    at_exit: list[Callable[[], object]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
 
-    killed = start(TRAINING, root, "60", variables=variables)
-    with until_it_says(killed, "open"):
-        sockets = list(temporary.glob(f"*/wandb-{killed.pid}-*/socket"))
-        made_meanwhile = list(system.iterdir())
-    left_behind = [path for folder in temporary.iterdir() for path in folder.iterdir()]
-    following = start(TRAINING, root, "0", variables=variables)
-    following.communicate(timeout=PATIENCE_SECONDS)
+    folder = wandb_tracker._temporary_folder(root)
+    found = list(leftover.parent.iterdir())
+    for end in at_exit:
+        end()
 
-    assert following.returncode == 0
-    assert len(sockets) == 1
-    assert left_behind, "it was killed"
-    assert made_meanwhile == list(system.iterdir()) == []
-    assert list(temporary.iterdir()) == []
-    assert not list(Path("/tmp").glob(f"wandb-{killed.pid}-*"))  # where W&B would go
+    assert found == [folder]
+    assert list(leftover.parent.iterdir()) == []
 
 
-def test_online_without_a_key_is_offline_and_says_so_once(
+@pytest.mark.slow
+def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Each end of a run ends W&B's process; the next run needs another."""
     tracking = tracked_by(wandb="online")
 
-    for run_id in ("1", "2"):
-        with run_in(root, tracking, run_id=run_id) as run:
-            run.log_metrics({"loss": 3.0}, step=5)
+    with run_in(root, tracking, run_id="1") as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+    with pytest.raises(ValueError), run_in(root, tracking, run_id="2") as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+        raise ValueError("it diverged")
 
     (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: wandb has no API key and keeps the run offline")
-    assert [told.run_id for told in wandb_runs(root)] == ["1", "2"]
-    assert all(told.history == [{"loss": 3.0, "step": 5}] for told in wandb_runs(root))
+    found = wandb_runs(root)
+    assert [(run.run_id, run.exit_code) for run in found] == [("1", 0), ("2", 1)]
+    assert all(run.history == [{"loss": 3.0, "step": 5}] for run in found)
+    assert found[1].config["reason"] == "it diverged"
 
 
-def test_what_wandb_missed_is_told_after_its_process_was_killed(
+@pytest.mark.slow
+def test_points_that_wandb_missed_are_synced_after_its_process_was_killed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with run_in(root, TRACKING) as run:
@@ -207,13 +157,14 @@ def test_what_wandb_missed_is_told_after_its_process_was_killed(
 
     warning_of(capsys)
     assert len(wandb_runs(root)) >= 2
-    check_that_all_is_told(root, 8)
+    check_that_it_is_synced(root, 8)
 
 
-def test_what_was_lost_with_its_process_at_the_end_is_told_again(
+@pytest.mark.slow
+def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All is told, nothing of it is on the disk yet, and there is no curve to miss."""
+    """Nothing of it is on the disk yet, and there is no curve to miss."""
     real_close = wandb_tracker.WandbTracker.close
     killed: list[psutil.Process] = []
 
@@ -234,14 +185,15 @@ def test_what_was_lost_with_its_process_at_the_end_is_told_again(
 
     assert killed
     warning_of(capsys)
-    check_that_all_is_told(root, 0)
+    check_that_it_is_synced(root, 0)
 
 
-def test_a_process_that_hangs_is_given_up_and_the_next_start_tells_the_rest(
+@pytest.mark.slow
+def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(couriers, "PATIENCE_SECONDS", 1.0)
+        patch.setattr(sync_worker, "PATIENCE_SECONDS", 0.5)
         with run_in(root, TRACKING) as run:
             log(run, range(1, 4))
             hanging = wandb_core()
@@ -250,101 +202,88 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_tells_the_rest(
             run.log_metrics({"parameters": 123.0})
             started = time.monotonic()
         waited = time.monotonic() - started
-    told = record_in(root).info
+    unsynced = record_in(root).unsynced(["wandb"])
     hanging.kill()
     wait_until(lambda: is_gone(hanging))
-    wait_until(lambda: not [it for it in threading.enumerate() if "courier" in it.name])
+    wait_until(
+        lambda: not [it for it in threading.enumerate() if "sync worker" in it.name]
+    )
     end_wandb()  # as if another process had started
 
     bring_up_to_date(TRACKING, root)
 
     assert waited < 10
     assert "it does not answer" in warning_of(capsys)
-    assert told.untold(["wandb"], 40) == ["wandb"]
-    check_that_all_is_told(root, 39)
+    assert unsynced == ["wandb"]
+    check_that_it_is_synced(root, 39)
 
 
-def test_a_folder_that_was_deleted_meanwhile_is_written_anew(
+@pytest.mark.slow
+def test_a_folder_that_was_deleted_meanwhile_is_written_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         wait_until(lambda: bool(list((root / "wandb").glob("*run-*/*.wandb"))))
-        # In one step: W&B's process may be making files in it.
+        # In one step: W&B's process may be creating files in it.
         shutil.rmtree((root / "wandb").rename(root / "deleted"))
         log(run, range(4, 6))
         run.log_metrics({"parameters": 123.0})
 
     warning_of(capsys)
-    check_that_all_is_told(root, 5)
+    check_that_it_is_synced(root, 5)
+
+
+@contextmanager
+def file_in_place_of(folder: Path) -> Iterator[None]:
+    """Put a file where the folder should be."""
+    folder.write_text("")
+    yield
+    folder.unlink()
+
+
+@contextmanager
+def read_only_folder(folder: Path) -> Iterator[None]:
+    """Make the folder, read-only."""
+    folder.mkdir()
+    with read_only(folder):
+        yield
+
+
+@contextmanager
+def without_wandb(_: Path) -> Iterator[None]:
+    """Make W&B's package impossible to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        yield
 
 
 @pytest.mark.usefixtures("gives_up_soon")
-def test_a_folder_that_cannot_be_made_is_told_later(
-    root: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (file_in_place_of, "File exists"),
+        (
+            read_only_folder,
+            "cannot be written",
+        ),  # W&B would write to the temporary folder
+        (without_wandb, "wandb"),
+    ],
+)
+def test_a_run_that_wandb_could_not_have_is_synced_later(
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    fault: Callable[[Path], AbstractContextManager[None]],
+    message: str,
 ) -> None:
-    (root / "wandb").write_text("a file where the folder should be")
-    with run_in(root, TRACKING) as run:
+    with fault(root / "wandb"), run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         run.log_metrics({"parameters": 123.0})
     warning = warning_of(capsys)
-    (root / "wandb").unlink()
+    assert points_in_wandb(record_in(root).info, root) is None
 
-    told = bring_up_to_date(TRACKING, root)
+    synced = bring_up_to_date(TRACKING, root)
 
-    assert "File exists" in warning, "the fault fired"
-    assert told == ["nano-python"]
-    check_that_all_is_told(root, 3)
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-def test_a_folder_that_cannot_be_written_is_told_later(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """W&B itself would write to the system's temporary folder."""
-    folder = root / "wandb"
-    folder.mkdir()
-    if os.geteuid():
-        folder.chmod(0o555)
-    elif (
-        shutil.which("chattr") is None
-        or subprocess.run(["chattr", "+i", folder], capture_output=True).returncode
-    ):
-        pytest.skip("this system lets the superuser write everything")
-    try:
-        with run_in(root, TRACKING) as run:
-            log(run, range(1, 4))
-            run.log_metrics({"parameters": 123.0})
-    finally:
-        if os.geteuid():
-            folder.chmod(0o755)
-        else:
-            subprocess.run(["chattr", "-i", folder], check=True)
-    warning = warning_of(capsys)
-
-    bring_up_to_date(TRACKING, root)
-
-    assert "cannot be written" in warning, "the fault fired"
-    check_that_all_is_told(root, 3)
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-def test_without_wandb_the_work_goes_on(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "wandb", None)
-        with run_in(root, TRACKING) as run:
-            log(run, range(1, 4))
-            run.log_metrics({"parameters": 123.0})
-
-    assert "wandb" in warning_of(capsys)
-    bring_up_to_date(TRACKING, root)
-    check_that_all_is_told(root, 3)
-
-
-def test_of_a_run_that_wandb_does_not_have_nothing_is_known(root: Path) -> None:
-    with run_in(root, tracked_by()) as run:
-        log(run, range(1, 4))
-
-    assert points_on_disk(record_in(root).info, root) is None
+    assert message in warning, "the fault fired"
+    assert synced == ["nano-python"]
+    check_that_it_is_synced(root, 3)

@@ -1,16 +1,18 @@
-"""What W&B has written is read back, as far as it was written."""
+"""W&B's files are read as far as they were written."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from toygpt.tracking.wandb_files import WandbRun, read_runs
 
-NUM_STEPS = 2_000
+NUM_STEPS = 500
+HISTORY = [{"loss": step / 2, "step": step} for step in range(NUM_STEPS)]
 
 
 @pytest.fixture(scope="module")
-def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return the file of a run that is too large for one block, as W&B wrote it."""
     import wandb
 
@@ -26,58 +28,58 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings=wandb.Settings(console="off", disable_git=True, silent=True),
         reinit="create_new",
     )
-    for step in range(NUM_STEPS):
-        run.log({"loss": step / 2, "step": step})
+    for row in HISTORY:
+        run.log(row)
     run.summary.update({"parameters": 123.0})
     run.finish(exit_code=3)
     wandb.teardown()
     (path,) = root.glob("wandb/*run-*/*.wandb")
-    return path
+    return path.read_bytes()
 
 
-def read(path: Path, data: bytes) -> WandbRun:
-    """Return what is read of a file that holds these bytes."""
-    folder = path / "wandb" / "offline-run-1-abc"
+def write(root: Path, data: bytes, name: str = "offline-run-1-abc") -> None:
+    """Write a file of W&B."""
+    folder = root / "wandb" / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run-abc.wandb").write_bytes(data)
-    (run,) = read_runs(path)
+    (folder / f"run-{name.split('-')[-1]}.wandb").write_bytes(data)
+
+
+def read(root: Path, data: bytes) -> WandbRun:
+    """Return the run that is read of these bytes."""
+    write(root, data)
+    (run,) = read_runs(root)
     return run
 
 
-def test_all_of_a_run_is_read_whatever_its_size(log_file: Path, tmp_path: Path) -> None:
-    run = read(tmp_path, log_file.read_bytes())
+def test_all_of_a_run_is_read_whatever_its_size(written: bytes, tmp_path: Path) -> None:
+    run = read(tmp_path, written)
 
     assert (run.run_id, run.project, run.name) == ("abc", "toy", "nano")
     assert run.tags == ["mood: good"]
     assert run.config["text"] == "x" * 100_000, "longer than a block"
     assert run.config["seed"] == 7
-    assert run.history == [
-        {"loss": step / 2, "step": step} for step in range(NUM_STEPS)
-    ]
+    assert run.history == HISTORY
     assert run.summary["parameters"] == 123.0
     assert run.exit_code == 3
 
 
 def test_a_file_that_was_cut_short_is_read_up_to_its_last_whole_record(
-    log_file: Path, tmp_path: Path
+    written: bytes, tmp_path: Path
 ) -> None:
-    data = log_file.read_bytes()
-    lengths = [len(data) * part // 40 for part in range(40)] + [3, 7, 9, 20]
+    lengths = sorted([3, 7, 9, 20] + [len(written) * part // 16 for part in range(16)])
 
-    runs = [read(tmp_path, data[:length]) for length in sorted(lengths)]
+    runs = [read(tmp_path, written[:length]) for length in lengths]
 
     num_steps = [len(run.history) for run in runs]
     assert num_steps == sorted(num_steps)
-    assert 0 < num_steps[-1] < NUM_STEPS + 1
-    assert num_steps[0] == 0
+    assert (num_steps[0], num_steps[-1] > 0) == (0, True)
     for run in runs:
-        expected = [{"loss": step / 2, "step": step} for step in range(NUM_STEPS)]
-        assert run.history == expected[: len(run.history)]
+        assert run.history == HISTORY[: len(run.history)]
         assert run.exit_code is None
 
 
-def test_what_follows_damage_is_not_believed(log_file: Path, tmp_path: Path) -> None:
-    data = bytearray(log_file.read_bytes())
+def test_nothing_after_damage_is_read(written: bytes, tmp_path: Path) -> None:
+    data = bytearray(written)
     data[len(data) // 2] ^= 1
 
     run = read(tmp_path, bytes(data))
@@ -87,28 +89,22 @@ def test_what_follows_damage_is_not_believed(log_file: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("data", [b"", b":W&B", b"no log of W&B" * 9, b"\0" * 999])
-def test_what_is_no_log_holds_nothing(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_a_log_has_nothing(tmp_path: Path, data: bytes) -> None:
     assert read(tmp_path, data) == WandbRun()
 
 
-def test_a_run_that_is_opened_twice_in_one_second_is_found_whole(
-    log_file: Path, tmp_path: Path
+def test_runs_are_found_by_their_id_oldest_first(
+    written: bytes, tmp_path: Path
 ) -> None:
-    """W&B puts a number behind the name of the second folder."""
-    read(tmp_path, log_file.read_bytes())
+    """W&B puts a number behind a folder's name if there is one of that second."""
+    write(tmp_path, written)
     second = tmp_path / "wandb" / "offline-run-1-abc-1"
     second.mkdir()
-    (second / "run-abc.wandb").write_bytes(log_file.read_bytes())
+    (second / "run-abc.wandb").write_bytes(b"")
+    os.utime(second / "run-abc.wandb", (0, 0))  # older
+    write(tmp_path, written, "run-2-xyz")
 
-    assert len(read_runs(tmp_path, "abc")) == 2
-
-
-def test_one_run_of_many_is_found_by_its_id(log_file: Path, tmp_path: Path) -> None:
-    read(tmp_path, log_file.read_bytes())
-    other = tmp_path / "wandb" / "run-2-xyz"
-    other.mkdir()
-    (other / "run-xyz.wandb").write_bytes(log_file.read_bytes())
-
-    assert len(read_runs(tmp_path)) == 2
+    assert [run.run_id for run in read_runs(tmp_path, "abc")] == ["", "abc"]
+    assert len(read_runs(tmp_path)) == 3
     assert len(read_runs(tmp_path, "xyz")) == 1
-    assert read_runs(tmp_path, "nobody") == read_runs(tmp_path / "elsewhere") == []
+    assert read_runs(tmp_path, "other") == read_runs(tmp_path / "elsewhere") == []

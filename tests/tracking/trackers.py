@@ -1,13 +1,12 @@
-"""A run as MLflow and W&B have it, looked at from outside."""
+"""A run as MLflow and W&B have it, seen from outside."""
 
 import gc
 import os
 import shutil
-import signal
 import subprocess
-import sys
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,21 @@ import psutil
 import pytest
 
 from tests.faults.kills import is_gone
-from tests.project import PATIENCE_SECONDS, PROJECT
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow import _create_database
-from toygpt.tracking.mlflow_locations import database_uri
-from toygpt.tracking.record import Record, known_of, runs_folder
+from toygpt.tracking.mlflow_database import database_uri
+from toygpt.tracking.points import curves_of, known_of
+from toygpt.tracking.record import Record, runs_folder
 from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.wandb_files import WandbRun, read_runs
 
 RUN_ID = "20260101-000000-abcdef"
 
-# What a tracker has, with what it has twice: step, name, value.
+# The points of a tracker, repeated ones included: step, name, value.
 Rows = list[tuple[int, str, float]]
 
 
 def tracked_by(*trackers: str, **changes: Any) -> TrackingParams:
-    """Return parameters that track with these."""
+    """Return parameters with these trackers."""
     values: dict[str, Any] = {
         "mlflow": "mlflow" in trackers,
         "wandb": "offline" if "wandb" in trackers else "disabled",
@@ -44,14 +42,26 @@ def tracked_by(*trackers: str, **changes: Any) -> TrackingParams:
 def run_in(
     root: Path, tracking: TrackingParams, **changes: Any
 ) -> AbstractContextManager[Run]:
-    """Open the run that most tests are about, or go on with it."""
+    """Open, or continue, the run that most tests are about."""
     values: dict[str, Any] = {
         "run_id": RUN_ID,
         "name": "nano-python",
         "params": {"seed": 7},
-        "facts": {"device": "abacus"},
+        "metadata": {"device": "abacus"},
     }
     return training_run(**values | changes, tracking=tracking, root=root)
+
+
+def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
+    """Create the record of a training that has just begun."""
+    values: dict[str, Any] = {
+        "name": "nano-python",
+        "project": "toy",
+        "params": {"seed": 7, "train.learning_rate": 1e-3, "hub.token": None},
+        "tags": {"mood": "good"},
+        "trackers": ["mlflow", "wandb"],
+    }
+    return Record.create(root, id=run_id, **values | changes)
 
 
 def record_in(root: Path, run_id: str = RUN_ID) -> Record:
@@ -60,24 +70,41 @@ def record_in(root: Path, run_id: str = RUN_ID) -> Record:
 
 
 def rows_of(record: Record) -> Rows:
-    """Return what a tracker should have of a record's curves."""
-    known = known_of(point for point in record.points if point.step is not None)
+    """Return the points that a tracker should have of a record's curves."""
+    known = known_of(curves_of(record.points))
     return sorted((step or 0, name, value) for (step, name), value in known.items())
 
 
-def give_database(root: Path, factory: pytest.TempPathFactory) -> Path:
-    """Put an empty database of MLflow into a project: to make one takes seconds."""
-    template = factory.getbasetemp() / "empty"
-    if not (template / "mlflow.db").exists():
-        (template / ".toygpt").mkdir(parents=True)
-        _create_database(template)
-    root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(template / "mlflow.db", root)
-    return root
+def log(run: Run, steps: range) -> None:
+    """Log a point for each step, without waiting for a tracker."""
+    for step in steps:
+        started = time.monotonic()
+        run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
+        assert time.monotonic() - started < 10, "as long as a busy disk takes"
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Make a file or folder read-only; for the superuser only some systems can."""
+    mode = path.stat().st_mode
+    if os.geteuid():
+        path.chmod(mode & ~0o222)
+    elif (
+        shutil.which("chattr") is None
+        or subprocess.run(["chattr", "+i", path], capture_output=True).returncode
+    ):
+        pytest.skip("this system lets the superuser write everything")
+    try:
+        yield
+    finally:
+        if os.geteuid():
+            path.chmod(mode)
+        else:
+            subprocess.run(["chattr", "-i", path], check=True)
 
 
 def mlflow_client(root: Path) -> Any:
-    """Return MLflow's own way to look at what it holds."""
+    """Return MLflow's own client for a project's database."""
     from mlflow import MlflowClient
 
     uri = database_uri(root / "mlflow.db")
@@ -91,9 +118,9 @@ def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def mlflow_rows(root: Path) -> Rows:
-    """Return the curves of the only run, if there is one yet."""
-    runs = mlflow_runs(root)
+def mlflow_rows(root: Path, run: Any = None) -> Rows:
+    """Return the curves of a run; by default of the only one, if there is one yet."""
+    runs = [run] if run else mlflow_runs(root)
     assert len(runs) <= 1
     client = mlflow_client(root)
     return sorted(
@@ -106,8 +133,13 @@ def mlflow_rows(root: Path) -> Rows:
 
 
 def mlflow_files(root: Path, run: Any) -> dict[str, str]:
-    """Return the files that MLflow keeps of a run, and what is in them."""
+    """Return the files that MLflow keeps of a run, and their texts."""
     folder = root / "mlartifacts" / "toy" / run.info.run_id / "artifacts"
+    return files_in(folder)
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    """Return the texts of all files below a folder."""
     return {
         path.relative_to(folder).as_posix(): path.read_text()
         for path in folder.rglob("*")
@@ -116,14 +148,14 @@ def mlflow_files(root: Path, run: Any) -> dict[str, str]:
 
 
 def wandb_runs(root: Path) -> list[WandbRun]:
-    """Return what W&B has, one for each time that a run was opened."""
+    """Return W&B's runs, one for each time that a run was opened."""
     return read_runs(root)
 
 
-def wandb_rows(root: Path) -> Rows:
-    """Return the curves of the only run, of all its folders together."""
-    runs = read_runs(root)
-    # A folder of which nothing was written has no id.
+def wandb_rows(root: Path, run_id: str = "*") -> Rows:
+    """Return the curves of a run, by default of the only one, of all its folders."""
+    runs = read_runs(root, run_id)
+    # A folder in which nothing was written has no id.
     assert len({run.run_id for run in runs} - {""}) <= 1
     return sorted(
         (row["step"], name, value)
@@ -135,13 +167,13 @@ def wandb_rows(root: Path) -> Rows:
 
 
 def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return what our own code has warned of."""
+    """Return the warnings that our own code has printed."""
     lines = capsys.readouterr().err.splitlines()
     return [line for line in lines if line.startswith("warning: ")]
 
 
 def wandb_core() -> psutil.Process:
-    """Return W&B's own process, which belongs to this one."""
+    """Return W&B's own process, a child of this one."""
     children = psutil.Process().children(recursive=True)
     (core,) = [
         child
@@ -152,57 +184,13 @@ def wandb_core() -> psutil.Process:
 
 
 def end_wandb() -> None:
-    """Let W&B forget all of this process, the folders of its first run as well."""
+    """Make W&B forget all runs of this process, and the folder of the first."""
     import wandb
 
     with warnings.catch_warnings():
-        # Nobody has asked how a process ended that was killed.
+        # A killed process whose exit code was never read.
         warnings.simplefilter("ignore", ResourceWarning)
         with suppress(OSError):  # its own process may have been killed
             wandb.teardown()
         gc.collect()
-
-
-def start(
-    script: str, *arguments: str | Path, variables: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
-    """Start another process; it can say things, line by line."""
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("WANDB_", "MLFLOW_"))
-        }
-        | dict(variables or {}),
-    )
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process that was started here, and see what it has started end."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
-    for child in alive:
-        child.kill()
-    assert not alive, "W&B's process ends by itself when there is nothing to follow"
-
-
-@contextmanager
-def until_it_says(process: subprocess.Popen[str], word: str) -> Iterator[None]:
-    """Do something while the other process waits after having said a word."""
-    assert process.stdout is not None
-    try:
-        said = process.stdout.readline().strip()
-        if said != word:
-            raise AssertionError(f"{said!r}\n{process.communicate()[1]}")
-        yield
-    finally:
-        if process.poll() is None:
-            kill(process)
+        gc.freeze()  # next time, there is less to look at

@@ -1,4 +1,4 @@
-"""What trains which weight, and that nothing of it is forgotten."""
+"""Which weight is trained by what, and that its state survives a checkpoint."""
 
 import copy
 import io
@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from tests.tiny import random_tokens, tiny_model, train_params
 from toygpt.model.gpt import GPT, next_token_loss
-from toygpt.training.optimizer import MuonWithAdamW, build_optimizer
+from toygpt.training.optimizer import MuonWithAdamW, build_optimizer, learning_rates
+from toygpt.training.schedule import Schedule
 
 OPTIMIZERS = ["muon", "adamw"]
 BLOCK_MATRICES = {
@@ -132,7 +136,7 @@ def test_steps_lower_the_loss(optimizer_name: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-def test_an_optimizer_that_was_stored_goes_on_as_if_it_had_not_been(
+def test_an_optimizer_that_was_stored_continues_as_if_it_had_not_been(
     optimizer_name: str,
 ) -> None:
     model, optimizer = built(optimizer_name)
@@ -153,8 +157,8 @@ def test_an_optimizer_that_was_stored_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-def test_an_optimizer_without_its_memory_goes_elsewhere(optimizer_name: str) -> None:
-    """The test above could not fail if there were nothing to remember."""
+def test_an_optimizer_without_its_state_goes_elsewhere(optimizer_name: str) -> None:
+    """The test above could not fail if there were no state to restore."""
     model, optimizer = built(optimizer_name)
     learn(model, optimizer, steps=3)
     weights = copy.deepcopy(model.state_dict())
@@ -171,26 +175,60 @@ def test_an_optimizer_without_its_memory_goes_elsewhere(optimizer_name: str) -> 
 
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+def test_torch_s_own_tools_read_and_write_the_state(optimizer_name: str) -> None:
+    """So do those for sharded checkpoints, which name each weight's state."""
+    model, optimizer = built(optimizer_name)
+    learn(model, optimizer, steps=3)
+    weights = copy.deepcopy(model.state_dict())
+    by_name = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+    uninterrupted = learn(model, optimizer, steps=3)
+
+    restored_model, restored = built(optimizer_name, seed=2)
+    restored_model.load_state_dict(weights)
+    set_optimizer_state_dict(restored_model, restored, by_name)
+    resumed = learn(restored_model, restored, steps=3)
+
+    assert set(by_name["state"]) == {name for name, _ in model.named_parameters()}
+    for one, other in zip(uninterrupted, resumed, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_state_has_the_form_of_every_optimizer() -> None:
+    _, optimizer = built("muon")
+
+    state = optimizer.state_dict()
+
+    assert set(state) == {"state", "param_groups"}
+    assert [group["lr"] for group in state["param_groups"]] == [2e-2, 5e-3]
+
+
+@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 @pytest.mark.parametrize("was_restored", [False, True])
-def test_a_schedule_moves_all_learning_rates(
+def test_a_schedule_sets_all_learning_rates(
     optimizer_name: str, was_restored: bool
 ) -> None:
-    """At a rate of zero, nothing moves: the schedule reaches every weight."""
-    model, optimizer = built(optimizer_name)
+    """After the last step they are zero, and nothing moves: every weight is reached."""
+    model, optimizer = built(optimizer_name, max_tokens=100, decay_tokens=100)
+    params = train_params(max_tokens=100, decay_tokens=100)
+    schedule = Schedule(optimizer, params, tokens_per_step=50)
     learn(model, optimizer, steps=1)
     if was_restored:
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    before = [parameter.detach().clone() for parameter in model.parameters()]
+    highest = learning_rates(optimizer)
 
-    LambdaLR(optimizer, lambda step: 0.0)
+    schedule.set_learning_rates(1)
+    halves = learning_rates(optimizer)
+    schedule.set_learning_rates(2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
     after = learn(model, optimizer, steps=1)
 
+    assert halves == {name: rate / 2 for name, rate in highest.items()}
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one, other)
 
 
 def test_a_step_runs_the_closure_with_gradients() -> None:
-    """So Lightning computes the loss: inside the optimizer's step."""
+    """As every optimizer of PyTorch does."""
     model, optimizer = built("muon")
     inputs, targets = random_tokens(2, 4, 16)
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -138,7 +138,7 @@ def _is_text(argument: str) -> bool:
 def _model_directory(name: str | None) -> Iterator[Path]:
     """Yield the directory of the model that `--model` names."""
     if name is not None and name.startswith(("runs:/", "models:/")):
-        from toygpt.tracking.mlflow import model_from_mlflow
+        from toygpt.tracking.mlflow_models import model_from_mlflow
 
         with model_from_mlflow(name, root=paths.main_root()) as directory:
             yield directory

@@ -1,6 +1,4 @@
-"""Whether MLflow and W&B can know all that our records know."""
-
-from __future__ import annotations
+"""Whether MLflow and W&B have all runs, and can be synced."""
 
 import os
 import sqlite3
@@ -17,19 +15,14 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.backfill import unsynced_results, unsynced_runs
 from toygpt.tracking.mlflow import SERVER_SCHEME, restore_command
-from toygpt.tracking.mlflow_locations import (
-    ARTIFACTS,
-    DATABASE,
-    correct_locations,
-    foreign_locations,
-    open_to_read,
-)
+from toygpt.tracking.mlflow_database import ARTIFACTS, DATABASE, open_to_read
+from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.record import Record, runs_folder
-from toygpt.tracking.run import bring_up_to_date, wanted_trackers
+from toygpt.tracking.sync import bring_up_to_date, wanted_trackers
 
 
 def check_trackers(root: Path) -> Iterator[Line]:
-    """See whether MLflow and W&B can know all that our records know."""
+    """Check that MLflow and W&B have all runs of our records, and can be synced."""
     yield from _servers()
     records = []
     folder = runs_folder(root)
@@ -42,32 +35,32 @@ def check_trackers(root: Path) -> Iterator[Line]:
     yield from _locations(root)
     params = valid_params(root)
     if params is None:
-        yield "who is to be told is not known: see the parameters"
+        yield "which trackers are wanted is not known: see the parameters"
         return
     tracking = params.tracking
     if tracking.mlflow and (unusable := _unusable_experiment(root, tracking.project)):
         yield unusable
-        tracking = tracking.without(["mlflow"])  # it takes nothing before that
+        tracking = tracking.without(["mlflow"])  # nothing can be synced before that
     wanted = wanted_trackers(tracking)
-    untold = [
+    unsynced = [
         record
         for record in records
         if not record.is_being_written()
         and (
-            record.info.status == "RUNNING"  # it ended without a word
-            or record.info.untold(wanted, len(record.points))
+            record.info.status == "RUNNING"  # its process was killed
+            or record.unsynced(wanted)
         )
     ]
-    if untold:
-        names = ", ".join(record.info.name for record in untold)
+    if unsynced:
+        names = ", ".join(record.info.name for record in unsynced)
         yield Finding(
-            f"{number_of(len(untold), 'run')} that the trackers do not know all of: "
+            f"{number_of(len(unsynced), 'run')} that the trackers do not know all of: "
             f"{names}",
             "python . track",
             partial(_sync, root, tracking),
         )
-    elif unsynced := unsynced_results(root, tracking):
-        name, trackers = unsynced
+    elif lacking := unsynced_results(root, tracking):
+        name, trackers = lacking
         yield Finding(
             f"{' and '.join(trackers)}: not all results of the run {name}",
             "python . track",
@@ -84,7 +77,7 @@ def _sync(root: Path, tracking: TrackingParams) -> None:
     """Bring the trackers up to date.
 
     Raises:
-        OSError: One of them still lacks something.
+        OSError: A tracker still lacks something.
     """
     bring_up_to_date(tracking, root)
     if unsynced := [
@@ -94,25 +87,25 @@ def _sync(root: Path, tracking: TrackingParams) -> None:
 
 
 def _servers() -> Iterator[Finding]:
-    """See whether `mlflow ui` would be open to others."""
+    """Check that `mlflow ui` would not be open to others."""
     for variable, opened in (
         ("MLFLOW_HOST", "0.0.0.0"),
         ("MLFLOW_SERVER_ALLOWED_HOSTS", "*"),
     ):
         if opened in os.environ.get(variable, "").split(","):
             yield Finding(
-                f"{variable}={opened}: whoever reaches this machine may read and "
+                f"{variable}={opened}: any user who reaches this machine may read and "
                 f"change the runs while `mlflow ui` is open",
                 f"unset {variable}",
             )
 
 
 def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
-    """See whether MLflow's database is there if it was, and whole."""
+    """Check that MLflow's database is whole, and there if it had runs."""
     name = DATABASE
     database = root / name
     if not database.is_file() or not database.stat().st_size:
-        if any(told for record in records if (told := record.info.told.get("mlflow"))):
+        if any("mlflow" in record.info.synced for record in records):
             yield Finding(f"{name} is gone, and had runs", "python . track --rebuild")
         return
     try:
@@ -138,13 +131,13 @@ def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
 
 
 def _locations(root: Path) -> Iterator[Finding]:
-    """See whether MLflow's database points to the files of this project.
+    """Check that MLflow's database points to the files of this project.
 
     It does not after the project's folder was moved, copied or renamed.
     """
     try:
         locations = foreign_locations(root)
-    except sqlite3.Error:  # `_database` says what is wrong with it
+    except sqlite3.Error:  # `_database` reports what is wrong with it
         return
     if not locations:
         return
@@ -171,7 +164,7 @@ def _locations(root: Path) -> Iterator[Finding]:
 
 
 def _unusable_experiment(root: Path, project: str) -> Finding | None:
-    """Return what the user has to do if the experiment of new runs takes none."""
+    """Return what the user has to do if the experiment accepts no new runs."""
     query = (
         "SELECT experiment_id, lifecycle_stage = 'deleted', artifact_location "
         "FROM experiments WHERE name = ?"
@@ -179,7 +172,7 @@ def _unusable_experiment(root: Path, project: str) -> Finding | None:
     try:
         with closing(open_to_read(root / DATABASE)) as connection:
             row = connection.execute(query, [project]).fetchone()
-    except sqlite3.Error:  # `_database` says what is wrong with it
+    except sqlite3.Error:  # `_database` reports what is wrong with it
         return None
     if row is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run should remember of where it ran: code, experiment, versions, machine."""
+"""Where a run ran, as metadata: code, experiment, versions, machine."""
 
 import os
 import platform
@@ -10,38 +10,36 @@ from toygpt.pipeline.git import git_or_nothing
 
 PACKAGES = ("torch", "lightning", "transformers")
 
-# What is not code: a run has its parameters and the digests of its corpus, with or
-# without a commit of them, and the stages rewrite the rest. (`:!` excludes a path.)
+# Files that are not code: a run has its parameters and the digests of its corpus, with
+# or without a commit of them, and the stages rewrite the rest. (`:!` excludes a path.)
 NOT_CODE = [
     f":!{path}" for path in (paths.PARAMS, paths.TEXTS, paths.LOCK, paths.METRICS)
 ]
 
 
 def describe_environment(device_name: str) -> dict[str, str]:
-    """Return what is known of the code, the experiment, and the machine.
+    """Return the commit, the experiment, the packages' versions and the device.
 
     Args:
         device_name: Of the GPU or the processor that trains.
     """
-    facts = {
+    metadata = {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "device": device_name,
     }
-    for fact, variable in (
+    for key, variable in (
         ("dvc.experiment", "DVC_EXP_NAME"),
         ("dvc.baseline", "DVC_EXP_BASELINE_REV"),
     ):
         if value := os.environ.get(variable):
-            facts[fact] = value
+            metadata[key] = value
     here = Path.cwd()
     if commit := git_or_nothing(here, "rev-parse", "HEAD"):
-        changed = git_or_nothing(
-            Path.cwd(), "status", "--porcelain", "--", ".", *NOT_CODE
-        )
-        facts["git.commit"] = commit
-        facts["git.dirty"] = "true" if changed else "false"
-    return facts
+        changed = git_or_nothing(here, "status", "--porcelain", "--", ".", *NOT_CODE)
+        metadata["git.commit"] = commit
+        metadata["git.dirty"] = "true" if changed else "false"
+    return metadata
 
 
 def run_name(model: str, corpus: str) -> str:

@@ -1,10 +1,8 @@
-"""Where MLflow's database and files are: in the project, wherever that is now.
+"""Where MLflow's files are: in the project, wherever that is now.
 
 MLflow writes absolute paths into its database. After the project's folder was moved,
 copied or renamed they point to another place, and MLflow would write there.
 """
-
-from __future__ import annotations
 
 import shutil
 import sqlite3
@@ -17,11 +15,13 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from toygpt.pipeline.files import new_directory
+from toygpt.tracking.mlflow_database import (
+    ARTIFACTS,
+    DATABASE,
+    MAX_BUSY_SECONDS,
+    open_to_read,
+)
 
-DATABASE = "mlflow.db"
-ARTIFACTS = "mlartifacts"
-# How long another process may keep the database to itself before that is a failure.
-MAX_BUSY_SECONDS = 5.0
 # The columns of MLflow 3.17 in which there are locations of files.
 LOCATION_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -31,37 +31,6 @@ LOCATION_COLUMNS = (
     ("model_versions", "storage_location"),
     ("trace_tags", "value"),
 )
-
-
-def database_uri(database: Path) -> str:
-    """Return the URI by which MLflow opens a database, however its folder is called.
-
-    SQLAlchemy decodes `%20` and takes what follows a `?` for options, so it also has to
-    encode them. With `sqlite:///`, which names no driver, MLflow would create the
-    folders of the encoded path.
-
-    Raises:
-        OSError: The path is not in UTF-8, as SQLite requires.
-    """
-    from sqlalchemy.engine import URL
-
-    try:
-        url = URL.create("sqlite+pysqlite", database=str(database))
-        return url.render_as_string()
-    except UnicodeEncodeError:
-        raise OSError(
-            f"its database needs a path in UTF-8, got {str(database)!r}"
-        ) from None
-
-
-def open_to_read(database: Path) -> sqlite3.Connection:
-    """Open a database that is not changed by that, nor created.
-
-    Raises:
-        sqlite3.OperationalError: There is none.
-    """
-    uri = f"{database.resolve().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, timeout=MAX_BUSY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -105,10 +74,10 @@ def foreign_locations(root: Path) -> list[ForeignLocation]:
 
 
 def _homes(connection: sqlite3.Connection) -> Iterator[Path]:
-    """Yield each `mlartifacts/` in which there are files as ours are there.
+    """Yield each `mlartifacts/` that has files in the places where ours are.
 
-    Those of an experiment are in a folder of its name (or number: MLflow's default),
-    those of a run in `RUN_ID/artifacts` below that.
+    The files of an experiment are in a folder of its name (or its number, MLflow's
+    default), the files of a run in `RUN_ID/artifacts` below that.
     """
     of_experiments = connection.execute(
         "SELECT experiment_id, name, artifact_location, 0 FROM experiments"
@@ -141,14 +110,14 @@ def _local_path(uri: str | None) -> Path | None:
 def correct_locations(
     root: Path, locations: Iterable[ForeignLocation], *, copying: bool = False
 ) -> None:
-    """Let the database point to this project.
+    """Make the database point to this project.
 
     Args:
         root: The project, whose database it is.
         locations: Of this database.
-        copying: Whether files that exist at the old place alone are copied here. Else
-            their locations stay as they are, but for those of experiments: that is
-            where new files go.
+        copying: Whether files that exist at the old place alone are copied here.
+            Without a copy their locations stay. Locations of experiments are corrected
+            in any case: new files go there.
 
     Raises:
         OSError: A file cannot be copied.

@@ -1,18 +1,13 @@
-"""The record of a training: what we know of it, whatever becomes of the trackers.
+"""The record of a training: all that was logged, even if the trackers fail.
 
-MLflow and W&B are views of it. Whatever they miss, or lose, they are told again from
-here. A record is a folder in `.toygpt/runs/` of the project that the user works in:
+MLflow and W&B are views of it: what they miss, or lose, is synced again from here. A
+record is a folder in `.toygpt/runs/` of the project that the user works in:
 
-    run.json         name, parameters, facts, status, and the trackers' ids
-    metrics.jsonl    a line for each point, on disk as soon as it is known
+    run.json         name, parameters, metadata, status, and what each tracker has
+    metrics.jsonl    a line for each point, on disk as soon as it is logged
     lock             held by the process that writes
 """
 
-from __future__ import annotations
-
-import fcntl
-import json
-import os
 import secrets
 import threading
 import time
@@ -21,44 +16,37 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import naming, new_file, write_json
+from toygpt.pipeline.files import write_json
+from toygpt.pipeline.json_file import read_json
+from toygpt.pipeline.lock import holder_of, locked
+from toygpt.tracking.points import (
+    Point,
+    append_point,
+    cut_torn_line,
+    known_of,
+    read_points,
+    write_points,
+)
 
 VERSION = 1
 INFO_FILE = "run.json"
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
+# Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
+# later ones can read each other's records.
+KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
 
-# Values by their step and name; results of the whole run stand under the step None.
-Known = dict[tuple[int | None, str], float]
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
-class Point:
-    """Metrics of one step; without a step, results of the whole run."""
+class Synced:
+    """What a tracker is known to have of a run."""
 
-    step: int | None
-    time: float  # seconds since 1970
-    metrics: dict[str, float]
-
-
-def known_of(points: Iterable[Point]) -> Known:
-    """Return each value under its step and its name."""
-    return {
-        (point.step, name): value
-        for point in points
-        for name, value in point.metrics.items()
-    }
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a tracker is known to know."""
-
-    id: str  # of the run, as the tracker has it
+    id: str  # of the run at the tracker
     num_points: int = 0
     status: Status | None = None
     directories: list[str] = field(default_factory=list)  # of which it has a copy
@@ -67,45 +55,44 @@ class Told:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a training besides its curves."""
+    """What is known of a training, besides its points."""
 
     id: str
     name: str
     project: str
     params: dict[str, Any]
     tags: dict[str, str]
-    trackers: list[str]  # who is to be told
+    trackers: list[str]  # names of those that show the run
     status: Status = "RUNNING"
     reason: str | None = None  # why it is not FINISHED
     started: float = 0.0  # seconds since 1970
     ended: float | None = None  # seconds since 1970
-    facts: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     weights_sha256: str | None = None
-    told: dict[str, Told] = field(default_factory=dict)
+    synced: dict[str, Synced] = field(default_factory=dict)  # by tracker
 
-    def is_told(self, tracker: str, num_points: int) -> bool:
-        """Say whether a tracker knows everything."""
-        told = self.told.get(tracker)
-        if told is None:
-            return False
-        return not told.is_wanted or (
-            told.num_points == num_points and told.status == self.status
-        )
-
-    def untold(self, trackers: Iterable[str], num_points: int) -> list[str]:
-        """Return those of these trackers that follow it and do not know everything."""
+    def unsynced(self, trackers: Iterable[str], num_points: int) -> list[str]:
+        """Return which of these trackers show the run, but lack something of it."""
         return [
             tracker
             for tracker in trackers
-            if tracker in self.trackers and not self.is_told(tracker, num_points)
+            if tracker in self.trackers and not self._is_synced(tracker, num_points)
         ]
 
+    def _is_synced(self, tracker: str, num_points: int) -> bool:
+        synced = self.synced.get(tracker)
+        if synced is None:
+            return False
+        return not synced.is_wanted or (
+            synced.num_points == num_points and synced.status == self.status
+        )
+
     @property
-    def all_facts(self) -> dict[str, str]:
-        """The facts, and why it is not finished: of a resumed run not any more."""
-        if self.reason is None and "resumed.after" not in self.facts:
-            return self.facts
-        return {**self.facts, "reason": self.reason or ""}
+    def all_metadata(self) -> dict[str, str]:
+        """The metadata and the reason; the reason of a resumed run is empty."""
+        if self.reason is None and "resumed.after" not in self.metadata:
+            return self.metadata
+        return {**self.metadata, "reason": self.reason or ""}
 
 
 class Record:
@@ -113,50 +100,52 @@ class Record:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._changing = threading.Lock()
+        self._changing = threading.Lock()  # the run and its sync workers write it
         self._read()
 
     @classmethod
-    def create(cls, root: Path, points: Iterable[Point] = (), **what: Any) -> Record:
-        """Begin the record of a training, or make that of one that is over."""
-        info = RunInfo(**{"id": new_run_id(), "started": time.time(), **what})
+    def create(cls, root: Path, points: Iterable[Point] = (), **values: Any) -> Self:
+        """Create the record of a training that begins, or, with points, is over."""
+        info = RunInfo(**{"id": new_run_id(), "started": time.time(), **values})
         folder = runs_folder(root) / info.id
         if points:
-            _write_points(folder / POINTS_FILE, points)
+            write_points(folder / POINTS_FILE, points)
         _write_info(folder, info)  # from now on there is a record
         return cls(folder)
 
     def _read(self) -> None:
         self.info = read_info(self.folder)
-        self.points = _read_points(self.folder / POINTS_FILE)
+        self.points = read_points(self.folder / POINTS_FILE)
         self._known = known_of(self.points)
 
     def update(self, **changes: Any) -> None:
-        """Change what is known besides the curves."""
+        """Change fields of the info."""
         with self._changing:
-            self.info = replace(self.info, **changes)
-            _write_info(self.folder, self.info)
+            self._write(**changes)
 
-    def add_facts(self, facts: Mapping[str, str]) -> None:
-        """Note what is true of the whole run and no parameter."""
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add properties of the whole run, besides parameters."""
         with self._changing:
-            self.info = replace(self.info, facts={**self.info.facts, **facts})
-            _write_info(self.folder, self.info)
+            self._write(metadata={**self.info.metadata, **metadata})
 
-    def note_told(self, tracker: str, told: Told) -> None:
-        """Note what a tracker knows now."""
+    def note_synced(self, tracker: str, synced: Synced) -> None:
+        """Note what a tracker has now."""
         with self._changing:
-            self.info = replace(self.info, told={**self.info.told, tracker: told})
-            _write_info(self.folder, self.info)
+            self._write(synced={**self.info.synced, tracker: synced})
+
+    def _write(self, **changes: Any) -> None:
+        self.info = replace(self.info, **changes)
+        _write_info(self.folder, self.info)
 
     def append(self, metrics: Mapping[str, float], *, step: int | None) -> None:
-        """Note a point; what is known of its step already stays as it was noted.
+        """Append a point; the values that its step has already stay.
 
-        A resumed training comes to some steps for the second time. Results of the whole
-        run may be new, or the same again.
+        A resumed training repeats some steps. Results of the whole run may be new, or
+        the same again.
 
         Raises:
-            OSError: It cannot be written. Whatever was noted before stays.
+            OSError: It cannot be written. All earlier points stay.
+            ValueError: A metric is NaN or infinite.
         """
         new = {
             name: float(value)
@@ -168,51 +157,46 @@ class Record:
             return
         point = Point(step, time.time(), new)
         path = self.folder / POINTS_FILE
-        if self.points and not path.exists():  # somebody has tidied up
-            _write_points(path, self.points)
-        _append_line(path, _line_of(point))
+        if self.points and not path.exists():  # the user deleted it
+            write_points(path, self.points)
+        append_point(path, point)
         self._known |= known_of([point])
         self.points.append(point)
 
+    def unsynced(self, trackers: Iterable[str]) -> list[str]:
+        """Return which of these trackers show the run, but lack something of it."""
+        return self.info.unsynced(trackers, len(self.points))
+
     def is_being_written(self) -> bool:
-        """Say whether a process is at work on it."""
-        try:
-            with (self.folder / LOCK_FILE).open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        """Return whether a process holds the record's lock."""
+        return holder_of(self.folder / LOCK_FILE) is not None
 
     @contextmanager
     def locked(self, *, is_patient: bool = True) -> Iterator[None]:
-        """Be the only one that writes, as `alone_in` the folder."""
+        """Hold the record's lock, as `alone_in` the folder, and read it again."""
         with alone_in(self.folder, is_patient=is_patient):
-            self._read()  # meanwhile another may have written
+            self._read()  # meanwhile another process may have written
             yield
 
 
 @contextmanager
 def alone_in(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
-    """Be the only one that writes in the folder of a record, there already or not.
+    """Hold the lock of a record's folder, before or after there is a record in it.
 
     Args:
         folder: In `runs_folder`.
-        is_patient: Whether to wait for whoever writes there.
+        is_patient: Whether to wait for the process that holds the lock.
 
     Raises:
-        BlockingIOError: Another process writes, and this one does not wait.
+        BlockingIOError: Another process holds the lock, and this one does not wait.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
-        _cut_torn_line(folder / POINTS_FILE)
+    with locked(folder / LOCK_FILE, wait=is_patient):
+        cut_torn_line(folder / POINTS_FILE)
         yield
 
 
 def new_run_id() -> str:
-    """Return an id that no other run has; in the order of their names runs began."""
+    """Return a new id; ids sort in the order in which the runs began."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
@@ -222,7 +206,7 @@ def runs_folder(root: Path) -> Path:
 
 
 def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
-    """Yield the folder of each record that can be read, and its info, oldest first."""
+    """Yield the folder and the info of each readable record, oldest first."""
     folder = runs_folder(root)
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         with suppress(InputError):
@@ -230,7 +214,11 @@ def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
 
 
 def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
-    """Return the record of the training that a model came of, the latest one."""
+    """Return the record of the latest training that ended with these weights.
+
+    Raises:
+        InputError: Its points are damaged.
+    """
     found = [
         path for path, info in all_infos(root) if info.weights_sha256 == weights_sha256
     ]
@@ -238,74 +226,27 @@ def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
 
 
 def _write_info(folder: Path, info: RunInfo) -> None:
-    write_json(folder / INFO_FILE, {"version": VERSION, **asdict(info)})
+    values = asdict(info)
+    for key, name in KEYS_ON_DISK.items():
+        values[key] = values.pop(name)
+    write_json(folder / INFO_FILE, {"version": VERSION, **values})
 
 
 def read_info(folder: Path) -> RunInfo:
-    """Read what is known of a training besides its curves.
+    """Return what is known of a training, besides its points.
 
     Raises:
-        InputError: The folder holds no record.
+        InputError: The folder has no record, or a damaged one.
     """
     path = folder / INFO_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("version") != VERSION:
-            raise ValueError(f"this toyGPT reads version {VERSION}")
-        told = {name: Told(**entry) for name, entry in values.pop("told").items()}
-        return RunInfo(**values, told=told)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no record of a training: {error!r}") from None
-
-
-def _line_of(point: Point) -> bytes:
-    return (json.dumps(asdict(point), allow_nan=False) + "\n").encode()
-
-
-def _write_points(path: Path, points: Iterable[Point]) -> None:
-    with new_file(path) as file:
-        for point in points:
-            file.write(_line_of(point))
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    """Add a line and see it on the disk; what is added in part is taken back."""
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        with naming(path), path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            os.truncate(path, size)
-        raise
-
-
-def count_points(folder: Path) -> int:
-    """Return how many points a record has, without reading what they are."""
-    try:
-        return (folder / POINTS_FILE).read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def _read_points(path: Path) -> list[Point]:
-    """Read all points; a last line that has no end yet is none."""
-    try:
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-        return [Point(**json.loads(line)) for line in whole.splitlines()]
-    except FileNotFoundError:
-        return []
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged ({error!r}): remove the lines that are no JSON"
-        ) from None
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Remove a last line that a crash cut short: the next must begin on its own."""
-    if path.is_file():
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
+        return read_json(
+            path,
+            RunInfo,
+            version=VERSION,
+            advice="`python . doctor` says how to put it aside",
+            renamed=KEYS_ON_DISK,
+        )
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path} is not the record of a training: {reason}") from None

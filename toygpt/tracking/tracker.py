@@ -1,10 +1,11 @@
-"""What a training asks of each service that follows it."""
+"""What the pipeline needs of each service that shows its runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from toygpt.tracking.record import Known, Point, Status
+from toygpt.tracking.points import Known, Point
+from toygpt.tracking.record import Status
 
 
 class RunNotWantedError(Exception):
@@ -19,20 +20,20 @@ class Tracker(Protocol):
     """A run at a service, open for more."""
 
     run_id: str
-    known: Known  # what has surely arrived
-    directories: set[str]  # names of those that it had when it was opened or closed
+    known: Known  # values that have surely arrived
+    directories: set[str]  # names of its copies, when it was opened or closed
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
-        """Note what is true of the whole run and no parameter: a digest, a version."""
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Log properties of the whole run, besides parameters: a digest, a version."""
 
     def log_points(self, points: Sequence[Point]) -> None:
-        """Note points of curves, and results."""
+        """Log points of curves, and results."""
 
     def log_directory(self, directory: Path, *, name: str) -> None:
         """Keep a copy of all files in a directory."""
 
     def close(self, status: Status, *, ended: float) -> None:
-        """End the run; then `known` and `directories` tell what has arrived.
+        """End the run, and look up in `known` and `directories` what has arrived.
 
         Args:
             status: How it ended.
@@ -40,4 +41,4 @@ class Tracker(Protocol):
         """
 
     def abandon(self) -> None:
-        """Let go of a run that takes no more; it may be opened again."""
+        """Release a run that failed; it may be opened again."""

@@ -1,7 +1,5 @@
 """Weights & Biases: a run in the main workspace's wandb/ folder, online if wanted."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys
@@ -10,14 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toygpt.pipeline.files import temporary_directory
-from toygpt.tracking.record import Known, Point, RunInfo, Status
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.points import Known, Point
+from toygpt.tracking.record import RunInfo, Status
 from toygpt.tracking.wandb_files import WandbRun, read_runs
-
-if TYPE_CHECKING:
-    from toygpt.pipeline.params import TrackingParams
 
 EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}
 
@@ -25,14 +21,13 @@ EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}
 class WandbTracker:
     """A run in W&B: the one of this record, whose id it has.
 
-    W&B keeps a folder for each time that a run is opened, and joins them when they are
-    synced.
+    W&B keeps a folder for each time that a run is opened; `wandb sync` joins them.
     """
 
     def __init__(self, info: RunInfo, tracking: TrackingParams, root: Path) -> None:
         folder = str(root / ".toygpt" / "wandb")
         os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = folder
-        if tracking.wandb != "online":  # where `wandb login` has noted a server
+        if tracking.wandb != "online":  # `wandb login` notes a server in the default
             os.environ["WANDB_CONFIG_DIR"] = folder
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         os.environ["WANDB_SILENT"] = "true"
@@ -66,16 +61,16 @@ class WandbTracker:
                 console="off",
                 disable_git=True,  # an address of a remote may hold a password
                 save_code=False,
-                reinit="create_new",  # one that failed to open is no concern of this
+                reinit="create_new",  # leave a run that failed to open alone
                 init_timeout=30,
                 finish_timeout=60,
             ),
         )
         self._run.define_metric("*", step_metric="step")
 
-    def log_facts(self, facts: Mapping[str, str]) -> None:
-        """Add the facts to the run's configuration."""
-        self._run.config.update(dict(facts), allow_val_change=True)
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add to the run's config: W&B has no other place for metadata."""
+        self._run.config.update(dict(metadata), allow_val_change=True)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Add the points to their curves, and results to the summary.
@@ -99,10 +94,10 @@ class WandbTracker:
         self._run.log_artifact(artifact)
 
     def close(self, status: Status, *, ended: float) -> None:
-        """End the run, and look what of it has arrived on disk.
+        """End the run, and look up what has arrived on disk.
 
         Raises:
-            OSError: Its end has not, which is told last.
+            OSError: The run's end, which W&B writes last, has not.
         """
         import wandb
 
@@ -120,17 +115,17 @@ class WandbTracker:
         self.directories = {name.removesuffix(f"-{self.run_id}") for name in artifacts}
 
     def abandon(self) -> None:
-        """Let W&B forget a process that is gone."""
+        """Release W&B's process, which may be gone."""
         import wandb
 
-        for let_go in (self._run.finish, wandb.teardown):
+        for release in (self._run.finish, wandb.teardown):
             with suppress(Exception):
-                let_go()
+                release()
 
 
 @cache
 def _temporary_folder(root: Path) -> Path:
-    """Return a folder for W&B's temporary files, which ends with this process."""
+    """Return a folder for W&B's temporary files, removed when this process ends."""
     stack = ExitStack()
     atexit.register(stack.close)
     parent = root / ".toygpt" / "wandb" / "tmp"
@@ -139,10 +134,10 @@ def _temporary_folder(root: Path) -> Path:
 
 @contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let Python, and the processes started meanwhile, make temporary files there.
+    """Put temporary files there: those of Python and of processes started meanwhile.
 
-    W&B's processes make sockets, whose path may have 107 bytes at most. They get the
-    path from the working directory, which is in the project.
+    W&B's processes create sockets, whose path may have 107 bytes at most. They get the
+    path relative to the working directory, which is in the project.
     """
     folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
@@ -158,12 +153,12 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
             os.environ["TMPDIR"] = variable
 
 
-def points_on_disk(info: RunInfo, root: Path) -> Known | None:
-    """Return what of a run's curves is in the wandb/ folder; None if the run is not."""
+def points_in_wandb(info: RunInfo, root: Path) -> Known | None:
+    """Return the points of a run in the wandb/ folder; None if the run is not there."""
     try:
-        with _temporary_files_in(_temporary_folder(root)):  # to read is to import W&B
+        with _temporary_files_in(_temporary_folder(root)):  # reading imports W&B
             runs = read_runs(root, info.id)
-    except (ImportError, OSError):  # the tracker itself will say what is wrong
+    except (ImportError, OSError):  # the tracker itself will report what is wrong
         return None
     return _points_of(runs) if runs else None
 

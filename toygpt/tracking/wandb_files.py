@@ -1,4 +1,4 @@
-"""Read what Weights & Biases has on disk of a run: what it was told, it may have lost.
+"""Read the runs that Weights & Biases has on disk: it may have lost what was logged.
 
 A `.wandb` file is a log in LevelDB's format
 (https://github.com/google/leveldb/blob/main/doc/log_format.md) behind a header of its
@@ -36,11 +36,11 @@ class WandbRun:
 
 
 def read_runs(root: Path, run_id: str = "*") -> list[WandbRun]:
-    """Return what lies under `root`/wandb, one for each time a run was opened.
+    """Return the runs in `root`/wandb, one for each time that a run was opened.
 
     Args:
         root: The project that the user works in.
-        run_id: Of one run; otherwise all are read.
+        run_id: Of one run; by default, all are read.
     """
     # The folder's name ends with the id, or with a number behind it if the run has been
     # opened twice in one second.
@@ -79,7 +79,7 @@ def _read(path: Path) -> WandbRun:
 
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:
-    """Return the items by their names; W&B's own begin with an underscore."""
+    """Return the items by their names, but W&B's own, which begin with `_`."""
     named = {
         item.key or "/".join(item.nested_key): json.loads(item.value_json)
         for item in items
@@ -88,9 +88,9 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """Put the records together from pieces, none of which crosses a block's end.
+    """Yield the records, put together from pieces that cross no block's end.
 
-    It ends with the last whole one: W&B's process may have been killed.
+    The last whole record is the end: W&B's process may have been killed.
     """
     if not data.startswith(MAGIC):
         return

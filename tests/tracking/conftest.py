@@ -1,0 +1,92 @@
+"""What the tests of tracking share: one MLflow database, quick retries, a fake."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.project import PATIENCE_SECONDS
+from tests.tracking.service import Service
+from tests.tracking.trackers import end_wandb
+from toygpt.tracking import mlflow_database, sync, sync_worker
+from toygpt.tracking import wandb as wandb_tracker
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty database of MLflow, made once: its tables take seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "mlflow.lock"):
+        if not (folder / "mlflow" / "mlflow.db").exists():
+            (folder / "mlflow" / ".toygpt").mkdir(parents=True)
+            mlflow_database.configure_mlflow()
+            mlflow_database.create_database(folder / "mlflow")
+    return folder / "mlflow" / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project; a database that is created in it is a copy of that one."""
+
+    def copy(database: Path, _: Path) -> None:
+        shutil.copy(empty_database, database)
+
+    monkeypatch.setattr(mlflow_database, "_create_tables", copy)
+    monkeypatch.setattr(mlflow_database, "MAX_BUSY_SECONDS", 0.1)
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the sync workers retry soon and often, and until the retry succeeds."""
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(sync_worker, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the sync workers give up a failing tracker as soon as the run ends."""
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Return a service that works, in MLflow's place."""
+    service = Service()
+    monkeypatch.setitem(sync.OPEN, "mlflow", service.open)
+    return service
+
+
+@pytest.fixture
+def wandb_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a project whose user is not logged in to W&B."""
+    for folder in ("home", "elsewhere", "root"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wandb_tracker._warn_of_missing_key.cache_clear()
+    yield tmp_path / "root"
+    end_wandb()
+
+
+@pytest.fixture
+def busy_timeout_is_short() -> Iterator[None]:
+    """Make MLflow wait 0.3 s for a locked database, not 20 s."""
+    import sqlalchemy
+    from sqlalchemy import event
+
+    def shorten(_: Any, __: Any, sql: str, parameters: Any, *___: Any) -> Any:
+        return sql.replace("busy_timeout = 20000", "busy_timeout = 300"), parameters
+
+    event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)

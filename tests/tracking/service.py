@@ -1,0 +1,105 @@
+"""A tracker that keeps what arrives, and fails when a test wants it to."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.project import PATIENCE_SECONDS
+from toygpt.tracking.points import Known, Point, known_of
+from toygpt.tracking.record import RunInfo, Status
+
+Fault = Callable[[], None]
+
+
+class Service:
+    """The service behind a tracker; all its runs are one."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int | None, str, float]] = []
+        self.metadata: list[dict[str, str]] = []
+        self.directories: list[str] = []
+        self.statuses: list[Status] = []
+        self.opened: list[str] = []  # ids of records
+        self.faults: dict[str, list[Fault]] = {}
+        self.num_fired = 0
+
+    def fail(self, method: str, *faults: Fault) -> None:
+        """Make the next calls of a method fail, each in its way."""
+        self.faults[method] = list(faults)
+
+    def meet_fault(self, method: str) -> None:
+        """Fail if that is what the test wants."""
+        if self.faults.get(method):
+            self.num_fired += 1
+            self.faults[method].pop(0)()
+
+    def known(self) -> Known:
+        """Return the values that have arrived."""
+        return {(step, name): value for step, name, value in self.points}
+
+    def open(self, info: RunInfo | None = None, *_: object) -> "Connection":
+        """Open the run of a record, as a tracker's class does."""
+        self.opened.append(info.id if info else "")
+        self.meet_fault("open")
+        return Connection(self)
+
+
+class Connection:
+    """The run of a service, open for more."""
+
+    run_id = "1"
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.known = service.known()
+        self.directories: set[str] = set()
+
+    def log_metadata(self, metadata: Mapping[str, str]) -> None:
+        self.service.meet_fault("log_metadata")
+        self.service.metadata.append(dict(metadata))
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        for point in points:
+            for name, value in point.metrics.items():
+                self.service.meet_fault("log_points")
+                self.service.points.append((point.step, name, value))
+        self.known |= known_of(points)
+
+    def log_directory(self, directory: Path, *, name: str) -> None:
+        self.service.meet_fault("log_directory")
+        self.service.directories.append(name)
+
+    def close(self, status: Status, *, ended: float) -> None:
+        self.service.meet_fault("close")
+        self.service.statuses.append(status)
+        self.known = self.service.known()
+        self.directories = set(self.service.directories)
+
+    def abandon(self) -> None:
+        self.service.meet_fault("abandon")
+
+
+class Hang:
+    """A fault that lasts until the test ends it."""
+
+    def __init__(self) -> None:
+        self.began, self.is_over, self.has_ended = (threading.Event() for _ in range(3))
+
+    def __call__(self) -> None:
+        self.began.set()
+        self.is_over.wait(PATIENCE_SECONDS)
+        self.has_ended.set()
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has begun, and not ended."""
+        return self.began.is_set() and not self.has_ended.is_set()
+
+
+def raising(error: BaseException) -> Fault:
+    """Return a fault that raises an error."""
+
+    def fault() -> None:
+        raise error
+
+    return fault

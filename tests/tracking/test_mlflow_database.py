@@ -1,0 +1,62 @@
+"""MLflow's database appears whole, even if two processes ask for it at once."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.trackers import mlflow_client, mlflow_runs, run_in, tracked_by
+from toygpt.tracking import mlflow_database
+from toygpt.tracking.mlflow_database import create_database, database_uri
+
+
+def test_two_first_runs_at_once_share_one_database(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first but for one that was killed before its database was finished."""
+    unfinished = root / ".toygpt" / "mlflow.db.new"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"SQLite format 3\0 and no more")
+    create_tables = mlflow_database._create_tables
+    created: list[Path] = []
+
+    def create_slowly(database: Path, root: Path) -> None:
+        assert not database.exists()
+        created.append(database)
+        time.sleep(0.1)
+        create_tables(database, root)
+
+    monkeypatch.setattr(mlflow_database, "_create_tables", create_slowly)
+
+    def train(name: str) -> None:
+        with run_in(root, tracked_by("mlflow"), run_id=name, name=name) as run:
+            run.log_metrics({"loss": 1.5}, step=1)
+
+    threads = [threading.Thread(target=train, args=[name]) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    runs = mlflow_runs(root)
+    names = [each.name for each in mlflow_client(root).search_experiments()]
+    assert created == [unfinished]
+    assert sorted(run.info.run_name for run in runs) == ["one", "two"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert names.count("toy") == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_database_is_named_at_once(root: Path) -> None:
+    (root / "mlflow.db").write_bytes(b"no database" * 500)
+
+    with pytest.raises(OSError, match=r"mlflow\.db is damaged"):
+        create_database(root)
+
+    assert (root / "mlflow.db").read_bytes() == b"no database" * 500
+
+
+def test_a_path_that_no_database_can_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="needs a path in UTF-8"):
+        database_uri(tmp_path / "caf\udce9" / "mlflow.db")

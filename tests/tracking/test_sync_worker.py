@@ -1,0 +1,307 @@
+"""A tracker may fail in any way: the work continues, and it gets everything later."""
+
+import io
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kills import wait_until
+from tests.project import PATIENCE_SECONDS
+from tests.tracking.service import Fault, Hang, Service, raising
+from tests.tracking.trackers import new_record, warnings_on
+from toygpt.tracking import sync_worker
+from toygpt.tracking.record import Record, Synced
+from toygpt.tracking.sync_worker import SyncWorker
+from toygpt.tracking.tracker import RunNotWantedError, UserActionNeededError
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """Return the record of a training that has just begun."""
+    return new_record(tmp_path, trackers=["fake"], metadata={"device": "abacus"})
+
+
+def log(worker: SyncWorker, metrics: Mapping[str, float], step: int | None) -> None:
+    """Log a point, as a run does."""
+    worker.record.append(metrics, step=step)
+    worker.sync_soon()
+
+
+def finish(worker: SyncWorker) -> None:
+    """End the run, as its block does."""
+    worker.record.update(status="FINISHED", ended=time.time())
+    worker.begin_finish()
+    worker.wait_for_finish()
+
+
+def train(record: Record, service: Service, *, is_quiet: bool = False) -> None:
+    """Run a training of a few steps to its end."""
+    worker = SyncWorker("fake", record, service.open, is_quiet=is_quiet)
+    worker.wait_for_first_try()
+    for step in range(1, 6):
+        log(worker, {"loss": 1 / step, "speed": 10.0 * step}, step)
+    log(worker, {"parameters": 123.0}, None)
+    worker.sync_directory(record.folder, name="model")
+    finish(worker)
+
+
+# What the service should have of that training, each point once.
+ALL_POINTS: list[tuple[int | None, str, float]] = [
+    *(
+        (step, name, value)
+        for step in range(1, 6)
+        for name, value in (("loss", 1 / step), ("speed", 10.0 * step))
+    ),
+    (None, "parameters", 123.0),
+]
+
+
+def test_everything_is_synced_in_order_and_once(
+    record: Record, service: Service
+) -> None:
+    train(record, service)
+
+    assert service.points == ALL_POINTS
+    assert service.metadata == [{"device": "abacus"}]
+    assert service.directories == ["model"]
+    assert (service.statuses, len(service.opened)) == (["FINISHED"], 1)
+    assert record.info.synced["fake"] == Synced("1", 6, "FINISHED", ["model"])
+    assert record.unsynced(["fake"]) == []
+
+
+def wrapped() -> None:
+    """Fail as MLflow does: with explanations of SQLAlchemy around the cause."""
+    try:
+        raise OSError("attempt to write a readonly database")
+    except OSError as error:
+        raise RuntimeError("(raised as a result of Query-invoked autoflush)") from error
+
+
+# A method that fails, how, and what the only warning says.
+FAULTS: dict[str, tuple[str, list[Fault], str]] = {
+    "cannot be opened at first": ("open", [raising(OSError("no entry"))] * 3, "entry."),
+    "fails at metadata": ("log_metadata", [raising(OSError("no"))], "no."),
+    "fails in the middle of a point": (
+        "log_points",
+        [lambda: None, raising(EOFError())],
+        "EOFError.",
+    ),
+    "fails again and again": (
+        "log_points",
+        [raising(OSError(name)) for name in "abcd"],
+        ": a.",
+    ),
+    "is full": ("log_directory", [raising(OSError(28, "No space left"))], "No space"),
+    "cannot be closed": ("close", [raising(TimeoutError("no"))], "no."),
+    "ends the process": ("log_points", [raising(SystemExit(3))], "3."),
+    "is interrupted": ("log_points", [raising(KeyboardInterrupt())], "Interrupt."),
+    "explains": ("log_points", [wrapped], ": attempt to write a readonly database. "),
+}
+
+
+@pytest.mark.parametrize(("method", "faults", "words"), FAULTS.values(), ids=FAULTS)
+def test_a_tracker_that_fails_is_synced_later_and_the_user_is_warned_once(
+    record: Record,
+    service: Service,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    faults: list[Fault],
+    words: str,
+) -> None:
+    service.fail(method, *faults)
+    num_faults = len(faults)
+
+    train(record, service)
+
+    assert service.num_fired == num_faults
+    assert sorted(service.points, key=str) == sorted(ALL_POINTS, key=str)
+    assert service.metadata[-1] == {"device": "abacus"}
+    assert set(service.directories) == {"model"}
+    assert service.statuses == ["FINISHED"]
+    assert record.unsynced(["fake"]) == []
+    (warning,) = warnings_on(capsys)
+    assert warning.startswith("warning: fake cannot be synced: ")
+    assert words in warning
+
+
+def test_points_that_a_tracker_lost_are_synced_again(
+    record: Record, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.fail("close", lambda: service.points.__delitem__(slice(2, 5)))
+    service.fail("abandon", raising(SystemExit(1)))  # nor can it be released
+
+    train(record, service)
+
+    assert service.num_fired == 2
+    assert sorted(service.points, key=str) == sorted(ALL_POINTS, key=str)
+    (warning,) = warnings_on(capsys)
+    assert "points did not arrive" in warning
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_a_quiet_worker_and_a_closed_terminal_get_no_warning(
+    record: Record,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_quiet: bool,
+) -> None:
+    if not is_quiet:
+        closed = io.StringIO()
+        closed.close()
+        monkeypatch.setattr(sys, "stderr", closed)
+    service.fail("open", raising(OSError("no entry")))
+
+    train(record, service, is_quiet=is_quiet)
+
+    assert service.num_fired == 1
+    assert service.points == ALL_POINTS
+    assert warnings_on(capsys) == []
+
+
+def test_a_record_that_cannot_be_written_is_not_a_failure_of_the_tracker(
+    record: Record,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The disk is full: the training will say so, and the tracker has everything."""
+    tries: list[Synced] = []
+
+    def note_synced(_: str, synced: Synced) -> None:
+        tries.append(synced)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "note_synced", note_synced)
+
+    train(record, service)
+
+    assert [synced.status for synced in tries] == [None, "FINISHED"]
+    assert service.points == ALL_POINTS
+    assert len(service.opened) == 1
+    assert warnings_on(capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "num_warnings"),
+    [(RunNotWantedError(), 0), (UserActionNeededError("its experiment is gone"), 1)],
+)
+def test_a_tracker_that_refuses_the_run_is_not_tried_again(
+    record: Record,
+    service: Service,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    num_warnings: int,
+) -> None:
+    service.fail("open", raising(error))
+
+    train(record, service)
+
+    assert (service.points, len(service.opened)) == ([], 1)
+    assert len(warnings_on(capsys)) == num_warnings
+    # A run that the user deleted is settled; the other waits for the user.
+    assert len(record.unsynced(["fake"])) == num_warnings
+
+
+@pytest.mark.parametrize("method", ["open", "log_points", "close"])
+def test_a_tracker_that_hangs_stops_neither_the_work_nor_its_end(
+    record: Record,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+) -> None:
+    monkeypatch.setattr(sync_worker, "PATIENCE_SECONDS", 0.2)
+    hang = Hang()
+    service.fail(method, hang)
+    worker = SyncWorker("fake", record, service.open)
+
+    for step in range(1, 50):
+        log(worker, {"loss": 1 / step}, step)
+    started = time.monotonic()
+    finish(worker)
+    waited = time.monotonic() - started
+    was_given_up = hang.lasts
+    noted = record.info.synced.get("fake")
+    hang.is_over.set()
+    worker._thread.join(PATIENCE_SECONDS)
+
+    assert was_given_up
+    assert waited >= 0.2, "as long as the patience"
+    (warning,) = warnings_on(capsys)
+    assert "it does not answer" in warning
+    assert record.info.synced.get("fake") == noted, "another process may write it now"
+    assert record.unsynced(["fake"]) == ["fake"]
+
+
+def test_a_tracker_that_hangs_while_it_opens_delays_the_start_for_a_while_only(
+    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_worker, "FIRST_TRY_SECONDS", 0.1)
+    hang = Hang()
+    service.fail("open", hang)
+
+    worker = SyncWorker("fake", record, service.open)
+    worker.wait_for_first_try()
+    has_opened = service.points or not hang.lasts
+    hang.is_over.set()
+    finish(worker)
+
+    assert not has_opened
+    assert service.statuses == ["FINISHED"]
+
+
+def test_a_tracker_that_always_fails_does_not_hold_up_the_end(
+    record: Record,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.3)
+    service.fail("open", *[raising(OSError("no entry"))] * 10_000)
+
+    train(record, service)
+
+    assert len(service.opened) > 3, "it was tried"
+    assert service.faults["open"], "it was given up, or it would be open"
+    assert record.unsynced(["fake"]) == ["fake"]
+    assert len(warnings_on(capsys)) == 1
+
+
+def test_a_worker_that_pauses_tries_at_once_when_the_run_ends(
+    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = PATIENCE_SECONDS / 2
+    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", pause)
+    service.fail("open", raising(OSError("no entry")))
+
+    started = time.monotonic()
+    train(record, service)
+
+    assert time.monotonic() - started < pause
+    assert service.points == ALL_POINTS
+
+
+def test_pauses_grow_up_to_the_longest_and_are_short_again_after_a_success(
+    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def note_pause(worker: SyncWorker, pause: float) -> bool:
+        pauses.append(pause)
+        worker.sync_soon()
+        return True
+
+    monkeypatch.setattr(SyncWorker, "_wait_to_retry", note_pause)
+    service.fail("open", *[raising(OSError("no entry"))] * 3)
+    record.append({"loss": 1.0}, step=1)
+    worker = SyncWorker("fake", record, service.open)
+    wait_until(lambda: service.points)
+    service.fail("log_points", raising(OSError("full")))
+    log(worker, {"loss": 0.5}, 2)
+    finish(worker)
+
+    assert pauses == [0.05, 0.1, 0.1, 0.05]

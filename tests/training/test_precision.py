@@ -1,0 +1,51 @@
+"""What `auto` stands for: precision, attention, compiling."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from toygpt.training.precision import (
+    resolve_attention,
+    resolve_precision,
+    should_compile,
+)
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
+def test_a_precision_that_was_chosen_is_kept(accelerator: str) -> None:
+    assert resolve_precision("32-true", accelerator) == "32-true"
+    assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
+
+
+def test_attention_is_by_matrices_where_flash_attention_is_slower() -> None:
+    on_a_cpu = partial(resolve_attention, accelerator="cpu")
+
+    assert on_a_cpu("auto", precision="bf16-mixed") == "from_scratch"
+    assert on_a_cpu("auto", precision="32-true") == "flash"
+    for precision in ("bf16-mixed", "32-true"):
+        assert on_a_cpu("flash", precision=precision) == "flash"
+        assert on_a_cpu("from_scratch", precision=precision) == "from_scratch"
+
+
+def test_attention_on_a_gpu_is_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    assert (
+        resolve_attention("auto", precision="bf16-mixed", accelerator="auto") == "flash"
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "expected"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        (False, "cuda", False),
+        (True, "cpu", True),
+    ],
+)
+def test_a_model_is_compiled_on_a_gpu_or_where_that_is_asked_for(
+    choice: bool, device: str, expected: bool
+) -> None:
+    assert should_compile(choice, torch.device(device)) == expected

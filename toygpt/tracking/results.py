@@ -1,0 +1,194 @@
+"""The pipeline's results as a record, for a model that was not trained here.
+
+A model that DVC restored from its cache, or pulled, was trained in another folder or on
+another machine. Its parameters, curves and metrics are in the pipeline's own results:
+they make a record like that of a training here.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from errno import ENOENT
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.files import temporary_directory
+from toygpt.pipeline.measurements import is_of_this_model
+from toygpt.pipeline.params import TrackingParams, flatten
+from toygpt.pipeline.params_file import load_params, read_yaml
+from toygpt.tracking.points import Point
+from toygpt.tracking.record import Record
+from toygpt.tracking.sync import wanted_trackers
+
+
+class Results:
+    """The pipeline's results in the workspace, or at a revision."""
+
+    def __init__(
+        self, root: Path, revision: str | None = None, *, name: str | None = None
+    ) -> None:
+        self.root = root
+        self.revision = revision
+        self.name = name
+
+    @cached_property
+    def _files(self) -> Any:
+        """The files of the revision, from Git, DVC's cache, or its remote."""
+        from dvc.api import DVCFileSystem
+
+        return DVCFileSystem(str(self.root), rev=self.revision)
+
+    def _open(self, path: Path) -> Any:
+        """Open a file for reading.
+
+        Raises:
+            FileNotFoundError: There is none; `filename` is its path.
+        """
+        if self.revision is None:
+            return (self.root / path).open("rb")
+        from dvc.scm import RevError
+
+        try:
+            return self._files.open(path.as_posix(), "rb")
+        except RevError as error:
+            raise InputError(first_line(error)) from None
+        except Exception:  # DVC's are many
+            raise FileNotFoundError(
+                ENOENT, "neither here nor in DVC's cache", str(path)
+            ) from None
+
+    def _read(self, path: Path) -> str:
+        with self._open(path) as file:
+            return str(file.read().decode())
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The digest of the model's weights, by which its record is found."""
+        with self._open(paths.MODEL / "model.safetensors") as file:
+            digest = hashlib.sha256()
+            while piece := file.read(2**20):
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def make_record(self, tracking: TrackingParams) -> Record:
+        """Create a record from the parameters, the curves and the metrics."""
+        params = self._params()
+        curves = self._curves()
+        results = self._results()
+        now = time.time()
+        points = [Point(step, now, curves[step]) for step in sorted(curves)]
+        return Record.create(
+            self.root,
+            [*points, Point(None, now, results)],
+            name=self.name or f"{params['model']}-{params['corpus']}-restored",
+            project=tracking.project,
+            params=params,
+            tags=tracking.tags,
+            trackers=wanted_trackers(tracking),
+            status="FINISHED",
+            started=now,
+            ended=now,
+            metadata={
+                "restored.from": self.revision or "the workspace",
+                "weights.sha256": self.weights_sha256,
+            },
+            weights_sha256=self.weights_sha256,
+        )
+
+    def _params(self) -> dict[str, Any]:
+        """Return the parameters as a training logs them: 3.0, even if 3 is written."""
+        with temporary_directory(self.root / paths.TEMPORARY) as folder:
+            path = folder / paths.PARAMS.name
+            path.write_text(self._read(paths.PARAMS), encoding="utf-8")
+            try:
+                return load_params(path).in_use()
+            except InputError:  # of a version with other keys
+                return dict(flatten(read_yaml(path)))
+
+    @contextmanager
+    def directories(self) -> Iterator[dict[str, Path]]:
+        """Yield the directories of which the trackers keep a copy."""
+        made = {"model": paths.MODEL}
+        if self._is_of_this_model("generate-samples"):
+            made["samples"] = paths.SAMPLES
+        with ExitStack() as stack:
+            folders = {name: self.root / path for name, path in made.items()}
+            if self.revision is not None:
+                temporary = temporary_directory(self.root / paths.TEMPORARY)
+                copies = stack.enter_context(temporary)
+                folders = {name: copies / name for name in made}
+                for name, path in made.items():
+                    with suppress(Exception):  # DVC's are many: the copy is not there
+                        self._files.get(
+                            path.as_posix(), str(folders[name]), recursive=True
+                        )
+            yield {name: path for name, path in folders.items() if path.is_dir()}
+
+    def _curves(self) -> dict[int, dict[str, float]]:
+        """Return the metrics of each step, by their names in the trackers."""
+        curves: dict[int, dict[str, float]] = {}
+        for name in ("train", "validation"):
+            text = io.StringIO(self._read(paths.TRAIN_REPORT / f"{name}.csv"))
+            for row in csv.DictReader(text):
+                metrics = curves.setdefault(int(row["step"]), {})
+                for column, value in row.items():
+                    # Earlier versions called both losses `loss`.
+                    metric = f"{name}_loss" if column == "loss" else column
+                    # NaN: a metric that this training does not have.
+                    if column != "step" and not math.isnan(float(value)):
+                        metrics[metric] = float(value)
+        return curves
+
+    def _results(self) -> dict[str, float]:
+        """Return the results of the training, and of the evaluation of this model."""
+        metrics = json.loads(self._read(paths.METRICS / "train.json"))
+        results = {name: metrics[name] for name in ("parameters", "steps")}
+        return results | self.evaluation()
+
+    def evaluation(self) -> dict[str, float]:
+        """Return the results of the evaluation, if it was of this model."""
+        if not self._is_of_this_model("evaluate"):
+            return {}
+        try:
+            metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+        except FileNotFoundError:  # deleted; the other results do not need it
+            return {}
+        return {name: float(value) for name, value in metrics.items()}
+
+    def _is_of_this_model(self, stage: str) -> bool:
+        """Return whether a stage's results are of this model, not of an earlier one."""
+        with suppress(FileNotFoundError):
+            return is_of_this_model(self._read(paths.LOCK), stage)
+        return False  # only dvc.lock knows
+
+
+def all_results(root: Path, revisions: Sequence[str]) -> Iterator[Results]:
+    """Yield the results of these revisions, of all experiments, and of the workspace.
+
+    The workspace comes last: where it holds the results of an experiment, the
+    experiment has a better name for them.
+    """
+    for revision in revisions:
+        yield Results(root, revision, name=revision)
+    listing = subprocess.run(
+        ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    for line in listing.stdout.splitlines():
+        commit, _, reference = line.partition(" ")
+        # DVC keeps an experiment under the commit that it began from.
+        if match := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", reference):
+            yield Results(root, commit, name=match[1])
+    yield Results(root)
