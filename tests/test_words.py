@@ -29,7 +29,7 @@ INSTEAD = {
     r"length of the gradients?": "gradient norm",
     r"line feeds?": "newline",
     r"(is|are) none": "is NaN; there is no …",
-    r"(?<!there )(is|are|was|were) no (?!longer|one\b|more|less|[a-z]+er\b)[a-z]+": (
+    r"(?<!there\x20)(is|are|was|were) no (?!longer|one\b|more|less|[a-z]+er\b)[a-z]+": (
         "is not a …, has no …"
     ),
     r'"""(say|let|have)': "Return …, Return whether …, a plain verb",
@@ -43,10 +43,8 @@ SPACE = r"(?:[\s_]|\n\s*#\s)+"
 
 def compiled(pattern: str) -> re.Pattern[str]:
     """Return a pattern that finds its words in names and across lines, too."""
-    # A lookbehind has one width, and no alternatives: it stays as it is.
-    lookbehind, rest = re.match(r"(\(\?<!.*?\))?(.*)", pattern).groups(default="")
-    words = rest.replace(" ", SPACE)
-    return re.compile(rf"{lookbehind}(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.I)
+    words = pattern.replace(" ", SPACE)
+    return re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE)
 
 
 PATTERNS = {compiled(pattern): advice for pattern, advice in INSTEAD.items()}

@@ -37,7 +37,10 @@ class RandomSequences:
             self.cache.prepare_prefill(list(parts), num_new)
         query, key, value = (
             torch.nn.utils.rnn.pad_sequence(
-                [heads[number, :, part].transpose(0, 1) for number, part in parts.values()],
+                [
+                    heads[number, :, part].transpose(0, 1)
+                    for number, part in parts.values()
+                ],
                 batch_first=True,
             ).transpose(1, 2)
             for heads in self.heads
