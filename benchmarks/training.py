@@ -127,8 +127,8 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
         GPT(task.config, attention=task.attention),
         task.tokens(),
         task.tokens(),
-        params=params,  # type: ignore[arg-type]
-        runtime=runtime,  # type: ignore[arg-type]
+        params=params,
+        runtime=runtime,
         seed=0,
         curves=Curves(logger),
     )
@@ -168,7 +168,7 @@ def bare_loop(
         muon_learning_rate=1e-3,
         weight_decay=0.1,
     )
-    step_taker = build_optimizer(model, params)  # type: ignore[arg-type]
+    step_taker = build_optimizer(model, params)
 
     def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return next_token_loss(model(inputs), targets)
