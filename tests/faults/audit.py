@@ -18,7 +18,7 @@ Seen = list[tuple[int, str, float]]  # step, name and value of each point
 
 @dataclass
 class MLflowRun:
-    """What MLflow's database has of a run, beside what the machine was doing."""
+    """A run in MLflow's database, without its system metrics."""
 
     name: str
     status: str
@@ -35,12 +35,12 @@ def audit(root: Path) -> list[str]:
         for run_id in sorted(run_ids - records.keys())
     ]
     for run_id, record in records.items():
-        told = []
+        differences = []
         if "mlflow" in record.info.trackers:
-            told += _differences_in_mlflow(record, in_mlflow.get(run_id, []))
+            differences += _differences_in_mlflow(record, in_mlflow.get(run_id, []))
         if "wandb" in record.info.trackers:
-            told += _differences_in_wandb(record, in_wandb.get(run_id, []))
-        found += [f"{record.info.name} ({run_id}): {text}" for text in told]
+            differences += _differences_in_wandb(record, in_wandb.get(run_id, []))
+        found += [f"{record.info.name} ({run_id}): {text}" for text in differences]
     return found
 
 
@@ -72,7 +72,7 @@ def _runs_in_mlflow(root: Path) -> dict[str, list[MLflowRun]]:
 
 
 def _runs_in_wandb(root: Path) -> dict[str, list[WandbRun]]:
-    """Return what was written each time that a run was opened, oldest first.
+    """Return the files of each run, one for each time that it was opened, oldest first.
 
     If W&B was killed at once, it wrote nothing, not even the run's id.
     """

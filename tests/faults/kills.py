@@ -1,4 +1,4 @@
-"""Commands beside a test, as in terminals of their own; and what ends them."""
+"""Commands beside a test, as in terminals of their own, and signals to them."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.02
 
 
 def wait_until(condition: Callable[[], Found | None]) -> Found:
-    """Look again and again, until there is something to see; return it."""
+    """Ask again and again, until there is an answer; return it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if found := condition():
@@ -37,7 +37,7 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What it and its children have written until now."""
+        """The output of it and of its children until now."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
     @property
@@ -54,13 +54,13 @@ class Command:
         self.process.send_signal(number)
 
     def press_ctrl_c(self) -> None:
-        """Do as a terminal does: all that run in it get the signal."""
+        """Do as a terminal does: all processes that run in it get the signal."""
         os.killpg(self.process.pid, signal.SIGINT)
 
 
 @contextmanager
 def started(workspace: Workspace, *command: str) -> Iterator[Command]:
-    """Start a command; whatever is left of it when the block ends is killed."""
+    """Start a command; all its processes are killed when the block ends."""
     output = workspace.root.parent / f"output-{time.monotonic_ns()}.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -102,7 +102,7 @@ def wait_for_stage(root: Path, stage: str, *, beside: Command) -> psutil.Process
     Args:
         root: Of the project.
         stage: As in `python -m stages.STAGE`.
-        beside: The command that is to start it: if it ends, there is nothing to expect.
+        beside: The command that is to start it: once it has ended, no stage will come.
     """
 
     def look() -> psutil.Process | None:
@@ -114,7 +114,7 @@ def wait_for_stage(root: Path, stage: str, *, beside: Command) -> psutil.Process
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Say whether a process has ended, reaped or not."""
+    """Return whether a process has ended, reaped or not."""
     with suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True

@@ -1,4 +1,4 @@
-"""The long tests believe the audit: here it must find what is wrong."""
+"""The tests of chaos trust the audit: here it must find each disagreement."""
 
 import shutil
 import sqlite3
@@ -15,7 +15,7 @@ from toygpt.tracking.run import training_run
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one run, of which everybody knows everything."""
+    """A folder with one run, synced with all trackers."""
     root = tmp_path_factory.mktemp("tracked") / "project"
     tracking = TrackingParams(mlflow=True, wandb="offline", project="audit", tags={})
     root.mkdir()
@@ -27,7 +27,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def change(sql: str) -> Callable[[Path], None]:
-    """Return what does this to MLflow's database."""
+    """Return a function that runs this on MLflow's database."""
 
     def do(root: Path) -> None:
         with closing(sqlite3.connect(root / "mlflow.db")) as connection:
@@ -38,7 +38,7 @@ def change(sql: str) -> Callable[[Path], None]:
 
 
 def lose_wandb(root: Path) -> None:
-    """Remove all that W&B has."""
+    """Remove all files of W&B."""
     shutil.rmtree(root / "wandb")
 
 
@@ -49,7 +49,7 @@ def open_wandb_twice(root: Path) -> None:
 
 
 def end_record(root: Path) -> None:
-    """Let our own record say something else."""
+    """Change the status in our own record."""
     path = root / ".toygpt/runs/a-run/run.json"
     path.write_text(path.read_text().replace('"FINISHED"', '"KILLED"'))
 

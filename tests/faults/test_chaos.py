@@ -1,4 +1,4 @@
-"""Real runs, killed at fifty moments: whatever happens, the same command mends it."""
+"""Real runs, killed at fifty moments: the same command always completes them."""
 
 import json
 import os
@@ -32,17 +32,17 @@ pytestmark = pytest.mark.chaos
 
 SEED = 1
 NUM_KILLS = 50
-# When one of these was killed, DVC restores what comes after them from its cache: it
-# can, if and only if they made what they should.
+# When one of these was killed, DVC restores the outputs of later stages from its cache:
+# it can, if and only if these made the outputs that they should.
 DATA_STAGES = ["download", "tokenize", "split"]
 STAGES = [*DATA_STAGES, "train", "evaluate", "generate_samples"]
 VICTIMS = ["dvc", "stage", "both"]
 MOST_TRIES = 2
-# What DVC says when an experiment runs, and when another DVC was in its way.
+# DVC's messages when an experiment runs, and when another DVC was in its way.
 READY = "Reproducing experiment"
 LOCKED = "Unable to acquire lock"
-# What it says after it was killed while it wrote one of its own files, for it writes
-# them in their place. Then it says so for ever, to every command.
+# Its messages after it was killed while it wrote one of its own files, for it writes
+# them in their place. From then on it says so to every command.
 TORN = ["Unable to read RWLock-file", "'./dvc.lock' validation failed", "join() arg"]
 # Long enough that most kills of training come between two checkpoints.
 LONGER = {
@@ -55,7 +55,7 @@ LONGER = {
 
 @dataclass
 class Kill:
-    """What was done to a `dvc repro`, and what came of it."""
+    """A signal to a `dvc repro`, and its consequences."""
 
     number: int
     stage: str
@@ -68,8 +68,8 @@ class Kill:
     orphan_seconds: float = 0.0  # that a stage outlived its DVC
     found: str = ""  # the stages that ran at that moment
     tries: int = 0  # of the same command, until it was done
-    mended: str = ""  # what DVC had left half written, so that the doctor had to help
-    went_on_after: str = ""  # of training
+    doctor_fixed: str = ""  # an error of DVC that the doctor had to fix
+    resumed_after: str = ""  # the step of a training
 
 
 class Chaos:
@@ -106,7 +106,7 @@ class Chaos:
                 self.workspace.dvc("repro", stage)
 
     def _forget_runs(self, stages: list[str]) -> None:
-        """Let DVC restore these stages no more from its cache."""
+        """Remove the results of these stages from DVC's cache of runs."""
         for folder in (self.root / ".dvc/cache/runs").glob("*/*"):
             (path,) = folder.iterdir()
             command, *_ = path.read_text().splitlines()
@@ -116,12 +116,12 @@ class Chaos:
 
 @pytest.fixture(scope="module")
 def chaos(tmp_path_factory: pytest.TempPathFactory) -> Chaos:
-    """A project, and the `dvc.lock` that comes of it when nobody interferes."""
+    """A project, and its `dvc.lock` after a run that nothing interrupts."""
     return Chaos(tmp_path_factory.mktemp("chaos"))
 
 
 def draw(number: int, usual_seconds: dict[str, float]) -> Kill:
-    """Return one of the kills: all stages and victims in turn, the rest by chance."""
+    """Return one of the kills: all stages and victims in turn, the rest random."""
     chance = random.Random(f"{SEED}-{number}")
     stage = STAGES[number % len(STAGES)]
     (name,) = chance.choices(["SIGKILL", "SIGTERM", "SIGINT"], [6, 2, 1])
@@ -164,7 +164,7 @@ def watch_orphans(kill: Kill, stages: list[psutil.Process]) -> None:
 
 
 def repeat(kill: Kill, chaos: Chaos) -> str:
-    """Give the command again until it is done; return what it said."""
+    """Give the command again until it is done; return its output."""
     said = ""
     while kill.tries < MOST_TRIES:
         kill.tries += 1
@@ -173,27 +173,27 @@ def repeat(kill: Kill, chaos: Chaos) -> str:
         if done.returncode == 0:
             break
         if torn := [text for text in TORN if text in done.stderr]:
-            kill.mended = torn[0]
+            kill.doctor_fixed = torn[0]
             chaos.workspace.run("python", ".", "doctor", "--fix", check=False)
     else:
         raise AssertionError(said)
-    kill.went_on_after = "".join(
-        line.removeprefix("going on after ")
+    kill.resumed_after = "".join(
+        line.removeprefix("resuming after ")
         for line in said.splitlines()
-        if line.startswith("going on after ")
+        if line.startswith("resuming after ")
     )
     return said
 
 
 def report(kill: Kill) -> None:
-    """Add the kill to the table that was asked for, if one was."""
+    """Append the kill to the file that TOYGPT_CHAOS_REPORT names, if any."""
     if path := os.environ.get("TOYGPT_CHAOS_REPORT"):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(kill)) + "\n")
 
 
 @pytest.mark.parametrize("number", range(NUM_KILLS))
-def test_the_same_command_mends_a_kill(chaos: Chaos, number: int) -> None:
+def test_the_same_command_completes_a_killed_run(chaos: Chaos, number: int) -> None:
     kill = draw(number, chaos.usual_seconds)
     while True:
         chaos.workspace.put_back(kill.stage)
@@ -220,7 +220,7 @@ def test_the_same_command_mends_a_kill(chaos: Chaos, number: int) -> None:
 def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
     tmp_path: Path,
 ) -> None:
-    """They share everything but training: DVC's run cache may fail two writers."""
+    """They share all stages but training: DVC's run cache may fail two writers."""
     workspace = tiny_project(tmp_path / "project")
     workspace.set_params(LONGER)
     workspace.dvc("repro", "split")
@@ -258,7 +258,7 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
                 said += last.output
                 last = start(name)
             if name in steps:
-                assert f"going on after step {steps[name]}\n" in said + last.output
+                assert f"resuming after step {steps[name]}\n" in said + last.output
 
     infos = [info for _, info in all_infos(workspace.root)]
     assert sorted(info.name for info in infos) == sorted(commands)
@@ -280,7 +280,7 @@ def trainer_of(root: Path, name: str) -> psutil.Process | None:
 
 
 def kept_step(root: Path, name: str) -> int:
-    """Return how far the newest checkpoint of a training is."""
+    """Return the step of the newest checkpoint of a training."""
     for training in list_run_folders(root):
         description = training.describe()
         if description is not None and description.name == name:
@@ -289,7 +289,7 @@ def kept_step(root: Path, name: str) -> int:
 
 
 def results_of(workspace: Workspace, info: RunInfo) -> set[str]:
-    """Return the names of what is known of a whole run."""
+    """Return the names of the results of a whole run."""
     record = Record(runs_folder(workspace.root) / info.id)
     return {
         name for point in record.points if point.step is None for name in point.metrics
@@ -297,5 +297,5 @@ def results_of(workspace: Workspace, info: RunInfo) -> set[str]:
 
 
 def temporaries(root: Path) -> list[Path]:
-    """Return what an attempt to write has left."""
+    """Return the temporary files that are left."""
     return [path for path in root.rglob(".*.tmp") if ".git" not in path.parts]

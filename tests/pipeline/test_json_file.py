@@ -51,8 +51,8 @@ def test_a_file_becomes_what_it_declares(path: Path) -> None:
 def test_fields_may_have_another_name_in_the_file_and_may_hold_the_version(
     path: Path,
 ) -> None:
-    path.write_text(json.dumps({"version": 3, "told": 5}))
-    renamed = read_json(path, Part, version=3, advice="", renamed={"told": "tokens"})
+    path.write_text(json.dumps({"version": 3, "facts": 5}))
+    renamed = read_json(path, Part, version=3, advice="", renamed={"facts": "tokens"})
     path.write_text('{"version": 3}')
 
     assert renamed == Part(5)

@@ -4,34 +4,26 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.resuming.folders import (
+    DESCRIPTION,
+    FINGERPRINT,
+    INPUTS,
+    OTHER_PRECISION,
+    interrupt,
+    leave_outdated,
+)
 from toygpt.pipeline.errors import InputError
-from toygpt.resuming.description import Description
 from toygpt.resuming.fingerprint import fingerprint_of
 from toygpt.resuming.run_folder import (
     RunFolder,
     list_run_folders,
     open_run_folder,
     run_folders_root,
-)
-
-INPUTS: dict[str, Any] = {"seed": 1, "train.precision": "32-true", "train.lr": 0.5}
-OTHER_PRECISION = INPUTS | {"train.precision": "bf16-mixed"}
-FINGERPRINT = fingerprint_of(INPUTS)
-DESCRIPTION = Description(
-    name="nano",
-    run="20260101-000000-abcdef",
-    started=1.5,
-    experiment=None,
-    is_temporary=False,
-    params={"seed": 1},
-    inputs=INPUTS,
-    max_steps=10,
 )
 
 
@@ -41,14 +33,6 @@ def training(tmp_path: Path) -> Iterator[RunFolder]:
     with open_run_folder(tmp_path, INPUTS) as training:
         training.write_description(DESCRIPTION)
         yield training
-
-
-def interrupt(root: Path, inputs: dict[str, Any] = INPUTS) -> RunFolder:
-    """Leave a training after its third step."""
-    with open_run_folder(root, inputs) as training:
-        training.write_description(replace(DESCRIPTION, inputs=inputs))
-        training.save(3, {})
-    return training
 
 
 def steps_of(training: RunFolder) -> list[int]:
@@ -223,26 +207,10 @@ def test_a_training_does_not_take_the_place_of_another(tmp_path: Path) -> None:
     assert len(list_run_folders(tmp_path)) == 2
 
 
-@pytest.fixture
-def outdated(tmp_path: Path) -> Path:
-    """The folder of a training that the toyGPT before this format left behind."""
-    folder = run_folders_root(tmp_path) / ("ab" * 16)
-    folder.mkdir(parents=True)
-    entry = {"file": "step-20.ckpt", "sha256": "0" * 64, "bytes": 7, "step": 20}
-    values = {
-        "LATEST.json": {"version": 1, "checkpoints": [entry]},
-        "training.json": {"version": 1, **vars(DESCRIPTION)},
-    }
-    for name, value in values.items():
-        (folder / name).write_text(json.dumps(value, indent=2) + "\n")
-    (folder / "step-20.ckpt").write_bytes(b"weights")
-    (folder / "lock").write_text("123\n")
-    return folder
-
-
 def test_a_training_of_another_version_is_left_alone_and_named(
-    tmp_path: Path, outdated: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    outdated = leave_outdated(tmp_path)
     before = files_of(RunFolder(outdated))
 
     with open_run_folder(tmp_path, INPUTS) as training:

@@ -18,8 +18,6 @@ from toygpt.resuming.checkpoint import CheckpointFolder
 from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
 from toygpt.training import loop
 
-pytestmark = pytest.mark.slow
-
 INT, TERM, USR1, KILL = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -31,8 +29,11 @@ STEP_4 = (TrainingBatches, "batch", 4)
 # ... before the first, while the second checkpoint of a training is saved, ...
 START = (loop, "build_optimizer", 1)
 CHECKPOINT_AFTER_6 = (CheckpointFolder, "keep", 3)
-# ... and in the validation after the last step (or, of three, after the second).
+# ... and in the validation after the last step.
 LAST_VALIDATION = (loop, "validate", 2)
+
+
+Moment = tuple[Any, str, int]  # before a call of a function, see `before_call`
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ class Child:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def train(self, moment: Any = None, *numbers: int, **options: Any) -> int:
+    def train(self, moment: Moment | None = None, *numbers: int, **options: Any) -> int:
         """Train, with these signals at that moment; return the exit code."""
         child = os.fork()
         if child:
@@ -58,7 +59,8 @@ class Child:
             if moment is None:
                 train_tiny(self.root, **options)
             else:
-                with before_call(*moment, lambda: send(numbers)):
+                owner, name, number = moment
+                with before_call(owner, name, number, lambda: send(numbers)):
                     train_tiny(self.root, **options)
             code = 0
         except Stopped as stopped:
@@ -107,8 +109,8 @@ def test_the_first_signal_lets_the_step_be_finished_and_saved(
         (START, (TERM,), 143, [1]),
         (START, (INT,), 130, [1]),
         (START, (USR1,), 138, [1]),
-        (LAST_VALIDATION, (TERM,), 143, [10]),
-        (LAST_VALIDATION, (INT,), 130, [10]),
+        (LAST_VALIDATION, (TERM,), 143, [10, 5]),
+        (LAST_VALIDATION, (INT,), 130, [10, 5]),
     ],
 )
 def test_a_second_signal_ends_training_at_once_unless_the_first_was_an_announcement(

@@ -36,8 +36,8 @@ def read_json(
         model: A dataclass. Its fields may be dataclasses, too.
         version: The only version that is read.
         advice: What the user can do about a file that cannot be read.
-        renamed: Fields whose names in the file differ: `{"told": "synced"}` reads the
-            file's `told` as the field `synced`.
+        renamed: Fields whose names in the file differ: `{"facts": "tags"}` reads the
+            file's `facts` as the field `tags`.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -1,4 +1,4 @@
-"""training.json: what is trained in a folder, and how to continue it."""
+"""training.json: which training a folder holds, and how to continue it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ DESCRIPTION_FILE = "training.json"
 
 @dataclass(frozen=True)
 class Description:
-    """What is trained, and how to continue it."""
+    """A training, and how to continue it."""
 
     name: str  # as the trackers show it
     run: str  # id of its record, see tracking/record.py
@@ -26,7 +26,7 @@ class Description:
 
 
 def read_description(folder: Path) -> Description | None:
-    """Return what is trained in a folder, or None where nothing has started.
+    """Return the description of the training in a folder, or None where there is none.
 
     Raises:
         WrongVersionError: Another version of toyGPT wrote the folder.
@@ -48,6 +48,6 @@ def read_description(folder: Path) -> Description | None:
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """Write what is trained in a folder."""
+    """Write the description of the training in a folder."""
     values = {"version": VERSION, **asdict(description)}
     write_json(folder / DESCRIPTION_FILE, values)

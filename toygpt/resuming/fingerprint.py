@@ -74,7 +74,7 @@ def train_code(project: Path) -> list[Path]:
 
 
 def fingerprint_of(inputs: Mapping[str, Any]) -> str:
-    """Return the digest of all inputs, whatever their order."""
+    """Return the digest of all inputs; their order makes no difference."""
     text = json.dumps(inputs, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 

@@ -4,9 +4,9 @@ The folders lie in `.toygpt/resume/` of the project that the user works in, each
 by the fingerprint of all inputs of its weights. So the same command finds its own work
 again, also from a temporary copy of the project, and never that of another training.
 
-    training.json       what is trained, and how to continue it
-    step-*, LATEST.json checkpoints, see checkpoint.py
-    lock                held by the process that trains
+    training.json         which training it is, see description.py
+    step-*, LATEST.json   checkpoints, see checkpoint.py
+    lock                  held by the process that trains
 """
 
 import sys
@@ -40,15 +40,11 @@ class RunFolder(CheckpointFolder):
         return self.folder.name
 
     def describe(self) -> Description | None:
-        """Return what is trained here, or None if training has not started.
-
-        Raises:
-            InputError: The description is damaged, or of another version.
-        """
+        """Return the description, if training has started; see `read_description`."""
         return read_description(self.folder)
 
     def write_description(self, description: Description) -> None:
-        """Write what is trained here."""
+        """Write the description of the training."""
         write_description(self.folder, description)
 
     def holder(self) -> Holder | None:
@@ -66,10 +62,8 @@ class RunFolder(CheckpointFolder):
             try:
                 stack.enter_context(locked(self.folder / LOCK_FILE, wait=False))
             except AlreadyLockedError as error:
-                raise InputError(
-                    f"this very training is running already: {error.holder} works in "
-                    f"{self.folder}"
-                ) from None
+                problem = f"already: {error.holder} works in {self.folder}"
+                raise InputError(f"this very training is running {problem}") from None
             yield
 
     def reset(self) -> None:
@@ -78,8 +72,7 @@ class RunFolder(CheckpointFolder):
         (self.folder / DESCRIPTION_FILE).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder: its training has ended, or is not wanted any more."""
-        # In one step, so that no half of it can be taken for a damaged one.
+        """Remove the folder, in one step: no half of it looks like a damaged one."""
         remove_directory(self.folder)
 
 
@@ -90,14 +83,8 @@ def run_folders_root(root: Path) -> Path:
 
 def list_run_folders(root: Path) -> list[RunFolder]:
     """Return all trainings of a project that have not ended, running ones included."""
-    folder = run_folders_root(root)
-    if not folder.is_dir():
-        return []
-    return [
-        RunFolder(path)
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".")
-    ]
+    folders = run_folders_root(root).glob("[!.]*/")  # the slash: no files
+    return [RunFolder(path) for path in sorted(folders)]
 
 
 @contextmanager
@@ -136,17 +123,12 @@ def open_run_folder(
 
 
 def _rename(other: RunFolder, own: RunFolder, inputs: Mapping[str, Any]) -> None:
-    """Make a training our own that differs in its precision, to continue it.
-
-    Raises:
-        InputError: It differs in other inputs as well, or there is no such training.
-    """
+    """Make a training our own that differs in its precision alone, to continue it."""
     missing = InputError(f"there is no interrupted training {other.fingerprint}")
     if not other.folder.is_dir():
         raise missing
     with other.locked():
-        description = other.describe()
-        if description is None:
+        if (description := other.describe()) is None:
             raise missing
         check_same_but_precision(description.name, description.inputs, inputs)
         if own.folder.exists():

@@ -1,0 +1,83 @@
+"""The choice among interrupted trainings."""
+
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.resuming.folders import (
+    DESCRIPTION,
+    FINGERPRINT,
+    INPUTS,
+    OTHER_PRECISION,
+    interrupt,
+    leave_outdated,
+)
+from toygpt.pipeline.errors import InputError
+from toygpt.resuming.choose import check_changes, choose, interrupted_trainings
+from toygpt.resuming.run_folder import open_run_folder
+
+
+def test_nothing_can_be_resumed_where_nothing_was_interrupted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"to resume: no training was interrupted$"):
+        interrupted_trainings(tmp_path)
+
+
+def test_a_training_that_runs_is_not_resumed(tmp_path: Path) -> None:
+    running = f"nothing to resume: process {os.getpid()} is still training"
+
+    with open_run_folder(tmp_path, INPUTS):
+        with pytest.raises(InputError, match=running):
+            interrupted_trainings(tmp_path)
+        interrupt(tmp_path, OTHER_PRECISION)
+        assert len(interrupted_trainings(tmp_path)) == 1
+
+
+def test_a_training_of_another_version_is_no_choice_and_in_no_one_s_way(
+    tmp_path: Path,
+) -> None:
+    outdated = leave_outdated(tmp_path)
+    with pytest.raises(InputError, match=rf"{outdated} was written by another version"):
+        interrupted_trainings(tmp_path)
+
+    interrupt(tmp_path)
+
+    (found,) = interrupted_trainings(tmp_path)
+    assert found.training.fingerprint == FINGERPRINT
+    assert re.fullmatch(
+        r"nano \(id \w{8}, started 1970-01-01 .*, step 3 of 10\)", str(found)
+    )
+
+
+def test_several_trainings_are_listed_with_the_inputs_that_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = interrupt(tmp_path, INPUTS | {"train.bin": "cd" * 32}, name="one")
+    interrupt(tmp_path, OTHER_PRECISION | {"train.bin": "ab" * 32}, name="other")
+    found = interrupted_trainings(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # not a terminal
+
+    with pytest.raises(InputError, match="several trainings were interrupted") as error:
+        choose(found, None)
+    with pytest.raises(InputError, match="no interrupted training is called 'third'"):
+        choose(found, "third")
+
+    assert "train.precision 32-true" in str(error.value)
+    assert "train.bin" not in str(error.value), "of a digest, users learn nothing"
+    assert choose(found, "other").description.name == "other"
+    assert choose(found, first.fingerprint[:6]).description.name == "one"
+    assert choose(found[:1], None) is found[0]
+
+
+@pytest.mark.parametrize(
+    "key", ["train.precision", "runtime.devices", "tracking.wandb"]
+)
+def test_inputs_that_change_no_training_may_change(key: str) -> None:
+    check_changes(DESCRIPTION, {key: "other", "seed": 1})
+
+
+def test_other_changes_are_refused_before_dvc_starts() -> None:
+    with pytest.raises(InputError, match=r"\(nano\): seed was 1 and would be 5$"):
+        check_changes(DESCRIPTION, {"seed": 5, "runtime.devices": 2})
