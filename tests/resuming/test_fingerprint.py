@@ -31,7 +31,13 @@ def project(tmp_path: Path) -> Path:
 
 
 def inputs(project: Path, **changes: Any) -> dict[str, Any]:
-    values = {"seed": 1, "rate": 0.1, "layers": 2, "vocab": 9, "text": "aa"} | changes
+    values: dict[str, Any] = {
+        "seed": 1,
+        "rate": 0.1,
+        "layers": 2,
+        "vocab": 9,
+        "text": "aa",
+    } | changes
     params = SimpleNamespace(
         seed=values["seed"],
         chosen_model=SimpleNamespace(model_dump=lambda: {"layers": values["layers"]}),

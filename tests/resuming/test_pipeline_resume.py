@@ -462,11 +462,11 @@ def test_each_of_two_trainings_is_resumed_as_itself(interrupted: Prepared) -> No
 
     no_terminal = interrupted.run("python", ".", "resume", check=False)
     first = resume_at_a_terminal(interrupted, "by-hand")
-    first_params = read_yaml(interrupted.root / "params.yaml")
+    first_params = params_now(interrupted.root)
     first_lock = interrupted.lock_now()
     discard_edits(interrupted.workspace)
     other = interrupted.run("python", ".", "resume").stdout
-    other_params = read_yaml(interrupted.root / "params.yaml")
+    other_params = params_now(interrupted.root)
     interrupted.workspace.set_params(RATE)
     again = interrupted.workspace.dvc("repro").stdout
 
@@ -483,6 +483,10 @@ def test_each_of_two_trainings_is_resumed_as_itself(interrupted: Prepared) -> No
     assert list_run_folders(interrupted.root) == []
     assert "Stage 'train' is cached - skipping run" in again
     assert interrupted.lock_now() == interrupted.lock
+
+
+def params_now(root: Path) -> Any:
+    return YAML(typ="safe").load(root / "params.yaml")
 
 
 def resume_at_a_terminal(project: Prepared, name: str) -> str:

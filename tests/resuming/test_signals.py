@@ -33,6 +33,9 @@ CHECKPOINT_AFTER_6 = (CheckpointFolder, "keep", 3)
 LAST_VALIDATION = (loop, "validate", 2)
 
 
+Moment = tuple[Any, str, int]  # before a call of a function, see `before_call`
+
+
 @pytest.fixture
 def child(tmp_path: Path) -> "Child":
     return Child(tmp_path)
@@ -44,7 +47,7 @@ class Child:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def train(self, moment: Any = None, *numbers: int, **options: Any) -> int:
+    def train(self, moment: Moment | None = None, *numbers: int, **options: Any) -> int:
         """Train, with these signals at that moment; return the exit code."""
         child = os.fork()
         if child:
@@ -56,7 +59,8 @@ class Child:
             if moment is None:
                 train_tiny(self.root, **options)
             else:
-                with before_call(*moment, lambda: send(numbers)):
+                owner, name, number = moment
+                with before_call(owner, name, number, lambda: send(numbers)):
                     train_tiny(self.root, **options)
             code = 0
         except Stopped as stopped:
