@@ -104,6 +104,24 @@ def test_a_tracker_that_is_muted_on_the_way_is_synced_later(
     assert service.statuses == ["KILLED", "FINISHED"]
 
 
+def test_a_tracker_that_has_everything_is_not_opened_again(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Service()
+    monkeypatch.setitem(sync.OPEN, "wandb", other.open)
+    with run_in(tmp_path, tracked_by("wandb")):
+        pass
+    record_in(tmp_path).update(trackers=["mlflow", "wandb"])
+
+    synced = bring_up_to_date(tracked_by("mlflow", "wandb"), tmp_path)
+
+    assert (synced, service.opened, other.opened) == (
+        ["nano-python"],
+        [RUN_ID],
+        [RUN_ID],
+    )
+
+
 def test_one_damaged_record_is_named_and_stops_no_other(
     tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:

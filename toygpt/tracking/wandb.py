@@ -27,7 +27,7 @@ class WandbTracker:
     def __init__(self, info: RunInfo, tracking: TrackingParams, root: Path) -> None:
         folder = str(root / ".toygpt" / "wandb")
         os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = folder
-        if tracking.wandb != "online":  # `wandb login` notes a server in the default
+        if tracking.wandb != "online":  # where `wandb login` has noted a server
             os.environ["WANDB_CONFIG_DIR"] = folder
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         os.environ["WANDB_SILENT"] = "true"
@@ -45,7 +45,6 @@ class WandbTracker:
             _warn_of_missing_key()
             mode = "offline"
         self.run_id = info.id
-        self._info = info
         self._root = root
         self._look_up()
         self._run = wandb.init(
