@@ -30,7 +30,7 @@ INSTEAD = {
     r"length of the gradients?": "gradient norm",
     r"line feeds?": "newline",
     r"(?<!there[\x20_])(is|are) none": "is NaN, is None",
-    r"(?<!there[\x20_])(is|are|was|were) no (?!longer|one\b|more|less|[a-z]+er\b)[a-z]+": (
+    r"(?<!there[\x20_])(is|are|was|were) no (?!one\b|more|less|[a-z]+er\b)[a-z]+": (
         "is not a …, has no …"
     ),
     r'"""(say|let|have)': "Return …, Return whether …, a plain verb",

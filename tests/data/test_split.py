@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,7 @@ import stages.download
 import stages.evaluate
 import stages.split
 import stages.tokenize
-from stages.split import check_sizes, summary
-from tests.project import PROJECT, tiny_project
+from tests.project import tiny_project
 from tests.tiny import lively_model
 from toygpt.data.manifest import Part
 from toygpt.data.split import (
@@ -26,15 +24,12 @@ from toygpt.data.split import (
     Assignment,
     assign_splits,
     hash_of_group,
-    write_splits,
 )
+from toygpt.data.split_files import write_splits
 from toygpt.data.token_files import TokenIds
 from toygpt.model.huggingface import save_model
 from toygpt.pipeline import paths
-from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory
-from toygpt.pipeline.params import Params
-from toygpt.pipeline.params_file import load_params
 
 END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.
@@ -118,7 +113,7 @@ def folders(*sizes: int, documents: int = 1) -> Corpus:
 
 
 def test_the_hash_of_a_group_is_settled_for_good() -> None:
-    """A change here moves text from one split to the other in everybody's project."""
+    """A change here moves text from one split to the other in every project."""
     expected = {
         "asyncio": "train",
         "ctypes": "test",
@@ -167,19 +162,6 @@ def test_the_smallest_and_the_largest_key_do_as_well(key: int) -> None:
     splits = split_of_each(2_000, key=key)
 
     assert set(splits) == set(SPLITS)
-
-
-def test_holding_out_more_to_validate_takes_it_from_training_alone() -> None:
-    before = split_of_each(2_000, validation_fraction=0.1)
-
-    after = split_of_each(2_000, validation_fraction=0.2)
-
-    moves = {(a, b) for a, b in zip(before, after, strict=True) if a != b}
-    assert moves == {("train", "validation")}
-
-
-def test_a_group_that_is_not_unicode_has_a_hash() -> None:
-    assert 0 <= hash_of_group("\ud800", key=9) < 2**64
 
 
 def test_new_groups_move_no_old_ones_where_the_hash_decides() -> None:
@@ -326,7 +308,7 @@ def test_documents_too_long_to_be_copied_at_once_are_copied_whole(
     expected = split(corpus, directory)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toygpt.data.split.TOKENS_AT_ONCE", at_once)
+        patch.setattr("toygpt.data.split_files.TOKENS_AT_ONCE", at_once)
         in_parts = split(corpus, directory)
 
     assert (in_parts.parts, in_parts.files) == (expected.parts, expected.files)
@@ -379,9 +361,9 @@ ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
 @pytest.mark.parametrize(
     ("sentence", "ending"),
     [
-        pytest.param("Some words\nof prose.\n\n", ".\n\n", id="after a blank line"),
+        pytest.param("Some words\nof prose.\n\n", ".\n\n", id="after an empty line"),
         pytest.param(
-            "Some words.\r\n\r\n", ".\r\n\r\n", id="after a blank line of DOS"
+            "Some words.\r\n\r\n", ".\r\n\r\n", id="after an empty line of DOS"
         ),
         pytest.param("if x:\n    return y\n", "\n", id="after the end of a line"),
         pytest.param("日本語の文章です。", "", id="between characters"),
@@ -484,76 +466,3 @@ def test_one_file_of_text_is_all_that_the_stages_need(
     error = of_evaluate["test_bits_per_byte_standard_error"]
     assert 0 < error < 0.2 * number
     assert f"{number:.3f} ± {error:.3f} (bigram" in capsys.readouterr().out
-
-
-def params(**overrides: float) -> Params:
-    return load_params(
-        PROJECT / "params.yaml",
-        {key.replace("__", "."): value for key, value in overrides.items()},
-    )
-
-
-def sizes_of(num_tokens: int, given: Params, directory: Path) -> dict[str, Part]:
-    """Split a single text of so many tokens."""
-    return split(
-        folders(num_tokens),
-        directory,
-        validation_fraction=given.split.validation_fraction,
-        test_fraction=given.split.test_fraction,
-    ).parts
-
-
-def test_too_little_text_is_refused_with_ways_out_that_help(tmp_path: Path) -> None:
-    """Each way out that the message names is tried."""
-    num_tokens = 1_000
-    with pytest.raises(InputError) as caught:
-        check_sizes(sizes_of(num_tokens, params(), tmp_path), params())
-    assert str(caught.value) == (
-        "1,002 tokens of text are too few for blocks of 128: the validation split "
-        "would hold 81 and needs 129, the test split would hold 80 and needs 129. Use "
-        "more text (at least 2,150 tokens), or split.validation_fraction=0.18 and "
-        "split.test_fraction=0.18, or models.nano.block_size=79 (-S, or in params.yaml)"
-    )
-
-    check_sizes(sizes_of(2_150, params(), tmp_path), params())
-    larger = params(split__validation_fraction=0.18, split__test_fraction=0.18)
-    check_sizes(sizes_of(num_tokens, larger, tmp_path), larger)
-    smaller = params(models__nano__block_size=79)
-    check_sizes(sizes_of(num_tokens, smaller, tmp_path), smaller)
-
-
-def test_ways_out_that_cannot_help_are_not_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="too few") as caught:
-        check_sizes(sizes_of(300, params(), tmp_path), params())
-    assert "_fraction=" not in str(caught.value)
-
-    with pytest.raises(InputError, match="too few") as caught:
-        check_sizes(sizes_of(3, params(), tmp_path), params())
-    assert "block_size=" not in str(caught.value)
-
-
-def test_the_summary_says_what_was_asked_and_warns_where_it_did_not_come(
-    tmp_path: Path,
-) -> None:
-    done = split(folders(*[3_000] * 12), tmp_path)
-    asked = {"train": 0.84, "validation": 0.08, "test": 0.08}
-
-    line = summary(done.parts, asked, done.shares, done.assignment, leakage=0.5)
-    with_warning = summary(
-        done.parts,
-        asked,
-        done.shares | {"test": 0.0003},
-        replace(done.assignment, num_groups_moved=0),
-        leakage=0.5,
-    )
-
-    assert line == (
-        "tokens: 30,000 to train (83.33%; asked: 84.00%), "
-        "3,000 to validation (8.33%; asked: 8.00%), 3,000 to test (8.33%; asked: "
-        "8.00%); groups: 11 by hash, 1 moved to fit, 0 cut; "
-        "50.0% of the test's 13-grams are in train, too"
-    )
-    assert with_warning.splitlines()[1:] == [
-        "warning: the test split has 0.03% of the tokens, 8.00% were asked for "
-        "(split.*_fraction in params.yaml)"
-    ]

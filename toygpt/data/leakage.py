@@ -10,8 +10,8 @@ from toygpt.data.token_files import TokenIds
 
 # So few that their hashes stay in the processor's cache: twice as fast.
 NGRAMS_AT_ONCE = 2**15
-# Hashes of the training split that are sorted together, 64 MiB of them.
-HASHES_AT_ONCE = 2**23
+# Hashes of the training split that are sorted together: 32 MiB.
+HASHES_AT_ONCE = 2**22
 # Odd, and its bits look random: 2**64 divided by the golden ratio.
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -40,7 +40,7 @@ def shared_ngram_fraction(
         seen.sort()
         places = np.searchsorted(seen, wanted)
         is_shared |= seen.take(places, mode="clip") == wanted
-    return np.count_nonzero(is_shared) / len(wanted)
+    return int(is_shared.sum()) / len(wanted)
 
 
 def _ngram_hashes(

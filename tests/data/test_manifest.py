@@ -1,0 +1,237 @@
+"""The manifest: token files are read as they were written, or not at all."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toygpt.data.manifest import (
+    Manifest,
+    Part,
+    open_tokens,
+    read_ends,
+    read_manifest,
+    write_manifest,
+)
+from toygpt.data.token_files import token_type_for, write_tokens
+from toygpt.pipeline.errors import InputError
+
+DOCUMENTS = [[5, 6, 7, 0], [8, 0], [9, 10, 0]]
+FORCE = "dvc repro --force --single-item tokenize"
+
+
+def write(
+    directory: Path,
+    documents: Sequence[Sequence[int]] = DOCUMENTS,
+    *,
+    vocab_size: int = 300,
+) -> Manifest:
+    """Write documents of token ids and their manifest."""
+    directory.mkdir(exist_ok=True)
+    num_tokens, num_documents = write_tokens(
+        (np.array(document, dtype=np.uint32) for document in documents),
+        directory,
+        token_type=token_type_for(vocab_size),
+    )
+    return write_manifest(
+        directory,
+        token_type=token_type_for(vocab_size),
+        vocab_size=vocab_size,
+        end_of_text_id=0,
+        corpus_sha256="c" * 64,
+        tokenizer_sha256="d" * 64,
+        parts={"tokens": Part(num_tokens, num_documents, bytes=17)},
+    )
+
+
+def read(directory: Path) -> Manifest:
+    return read_manifest(directory, made_by="tokenize")
+
+
+def complaint(directory: Path) -> str:
+    """Return what the user reads when token files cannot be trusted."""
+    with pytest.raises(InputError) as caught:
+        read(directory)
+    assert str(caught.value).startswith(str(directory))
+    return str(caught.value)
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = write(tmp_path, vocab_size=70_000)
+
+    assert read(tmp_path) == written
+    assert written.token_type == "uint32"
+    assert written.parts == {"tokens": Part(tokens=9, documents=3, bytes=17)}
+    assert sorted(written.files) == ["ends.bin", "tokens.bin"]
+
+
+def test_the_same_tokens_have_the_same_manifest_anywhere(tmp_path: Path) -> None:
+    """No time and no place in it: else nothing made from it could be reused."""
+    for name in ("here", "there"):
+        write(tmp_path / name)
+
+    here, there = (tmp_path / name / "manifest.json" for name in ("here", "there"))
+
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_documents_end_where_the_ends_say(tmp_path: Path) -> None:
+    manifest = write(tmp_path)
+
+    tokens = open_tokens(tmp_path, manifest, "tokens")
+    ends = read_ends(tmp_path, manifest).astype(int)
+
+    assert [part.tolist() for part in np.split(tokens, ends[:-1])] == DOCUMENTS
+
+
+def test_a_part_without_tokens_is_named(tmp_path: Path) -> None:
+    """An empty file cannot be mapped into memory; nothing can be learned from it."""
+    manifest = write(tmp_path, [])
+
+    with pytest.raises(InputError, match=r"tokens\.bin holds no tokens"):
+        open_tokens(tmp_path, manifest, "tokens")
+    with pytest.raises(InputError, match=r"names no train\.bin: run `dvc repro`"):
+        open_tokens(tmp_path, manifest, "train")
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_no_manifest_vouches_for_a_token_id_beyond_the_vocabulary(
+    tmp_path: Path, place: int
+) -> None:
+    """The network has no vector for it."""
+    tokens = [5, 6, 7]
+    tokens[place] = 300
+
+    with pytest.raises(InputError, match=r"holds the token id 300, but .* has 300"):
+        write(tmp_path, [tokens])
+
+    assert not (tmp_path / "manifest.json").exists()
+    assert write(tmp_path, [[299]], vocab_size=300)
+
+
+def flip_one_bit(content: bytes, place: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 0b100
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "ends.bin"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[:-8],
+        lambda content: content + bytes(8),
+        lambda content: flip_one_bit(content, 0),
+        lambda content: flip_one_bit(content, -1),
+    ],
+    ids=["cut", "cut a lot", "longer", "first bit", "last bit"],
+)
+def test_a_damaged_file_is_named(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    write(tmp_path)
+    file = tmp_path / name
+    file.write_bytes(damage(file.read_bytes()))
+
+    message = complaint(tmp_path)
+
+    assert message.startswith(f"{file} is damaged: ")
+    assert FORCE in message
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "ends.bin", "manifest.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    (tmp_path / name).unlink()
+    message = complaint(tmp_path)
+    assert message.startswith(f"{tmp_path / name} is missing: run `dvc repro ")
+
+    if name != "manifest.json":
+        (tmp_path / name).mkdir()
+        assert complaint(tmp_path) == message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"plain", b"\xff\xfe", b"null", b"[]", b"{}", b'"a"']
+)
+def test_a_file_that_is_not_a_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+
+    message = complaint(tmp_path)
+
+    assert message.startswith(f"{path} is damaged")
+    assert FORCE in message
+
+
+ELSEWHERE = {"bytes": 18, "sha256": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda values: values.pop("token_type"), "token_type"),
+        (lambda values: values.update(mood="good"), "mood"),
+        (lambda values: values.update(version=2), "has version 2, this toyGPT reads 1"),
+        (lambda values: values.update(token_type="float32"), "float32 for a vocab"),
+        (lambda values: values.update(parts=[]), "parts"),
+        (lambda values: values["parts"].update(tokens=9), "parts.tokens"),
+        (lambda values: values["parts"]["tokens"].update(tokens=8), "cannot hold 8"),
+        (
+            lambda values: values["parts"].update(more=Part(1, 1, 1).__dict__),
+            "more.bin",
+        ),
+        (lambda values: values["files"]["tokens.bin"].update(bytes="18"), "tokens.bin"),
+        (
+            lambda values: values["files"].update({"../tokens.bin": ELSEWHERE}),
+            "'../tok",
+        ),
+        (
+            lambda values: values["files"].update({"/tokens.bin": ELSEWHERE}),
+            "'/tokens.",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_true_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    """It cannot name files elsewhere either."""
+    write(tmp_path)
+    path = tmp_path / "manifest.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+    message = complaint(tmp_path)
+
+    assert message.startswith(str(path))
+    assert reason in message
+    assert message.endswith(f"run `{FORCE}`")
+
+
+@settings(max_examples=100)
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_the_manifest_never_surprises(
+    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
+) -> None:
+    """It is named to the user, or it changed nothing about the files."""
+    directory = tmp_path_factory.mktemp("tokens")
+    intact = write(directory)
+    path = directory / "manifest.json"
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << bit
+    path.write_bytes(content)
+
+    with suppress(InputError):
+        changed = read(directory)
+
+        assert changed.files == intact.files
+        assert changed.version == intact.version
