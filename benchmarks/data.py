@@ -181,8 +181,8 @@ def main() -> None:
     options = parser.parse_args()
     sizes = sorted(million * 1_000_000 for million in options.millions)
 
-    ways = (download, split, leakage)
-    found: dict[str, list[tuple[float, float, float]]] = {w.__name__: [] for w in ways}
+    cases = (download, split, leakage)
+    found: dict[str, list[tuple[float, float, float]]] = {w.__name__: [] for w in cases}
     with TemporaryDirectory() as folder:
         for size in sizes:
             root = Path(folder) / str(size)
@@ -212,7 +212,7 @@ def main() -> None:
         "data",
         "How do time and memory of the data stages grow with the corpus?",
         rows,
-        facts={
+        settings={
             "bytes_per_document": BYTES_PER_DOCUMENT,
             "tokens_per_document": TOKENS_PER_DOCUMENT,
             "test_fraction": 0.01,

@@ -1,11 +1,11 @@
-"""How fast is a text evaluated, beside the forward pass alone?
+"""How fast is a model evaluated, beside the forward pass alone?
 
     python -m benchmarks.evaluation                  # nano, on what this machine has
-    python -m benchmarks.evaluation --model small --tokens 4096 --turns 5
+    python -m benchmarks.evaluation --model small --tokens 4096 --rounds 5
 
 The forward pass gets the very same windows, ready made, and returns the logits of all
-positions: no loading, no loss, no counting. Evaluation needs no logits of the half of
-each window that is context alone, and leaves them out.
+positions: no loading, no loss, no counting. Evaluation leaves out the logits of half of
+each window, which is context alone.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import RESULTS, Lap, Way, race, report
+from benchmarks.measure import RESULTS, Case, EndRound, compare, report
 from benchmarks.training import TASKS
 from toygpt.data.token_files import TokenIds
 from toygpt.evaluation.test_loss import evaluate
@@ -28,7 +28,7 @@ OVERLAP_FRACTION = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """The text to evaluate, and the model."""
+    """The model and the text that every case reads."""
 
     config: GPTConfig
     num_tokens: int
@@ -47,7 +47,7 @@ class Task:
         return GPT(self.config).eval().to(device_for("auto"))
 
 
-def evaluating(task: Task, lap: Lap) -> None:
+def evaluation(task: Task, end_round: EndRound) -> None:
     """Evaluate as the stage `evaluate` does."""
     model, tokens = task.model(), task.tokens()
     while True:
@@ -58,11 +58,11 @@ def evaluating(task: Task, lap: Lap) -> None:
             overlap_fraction=OVERLAP_FRACTION,
             end_of_text_id=0,
         )
-        lap()
+        end_round()
 
 
-def forward_alone(task: Task, lap: Lap) -> None:
-    """Run the forward pass on the same windows, and drop its logits."""
+def forward_alone(task: Task, end_round: EndRound) -> None:
+    """Run the model on the same windows, and discard the logits."""
     model = task.model()
     block_size = task.config.block_size
     text = torch.from_numpy(task.tokens().astype(np.int64)).to(device_for("auto"))
@@ -71,7 +71,7 @@ def forward_alone(task: Task, lap: Lap) -> None:
         while True:
             for inputs in windows:
                 model(inputs)
-            lap()
+            end_round()
 
 
 def main() -> None:
@@ -80,22 +80,22 @@ def main() -> None:
     parser.add_argument("--model", choices=TASKS, default="nano")
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
 
     config = TASKS[options.model].config
     task = Task(config, options.tokens, options.batch_size)
-    ways: dict[str, Way] = {
+    cases: dict[str, Case] = {
         "forward pass alone": partial(forward_alone, task),
-        "toyGPT evaluates": partial(evaluating, task),
+        "toyGPT evaluates": partial(evaluation, task),
     }
     report(
         f"evaluation-{options.model}-{device_for('auto').type}",
-        f"How fast does {options.model} evaluate a text?",
-        race(ways, amount=options.tokens, turns=options.turns),
-        unit="tokens",
-        facts={
+        f"How fast is {options.model} evaluated?",
+        compare(cases, amount=options.tokens, rounds=options.rounds),
+        unit="tokens evaluated",
+        settings={
             "tokens": options.tokens,
             "windows_at_once": options.batch_size,
             "overlap_fraction": OVERLAP_FRACTION,

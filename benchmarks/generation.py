@@ -1,7 +1,7 @@
 """How fast is text generated, beside `generate` of transformers?
 
     python -m benchmarks.generation                  # nano, on what this machine has
-    python -m benchmarks.generation --model small --turns 5
+    python -m benchmarks.generation --model small --rounds 5
 
 Greedy, with a cache of keys and values, in 32 bits: both read the very same checkpoint,
 of random weights. That their texts are equal, token for token, is checked first. toyGPT
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import RESULTS, Lap, Way, race, report
+from benchmarks.measure import RESULTS, Case, EndRound, compare, report
 from benchmarks.training import TASKS
 from toygpt.generation.engine import generate_batch
 from toygpt.generation.packed import pack
@@ -27,12 +27,12 @@ from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.huggingface import load_model, save_model
 from toygpt.pipeline.process import ENVIRONMENT, keep_freed_memory
 
-NEVER = -1  # no token has this id, so that no text ends
+NEVER = -1  # no token has this id, so that no sequence ends
 
 
 @dataclass(frozen=True)
 class Task:
-    """The prompts to continue, and the checkpoint to continue them with."""
+    """The checkpoint and the prompts of every case."""
 
     directory: Path  # of the checkpoint
     prompts: list[list[int]]
@@ -40,7 +40,7 @@ class Task:
 
 
 def write_checkpoint(config: GPTConfig, directory: Path) -> None:
-    """Write a model that does not repeat one token, as an untrained model does."""
+    """Write a model that repeats no token forever, as an untrained one would."""
     torch.manual_seed(0)
     model = GPT(config)
     with torch.no_grad():
@@ -76,10 +76,7 @@ def toygpt_writer(
 
 
 def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
-    """Return a function that continues all prompts with transformers.
-
-    Shorter prompts are padded on the left.
-    """
+    """Return a function that continues all prompts with transformers, padded left."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -112,28 +109,30 @@ def transformers_writer(task: Task) -> Callable[[], list[list[int]]]:
     return write
 
 
-def toygpt(task: Task, lap: Lap, *, is_packed: bool) -> None:
-    """Generate as the stage generate-samples does, or without packing the matrices."""
-    keep_freed_memory()  # here alone: transformers runs as it comes
-    repeatedly(partial(toygpt_writer, is_packed=is_packed), task, lap)
+def toygpt(task: Task, end_round: EndRound, *, is_packed: bool) -> None:
+    """Generate as the stage generate-samples does, or without packed matrices."""
+    keep_freed_memory()  # in this case alone: the others run as they come
+    repeatedly(partial(toygpt_writer, is_packed=is_packed), task, end_round)
 
 
 def repeatedly(
-    writer: Callable[[Task], Callable[[], list[list[int]]]], task: Task, lap: Lap
+    writer: Callable[[Task], Callable[[], list[list[int]]]],
+    task: Task,
+    end_round: EndRound,
 ) -> None:
-    """Generate the same texts in every round."""
+    """Continue the same prompts in every round."""
     write = writer(task)
     write()
     while True:
-        lap()
+        end_round()
         write()
 
 
 def check_equal(task: Task) -> None:
-    """Compare the texts.
+    """Compare the texts of both.
 
     Raises:
-        RuntimeError: They differ, so that there is nothing to measure.
+        RuntimeError: The texts differ, so that there is nothing to measure.
     """
     ours, theirs = toygpt_writer(task)(), transformers_writer(task)()
     if ours != theirs:
@@ -148,7 +147,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
 
@@ -161,25 +160,24 @@ def main() -> None:
             prompts = torch.randint(config.vocab_size, shape, generator=generator)
             task = Task(Path(folder), prompts.tolist(), options.new_tokens)
             check_equal(task)
-            ways: dict[str, Way] = {
+            cases: dict[str, Case] = {
                 "transformers generate": partial(repeatedly, transformers_writer, task),
                 "toyGPT, matrices not packed": partial(toygpt, task, is_packed=False),
                 "toyGPT": partial(toygpt, task, is_packed=True),
             }
             report(
                 f"generation-{options.model}-{num_sequences}-{device_for('auto').type}",
-                f"How fast does {options.model} generate text, sequences at once: "
-                f"{num_sequences}?",
-                race(
-                    ways,
+                f"How fast does {options.model} generate, {num_sequences} at once?",
+                compare(
+                    cases,
                     amount=num_sequences * options.new_tokens,
-                    turns=options.turns,
+                    rounds=options.rounds,
                     environments={
-                        name: ENVIRONMENT for name in ways if "toyGPT" in name
+                        name: ENVIRONMENT for name in cases if "toyGPT" in name
                     },
                 ),
                 unit="new tokens",
-                facts={
+                settings={
                     "sequences_at_once": num_sequences,
                     "prompt_tokens": options.prompt_tokens,
                     "new_tokens": options.new_tokens,

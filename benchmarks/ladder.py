@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import RESULTS, Way, race, report
+from benchmarks.measure import RESULTS, Case, compare, report
 from benchmarks.training import TASKS, Task, bare_loop
 from toygpt.pipeline.process import ENVIRONMENT
 
 
 @dataclass(frozen=True)
 class Rung:
-    """The settings of a row; the defaults are the slowest."""
+    """The settings of one row; the defaults are the slowest."""
 
     precision: str = "32-true"
     attention: str = "from_scratch"
@@ -27,8 +27,8 @@ class Rung:
     keeps_memory: bool = False
     matmul_precision: str = "highest"
 
-    def way(self, task: Task) -> Way:
-        """Return the loop that trains with these settings."""
+    def case(self, task: Task) -> Case:
+        """Return the training with these settings, as a case to compare."""
         return partial(
             bare_loop,
             replace(task, precision=self.precision),
@@ -60,7 +60,7 @@ def main() -> None:
     """Measure, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=TASKS, default="nano")
-    parser.add_argument("--turns", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--batch-size", type=int, help="sequences (default: as listed)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -70,16 +70,16 @@ def main() -> None:
     report(
         f"ladder-{options.model}-{task.device.type}",
         "What does each step bring that makes training faster?",
-        race(
-            {name: rung.way(task) for name, rung in rungs.items()},
-            amount=task.tokens_per_turn,
-            turns=options.turns,
+        compare(
+            {name: rung.case(task) for name, rung in rungs.items()},
+            amount=task.tokens_per_round,
+            rounds=options.rounds,
             environments={
                 name: ENVIRONMENT for name, rung in rungs.items() if rung.keeps_memory
             },
         ),
         unit="tokens",
-        facts={"batch_size": task.batch_size, **task.config.__dict__},
+        settings={"batch_size": task.batch_size, **task.config.__dict__},
         folder=options.out,
     )
 

@@ -1,8 +1,8 @@
-"""Measure several ways to do the same, in turns.
+"""Compare several cases of the same work, round by round.
 
-No machine is ever quite at rest. So the ways take turns, each in a process of its own:
-whatever else goes on slows all of them alike, and the ratio of two ways in the same
-turn says more than the speed of either. Reported are medians.
+No machine is ever quite at rest. So each round runs every case once, each case in a
+process of its own: other load slows all of them alike, and the ratio of two cases in
+the same round says more than the speed of either. Medians are reported.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ RESULTS = Path(__file__).parent / "results"
 SECONDS_TO_END = 10
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
 
-# What a way calls after each portion of its work; it returns at the way's next turn.
-Lap = Callable[[], None]
-# Prepares itself, calls the lap, works, calls the lap, works, calls the lap...
-Way = Callable[[Lap], object]
+# A case calls this when it is prepared, and after the work of each round; the call
+# returns when the case's next round begins.
+EndRound = Callable[[], None]
+# Prepares, calls `end_round`, works, calls `end_round`, works, calls `end_round`...
+Case = Callable[[EndRound], object]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What came of one way.
+    """The speed and memory of one case.
 
     Attributes:
-        name: Of the way.
-        per_second: Units of work per second, median of all turns.
-        slowest: Of all turns.
-        fastest: Of all turns.
-        ratio: To the first way: the median of the ratios within each turn.
-        preparation_seconds: Before its first turn: imports, compilation, warming up.
+        name: Of the case.
+        per_second: Units of work per second, median of all rounds.
+        slowest: Of all rounds.
+        fastest: Of all rounds.
+        ratio: To the first case: the median of the ratios within each round.
+        preparation_seconds: Before its first round: imports, compilation, warming up.
         peak_bytes: The most memory that its process ever held (on a GPU: of the GPU).
-        notes: Whatever else there is to say, by column.
+        notes: Further columns of the table.
     """
 
     name: str
@@ -63,14 +64,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Duration:
-    """How long something took that is compared with nothing.
+    """The time of some work that is compared with no other.
 
     Attributes:
-        name: Of what was done.
-        seconds: Median of all turns.
-        fastest: Of all turns.
-        slowest: Of all turns.
-        notes: Whatever else there is to say, by column.
+        name: Of the work.
+        seconds: Median of all rounds.
+        fastest: Of all rounds.
+        slowest: Of all rounds.
+        notes: Further columns of the table.
     """
 
     name: str
@@ -81,16 +82,16 @@ class Duration:
 
     @classmethod
     def of(cls, name: str, taken: Sequence[float], **notes: float | str) -> Duration:
-        """Return the row for the seconds that each turn took."""
+        """Return the row for the seconds that each round took."""
         return cls(name, statistics.median(taken), min(taken), max(taken), notes)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is counted or computed, not timed.
+    """A row of figures that are counted or computed, not timed.
 
     Attributes:
-        name: Of what it is about.
+        name: Of the row.
         notes: The figures, by column.
     """
 
@@ -98,32 +99,32 @@ class Figures:
     notes: Mapping[str, float | str]
 
 
-def race(
-    ways: Mapping[str, Way],
+def compare(
+    cases: Mapping[str, Case],
     *,
     amount: float,
-    turns: int,
+    rounds: int,
     environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     with_children: bool = False,
 ) -> list[Timing]:
-    """Let all ways take turns, and return what came of each, in the order given.
+    """Run all cases once in each round, and return their timings, in the order given.
 
     Args:
-        ways: By their names; functions that another process can import.
-        amount: Units of work in a portion.
-        turns: How many portions of each are timed.
-        environments: What a way finds in its environment beside what all find.
-        with_children: Whether the memory of the largest process that a way started, and
-            that has ended, is added to its own.
+        cases: By their names; functions that another process can import.
+        amount: Units of work that a case does in a round.
+        rounds: How many rounds are timed.
+        environments: Variables that a case finds in its environment besides the common.
+        with_children: Whether the memory of the largest process that a case started,
+            and that has ended, is added to its own.
 
     Raises:
-        RuntimeError: A way ended before its last turn.
+        RuntimeError: A case ended before its last round.
     """
     spawned = get_context("spawn")
     runners: dict[str, tuple[SpawnProcess, Connection]] = {}
     preparations = {}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    peaks = dict.fromkeys(ways, 0)
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    peaks = dict.fromkeys(cases, 0)
 
     def wait_for(name: str) -> float:
         try:
@@ -133,10 +134,12 @@ def race(
         return float(taken)
 
     try:
-        for name, way in ways.items():  # one by one: they would slow one another
+        for name, case in cases.items():  # one by one: they would slow one another
             ours, theirs = spawned.Pipe()
             process = spawned.Process(
-                target=_run, args=(way, theirs, with_children), daemon=not with_children
+                target=_run,
+                args=(case, theirs, with_children),
+                daemon=not with_children,
             )
             with _environment(environments.get(name, {})):
                 process.start()
@@ -144,11 +147,11 @@ def race(
             runners[name] = (process, ours)
             preparations[name] = wait_for(name)
             print(f"{name}: ready after {preparations[name]:.1f} s", file=sys.stderr)
-        for turn in range(turns):
-            for name in ways:
+        for number in range(rounds):
+            for name in cases:
                 runners[name][1].send(True)
                 seconds[name].append(wait_for(name))
-            print(f"turn {turn + 1} of {turns}", end="\r", file=sys.stderr)
+            print(f"round {number + 1} of {rounds}", end="\r", file=sys.stderr)
     finally:
         for _, connection in runners.values():
             connection.close()
@@ -157,7 +160,7 @@ def race(
             process.terminate()
             process.join()
 
-    first = seconds[next(iter(ways))]
+    first = seconds[next(iter(cases))]
     return [
         Timing(
             name=name,
@@ -174,7 +177,7 @@ def race(
 
 @contextmanager
 def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    """Let what starts here find some more in its environment."""
+    """Add variables to the environment of the processes that start here."""
     before = dict(os.environ)
     os.environ.update(added)
     try:
@@ -184,11 +187,11 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _run(way: Way, connection: Connection, with_children: bool) -> None:
-    """Run a way in this process, and report how long each portion takes."""
+def _run(case: Case, connection: Connection, with_children: bool) -> None:
+    """Run a case in this process, and report how long each of its rounds takes."""
     began = time.perf_counter()
 
-    def lap() -> None:
+    def end_round() -> None:
         nonlocal began
         peak = _peak_memory()  # on a GPU, waits until it is done
         if with_children:
@@ -196,15 +199,15 @@ def _run(way: Way, connection: Connection, with_children: bool) -> None:
         try:
             connection.send((time.perf_counter() - began, peak))
             connection.recv()
-        except (EOFError, OSError):  # the race is over
+        except (EOFError, OSError):  # the comparison is over
             raise SystemExit from None
         began = time.perf_counter()
 
-    way(lap)
+    case(end_round)
 
 
 def _peak_memory() -> int:
-    """Return the most bytes that this process held, after all its work is done."""
+    """Return the peak memory of this process in bytes, once its GPU work is done."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -212,13 +215,13 @@ def _peak_memory() -> int:
     return _peak_of(resource.RUSAGE_SELF)
 
 
-def _peak_of(whom: int) -> int:
-    kilobytes = resource.getrusage(whom).ru_maxrss
+def _peak_of(processes: int) -> int:
+    kilobytes = resource.getrusage(processes).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def machine() -> dict[str, Any]:
-    """Return on what this is measured, and with which versions."""
+    """Return the device, cores and package versions of this measurement."""
     import torch
 
     from toygpt.model.device import device_for, device_name
@@ -246,21 +249,21 @@ def report(
     rows: Sequence[Timing] | Sequence[Duration] | Sequence[Figures],
     *,
     unit: str = "",
-    facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
     folder: Path = RESULTS,
 ) -> None:
     """Print a table, and write it as JSON for docs/performance.md.
 
     Args:
-        name: Of the file, without its ending.
-        question: That the table answers.
-        rows: Of the table.
-        unit: Of the work of timings, in the plural.
-        facts: What was the same for all ways: shapes, precision, convention.
-        folder: Where the file goes.
+        name: The file's, without its ending.
+        question: The question that the table answers.
+        rows: The rows of the table.
+        unit: The unit of the timed work, in the plural.
+        settings: Shapes, precision and conventions that all cases share.
+        folder: The folder of the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The place of the results is no part of how to get them.
+    # The folder of the results does not belong to the command.
     options = " ".join(sys.argv[1:]).partition(" --out ")[0].split()
     options = [] if options[:1] == ["--out"] else options
     result = {
@@ -270,7 +273,7 @@ def report(
         ),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "unit": unit,
-        "facts": dict(facts),
+        "settings": dict(settings),
         "machine": machine(),
         "rows": [asdict(row) for row in rows],
     }

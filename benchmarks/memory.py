@@ -68,7 +68,7 @@ def build(
     )
     model = GPT(config)
     inputs = torch.zeros(sequences, config.block_size, dtype=torch.long)
-    return model, build_optimizer(model, params), inputs  # type: ignore[arg-type]
+    return model, build_optimizer(model, params), inputs
 
 
 def computed_peak(config: GPTConfig, sequences: int) -> dict[str, int]:
@@ -140,7 +140,7 @@ def main() -> None:
         "memory",
         "How much memory does a step of training take?",
         rows,
-        facts={"precision": "bf16-mixed", "optimizer": "muon", "attention": "flash"},
+        settings={"precision": "bf16-mixed", "optimizer": "muon", "attention": "flash"},
         folder=options.out,
     )
 

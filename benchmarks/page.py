@@ -28,19 +28,19 @@ def with_tables(page: str) -> str:
 
 
 def show(name: str) -> str:
-    """Return a result as a table, with what is to be known of it."""
+    """Return a result as a table, with its settings, machine and versions."""
     result: dict[str, Any] = json.loads(
         (RESULTS / f"{name}.json").read_text(encoding="utf-8")
     )
     machine = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
-    facts = ", ".join(
+    settings = ", ".join(
         f"{name.replace('_', ' ')}: {_readable(value)}"
-        for name, value in result["facts"].items()
+        for name, value in result["settings"].items()
     )
     return (
         f"**{result['question']}**\n\n{table(result)}\n\n"
-        f"<sub>`{result['command']}`, {result['date']}. {facts}. "
+        f"<sub>`{result['command']}`, {result['date']}. {settings}. "
         f"On {machine['device']}, {machine['cores']} cores, "
         f"{machine['threads']} threads; Python "
         f"{machine['python']}, {versions}.</sub>\n"
@@ -54,7 +54,7 @@ def _readable(value: object) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Renew the tables of the page."""
     write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.picture
 
-The figures are those of benchmarks/results/, medians of ratios within each turn.
+The figures are those of benchmarks/results/, medians of ratios within each round.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INK, OURS, THEIRS = "#1f2328", "#2f6f4f", "#8c959f"
 
 
 class Comparison(NamedTuple):
-    """What is compared: two rows of a result."""
+    """Two rows of a result, one of them ours."""
 
     what: str
     beside: str
@@ -64,14 +64,14 @@ COMPARISONS = [
     ),
     *(
         Comparison(
-            f"writing, {model}, {texts} at once",
+            f"generating, {model}, {sequences} at once",
             "transformers' generate",
-            f"generation-{model}-{texts}-cpu",
+            f"generation-{model}-{sequences}-cpu",
             "toyGPT",
             "transformers generate",
         )
         for model in ("nano", "small")
-        for texts in (1, 16)
+        for sequences in (1, 16)
     ),
     Comparison(
         "evaluating nano",

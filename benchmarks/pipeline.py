@@ -5,16 +5,16 @@
     python -m benchmarks.pipeline run      # all of `dvc repro --force`, stage by stage
 
 All of it in a clone of this repository, as it is committed, in a temporary folder. For
-the first two the pipeline must have run here: the clone gets a copy of what came of it.
-Times are wall time, medians of several turns; the commands of a question take turns.
-Beside them stand the CPU seconds of all threads: on a machine that does other things as
-well they say more than wall time, which then depends on those.
+the first two the pipeline must have run here: the clone gets a copy of its results.
+Times are wall time, medians of several rounds; each round runs every command once.
+Beside them stand the CPU seconds of all threads: on a busy machine they say more than
+wall time.
 
 A stage's first useful work, until which it imports, opens and checks:
 
     download            the first document is about to be written
     tokenize            the first texts are about to be read
-    split               the first document is about to be dealt
+    split               the first document is about to be assigned
     train               the first batch's loss is known, and the trackers are open
     evaluate            the first logits of the test split are about to be computed
     generate-samples    the prompts are about to be continued
@@ -53,7 +53,7 @@ FIRST_WORK = {
     "evaluate": ("stages.evaluate", "evaluate"),
     "generate-samples": ("stages.generate_samples", "continue_prompts"),
 }
-# Runs a stage until then, as `python -m` would, and says when that was.
+# Runs a stage until its first work, as `python -m` would, and prints the time of it.
 UNTIL_FIRST_WORK = """
 import sys
 sys.argv[0] = "-m"
@@ -79,20 +79,20 @@ stage.run(stage.main)
 
 
 class Times(NamedTuple):
-    """How long something took."""
+    """The time of a command."""
 
     seconds: float
     cpu_seconds: float
 
 
 def cpu_seconds_of_children() -> float:
-    """Return what all processes have used that were started here and have ended."""
+    """Return the CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 class Clone:
-    """This repository, as it is committed, where a benchmark may do what it likes."""
+    """This repository, as it is committed, in a folder that a benchmark may change."""
 
     def __init__(self, root: Path, *, is_finished: bool) -> None:
         self.root = root
@@ -108,7 +108,7 @@ class Clone:
         if is_finished:
             for folder in (".dvc/cache", "metrics", "data", "models", "reports"):
                 shutil.copytree(PROJECT / folder, root / folder, dirs_exist_ok=True)
-            # As if all this had been made by the code as it is.
+            # As if the code, as it is, had made all these results.
             self.run("dvc", "commit", "--force", "--quiet")
 
     def times(self, *command: str) -> Times:
@@ -132,28 +132,28 @@ class Clone:
         return done.stdout
 
 
-def in_turns(
-    ways: Mapping[str, Callable[[], Times]], *, turns: int
+def in_rounds(
+    cases: Mapping[str, Callable[[], Times]], *, rounds: int
 ) -> dict[str, list[Times]]:
-    """Return how long each of several ways took, in each turn."""
-    times: dict[str, list[Times]] = {name: [] for name in ways}
-    for turn in range(turns + 1):
-        for name, way in ways.items():
-            taken = way()
-            if turn:  # the first one finds no compiled modules, and a cold disk
+    """Return how long each of several cases took, in each round."""
+    times: dict[str, list[Times]] = {name: [] for name in cases}
+    for number in range(rounds + 1):
+        for name, case in cases.items():
+            taken = case()
+            if number:  # the first round finds no compiled modules, and a cold disk
                 times[name].append(taken)
-            print(f"turn {turn}: {name}: {taken.seconds:.2f} s", file=sys.stderr)
+            print(f"round {number}: {name}: {taken.seconds:.2f} s", file=sys.stderr)
     return times
 
 
-def no_op(clone: Clone, *, turns: int) -> dict[str, list[Times]]:
+def no_op(clone: Clone, *, rounds: int) -> dict[str, list[Times]]:
     """Time `dvc repro` where nothing has changed, and what of it is DVC's own start."""
-    said = clone.run("dvc", "repro")
-    if "Data and pipelines are up to date" not in said:
+    output = clone.run("dvc", "repro")
+    if "Data and pipelines are up to date" not in output:
         raise SystemExit(
-            f"the pipeline is not finished: run `dvc repro` first. It said:\n{said}"
+            f"the pipeline is not finished: run `dvc repro` first. It says:\n{output}"
         )
-    return in_turns(
+    return in_rounds(
         {
             "dvc repro, nothing to do": lambda: clone.times("dvc", "repro"),
             "dvc status": lambda: clone.times("dvc", "status"),
@@ -162,17 +162,17 @@ def no_op(clone: Clone, *, turns: int) -> dict[str, list[Times]]:
             ),
             "dvc --version": lambda: clone.times("dvc", "--version"),
         },
-        turns=turns,
+        rounds=rounds,
     )
 
 
-def start(clone: Clone, *, turns: int) -> dict[str, list[Times]]:
+def start(clone: Clone, *, rounds: int) -> dict[str, list[Times]]:
     """Time each stage from the start of its process to its first useful work."""
 
     def until_first_work(stage: str) -> Times:
         module, name = FIRST_WORK[stage]
         script = stage.replace("-", "_")
-        # A training that was cut short is no business of the next one.
+        # Otherwise the next round would resume the training that this one cuts short.
         shutil.rmtree(clone.root / ".toygpt", ignore_errors=True)
         when = "done" if stage == "train" else "begins"
         command = [sys.executable, "-c", UNTIL_FIRST_WORK, script, module, name, when]
@@ -180,10 +180,10 @@ def start(clone: Clone, *, turns: int) -> dict[str, list[Times]]:
         ended, cpu_seconds = clone.run(*command).split()[-2:]
         return Times(float(ended) - began, float(cpu_seconds))
 
-    def way(stage: str) -> Callable[[], Times]:
+    def case(stage: str) -> Callable[[], Times]:
         return lambda: until_first_work(stage)
 
-    return in_turns({stage: way(stage) for stage in FIRST_WORK}, turns=turns)
+    return in_rounds({stage: case(stage) for stage in FIRST_WORK}, rounds=rounds)
 
 
 def whole_run(clone: Clone, *, max_tokens: int | None) -> dict[str, list[Times]]:
@@ -249,11 +249,11 @@ QUESTIONS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", choices=QUESTIONS)
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--max-tokens",
         type=int,
-        help="for `run`: train on fewer tokens; what is not the loop takes as long",
+        help="for `run`: train on fewer tokens; all but the loop takes as long",
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -262,16 +262,16 @@ def main() -> None:
         root = Path(folder) / "clone"
         clone = Clone(root, is_finished=options.question != "run")
         times = {
-            "no-op": lambda: no_op(clone, turns=options.turns),
-            "start": lambda: start(clone, turns=options.turns),
+            "no-op": lambda: no_op(clone, rounds=options.rounds),
+            "start": lambda: start(clone, rounds=options.rounds),
             "run": lambda: whole_run(clone, max_tokens=options.max_tokens),
         }[options.question]()
     report(
         f"pipeline-{options.question}",
         QUESTIONS[options.question],
         [row(name, taken) for name, taken in times.items()],
-        facts={
-            "turns": 1 if options.question == "run" else options.turns,
+        settings={
+            "rounds": 1 if options.question == "run" else options.rounds,
             "max_tokens": options.max_tokens or "as in params.yaml",
             "load": f"{os.getloadavg()[1]:.1f} processes want {os.cpu_count()} cores",
         },
@@ -280,7 +280,7 @@ def main() -> None:
 
 
 def row(name: str, times: Sequence[Times]) -> Duration:
-    """Return a row of the table; CPU seconds are told where they were measured."""
+    """Return a row of the table, with the CPU seconds where they were measured."""
     cpu_seconds = statistics.median(each.cpu_seconds for each in times)
     notes: dict[str, float | str] = (
         {} if math.isnan(cpu_seconds) else {"CPU seconds": round(cpu_seconds, 2)}

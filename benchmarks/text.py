@@ -2,7 +2,7 @@
 
 Everyone has it: the `.py` files of the standard library and of the installed packages.
 Where they are not enough, the same files come again with other words: in each copy, one
-word in five has its letters exchanged, always the same words in the same way. So they
+word in five has its letters exchanged, always the same words in the same case. So they
 keep what slows a tokenizer down, new words without end, which mere copies would not.
 """
 

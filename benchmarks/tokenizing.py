@@ -4,9 +4,9 @@
     python -m benchmarks.tokenizing --vocabulary ~/gpt2      # GPT-2's files in a folder
     python -m benchmarks.tokenizing --stage 100 2000         # the whole stage, by size
 
-All ways start from the same Parquet file (benchmarks/text.py says what is in it). All
-but the one of `datasets` end with tokens.bin, as our stage does; that one ends with the
-Arrow file that it writes in any case. That all find the same ids is checked.
+All cases start from the same Parquet file (benchmarks/text.py describes its text). All
+but that of `datasets` end with tokens.bin, as our stage does; `datasets` ends with the
+Arrow file that it always writes. That all find the same ids is checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.measure import RESULTS, Figures, Lap, Timing, race, report
+from benchmarks.measure import RESULTS, EndRound, Figures, Timing, compare, report
 from benchmarks.text import ONE_WORD_IN, documents
 from toygpt.data.corpus import count_bytes, read_texts, write_documents
 from toygpt.data.encoding import encode_documents
@@ -50,8 +50,8 @@ GPT2_WORDS = (
 TextIds = Callable[[list[str]], Iterable[TokenIds]]
 
 
-def stage(folder: Path, lap: Lap) -> None:
-    """Encode as the stage does: with its trial of the fast way each time."""
+def stage(folder: Path, end_round: EndRound) -> None:
+    """Encode as the stage does: with its check of the fast encoding each time."""
     tokenizer = load_tokenizer(folder / "tokenizer")
     end = tokenizer.token_to_id(END_OF_TEXT)
     assert end is not None
@@ -63,10 +63,10 @@ def stage(folder: Path, lap: Lap) -> None:
             encode_documents(tokenizer, texts(folder), end_of_text_id=end),
         )
 
-    in_turns(once, lap)
+    in_rounds(once, end_round)
 
 
-def tokenizers_alone(folder: Path, lap: Lap) -> None:
+def tokenizers_alone(folder: Path, end_round: EndRound) -> None:
     """Encode with `encode_batch_fast`, a few megabytes at a time."""
     tokenizer = load_tokenizer(folder / "tokenizer")
 
@@ -74,10 +74,10 @@ def tokenizers_alone(folder: Path, lap: Lap) -> None:
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             yield np.array(encoding.ids, dtype=np.uint32)
 
-    in_turns(partial(encode, folder, "tokenizers", ids_of, tokenizer), lap)
+    in_rounds(partial(encode, folder, "tokenizers", ids_of, tokenizer), end_round)
 
 
-def tiktoken(folder: Path, lap: Lap) -> None:
+def tiktoken(folder: Path, end_round: EndRound) -> None:
     """Encode with tiktoken in one thread: on two cores, a second one made it slower."""
     from tiktoken import Encoding
 
@@ -93,10 +93,10 @@ def tiktoken(folder: Path, lap: Lap) -> None:
         for text in batch:
             yield encoding.encode_to_numpy(text, disallowed_special=())
 
-    in_turns(partial(encode, folder, "tiktoken", ids_of, tokenizer), lap)
+    in_rounds(partial(encode, folder, "tiktoken", ids_of, tokenizer), end_round)
 
 
-def fastokens(folder: Path, lap: Lap) -> None:
+def fastokens(folder: Path, end_round: EndRound) -> None:
     """Encode with fastokens, a few megabytes at a time."""
     from fastokens import Tokenizer as FastTokenizer
 
@@ -108,10 +108,10 @@ def fastokens(folder: Path, lap: Lap) -> None:
         inner_ends = np.frombuffer(ends, dtype=np.uint64)[1:-1].astype(np.int64)
         yield from np.split(np.frombuffer(ids, dtype=np.uint32), inner_ends)
 
-    in_turns(partial(encode, folder, "fastokens", ids_of, tokenizer), lap)
+    in_rounds(partial(encode, folder, "fastokens", ids_of, tokenizer), end_round)
 
 
-def datasets_map(folder: Path, lap: Lap, *, processes: int | None) -> None:
+def datasets_map(folder: Path, end_round: EndRound, *, processes: int | None) -> None:
     """Encode with transformers' tokenizer in a batched `datasets.map`."""
     from datasets import Dataset, disable_progress_bars
     from transformers import GPT2Tokenizer
@@ -144,17 +144,17 @@ def datasets_map(folder: Path, lap: Lap, *, processes: int | None) -> None:
         f"datasets-{processes}",
         (np.append(ids, end).astype("u4") for ids in found),
     )
-    lap()
+    end_round()
     while True:
         once()
-        lap()
+        end_round()
 
 
-def in_turns(once: Callable[[], object], lap: Lap) -> None:
-    """Do it once to warm up, and then as often as asked."""
+def in_rounds(once: Callable[[], object], end_round: EndRound) -> None:
+    """Do the work once to warm up, and then once in each round."""
     while True:
         once()
-        lap()
+        end_round()
 
 
 def encode(folder: Path, name: str, ids_of: TextIds, tokenizer: Tokenizer) -> None:
@@ -172,19 +172,21 @@ def encode(folder: Path, name: str, ids_of: TextIds, tokenizer: Tokenizer) -> No
 
 
 def texts(folder: Path) -> Iterator[list[str]]:
-    """Yield what is encoded."""
+    """Yield the texts, in batches."""
     return read_texts(folder)
 
 
 def write(folder: Path, name: str, ids: Iterable[TokenIds]) -> None:
-    """Write token ids where they can be compared with those of other ways."""
+    """Write token ids where they can be compared with those of other cases."""
     (folder / name).mkdir(exist_ok=True)
     write_tokens(ids, folder / name, token_type="uint16")
 
 
-def compare(folder: Path, num_bytes: int, turns: int) -> tuple[list[Timing], int]:
-    """Let all ways encode the same text; return how fast they were, and the tokens."""
-    ways = {
+def encode_with_each(
+    folder: Path, num_bytes: int, rounds: int
+) -> tuple[list[Timing], int]:
+    """Encode the same text with every encoder; return the timings and the tokens."""
+    cases = {
         "datasets.map, one process": partial(datasets_map, folder, processes=None),
         "datasets.map, num_proc=2": partial(datasets_map, folder, processes=2),
         "tokenizers": partial(tokenizers_alone, folder),
@@ -192,11 +194,11 @@ def compare(folder: Path, num_bytes: int, turns: int) -> tuple[list[Timing], int
         "fastokens": partial(fastokens, folder),
         "toyGPT's stage": partial(stage, folder),
     }
-    timings = race(ways, amount=num_bytes, turns=turns, with_children=True)
+    timings = compare(cases, amount=num_bytes, rounds=rounds, with_children=True)
     files = sorted(folder.glob("*/tokens.bin"))
     digests = {sha256_of(file) for file in files}
-    if (len(files), len(digests)) != (len(ways), 1):
-        raise RuntimeError("not all ways found the same token ids")
+    if (len(files), len(digests)) != (len(cases), 1):
+        raise RuntimeError("not all cases found the same token ids")
     return timings, files[0].stat().st_size // TOKEN_TYPES["uint16"].itemsize
 
 
@@ -250,7 +252,7 @@ def main() -> None:
     """Measure, print a table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=10)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--vocabulary", default="trained", help="or a folder, as GPT-2's"
     )
@@ -269,7 +271,11 @@ def main() -> None:
             f"tokenizing-stage-{kind}",
             "How long does the stage take, and how much memory, for more text?",
             stages_by_size(arguments.stage, vocabulary),
-            facts={"text": text, "vocabulary": kind, "from": "start to end of process"},
+            settings={
+                "text": text,
+                "vocabulary": kind,
+                "from": "start to end of process",
+            },
             folder=arguments.out,
         )
         return
@@ -282,13 +288,13 @@ def main() -> None:
         else:
             tokenizer, end_of_text = load_pretrained_tokenizer(vocabulary)
         save_tokenizer(tokenizer, folder / "tokenizer", end_of_text=end_of_text)
-        timings, num_tokens = compare(folder, num_bytes, arguments.turns)
+        timings, num_tokens = encode_with_each(folder, num_bytes, arguments.rounds)
     report(
         f"tokenizing-{kind}",
         "How fast does text become token ids?",
         timings,
         unit="bytes",
-        facts={
+        settings={
             "text": text,
             "megabytes": arguments.megabytes,
             "tokens": num_tokens,

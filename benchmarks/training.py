@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import RESULTS, Lap, Timing, Way, race, report
+from benchmarks.measure import RESULTS, Case, EndRound, Timing, compare, report
 from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
@@ -42,21 +42,21 @@ from toygpt.training.report import Curves
 
 @dataclass(frozen=True)
 class Task:
-    """What every way trains."""
+    """The model, the batches and the precision of every case."""
 
     config: GPTConfig
     batch_size: int  # sequences of block_size tokens
-    steps_per_turn: int
+    steps_per_round: int
     precision: str
 
     @property
     def device(self) -> torch.device:
-        """Where it is trained."""
+        """The device that trains."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def attention(self) -> str:
-        """What `train.attention: auto` stands for."""
+        """The attention that `train.attention: auto` stands for."""
         return resolve_attention(
             "auto",
             precision=self.precision,  # type: ignore[arg-type]
@@ -64,9 +64,9 @@ class Task:
         )
 
     @property
-    def tokens_per_turn(self) -> int:
-        """How many tokens a turn is about."""
-        return self.steps_per_turn * self.batch_size * self.config.block_size
+    def tokens_per_round(self) -> int:
+        """Tokens of a round."""
+        return self.steps_per_round * self.batch_size * self.config.block_size
 
     def tokens(self) -> TokenIds:
         """Return a text: speed does not depend on what is in it."""
@@ -93,10 +93,10 @@ TASKS = {
 }
 
 
-def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
-    """Train as the stage `train` does, in its own loop."""
+def stage(task: Task, end_round: EndRound, *, optimizer: str, compiled: bool) -> None:
+    """Train as the stage `train` does, on Lightning Fabric."""
     keep_freed_memory()
-    steps = POINTS_PER_CURVE * task.steps_per_turn
+    steps = POINTS_PER_CURVE * task.steps_per_round
     tokens_per_step = task.batch_size * task.config.block_size
     params = SimpleNamespace(
         max_tokens=steps * tokens_per_step,
@@ -120,15 +120,15 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
         micro_batch_size=task.batch_size,
         deterministic=False,
     )
-    # Something is reported once in a turn.
-    logger = SimpleNamespace(log_metrics=lambda metrics, *, step: lap())
+    # Metrics are reported once in a round.
+    logger = SimpleNamespace(log_metrics=lambda metrics, *, step: end_round())
     train(
         launch(runtime, precision=task.precision),  # type: ignore[arg-type]
         GPT(task.config, attention=task.attention),
         task.tokens(),
         task.tokens(),
-        params=params,  # type: ignore[arg-type]
-        runtime=runtime,  # type: ignore[arg-type]
+        params=params,
+        runtime=runtime,
         seed=0,
         curves=Curves(logger),
     )
@@ -136,7 +136,7 @@ def stage(task: Task, lap: Lap, *, optimizer: str, compiled: bool) -> None:
 
 def bare_loop(
     task: Task,
-    lap: Lap,
+    end_round: EndRound,
     *,
     optimizer: str,
     compiled: bool,
@@ -149,13 +149,13 @@ def bare_loop(
 
     Args:
         task: What to train.
-        lap: To be called after each turn.
+        end_round: To be called after each round.
         optimizer: As in params.yaml.
         compiled: Whether the network is compiled.
         attention: As in params.yaml.
         keeps_memory: Whether memory is kept, as in the stage `train`.
         matmul_precision: Of products in 32 bits: "high" allows a GPU's TF32.
-        network: What to train instead of our GPT.
+        network: Makes the network to train instead of our GPT.
     """
     torch.set_float32_matmul_precision(matmul_precision)
     if keeps_memory:
@@ -168,7 +168,7 @@ def bare_loop(
         muon_learning_rate=1e-3,
         weight_decay=0.1,
     )
-    step_taker = build_optimizer(model, params)  # type: ignore[arg-type]
+    step_taker = build_optimizer(model, params)
 
     def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return next_token_loss(model(inputs), targets)
@@ -180,7 +180,7 @@ def bare_loop(
     is_mixed = task.precision == "bf16-mixed"
     step = 0
     while True:
-        for _ in range(task.steps_per_turn):
+        for _ in range(task.steps_per_round):
             inputs, targets = on_device(batches.batch(step), task.device)
             with torch.autocast(task.device.type, torch.bfloat16, enabled=is_mixed):
                 value = loss(inputs, targets)
@@ -189,7 +189,7 @@ def bare_loop(
             step_taker.step()
             step_taker.zero_grad()
             step += 1
-        lap()
+        end_round()
 
 
 def litgpt_network(config: GPTConfig) -> nn.Module:
@@ -222,7 +222,7 @@ def on_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
     return [part.pin_memory().to(device, non_blocking=True) for part in batch]
 
 
-def transformers_trainer(task: Task, lap: Lap, *, compiled: bool) -> None:
+def transformers_trainer(task: Task, end_round: EndRound, *, compiled: bool) -> None:
     """Train GPT-2 of the same shapes with the Trainer of transformers."""
     from transformers import (
         GPT2Config,
@@ -260,10 +260,10 @@ def transformers_trainer(task: Task, lap: Lap, *, compiled: bool) -> None:
             inputs, _ = batches.batch(step, rows=slice(row, row + 1))
             return {"input_ids": inputs[0], "labels": inputs[0]}
 
-    class Laps(TrainerCallback):  # type: ignore[misc]
+    class EndOfRound(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-            if state.global_step % task.steps_per_turn == 0:
-                lap()
+            if state.global_step % task.steps_per_round == 0:
+                end_round()
 
     with tempfile.TemporaryDirectory() as nothing_is_saved_here:
         Trainer(
@@ -282,11 +282,11 @@ def transformers_trainer(task: Task, lap: Lap, *, compiled: bool) -> None:
                 disable_tqdm=True,
             ),
             train_dataset=Rows(),
-            callbacks=[Laps()],
+            callbacks=[EndOfRound()],
         ).train()
 
 
-def matrix_products(task: Task, lap: Lap, *, size: int) -> None:
+def matrix_products(task: Task, end_round: EndRound, *, size: int) -> None:
     """Multiply square matrices, in the precision of the training."""
     is_mixed = task.precision == "bf16-mixed"
     dtype = torch.bfloat16 if is_mixed else torch.float32
@@ -296,9 +296,9 @@ def matrix_products(task: Task, lap: Lap, *, size: int) -> None:
     )
     product = torch.empty_like(left)
     while True:
-        for _ in range(task.steps_per_turn):
+        for _ in range(task.steps_per_round):
             torch.matmul(left, right, out=product)
-        lap()
+        end_round()
 
 
 def seconds_per_batch(task: Task) -> float:
@@ -323,9 +323,9 @@ def main() -> None:
     """Measure, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=TASKS, default="nano")
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch-size", type=int, help="sequences (default: as listed)")
-    parser.add_argument("--steps", type=int, help="of each turn (default: as listed)")
+    parser.add_argument("--steps", type=int, help="of each round (default: as listed)")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--only", nargs="+", metavar="WORD", default=[""])
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -336,11 +336,11 @@ def main() -> None:
         task,
         precision=resolve_precision(options.precision, "auto"),
         batch_size=options.batch_size or task.batch_size,
-        steps_per_turn=options.steps or task.steps_per_turn,
+        steps_per_round=options.steps or task.steps_per_round,
     )
     is_compiled = task.device.type == "cuda"  # as `runtime.compile: auto`
     size = 8192 if task.device.type == "cuda" else 1024
-    ways: dict[str, Way] = {
+    cases: dict[str, Case] = {
         "transformers Trainer": partial(transformers_trainer, task, compiled=False),
         "transformers Trainer, compiled": partial(
             transformers_trainer, task, compiled=True
@@ -373,34 +373,34 @@ def main() -> None:
         ),
         "matrix products": partial(matrix_products, task, size=size),
     }
-    ways = {
-        name: way
-        for name, way in ways.items()
+    cases = {
+        name: case
+        for name, case in cases.items()
         if any(word in name for word in [*options.only, "matrix products"])
     }
-    timings = race(
-        ways,
-        amount=task.tokens_per_turn,
-        turns=options.turns,
-        environments={name: ENVIRONMENT for name in ways if "toyGPT" in name},
+    timings = compare(
+        cases,
+        amount=task.tokens_per_round,
+        rounds=options.rounds,
+        environments={name: ENVIRONMENT for name in cases if "toyGPT" in name},
     )
     *trainings, products = timings
     ours = next((t for t in trainings if t.name.startswith("toyGPT stage")), None)
-    waiting = seconds_per_batch(task) * task.steps_per_turn
-    portion = task.steps_per_turn * 2 * size**3
-    rate = products.per_second / task.tokens_per_turn * portion
+    waiting = seconds_per_batch(task) * task.steps_per_round
+    operations = task.steps_per_round * 2 * size**3
+    rate = products.per_second / task.tokens_per_round * operations
     report(
         f"training-{options.model}-{task.device.type}",
         f"How fast is training {options.model}?",
         [with_share(timing, task, rate) for timing in trainings],
         unit="tokens",
-        facts={
+        settings={
             "precision": task.precision,
             "batch_size": task.batch_size,
             "parameters": GPT(task.config).num_parameters,
             "matrix_products_tflops": rate / 1e12,
             **(
-                {"loading_share": waiting * ours.per_second / task.tokens_per_turn}
+                {"loading_share": waiting * ours.per_second / task.tokens_per_round}
                 if ours
                 else {}
             ),

@@ -6,7 +6,7 @@
 # AdamW: three learning rates, three seeds each, 1,000,000 tokens.
 # Muon: the default rates, three seeds, 600,000 tokens.
 # All else is the default; the rates fall over the last 88 % of the tokens, as there.
-# Two trainings at a time, on one core each; at the end a table of what they came to.
+# Two trainings at a time, on one core each; at the end a table of their results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1

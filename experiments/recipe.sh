@@ -5,8 +5,8 @@
 #
 # The default pipeline with 1,000,000 tokens, and one thing changed at a time. Steps of
 # 2,048 tokens unless said otherwise; the rates fall over the last 88 % of the tokens, as
-# by default. Two trainings at a time, on one core each; at the end a table of what they
-# came to. Compare test_bits_per_byte: losses per token of different vocabularies cannot
+# by default. Two trainings at a time, on one core each; at the end a table of their
+# results. Compare test_bits_per_byte: losses per token of different vocabularies cannot
 # be compared.
 set -euo pipefail
 cd "$(dirname "$0")/.."

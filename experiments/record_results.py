@@ -1,4 +1,4 @@
-"""Keep what the default pipeline gave: docs/results.json, from which the README quotes.
+"""Write the results of the default pipeline to docs/results.json; README quotes them.
 
 Run after `dvc repro`, as `python -m experiments.record_results`.
 """

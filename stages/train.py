@@ -59,26 +59,27 @@ def main() -> None:
         precision=precision,
         attention=attention,
     )
-    fabric = launch(params.runtime, precision=precision)
 
+    fabric = launch(params.runtime, precision=precision)
     # From here on there is a process for each device. Rank zero alone has a run.
     with Interruption() as interruption, ExitStack() as stack:
-        rank_zero = on_rank_zero(
+        opened = on_rank_zero(
             fabric, lambda: stack.enter_context(open_run(params, splits, inputs))
         )
-        run_folder, tracked = rank_zero or (None, None)
+        run_folder, tracked = opened or (None, None)
         torch.manual_seed(params.seed)
-        model = GPT(
-            GPTConfig(
-                vocab_size=splits.vocab_size,
-                dropout=params.train.dropout,
-                **params.chosen_model.model_dump(),
-            ),
-            attention=attention,
+        config = GPTConfig(
+            vocab_size=splits.vocab_size,
+            dropout=params.train.dropout,
+            **params.chosen_model.model_dump(),
         )
         if tracked is not None:
-            print(f"{params.model}: {model.num_parameters:,} parameters")
-        curves = Curves(tracked)
+            print(f"{params.model}: {config.num_parameters:,} parameters")
+        model, curves = GPT(config, attention=attention), Curves(tracked)
+        schedule = CheckpointSchedule(
+            params.runtime.checkpoint_every_steps,
+            params.runtime.checkpoint_every_minutes,
+        )
         outcome = train(
             fabric,
             model,
@@ -88,17 +89,15 @@ def main() -> None:
             runtime=params.runtime,
             seed=params.seed,
             curves=curves,
-            checkpoints=Checkpointing(
-                run_folder,
-                CheckpointSchedule(
-                    params.runtime.checkpoint_every_steps,
-                    params.runtime.checkpoint_every_minutes,
-                ),
-                interruption,
-            ),
+            checkpoints=Checkpointing(run_folder, schedule, interruption),
         )
         if tracked is not None:
             write_results(params, splits, model, curves, outcome, tracked)
+    if fabric.is_global_zero:
+        print(
+            f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
+            f"learned from, {outcome.validation_loss:.3f} on the validation split"
+        )
 
 
 @contextmanager
@@ -126,24 +125,22 @@ def open_run(
             inputs=inputs,
         )
         run_folder.write_description(description)
+        metadata = {
+            **describe_environment(device_name(device_for(params.runtime.accelerator))),
+            "corpus.sha256": splits.corpus_sha256,
+            **{f"{name}.sha256": file.sha256 for name, file in splits.files.items()},
+            "fingerprint": run_folder.fingerprint,
+        }
         with training_run(
             description.run,
             description.name,
             params.in_use(),
-            describe_environment(device_name(device_for(params.runtime.accelerator)))
-            | digests_of(splits)
-            | {"fingerprint": run_folder.fingerprint},
+            metadata,
             tracking=params.tracking,
             root=root,
         ) as tracked:
             yield run_folder, tracked
         run_folder.remove()
-
-
-def digests_of(splits: Manifest) -> dict[str, str]:
-    """Return the digests that identify the text."""
-    files = {f"{name}.sha256": record.sha256 for name, record in splits.files.items()}
-    return {"corpus.sha256": splits.corpus_sha256, **files}
 
 
 def write_results(
@@ -177,10 +174,6 @@ def write_results(
     tracked.log_metrics({name: metrics[name] for name in ("parameters", "steps")})
     tracked.log_directory(paths.MODEL, name="model")
     tracked.remember_weights(weights_digest(paths.MODEL))
-    print(
-        f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
-        f"learned from, {outcome.validation_loss:.3f} on the validation split"
-    )
 
 
 if __name__ == "__main__":

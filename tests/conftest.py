@@ -1,5 +1,6 @@
 """What every test shares: one thread, checked shapes, no settings from outside."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -10,43 +11,73 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-# Before anything of toygpt is imported: calls of the network are checked against their
-# annotations, the tensor shapes among them.
+# The import of all tests makes many objects that stay. To look for garbage among them,
+# again and again, takes a sixth of its time.
+gc.disable()
+
+# Before anything of toygpt is imported: calls are checked against their annotations,
+# the tensor shapes among them.
 install_import_hook(
     ["toygpt.model", "toygpt.generation", "toygpt.data.batches"], "beartype.beartype"
 )
 
 import torch  # noqa: E402
 
-from tests.project import SETTINGS_FROM_OUTSIDE, Workspace, tiny_project  # noqa: E402
+from tests.project import (  # noqa: E402
+    PROJECT,
+    SETTINGS_FROM_OUTSIDE,
+    Workspace,
+    build,
+)
 
-# A shell starts what runs in the background without ears for Ctrl-C, and whatever that
-# starts would inherit it.
+# A shell lets its background processes ignore Ctrl-C, and their children inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# On small models threads cost more than they bring, here and in what is started here.
+# On small models threads cost more than they bring, here and in child processes.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# How long an example takes is not what is tested: other work may slow it down.
+# The time of an example is not what is tested: other load may slow it down.
 settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("patient")
 
-# The files of minutes: begun last, they would leave all cores but one idle.
-LONGEST_FIRST = ["pipeline", "hub_tokenizer", "pipeline_resume", "train_faults"]
+# The files of minutes: begun last, they would leave all cores but one idle. The second
+# needs no `built` project, for which it would have to wait.
+LONGEST_FIRST = [
+    "tests/test_pipeline.py",
+    "tests/faults/test_train_faults.py",
+    "tests/resuming/test_pipeline_resume.py",
+    "tests/cli/test_train.py",
+    "tests/data/test_hub.py",
+    "tests/doctor/test_leftovers.py",
+    "tests/doctor/test_artifacts.py",
+    "tests/cli/test_generate.py",
+]
+# Tests of half an hour, and of gigabytes: they run where `-m` names their marker.
+ON_REQUEST = ["chaos", "lm_eval"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; otherwise the order stays as it is."""
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leave out the tests that run on request alone; put the longest files first."""
+    markers = [name for name in ON_REQUEST if name not in config.option.markexpr]
 
     def rank(item: pytest.Item) -> int:
-        name = item.path.stem.removeprefix("test_")
+        name = item.path.relative_to(PROJECT).as_posix()
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else 99
 
-    items.sort(key=rank)
+    left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = sorted((item for item in items if item not in left_out), key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, now that all tests are imported."""
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -70,19 +101,20 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return a tiny project after its `dvc repro`, for all tests to read, not change.
 
-    The first process of the test session that needs it builds it for the others.
+    The process of the test session that needs the project first builds it; the others
+    wait. If the build fails, no other process tries again.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    root = folder / "built" / "project"
-    with FileLock(folder / "built.lock"):
-        if not (folder / "built" / "is-done").exists():
-            workspace = tiny_project(root)
-            workspace.dvc("repro")
-            workspace.commit("built")
-            (folder / "built" / "is-done").touch()
-    return Workspace(root)
+        folder = folder.parent  # the same for all workers
+    folder = folder / "built"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            build(folder / "project")
+            (folder / "is-done").touch()
+    if not (folder / "is-done").exists():
+        pytest.fail("another process could not build the project: see its error")
+    return Workspace(folder / "project")
 
 
 @pytest.fixture

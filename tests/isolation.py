@@ -20,18 +20,18 @@ IN_ISOLATION = [*UNSHARE, "python", "-c", IN_NAMESPACE]
 
 @cache
 def can_isolate() -> bool:
-    """Say whether this machine lets us make a network namespace."""
+    """Return whether this machine lets us make a network namespace."""
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*IN_ISOLATION, "true"], capture_output=True).returncode == 0
 
 
 def isolated(*command: str, trace: Path) -> list[str]:
-    """Return the command to run where only the loopback device is.
+    """Return the command that runs another one where only the loopback device is.
 
     Args:
-        command: What to run.
-        trace: Where to note connections, if this machine has strace.
+        command: The command to run.
+        trace: The file that lists its connections, if this machine has strace.
     """
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto"]
     tracing = [*strace, "-o", str(trace)] if shutil.which("strace") else []

@@ -4,19 +4,32 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.isolation import can_isolate, isolated
+
 PROJECT = Path(__file__).resolve().parents[1]
 
-# How long a test waits for what has to come. Beside other work everything takes several
-# times as long; only a test that fails waits to the end.
+# How long a test waits for the state that it asserts. Beside other load everything
+# takes several times as long; only a failing test waits to the end.
 PATIENCE_SECONDS = 600.0
 
 # Variables of a surrounding `dvc repro`, tracker, hub or Slurm job.
 SETTINGS_FROM_OUTSIDE = ("DVC_", "MLFLOW_", "WANDB_", "HF_", "SLURM_")
+
+# Secrets that no file may hold: `build` runs the pipeline with them.
+SECRETS = {
+    "HF_TOKEN": "hf_planted0123456789",
+    "WANDB_API_KEY": "planted012345678901234567890123456789012",
+    "DATABASE_URL": "postgres://someone:planted-in-an-address@example.com/base",
+}
+REMOTE = "https://someone:planted-in-the-remote@example.com/toygpt.git"
+PLANTED = [*SECRETS.values(), "planted-in-the-remote"]
 
 # So small that a stage takes little longer than starting Python does.
 TINY = {
@@ -109,6 +122,17 @@ class Workspace:
         subprocess.run(["cp", "-a", str(self.root), str(root)], check=True)
         return Workspace(root)
 
+    @contextmanager
+    def changed(self, values: dict[str, Any]) -> Iterator[None]:
+        """Change params.yaml, and at the end put it back."""
+        path = self.root / "params.yaml"
+        before = path.read_bytes()
+        self.set_params(values)
+        try:
+            yield
+        finally:
+            path.write_bytes(before)
+
     def keep(self, name: str) -> None:
         """Remember all files as they are now."""
         shutil.copytree(self.root, self._kept / name, symlinks=True)
@@ -158,3 +182,31 @@ def tiny_project(root: Path) -> Workspace:
     workspace.set_params(TINY)
     workspace.commit("tiny")
     return workspace
+
+
+def build(root: Path) -> Workspace:
+    """Run the whole pipeline of a tiny project, with secrets and without a network.
+
+    Beside the project lie the connections that were tried, if this machine has strace,
+    and the folder in which temporary files were made.
+    """
+    workspace = tiny_project(root)
+    temporary_of(workspace).mkdir()
+    workspace.environment |= SECRETS | {"TMPDIR": str(temporary_of(workspace))}
+    workspace.run("git", "remote", "add", "origin", REMOTE)
+    if can_isolate():
+        workspace.run(*isolated("dvc", "repro", trace=trace_of(workspace)))
+    else:
+        workspace.dvc("repro")
+    workspace.commit("built")
+    return workspace
+
+
+def trace_of(workspace: Workspace) -> Path:
+    """Return the file that lists the connections which `build` tried."""
+    return workspace.root.parent / "connections.txt"
+
+
+def temporary_of(workspace: Workspace) -> Path:
+    """Return the folder in which `build` makes its temporary files."""
+    return workspace.root.parent / "temporary"

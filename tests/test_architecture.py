@@ -1,17 +1,19 @@
-"""What the code may know of itself: who imports whom, and what DVC must know of it."""
+"""Who imports whom, and what dvc.yaml must name of it."""
 
 import ast
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from tests.imports import imported_modules, names_imported
-from tests.project import PROJECT, Workspace, tiny_project
+from tests.conftest import LONGEST_FIRST
+from tests.imports import imported_modules, imports_of, packages_of
+from tests.project import PROJECT, tiny_project
 from tests.tiny import tiny_model
 from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
 from toygpt.model.huggingface import save_model
@@ -20,18 +22,44 @@ from toygpt.pipeline.files import new_directory
 from toygpt.pipeline.params import ModelParams, Params
 
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
-# Each room of toygpt/ may import those of the lines above it, and the last line any.
+# The rooms of toygpt/, and stages/: each may import the rooms of its own line and of
+# the lines above, but no two rooms import each other.
 LAYERS = [
     {"pipeline"},
     {"data", "model", "resuming", "tracking"},
     {"training", "generation", "evaluation"},
     {"cli", "doctor", "stages"},
 ]
-# Code that a stage runs and DVC need not watch, by folder, with the reason.
+# Code that a stage runs without depending on it in dvc.yaml, with the reason.
 NOT_WATCHED = {
     "toygpt/pipeline": "passes values and files on, but decides no content",
     "toygpt/resuming": "a resumed training ends with the same bits as an uninterrupted",
     "toygpt/tracking": "shows results, and is never read by a stage",
+}
+# Where each of the heavy packages may be imported.
+PLACES = {
+    "datasets": ["toygpt/data"],
+    "dvc": ["toygpt/doctor", "toygpt/tracking"],
+    "gigatoken": ["toygpt/data"],
+    "huggingface_hub": ["toygpt/data"],
+    "lightning": ["toygpt/training"],
+    "mlflow": ["toygpt/tracking"],
+    "pyarrow": ["toygpt/data"],
+    "pydantic": ["toygpt/pipeline", "toygpt/resuming", "toygpt/tracking"],
+    "safetensors": ["toygpt/model"],
+    "sqlalchemy": ["toygpt/tracking"],
+    "tokenizers": ["toygpt/data", "toygpt/generation", "toygpt/model/loading.py"],
+    "torch": [
+        "toygpt/data/batches.py",
+        "toygpt/evaluation",
+        "toygpt/generation",
+        "toygpt/model",
+        "toygpt/resuming/checkpoint.py",
+        "toygpt/training",
+        "stages/train.py",
+    ],
+    "transformers": ["toygpt/data/pretrained.py"],
+    "wandb": ["toygpt/tracking"],
 }
 LIBRARY = sorted(
     path.relative_to(PROJECT)
@@ -45,35 +73,35 @@ def script_of(stage: str) -> Path:
     return Path(*module.split(".")).with_suffix(".py")
 
 
+def code_of(stage: str) -> set[Path]:
+    """Return the script of a stage, and all of our modules that it imports."""
+    script = script_of(stage)
+    return {script, *imported_modules(script, root=PROJECT)}
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_all_the_code_it_runs(stage: str) -> None:
+def test_every_import_of_a_stage_lies_inside_a_dependency(stage: str) -> None:
     """DVC cannot see imports: a module missing here would keep stale results alive.
 
-    See https://github.com/treeverse/dvc/issues/9195.
+    See https://github.com/treeverse/dvc/issues/9195. Exempt are the folders that
+    `NOT_WATCHED` names, and `__init__.py`, which runs nothing.
     """
-    script = script_of(stage)
-    needed = {script, *imported_modules(script, root=PROJECT)}
-    known = [*map(Path, STAGES[stage]["deps"]), *map(Path, NOT_WATCHED)]
+    watched = [*STAGES[stage]["deps"], *NOT_WATCHED]
 
     missing = [
-        path
-        for path in needed
-        if path.name != "__init__.py"
-        and not any(path.is_relative_to(folder) for folder in known)
+        str(path)
+        for path in code_of(stage)
+        if path.name != "__init__.py" and not any(map(path.is_relative_to, watched))
     ]
 
-    assert not missing
+    assert not missing, f"add to deps of {stage!r} in dvc.yaml: {sorted(missing)}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_no_code_that_it_does_not_run(stage: str) -> None:
-    script = script_of(stage)
-    needed = {script, *imported_modules(script, root=PROJECT)}
-    code = [Path(dep) for dep in STAGES[stage]["deps"] if "toygpt/" in f"{dep}/"]
-
-    for dep in code:
-        if dep.parts[0] != "models":
-            assert any(path.is_relative_to(dep) for path in needed), dep
+    for dep in STAGES[stage]["deps"]:
+        if dep.startswith(("toygpt/", "stages/")):
+            assert any(path.is_relative_to(dep) for path in code_of(stage)), dep
 
 
 @pytest.mark.parametrize(
@@ -86,7 +114,7 @@ def test_a_stage_depends_on_no_code_that_it_does_not_run(stage: str) -> None:
     ids=str,
 )
 def test_to_import_a_folder_runs_nothing(path: Path) -> None:
-    """So that none of them need be a dependency; stages/ prepares for what it runs."""
+    """So that none of them need be a dependency; stages/ prepares the process."""
     statements = ast.parse((PROJECT / path).read_text(encoding="utf-8")).body
 
     if path != Path("stages/__init__.py"):
@@ -95,10 +123,8 @@ def test_to_import_a_folder_runs_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_parameters_it_reads(stage: str) -> None:
-    script = script_of(stage)
-    modules = {script, *imported_modules(script, root=PROJECT)}
-    read = set().union(*(keys_read(PROJECT / module) for module in modules))
-    # Whoever reads a whole section reads each key of it.
+    read = set().union(*(keys_read(PROJECT / module) for module in code_of(stage)))
+    # A section that is read as a whole stands for each of its keys.
     needed = {key for key in read if not any(key.startswith(f"{k}.") for k in read)}
 
     assert set(STAGES[stage]["params"]) == needed
@@ -117,7 +143,7 @@ def keys_read(path: Path) -> set[str]:
             case "chosen_corpus":
                 keys |= {"corpus", "corpora.${corpus}"}
             case "runtime" | "tracking":
-                pass  # who is told, and on what machine, decides no result
+                pass  # no tracker and no machine decides a result
             case name if name in Params.model_fields:
                 keys.add(Params.model_fields[name].alias or name)
     return keys
@@ -138,25 +164,28 @@ class ParamsVisitor(ast.NodeVisitor):
             self.generic_visit(node)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=str)
-def test_imports_flow_one_way(path: Path) -> None:
-    own_room = room_of(path.as_posix().replace("/", "."))
+def test_imports_flow_one_way() -> None:
+    upwards = [
+        f"{path} imports {name}"
+        for path in LIBRARY
+        for name in imports_of(PROJECT / path)
+        if layer_of(room_of(name)) > layer_of(room_of(path.as_posix()))
+    ]
 
-    for name in names_imported(PROJECT / path):
-        if (room := room_of(name)) not in (None, own_room) and own_room is not None:
-            allowed = layer_of(room) <= layer_of(own_room)
-            assert allowed, f"{path} imports {name}"
+    assert not upwards
 
 
 def test_no_two_rooms_import_each_other() -> None:
     arrows = {
-        (room_of(path.as_posix().replace("/", ".")), room_of(name))
+        (room_of(path.as_posix()), room_of(name))
         for path in LIBRARY
-        for name in names_imported(PROJECT / path)
+        for name in imports_of(PROJECT / path)
     }
 
-    assert not {(one, other) for one, other in arrows if one != other} & {
-        (other, one) for one, other in arrows
+    assert not {
+        (one, other)
+        for one, other in arrows
+        if one and other and one < other and (other, one) in arrows
     }
 
 
@@ -166,92 +195,103 @@ def test_every_module_is_in_a_room() -> None:
     assert beside == {"__init__.py", "__main__.py"}
 
 
-def room_of(module: str) -> str | None:
-    """Return the folder of toygpt/ that a module is in, or stages."""
-    package, _, rest = module.partition(".")
+def room_of(name: str) -> str:
+    """Return the folder of toygpt/ that a module or a file is in, or stages."""
+    package, _, rest = name.replace("/", ".").partition(".")
     room = package if package == "stages" else rest.partition(".")[0]
-    return room if any(room in layer for layer in LAYERS) else None
+    return room if any(room in layer for layer in LAYERS) else ""
 
 
-def layer_of(room: str | None) -> int:
-    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
+def layer_of(room: str) -> int:
+    """Return the line of `LAYERS` that a room is in; `__main__` is above them all."""
+    layers = [number for number, rooms in enumerate(LAYERS) if room in rooms]
+    return layers[0] if layers else len(LAYERS)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=str)
-def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
-    places = {
-        "lightning": "toygpt/training/",
-        "mlflow": "toygpt/tracking/",
-        "wandb": "toygpt/tracking/",
-        "pyarrow": "toygpt/data/",
-        "datasets": "toygpt/data/hub.py",
-        "huggingface_hub": "toygpt/data/",
-        "transformers": "toygpt/data/pretrained.py",
-        "pydantic": "toygpt/pipeline/",
-    }
-    text = (PROJECT / path).read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(text)):
-        modules = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-        for module in modules:
-            place = places.get(module.split(".")[0])
-            assert place is None or path.as_posix().startswith(place)
+@pytest.mark.parametrize("package", PLACES)
+def test_a_heavy_package_stays_in_its_place(package: str) -> None:
+    elsewhere = [
+        str(path)
+        for path in LIBRARY
+        if package in packages_of(PROJECT / path)
+        and not any(map(path.is_relative_to, PLACES[package]))
+    ]
+
+    assert not elsewhere
 
 
-# What takes seconds to import, or should not be needed where a stage runs.
-NOT_LOADED_BY = {
-    "download": ["torch", "lightning", "transformers", "mlflow", "wandb", "datasets"],
-    "tokenize": ["torch", "lightning", "transformers", "mlflow", "wandb", "datasets"],
-    "split": ["torch", "lightning", "transformers", "mlflow", "wandb", "datasets"],
-    "evaluate": ["lightning", "mlflow", "wandb", "transformers", "pyarrow"],
-    "generate_samples": ["lightning", "mlflow", "wandb", "transformers", "pyarrow"],
-}
+@pytest.mark.slow
+def test_stages_load_nothing_heavy_that_they_do_not_need(tmp_path: Path) -> None:
+    """In real runs, to their end: three stages in one process, two in another."""
+    workspace = tiny_project(tmp_path / "project")
 
+    def packages_loaded_by(*stages: str) -> set[str]:
+        runs = "".join(f"from stages import {s}; run({s}.main)\n" for s in stages)
+        program = f"from toygpt.pipeline.stage import run\n{runs}"
+        program += "import sys; print('loaded:', *sys.modules)"
+        output = workspace.run(sys.executable, "-c", program).stdout
+        return set(output.partition("loaded:")[2].split())
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Return a project with documents, tokens, splits and an untrained model."""
-    workspace = tiny_project(tmp_path_factory.mktemp("architecture") / "project")
-    for stage in ("download", "tokenize", "split"):
-        workspace.run(sys.executable, "-m", f"stages.{stage}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(workspace.root)
+    of_data = packages_loaded_by("download", "tokenize", "split")
+    with chdir(workspace.root), new_directory(paths.MODEL) as directory:
         vocab_size = vocab_size_of(load_tokenizer(paths.TOKENIZER))
-        with new_directory(paths.MODEL) as directory:
-            save_model(
-                tiny_model(vocab_size=vocab_size),
-                directory,
-                end_of_text_id=0,
-                tokenizer_directory=paths.TOKENIZER,
-            )
-    return workspace
+        save_model(
+            tiny_model(vocab_size=vocab_size),
+            directory,
+            end_of_text_id=0,
+            tokenizer_directory=paths.TOKENIZER,
+        )
+    of_model = packages_loaded_by("evaluate", "generate_samples")
+
+    needed_by_none = {"lightning", "transformers", "mlflow", "wandb", "dvc", "datasets"}
+    assert "pyarrow" in of_data
+    assert not of_data & {"torch", *needed_by_none}
+    assert "torch" in of_model
+    assert not of_model & {"pyarrow", *needed_by_none}
 
 
-@pytest.mark.parametrize("stage", NOT_LOADED_BY)
-def test_a_stage_that_runs_loads_nothing_heavy_that_it_does_not_need(
-    made: Workspace, stage: str
-) -> None:
-    """Also not on its way: this is a real run, to its end."""
-    program = (
-        "import sys; from toygpt.pipeline.stage import run; "
-        f"from stages import {stage}; run({stage}.main); print(*sys.modules)"
+def test_training_starts_without_the_trackers_and_dvc() -> None:
+    """They take seconds to import; MLflow and W&B come once the run is opened."""
+    script = script_of("train")
+    modules = {script, *imported_modules(script, root=PROJECT, at_start=True)}
+
+    loaded = set().union(
+        *(packages_of(PROJECT / path, at_start=True) for path in modules)
     )
-    loaded = made.run(sys.executable, "-c", program).stdout.split()
 
-    assert f"stages.{stage}" in loaded
-    assert not set(NOT_LOADED_BY[stage]) & set(loaded)
+    assert "torch" in loaded
+    assert not loaded & {
+        "dvc",
+        "datasets",
+        "mlflow",
+        "pyarrow",
+        "transformers",
+        "wandb",
+    }
 
 
-def test_training_loads_neither_dvc_nor_datasets() -> None:
-    loaded = python("import sys, stages.train; print(*sys.modules)").split()
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [
+        ("model/gpt.py", {"jaxtyping", "torch"}),
+        ("generation/simple.py", {"jaxtyping", "torch"}),
+        ("training/loop.py", {"jaxtyping", "lightning", "numpy", "torch", "tqdm"}),
+    ],
+)
+def test_the_reading_path_needs_few_packages(module: str, packages: set[str]) -> None:
+    """So that it can be run and timed on a machine where little else is installed."""
+    script = Path("toygpt", module)
+    modules = {script, *imported_modules(script, root=PROJECT, at_start=True)}
 
-    assert "lightning" in loaded
-    assert not {"dvc", "datasets", "mlflow", "wandb"} & set(loaded)
+    needed = set().union(
+        *(packages_of(PROJECT / path, at_start=True) for path in modules)
+    )
+
+    assert needed - sys.stdlib_module_names - {"toygpt"} == packages
+
+
+def test_the_longest_test_files_exist() -> None:
+    assert [name for name in LONGEST_FIRST if not (PROJECT / name).is_file()] == []
 
 
 def test_a_stage_looks_for_garbage_again_once_it_works() -> None:
@@ -270,7 +310,7 @@ def test_a_program_that_imports_the_stages_keeps_its_garbage_collection() -> Non
 
 
 @pytest.mark.parametrize(("setting", "is_off"), [(None, True), ("0", False)])
-def test_files_of_the_hub_come_over_plain_http_unless_set_otherwise(
+def test_files_of_the_hub_come_over_plain_http_by_default(
     setting: str | None, is_off: bool
 ) -> None:
     """The hub's client reads the variable once, when it is imported."""
@@ -298,10 +338,10 @@ def test_help_costs_no_heavy_import() -> None:
     assert not {"torch", "dvc", "mlflow", "pydantic"} & set(python(program).split())
 
 
-def test_dvc_changes_no_line_of_params_but_the_one_it_is_told_to(
+def test_dvc_changes_the_one_line_of_params_that_it_has_to(
     tmp_path: Path,
 ) -> None:
-    """`dvc exp run -S` writes the file anew, in its own style: ours is the same."""
+    """`dvc exp run -S` rewrites the file in its own style: ours is the same."""
     copy = tmp_path / "params.yaml"
     shutil.copy(PROJECT / "params.yaml", copy)
 
@@ -311,42 +351,6 @@ def test_dvc_changes_no_line_of_params_but_the_one_it_is_told_to(
     after = copy.read_text(encoding="utf-8").splitlines()
     assert after[1:] == before[1:]
     assert after[0] == before[0].replace("1337", "7   ")
-
-
-def test_training_needs_torch_lightning_and_numpy_alone() -> None:
-    """So that it can be run and timed on a machine where nothing else is installed."""
-    program = """
-import sys
-for name in ("pydantic", "ruamel", "mlflow", "wandb", "dvc", "datasets", "pyarrow"):
-    sys.modules[name] = None  # importing it is an error now
-from types import SimpleNamespace
-import numpy as np
-from toygpt.model.gpt import GPT, GPTConfig
-from toygpt.training.launch import launch
-from toygpt.training.loop import train
-from toygpt.training.report import Curves
-
-tokens = np.arange(1000, dtype=np.uint16) % 11
-params = SimpleNamespace(
-    max_tokens=64, batch_size=2, optimizer="muon", muon_learning_rate=1e-2,
-    learning_rate=1e-3, warmup_tokens=16, decay_tokens=16, weight_decay=0.1,
-    gradient_clip_norm=1.0,
-    validate_every_tokens=32, validation_tokens=32,
-)
-runtime = SimpleNamespace(
-    accelerator="cpu", devices=1, num_nodes=1, strategy="auto", compile=False,
-    micro_batch_size=2, deterministic=False,
-)
-model = GPT(GPTConfig(11, 1, 2, 8, 8, 0.0))
-fabric = launch(runtime, precision="32-true")
-outcome = train(
-    fabric, model, tokens, tokens, params=params, runtime=runtime, seed=0,
-    curves=Curves(),
-)
-print("steps:", outcome.steps)
-"""
-
-    assert "steps: 4" in python(program)
 
 
 def python(program: str) -> str:

@@ -1,4 +1,4 @@
-"""The benchmarks let ways take turns, and say what came of each."""
+"""The benchmarks run their cases round by round, and report each."""
 
 import json
 import os
@@ -12,19 +12,21 @@ import pytest
 
 from benchmarks.data import at_target
 from benchmarks.ladder import ladder
-from benchmarks.measure import RESULTS, Duration, race, report, table
+from benchmarks.measure import RESULTS, Duration, compare, report, table
 from benchmarks.memory import computed_peak
 from benchmarks.page import PAGE, TABLE, with_tables
 from benchmarks.picture import COMPARISONS, PICTURE, label, times_as_fast
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
 from benchmarks.training import operations_per_token
-from tests.generation.ways import gives_up, works, works_with_a_setting
+from tests.benchmark_cases import gives_up, works, works_with_a_setting
 from tests.project import PROJECT
 from toygpt.model.gpt import GPTConfig
 
 
-def test_each_way_has_its_turns_and_is_compared_with_the_first(tmp_path: Path) -> None:
-    timings = race({"one": works, "other": works}, amount=100_000, turns=3)
+def test_each_case_has_its_rounds_and_is_compared_with_the_first(
+    tmp_path: Path,
+) -> None:
+    timings = compare({"one": works, "other": works}, amount=100_000, rounds=3)
 
     assert [timing.name for timing in timings] == ["one", "other"]
     assert timings[0].ratio == 1
@@ -32,26 +34,30 @@ def test_each_way_has_its_turns_and_is_compared_with_the_first(tmp_path: Path) -
         assert 0 < timing.slowest <= timing.per_second <= timing.fastest
         assert timing.preparation_seconds > 0
         assert timing.peak_bytes > 1_000_000
-    report("sums-tiny", "?", timings, unit="numbers", facts={"to": 1}, folder=tmp_path)
+    report(
+        "sums-tiny", "?", timings, unit="numbers", settings={"to": 1}, folder=tmp_path
+    )
     result = json.loads((tmp_path / "sums-tiny.json").read_text())
     assert result["command"].startswith("python -m benchmarks.sums")
     assert f"| other | {timings[1].per_second:,.0f} |" in table(result)
     assert active_children() == []
 
 
-def test_a_way_may_have_an_environment_of_its_own() -> None:
-    ways = {"with": works_with_a_setting, "without": works}
+def test_a_case_may_have_an_environment_of_its_own() -> None:
+    cases = {"with": works_with_a_setting, "without": works}
 
-    race(ways, amount=1, turns=1, environments={"with": {"TOYGPT_TEST": "1"}})
+    compare(cases, amount=1, rounds=1, environments={"with": {"TOYGPT_TEST": "1"}})
 
     assert "TOYGPT_TEST" not in os.environ
     with pytest.raises(RuntimeError, match="with has ended"):
-        race(ways, amount=1, turns=1, environments={"without": {"TOYGPT_TEST": "1"}})
+        compare(
+            cases, amount=1, rounds=1, environments={"without": {"TOYGPT_TEST": "1"}}
+        )
 
 
-def test_a_way_that_ends_ends_the_race(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_case_that_ends_early_ends_the_comparison() -> None:
     with pytest.raises(RuntimeError, match="gives up has ended before its time"):
-        race({"works": works, "gives up": gives_up}, amount=1, turns=3)
+        compare({"works": works, "gives up": gives_up}, amount=1, rounds=3)
 
     assert active_children() == []
 
@@ -68,6 +74,7 @@ def test_each_step_of_the_ladder_changes_one_thing(device: str) -> None:
         assert len(changed) == (2 if is_beside else 1)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_is_what_it_holds() -> None:
     config = GPTConfig(211, 2, 2, 16, 32, 0.0)
 
@@ -107,13 +114,13 @@ def test_the_operations_of_a_token_are_counted_by_the_convention() -> None:
 def test_durations_have_a_table_of_their_own(tmp_path: Path) -> None:
     rows = [Duration.of("waiting", [3.0, 1.0, 2.5], place="here")]
 
-    report("waits", "?", rows, facts={}, folder=tmp_path)
+    report("waits", "?", rows, settings={}, folder=tmp_path)
 
     result = json.loads((tmp_path / "waits.json").read_text())
     assert "| waiting | 2.50 | 1.00 to 3.00 | here |" in table(result)
 
 
-def test_what_grows_evenly_is_told_for_the_whole_corpus() -> None:
+def test_linear_growth_is_extrapolated_to_the_whole_corpus() -> None:
     assert at_target([10_000_000, 30_000_000], [1.0, 2.0]) == pytest.approx(75.5)
 
 

@@ -55,7 +55,7 @@ def plotted(project: Workspace) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def page(project: Workspace) -> Path:
-    """Return the page that DVC names."""
+    """Return the path of the page, which DVC prints."""
     shown = project.dvc("plots", "show").stdout
     return Path(shown.strip().removeprefix("file://"))
 
@@ -88,6 +88,7 @@ def test_the_page_draws_every_curve(project: Workspace, page: Path) -> None:
     assert drawn.count('<td class="value">4.5</td>') == num_curves
 
 
+@pytest.mark.slow
 def test_the_page_says_that_there_is_nothing_to_draw(
     project: Workspace, tmp_path: Path
 ) -> None:
@@ -101,7 +102,7 @@ def test_the_page_says_that_there_is_nothing_to_draw(
 
 
 def seen_in_browser(page: Path) -> str:
-    """Return what a page consists of after its scripts have run, without a network."""
+    """Return the document after its scripts have run, without a network."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here")
     profile = f"--user-data-dir={page.parent / 'profile'}"

@@ -1,4 +1,4 @@
-"""What the documents say is so."""
+"""The documents say what is so."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from dvc.cli.parser import get_main_parser
 from ruamel.yaml import YAML
 
 from tests.project import PROJECT
+from tests.tree import TREE, tree
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.pipeline.params import Params, flatten
 from toygpt.pipeline.params_file import load_params, read_yaml
@@ -94,6 +95,14 @@ def test_the_table_of_stages_is_that_of_the_pipeline() -> None:
         ).with_suffix(".py")
         assert {path.strip("/") for path in re.findall(r"`(.+?)`", reads)} == data
         assert {path.strip("/") for path in re.findall(r"`(.+?)`", writes)} == outs
+
+
+def test_the_tree_is_that_of_the_files() -> None:
+    """One line a file: the summary of its docstring."""
+    (block,) = TREE.findall(README)
+
+    if block != tree():
+        pytest.fail(f"renew it with `python -m tests.tree`; it should be:\n{tree()}")
 
 
 def test_the_numbers_are_those_of_the_default_pipeline() -> None:

@@ -75,7 +75,7 @@ def test_a_python_without_the_packages_says_how_to_get_one_that_has_them(
     assert "put `uv run` before the command, or activate" in line
 
 
-def test_a_module_of_our_own_that_is_missing_is_no_missing_package() -> None:
+def test_a_missing_module_of_our_own_is_not_a_missing_package() -> None:
     """It is a fault in the code, and its traceback says where."""
     own = ModuleNotFoundError("No module named 'toygpt.nothing'", name="toygpt.nothing")
 

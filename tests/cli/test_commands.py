@@ -352,7 +352,7 @@ def test_commands_are_found_in_every_kind_of_place(command: str, place: str) -> 
         "pip install --upgrad uv",
         "pytest -m chaotic",
         "python . train --learning-rate 1",
-        "python -m benchmarks.training --turn",
+        "python -m benchmarks.training --round",
         "python -m benchmarks.trainings",
         "uv run dvc reprod",
         "uv sync --groups bench",

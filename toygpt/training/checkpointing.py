@@ -6,7 +6,7 @@ a signal may reach any rank.
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -57,7 +57,9 @@ class Checkpointing:
             InputError: It is damaged.
         """
         found = on_rank_zero(fabric, lambda: self._own_folder.best_checkpoint())
-        folder, checkpoint = fabric.broadcast((self.folder, found))
+        folder, checkpoint = cast(
+            "tuple[CheckpointFolder, Any]", fabric.broadcast((self.folder, found))
+        )
         if checkpoint is None:
             return None
         if fabric.is_global_zero:

@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from toygpt.pipeline.errors import InputError
+from toygpt.training.precision import resolve_precision
 from toygpt.training.settings import RuntimeSettings
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
@@ -46,9 +47,13 @@ Result = TypeVar("Result")
 
 
 def launch(
-    runtime: RuntimeSettings, *, precision: Literal["32-true", "bf16-mixed"]
+    runtime: RuntimeSettings, *, precision: Literal["auto", "32-true", "bf16-mixed"]
 ) -> Fabric:
     """Return a Fabric once all ranks have started; each continues with its own.
+
+    Args:
+        runtime: Which devices, and how many of them.
+        precision: As `train.precision` in params.yaml.
 
     Raises:
         InputError: This machine does not fit the settings, or several processes were
@@ -83,7 +88,7 @@ def launch(
 
 def _new_fabric(
     runtime: RuntimeSettings,
-    precision: Literal["32-true", "bf16-mixed"],
+    precision: Literal["auto", "32-true", "bf16-mixed"],
     strategy: str | DDPStrategy,
 ) -> Fabric:
     with warnings.catch_warnings():
@@ -94,7 +99,7 @@ def _new_fabric(
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,
             strategy=strategy,
-            precision=precision,
+            precision=resolve_precision(precision, runtime.accelerator),
         )
 
 

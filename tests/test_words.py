@@ -1,0 +1,135 @@
+"""The prose and the names use the field's words, and the reading path simple Python."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.project import PROJECT
+
+# What was written before, as a pattern, and what to write instead. A space also matches
+# an underscore or the end of a line.
+INSTEAD = {
+    r"portions?": "micro-batch, or part",
+    r"judge[sd]?|judging|judgements?": "evaluate, evaluation",
+    r"tell|tells|telling|told|untold": "log, sync, say, show; synced, unsynced",
+    r"news|couriers?": "updates; sync worker",
+    r"mend|mends|mended|mending": "fix",
+    r"remedy|remedies": "suggested command",
+    r"facts|surroundings": "metadata, tags; environment",
+    r"(go|goes|going|went|gone) on": "continue, resume",
+    r"anew": "again",
+    r"whoever|whichever|whatever": "the process, the caller, any",
+    r"somebody|nobody": "the process, the caller, the user, no one",
+    r"likeliest": "most likely; greedy",
+    r"by chance": "sampled; at random",
+    r"takes? up|taken up|took up": "resume, acquire",
+    r"first process": "rank zero",
+    r"length of the gradients?": "gradient norm",
+    r"line feeds?": "newline",
+    r"(?<!there[\x20_])(is|are) none": "is NaN, is None",
+    r"(?<!there[\x20_])(is|are|was|were) no (?!one\b|more|less|[a-z]+er\b)[a-z]+": (
+        "is not a …, has no …"
+    ),
+    r'"""(say|let|have)': "Return …, Return whether …, a plain verb",
+}
+# Replaced words that stay in one file, with the reason.
+KEY = "a key in the file run.json"
+MAY_SAY = {
+    ("toygpt/tracking/record.py", "facts"): KEY,
+    ("toygpt/tracking/record.py", "told"): KEY,
+    ("docs/decisions/tracking.md", "facts"): KEY,
+    ("docs/decisions/tracking.md", "told"): KEY,
+    ("tests/tracking/test_record.py", "facts"): KEY,
+    ("tests/tracking/test_record.py", "told"): KEY,
+    ("tests/resuming/test_pipeline_resume.py", "facts"): KEY,
+}
+
+SUFFIXES = ("*.py", "*.md", "*.yaml", "*.sh", "*.toml", "*.html")
+SPACE = r"(?:[\s_]|\n\s*#\s)+"
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a pattern that finds its words in names and across lines, too."""
+    words = pattern.replace(" ", SPACE)
+    return re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE)
+
+
+PATTERNS = {compiled(pattern): advice for pattern, advice in INSTEAD.items()}
+
+
+def replaced_words(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line of each replaced word, the word, and what to write instead."""
+    for pattern, advice in PATTERNS.items():
+        for found in pattern.finditer(text):
+            words = " ".join(found[0].split())
+            # Python's `is None` is another matter.
+            if words.split()[-1] != "None":
+                yield text.count("\n", 0, found.start()) + 1, words, advice
+
+
+def tracked_files() -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", *SUFFIXES],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [PROJECT / name for name in listing.stdout.splitlines()]
+
+
+def test_no_file_says_a_word_that_was_replaced() -> None:
+    complaints = []
+    for path in tracked_files():
+        name = path.relative_to(PROJECT).as_posix()
+        if path == Path(__file__) or not path.exists():
+            continue
+        for line, words, advice in replaced_words(path.read_text(encoding="utf-8")):
+            if (name, words) not in MAY_SAY:
+                complaints.append(f"{name}:{line}: {words!r}: write {advice}")
+
+    if complaints:
+        pytest.fail("\n".join([f"{len(complaints)} replaced words:", *complaints]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Say what it was told.",
+        "def test_a_tracker_is_told() -> None:",
+        "class Judgement:",
+        "# decided by the first\n    # process",
+        "a file that is no text",
+        "weights that are none",
+        'def is_here() -> bool:\n    """Say whether it is here."""',
+    ],
+)
+def test_a_replaced_word_is_found(text: str) -> None:
+    assert list(replaced_words(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["if it is None:", "there is no room", "it is no longer", "intelligible"]
+)
+def test_other_words_are_left_alone(text: str) -> None:
+    assert not list(replaced_words(text))
+
+
+def reading_order() -> list[Path]:
+    """Return the files that README names above the line for professionals."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Read the code")[1].split("For professionals")[0]
+    links = re.findall(r"\]\((toygpt/[^)]+\.py)\)", section)
+    return [Path(link) for link in links]
+
+
+@pytest.mark.parametrize("path", reading_order(), ids=str)
+def test_the_reading_path_needs_no_type_checking_tricks(path: Path) -> None:
+    """A newcomer to Python meets real imports and real annotations alone."""
+    text = (PROJECT / path).read_text(encoding="utf-8")
+
+    assert "TYPE_CHECKING" not in text
+    assert "from __future__ import annotations" not in text
