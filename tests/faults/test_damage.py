@@ -385,7 +385,7 @@ def test_a_pickle_that_calls_itself_safetensors_is_not_run(
     assert not canary.exists()
     assert message.startswith(f"cannot read {weights}: ")
     assert "`dvc checkout --force models/toygpt` brings back" in message
-    assert "`dvc repro --force --single-item train` trains anew" in message
+    assert "`dvc repro --force --single-item train` trains again" in message
     assert digests(project.root) == before
     pickle.loads(weights.read_bytes())
     assert canary.exists(), "the pickle was harmless, and the test worthless"

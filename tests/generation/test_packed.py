@@ -37,7 +37,7 @@ def test_a_packed_layer_is_its_linear_layer(shape: tuple[int, ...]) -> None:
 def test_the_logits_are_the_same(
     has_kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without dropout, whatever mode the model is in; the model stays as it was."""
+    """Without dropout, in training mode too; the model stays as it was."""
     monkeypatch.setattr(packed, "MIN_WEIGHTS", 0)
     if not has_kernels:
         monkeypatch.setattr(packed, "can_pack", lambda device: False)

@@ -104,7 +104,7 @@ def test_the_text_is_no_longer_than_asked_for(rung: str, max_new_tokens: int) ->
 def test_the_random_choices_depend_on_the_seed_alone(rung: str) -> None:
     """Not on the program's own random numbers, which stay as they were."""
     model = lively_model()
-    texts = []
+    texts: list[list[int]] = []
     for seed in (1, 1, 2):
         state = torch.manual_seed(len(texts)).get_state()
         sampling = Sampling(temperature=2.0, seed=seed)

@@ -1,4 +1,4 @@
-"""Attention: one formula, computed in four ways, and the memory that spares work."""
+"""Attention: one formula, computed in four ways."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from toygpt.model.attention import (
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# Tiles of two: the texts below are short, and one tile alone would hide a mistake.
+# Tiles of two: the sequences below are short, and one tile alone would hide a mistake.
 RUNGS: dict[str, Attention] = {
     "one_by_one": attention_one_by_one,
     "from_scratch": attention_from_scratch,
@@ -31,19 +31,16 @@ RUNGS: dict[str, Attention] = {
 }
 every_rung = pytest.mark.parametrize("attention", RUNGS.values(), ids=RUNGS.keys())
 
-# Of 16, which is the size of a tile: less, as much, and two tiles and a bit.
-TIMES = [1, 7, 16, 33]
-
 
 class LargestTensor(TorchDispatchMode):
-    """Finds how many numbers the largest tensor holds that is made in the meantime."""
+    """The size of the largest tensor that is made inside its `with` block."""
 
     num_numbers = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Do what was asked for, and measure it."""
+        """Run the operation, and measure its result."""
         made = func(*args, **(kwargs or {}))
         if isinstance(made, Tensor):
             self.num_numbers = max(self.num_numbers, made.numel())
@@ -60,7 +57,7 @@ def random_heads(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 def value_and_gradients(
     attention: Attention, heads: tuple[Tensor, Tensor, Tensor]
 ) -> list[Tensor]:
-    """Return what comes out, and how a random part of it depends on each input."""
+    """Return the output, and the gradient of a random part of it for each input."""
     inputs = [part.clone().requires_grad_() for part in heads]
     direction = torch.randn(
         heads[0].shape, generator=torch.Generator().manual_seed(1), dtype=heads[0].dtype
@@ -72,7 +69,7 @@ def value_and_gradients(
 def most_numbers_at_once(
     attention: Attention, heads: tuple[Tensor, Tensor, Tensor]
 ) -> int:
-    """Return the size of the largest tensor that is made on the way."""
+    """Return the size of the largest intermediate tensor."""
     largest = LargestTensor()  # type: ignore[no-untyped-call]
     with largest:
         attention(*heads)
@@ -80,11 +77,11 @@ def most_numbers_at_once(
 
 
 @every_rung
-@pytest.mark.parametrize("head_dim", [64, 96, 128])
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize(("time", "head_dim"), [(1, 64), (7, 96), (16, 128), (33, 96)])
 def test_every_rung_computes_the_same(
     attention: Attention, time: int, head_dim: int
 ) -> None:
+    """In tiles of 16: less than a tile, a whole one, two and a bit."""
     heads = random_heads(2, 2, time, head_dim)
 
     computed = value_and_gradients(attention, heads)
@@ -94,7 +91,7 @@ def test_every_rung_computes_the_same(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tile", [1, 3, 7, 20, 21, 22, 1000])
+@pytest.mark.parametrize("tile", [1, 7, 20, 21, 22])
 def test_tiles_of_any_size_give_the_same(tile: int) -> None:
     """In double precision, where nothing but a mistake makes a difference."""
     query, key, value = (part.double() for part in random_heads(2, 3, 21, 64))
@@ -116,7 +113,7 @@ def test_the_gradient_is_that_of_the_value(attention: Attention) -> None:
 
 
 @every_rung
-def test_who_asks_for_nothing_gets_the_mean_of_what_came_so_far(
+def test_a_query_of_zeros_gets_the_mean_of_all_values_so_far(
     attention: Attention,
 ) -> None:
     query, key, value = random_heads(1, 1, 5, 4)
@@ -146,6 +143,7 @@ def test_no_token_attends_to_a_later_one(
     attention: Attention, changed_part: int
 ) -> None:
     heads = random_heads(2, 3, 9, 8)
+    copies = [part.clone() for part in heads]
     changed = [part.clone() for part in heads]
     changed[changed_part][:, :, 5:] += 1
 
@@ -153,22 +151,12 @@ def test_no_token_attends_to_a_later_one(
 
     assert torch.equal(before[:, :, :5], after[:, :, :5])
     assert not torch.equal(before[:, :, 5:], after[:, :, 5:])
-
-
-@every_rung
-def test_the_caller_s_tensors_stay_as_they_were(attention: Attention) -> None:
-    heads = random_heads(1, 2, 5, 4)
-    copies = [part.clone() for part in heads]
-
-    attention(*heads)
-
-    for part, copy in zip(heads, copies, strict=True):
-        assert torch.equal(part, copy)
+    assert all(map(torch.equal, heads, copies)), "the caller's tensors have changed"
 
 
 @every_rung
 @pytest.mark.parametrize("sign", [1, -1])
-def test_of_enormous_scores_the_highest_takes_all(
+def test_among_enormous_scores_the_highest_takes_all(
     attention: Attention, sign: int
 ) -> None:
     """e to the power of 10 000 is more than a float can hold, and below it is zero.
@@ -191,7 +179,7 @@ def test_of_enormous_scores_the_highest_takes_all(
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_in_tiles_never_are_there_more_scores_than_a_tile_holds() -> None:
+def test_attention_in_tiles_never_holds_more_scores_than_a_tile() -> None:
     heads = random_heads(1, 1, 24, 2)
 
     of_all_at_once = most_numbers_at_once(attention_from_scratch, heads)

@@ -1,4 +1,4 @@
-"""The device that an accelerator stands for, or what there is instead."""
+"""The device that an accelerator stands for, or an error that names the others."""
 
 import importlib
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_an_accelerator_is_the_one_that_was_named_or_an_error(
 def test_a_stage_whose_accelerator_is_absent_does_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """Its inputs, which are not there either, are not even looked for."""
+    """It does not even look for its inputs, which are absent too."""
     params = (PROJECT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(
         params.replace("accelerator: auto", f"accelerator: {ABSENT_ACCELERATOR}"),

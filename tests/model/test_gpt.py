@@ -1,7 +1,6 @@
 """The network: what every language model must do, and what is special about ours."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from tests.tiny import (
     VOCAB_SIZE,
     lively_model,
     predictable_text,
-    random_text,
     random_tokens,
     runtime_params,
     tiny_model,
@@ -29,11 +27,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 GPT2_VOCAB_SIZE = 50_257
 
 
-class Nobody:
-    """A listener to whom metrics mean nothing."""
+class Silent:
+    """Logs no metrics."""
 
     def log_metrics(self, metrics: object, *, step: int) -> None:
-        """Forget it."""
+        """Ignore the metrics."""
 
 
 def model_on_the_menu(name: str, *, vocab_size: int) -> GPT:
@@ -44,7 +42,7 @@ def model_on_the_menu(name: str, *, vocab_size: int) -> GPT:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("place", [1, 7, BLOCK_SIZE - 1])
+@pytest.mark.parametrize("place", [1, BLOCK_SIZE - 1])
 def test_no_token_sees_a_later_one(attention: str, place: int) -> None:
     """Changing a token leaves the logits before it exactly as they were."""
     model = lively_model(attention=attention)
@@ -58,9 +56,8 @@ def test_no_token_sees_a_later_one(attention: str, place: int) -> None:
     assert not torch.equal(before[:, place], after[:, place])
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_every_earlier_token_has_a_say(attention: str) -> None:
-    model = lively_model(attention=attention)
+def test_every_earlier_token_has_a_say() -> None:
+    model = lively_model()
     tokens = random_tokens(1, BLOCK_SIZE)
     last = model(tokens)[0, -1]
 
@@ -82,21 +79,21 @@ def test_the_order_of_earlier_tokens_matters() -> None:
     assert difference > 1e-2
 
 
-def test_sequences_of_a_batch_do_not_see_each_other() -> None:
+def test_sequences_of_a_batch_and_their_lengths_do_not_matter() -> None:
+    """Each sequence gets the logits that it, or its beginning, would get alone."""
     model = lively_model()
     tokens = random_tokens(3, BLOCK_SIZE)
 
-    together = model(tokens)
+    logits = model(tokens)
 
     for row in range(3):
-        alone = model(tokens[row : row + 1])[0]
-        torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
+        alone = model(tokens[row : row + 1, :5])[0]
+        torch.testing.assert_close(logits[row, :5], alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_an_untrained_model_finds_all_tokens_equally_likely(seed: int) -> None:
-    model = tiny_model(seed=seed)
-    inputs, targets = random_tokens(2, 32, BLOCK_SIZE, seed=seed)
+def test_an_untrained_model_finds_all_tokens_equally_likely() -> None:
+    model = tiny_model()
+    inputs, targets = random_tokens(2, 32, BLOCK_SIZE)
 
     loss = next_token_loss(model(inputs), targets)
 
@@ -119,22 +116,18 @@ def test_one_batch_can_be_memorised() -> None:
 
 def test_random_tokens_cannot_be_predicted() -> None:
     """A loss below ln(vocab_size) would mean that the answers can be seen."""
-    curves = Curves(Nobody())
+    model = tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
 
-    outcome = train(
-        launch(runtime_params(), precision="32-true"),
-        tiny_model(),
-        random_text(20_000, seed=1),
-        random_text(4_000, seed=2),
-        params=train_params(
-            max_tokens=100 * 8 * BLOCK_SIZE, validation_tokens=200 * BLOCK_SIZE
-        ),
-        runtime=runtime_params(),
-        seed=1,
-        curves=curves,
-    )
+    for step in range(40):
+        tokens = random_tokens(8, BLOCK_SIZE + 1, seed=step)
+        optimizer.zero_grad()
+        next_token_loss(model(tokens[:, :-1]), tokens[:, 1:]).backward()
+        optimizer.step()
 
-    assert outcome.validation_loss > math.log(VOCAB_SIZE) - 0.01
+    tokens = random_tokens(200, BLOCK_SIZE + 1, seed=1000)
+    loss = next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
+    assert loss.item() > math.log(VOCAB_SIZE) - 0.01
 
 
 def test_twenty_steps_of_training_reach_a_known_loss() -> None:
@@ -154,7 +147,7 @@ def test_twenty_steps_of_training_reach_a_known_loss() -> None:
         ),
         runtime=runtime_params(),
         seed=1,
-        curves=Curves(Nobody()),
+        curves=Curves(Silent()),
     )
 
     assert outcome.train_loss == pytest.approx(3.68058, rel=1e-4)
@@ -184,19 +177,10 @@ def test_the_sizes_on_the_menu_are_what_they_are_known_for(
     assert model.num_parameters == num_parameters
 
 
-@pytest.mark.parametrize("name", ["nano", "small", "medium", "large"])
-def test_another_vocabulary_changes_the_embedding_and_the_output_alone(
-    name: str,
-) -> None:
-    corpus_vocab_size = load_params(PROJECT / "params.yaml").tokenize.vocab_size
-
-    ours = model_on_the_menu(name, vocab_size=corpus_vocab_size)
-    gpt2s = model_on_the_menu(name, vocab_size=GPT2_VOCAB_SIZE)
-
-    assert asdict(ours.config) | {"vocab_size": GPT2_VOCAB_SIZE} == asdict(gpt2s.config)
+def test_another_vocabulary_changes_the_embedding_and_the_output_alone() -> None:
     shapes, other_shapes = (
         {key: tensor.shape for key, tensor in model.state_dict().items()}
-        for model in (ours, gpt2s)
+        for model in (tiny_model(), tiny_model(vocab_size=7))
     )
     assert shapes.keys() == other_shapes.keys()
     assert {key for key in shapes if shapes[key] != other_shapes[key]} == {
@@ -218,28 +202,16 @@ def test_the_output_layer_is_the_embedding() -> None:
     assert gradient[6].abs().sum() > 0  # as an output; it was no input
 
 
-def test_a_text_longer_than_the_model_looks_back_is_refused() -> None:
-    model = tiny_model()
-
+def test_a_sequence_longer_than_the_model_looks_back_is_refused() -> None:
     with pytest.raises(ValueError, match=r"got 17 tokens.*at most 16.*block_size"):
-        model(random_tokens(1, BLOCK_SIZE + 1))
-
-
-def test_a_shorter_text_gets_the_logits_of_its_part() -> None:
-    model = lively_model()
-    tokens = random_tokens(1, BLOCK_SIZE)
-
-    torch.testing.assert_close(
-        model(tokens)[:, :5], model(tokens[:, :5]), rtol=1e-4, atol=1e-4
-    )
+        tiny_model()(random_tokens(1, BLOCK_SIZE + 1))
 
 
 def test_both_attentions_give_the_same_logits() -> None:
     tokens = random_tokens(2, BLOCK_SIZE)
 
     flash, from_scratch = (
-        lively_model(attention=attention)(tokens)
-        for attention in ("flash", "from_scratch")
+        lively_model(attention=attention)(tokens) for attention in ATTENTIONS
     )
 
     torch.testing.assert_close(flash, from_scratch, rtol=1e-4, atol=1e-4)

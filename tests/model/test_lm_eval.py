@@ -1,4 +1,4 @@
-"""lm-eval reads the model directory as it is, and measures what we do."""
+"""lm-eval reads the model directory, and measures the same bits per byte."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from tests.project import PROJECT
 from tests.tiny import BLOCK_SIZE, lively_model
 from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
-from toygpt.evaluation.test_loss import judge
+from toygpt.evaluation.test_loss import evaluate
 from toygpt.model.huggingface import save_model
 
 TASK = "benchmarks/lm_eval/bits_per_byte.yaml"
@@ -24,7 +24,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.lm_eval
 
 
-def test_lm_eval_measures_the_bits_per_byte_that_we_do(tmp_path: Path) -> None:
+def test_lm_eval_measures_the_same_bits_per_byte(tmp_path: Path) -> None:
     tokenizer = train_tokenizer([[README]], vocab_size=300)
     save_tokenizer(tokenizer, tmp_path / "tokenizer", end_of_text=END_OF_TEXT)
     model = lively_model(vocab_size=300)
@@ -33,12 +33,12 @@ def test_lm_eval_measures_the_bits_per_byte_that_we_do(tmp_path: Path) -> None:
     save_model(
         model, directory, end_of_text_id=0, tokenizer_directory=tmp_path / "tokenizer"
     )
-    # Whole blocks: lm-eval gives the rest of a text more context than we do.
+    # Whole blocks: lm-eval gives the rest of a text more context than `evaluate` does.
     ids = tokenizer.encode(README.encode("ascii", "ignore").decode()).ids
     ids = ids[: 100 * BLOCK_SIZE]
     text = tokenizer.decode(ids)
     (tmp_path / "text.md").write_text(text, encoding="utf-8")
-    ours = judge(
+    ours = evaluate(
         model, np.array(ids), batch_size=64, overlap_fraction=0, end_of_text_id=0
     )
 
@@ -57,7 +57,7 @@ def bits_per_byte_of_lm_eval(model: Path, text: Path) -> float:
     (line,) = re.findall(r"^uvx (?:.*\\\n)*.*", README, re.MULTILINE)
     line = line.replace("\\\n", "").replace("models/toygpt", str(model))
     command = shlex.split(line.replace(str(Path(TASK).parent), str(scratch)))
-    # What is in uv's cache already, and known to be understood.
+    # The versions installed here: they are in uv's cache already.
     same = [f"--with={name}=={version(name)}" for name in ("torch", "transformers")]
     done = subprocess.run(
         ["uvx", *same, *command[1:], "--output_path", str(scratch / "results")],

@@ -28,7 +28,6 @@ from tests.faults.kills import (
 from tests.project import Workspace
 from toygpt.model.huggingface import weights_digest
 from toygpt.pipeline.files import sha256_of
-from toygpt.pipeline.params_file import read_yaml
 from toygpt.resuming.run_folder import RunFolder, list_run_folders
 from toygpt.tracking.record import RunInfo, all_infos
 

@@ -102,7 +102,9 @@ def generate_batch(
     )
     for _ in range(max_new_tokens):
         next_ids = _next_ids(model, texts, cache, sampling)
-        rows = [row for row, next_id in enumerate(next_ids) if next_id != end_of_text_id]
+        rows = [
+            row for row, next_id in enumerate(next_ids) if next_id != end_of_text_id
+        ]
         if not rows:
             return
         if len(rows) < len(texts):
@@ -121,7 +123,7 @@ def generate_batch(
 def _next_ids(
     model: GPT, texts: list[Text], cache: BatchCache, sampling: Sampling | None
 ) -> list[int]:
-    """Let the model read what is new in all texts, and return their next tokens."""
+    """Read the new tokens of all texts, and return the next token of each."""
     next_ids = [0] * len(texts)
     new = [row for row, length in enumerate(cache.lengths) if length == 0]
     running = [row for row, length in enumerate(cache.lengths) if length > 0]
@@ -138,7 +140,7 @@ def _next_ids(
 def prefill(
     model: GPT, cache: BatchCache, rows: list[int], windows: list[list[int]]
 ) -> Float[Tensor, "batch vocab"]:
-    """Read all tokens of some sequences; return the logits of the next token of each."""
+    """Read all tokens of some sequences; return the logits of each next token."""
     lengths = [len(window) for window in windows]
     padded = [window + [0] * (max(lengths) - len(window)) for window in windows]
     cache.prepare_prefill(rows, lengths)
@@ -150,7 +152,7 @@ def prefill(
 def decode_step(
     model: GPT, cache: BatchCache, rows: list[int], windows: list[list[int]]
 ) -> Float[Tensor, "batch vocab"]:
-    """Read the last token of some sequences; return the logits of the next of each."""
+    """Read the last token of some sequences; return the logits of each next token."""
     cache.prepare_decode_step(rows)
     last_ids = [[window[-1]] for window in windows]
     return model(torch.tensor(last_ids, device=model.device), cache)[:, -1]

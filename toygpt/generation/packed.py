@@ -1,9 +1,9 @@
 """Pack the large matrices: the same network, faster on a processor.
 
 A processor multiplies faster if a matrix lies in memory in the order in which the
-kernel reads it. The last rung of the ladder that begins in simple.py, behind one switch:
-`pack(model)` returns the same GPT with other linear layers. Training does without.
-docs/decisions/generation.md has the figures.
+kernel reads it. The last rung of the ladder that begins in simple.py, behind one
+switch: `pack(model)` returns the same GPT with other linear layers. Training does
+without. docs/decisions/generation.md has the figures.
 """
 
 import copy

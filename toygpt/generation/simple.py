@@ -50,6 +50,7 @@ def generate(
     [46, 46, 46, 46, 46]
     >>> babble = Sampling(temperature=2.0, seed=2)
     >>> generate(model, [1, 2, 3], max_new_tokens=5, end_of_text_id=0, sampling=babble)
+    [41, 34, 7, 12, 14]
     """
     block_size = model.config.block_size
     generator = (sampling or Sampling()).generator()

@@ -39,9 +39,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# The axes of a tensor, in words: one number for each batch entry, head, position in time
-# and channel of the head. jaxtyping checks the shapes while the tests run; the same word
-# in two places of a function means the same length.
+# A tensor's axes, in words: sequences of the batch, heads, positions in time, channels
+# of a head. jaxtyping checks such shapes while the tests run: within one call, the same
+# word stands for the same length.
 Heads = Float[Tensor, "batch head time head_dim"]
 # A function of query, key and value.
 Attention = Callable[[Heads, Heads, Heads], Heads]

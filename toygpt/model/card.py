@@ -1,13 +1,9 @@
-"""The model card: what a model is, what it learned from, and how to load it."""
-
-from __future__ import annotations
+"""The model card: a model's parameters, data and metrics, and how to load it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from toygpt.data.manifest import Manifest
-    from toygpt.pipeline.params import Params
+from toygpt.data.manifest import Manifest
+from toygpt.pipeline.params import Params
 
 # Read by the hub (https://huggingface.co/docs/hub/model-cards) and by people.
 TEMPLATE = """\
@@ -63,7 +59,9 @@ Losses are in nats per token. What the test split says is in `metrics/evaluate.j
 """
 
 
-def model_card(params: Params, splits: Manifest, metrics: Mapping[str, float]) -> str:
+def model_card(
+    params: Params, splits: Manifest, metrics: Mapping[str, float | int]
+) -> str:
     """Return the README.md of a model directory."""
     size = params.chosen_model
     return TEMPLATE.format(

@@ -9,7 +9,7 @@ from toygpt.pipeline.errors import InputError
 
 
 def device_for(accelerator: str) -> torch.device:
-    """Return the device that `runtime.accelerator` names; auto takes a GPU if any.
+    """Return the device that `runtime.accelerator` names; auto prefers a GPU.
 
     Raises:
         InputError: This machine has no such device.

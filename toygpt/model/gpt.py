@@ -48,7 +48,7 @@ class GPTConfig:
 
     @property
     def num_parameters(self) -> int:
-        """The number of parameters of such a network; the tied embedding counts once."""
+        """The number of parameters; the tied embedding counts once."""
         in_a_block = 12 * self.embed_dim**2 + 13 * self.embed_dim
         in_and_out = self.vocab_size * (self.embed_dim + 1)
         return self.num_layers * in_a_block + in_and_out + 2 * self.embed_dim
@@ -211,7 +211,7 @@ def sinusoidal_positions(
 
     Vaswani et al., 2017, section 3.5. Each pair of channels turns at its own speed,
     from one radian per token down to 1/10000, like the hands of a clock: together they
-    tell any position from any other. A step of k tokens turns every pair by the same
+    distinguish any two positions. A step of k tokens turns every pair by the same
     angle wherever it starts, so that "k tokens ago" is easy to learn.
     """
     position = torch.arange(block_size, dtype=torch.float32)

@@ -2,8 +2,8 @@
 
 Our architecture is the one transformers calls CTRL (Keskar et al., 2019,
 https://arxiv.org/abs/1909.05858), so that `AutoModelForCausalLM.from_pretrained` loads
-what is written here without toyGPT. Only the names of the weights differ; this page
-translates them.
+our models without toyGPT. Only the names of the weights differ; this file translates
+them.
 """
 
 import json
@@ -20,10 +20,10 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import sha256_of, write_json
 
 WEIGHTS_FILE = "model.safetensors"
-# No network has more of anything: tokens, blocks, channels, positions.
+# No network has more tokens, blocks, channels or positions.
 LARGEST_SIZE = 10_000_000
 
-# Ours, and CTRL's. Where a name has a number of a block in it, so has the other.
+# Our names of the modules, and CTRL's; N stands for the number of a block.
 NAMES = {
     "token_embedding": "transformer.w",
     "blocks.N.attention_norm": "transformer.h.N.layernorm1",
@@ -91,11 +91,11 @@ def save_model(
 
 
 def _fit_tokenizer_to_model(path: Path, *, block_size: int) -> None:
-    """Add to a tokenizer's configuration what transformers needs for this model.
+    """Add the settings to a tokenizer's configuration that transformers needs.
 
-    The longest text, so that pipelines can keep to it, and how shorter ones are padded
-    for a batch, or cut: on the left, since a continuation is written on the right. The
-    token is masked wherever it pads, so that no new token is needed for it.
+    The longest text, so that pipelines can keep to it, and how texts are padded for a
+    batch, or cut: on the left, since a continuation is appended on the right. Padding
+    is masked, so that it needs no token of its own.
     """
     values = json.loads(path.read_text(encoding="utf-8"))
     write_json(
@@ -121,7 +121,7 @@ def load_model(directory: Path) -> GPT:
         weights = load_file(directory / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"cannot read {directory / WEIGHTS_FILE}: {error}; {_way_out(directory)}"
+            f"cannot read {directory / WEIGHTS_FILE}: {error}; {_suggestion(directory)}"
         ) from None
 
     # Before anything of that size is built: the file may be damaged, or made to harm.
@@ -130,7 +130,7 @@ def load_model(directory: Path) -> GPT:
         raise InputError(
             f"{directory / WEIGHTS_FILE} does not fit {directory / 'config.json'}: "
             f"{num_found:,} numbers instead of {config.num_parameters:,}; "
-            f"{_way_out(directory)}"
+            f"{_suggestion(directory)}"
         )
     model = GPT(config)
     expected = {
@@ -146,13 +146,13 @@ def load_model(directory: Path) -> GPT:
         wrong = sorted(dict(found.items() ^ expected.items()))
         raise InputError(
             f"{directory / WEIGHTS_FILE} does not fit {directory / 'config.json'}: "
-            f"{len(wrong)} weights are missing, foreign or of another shape or type, "
-            f"{wrong[0]} first; {_way_out(directory)}"
+            f"{len(wrong)} weights are missing, unknown or of another shape or type, "
+            f"{wrong[0]} first; {_suggestion(directory)}"
         )
     if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise InputError(
-            f"{directory / WEIGHTS_FILE} holds numbers that are none (NaN); "
-            f"{_way_out(directory)}"
+            f"{directory / WEIGHTS_FILE} holds weights that are NaN or infinite; "
+            f"{_suggestion(directory)}"
         )
     ours = {
         name: weights[_to_ctrl(name)] for name in model.state_dict() if name != TIED
@@ -161,10 +161,10 @@ def load_model(directory: Path) -> GPT:
     return model.eval()
 
 
-def _way_out(directory: Path) -> str:
+def _suggestion(directory: Path) -> str:
     return (
         f"`dvc checkout --force {directory}` brings back what the pipeline made; "
-        f"`dvc repro --force --single-item train` trains anew"
+        f"`dvc repro --force --single-item train` trains again"
     )
 
 
@@ -172,7 +172,7 @@ def load_config(directory: Path) -> GPTConfig:
     """Read the shape of the network in a model directory.
 
     Raises:
-        InputError: There is no model of our architecture.
+        InputError: The directory holds no model of our architecture.
     """
     path = directory / "config.json"
     values = _read_config(directory)
@@ -202,7 +202,7 @@ def load_end_of_text_id(directory: Path) -> int:
     """Read the token id by which the model in a directory ends a text.
 
     Raises:
-        InputError: There is none.
+        InputError: The model's configuration names no such token.
     """
     token_id = _read_config(directory).get("eos_token_id")
     if type(token_id) is not int:
@@ -228,7 +228,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def weights_digest(directory: Path) -> str:
-    """Return the SHA-256 digest by which a model is known."""
+    """Return the SHA-256 digest of the weights: it identifies a model."""
     return sha256_of(directory / WEIGHTS_FILE)
 
 

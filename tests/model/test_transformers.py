@@ -1,0 +1,140 @@
+"""transformers reads our model directory without toyGPT, and computes the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.generation.ladder import generate
+from tests.model.saved import TEXT, VOCAB_SIZE, Saved, save
+from tests.tiny import lively_model, random_tokens
+
+pytestmark = pytest.mark.slow  # to import transformers takes seconds
+
+PROMPT = random_tokens(4).tolist()
+
+# A program that has transformers, but not toyGPT: to import it fails, even where it is
+# installed.
+STRANGER = """
+import json, sys
+
+sys.modules["toygpt"] = None
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+directory, question = sys.argv[1], json.loads(sys.argv[2])
+model, loading = AutoModelForCausalLM.from_pretrained(
+    directory, output_loading_info=True
+)
+tokenizer = AutoTokenizer.from_pretrained(directory)
+prompt = torch.tensor([question["prompt"]])
+with torch.inference_mode():
+    logits = model(torch.tensor(question["tokens"])).logits
+continued = model.generate(prompt, max_new_tokens=10)
+answer = {
+    "class": type(model).__name__,
+    "loading": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
+    "dtype": str(model.dtype),
+    "logits": logits.tolist(),
+    "continued": continued[0, prompt.shape[1] :].tolist(),
+    "num_parameters": model.num_parameters(),
+    "token_ids": tokenizer(question["text"])["input_ids"],
+    "text": tokenizer.decode(tokenizer(question["text"])["input_ids"]),
+    "end_of_text_id": tokenizer.eos_token_id,
+}
+print(json.dumps(answer))
+"""
+
+
+def test_transformers_alone_loads_the_model_and_computes_the_same(
+    tmp_path: Path,
+) -> None:
+    """The same logits, tokens and text, ended where we end it."""
+    endless = generate(lively_model(vocab_size=VOCAB_SIZE), PROMPT, 6)
+    saved = save(tmp_path, end_of_text_id=endless[-1])
+    tokens = random_tokens(2, 16)
+    question = {"tokens": tokens.tolist(), "prompt": PROMPT, "text": TEXT}
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, saved.directory, json.dumps(question)],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    theirs: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+
+    assert theirs["class"] == "CTRLLMHeadModel"
+    assert theirs["loading"] == {}, "a weight is missing, or unknown"
+    assert theirs["dtype"] == "torch.float32"
+    assert theirs["num_parameters"] == saved.model.num_parameters
+    logits = torch.tensor(theirs["logits"])
+    torch.testing.assert_close(logits, saved.model(tokens), rtol=0, atol=1e-4)
+    ours = generate(saved.model, PROMPT, 10, end_of_text_id=saved.end_of_text_id)
+    assert len(ours) > 2
+    assert theirs["continued"] == [*ours, saved.end_of_text_id]
+    assert theirs["token_ids"] == saved.tokenizer.encode(TEXT).ids
+    assert theirs["text"] == TEXT
+    assert theirs["end_of_text_id"] == 0
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return save(tmp_path_factory.mktemp("larger"), block_size=64, end_of_text_id=-1)
+
+
+@pytest.fixture(scope="module")
+def write(larger: Saved) -> Any:
+    """Return a pipeline: what most users of transformers generate text with."""
+    from transformers import pipeline
+
+    return pipeline("text-generation", model=str(larger.directory), device="cpu")
+
+
+def test_a_pipeline_continues_a_batch_as_it_continues_each_text(write: Any) -> None:
+    """Shorter prompts are padded on the left, and the padding changes nothing."""
+    prompts = ["def", "def read_config(path):", "return path path path"]
+
+    alone = [write(prompt, max_new_tokens=8)[0] for prompt in prompts]
+    batch = [first for (first,) in write(prompts, batch_size=3, max_new_tokens=8)]
+
+    assert batch == alone
+    assert all(len(text["generated_text"]) > 0 for text in alone)
+
+
+def test_a_pipeline_keeps_to_the_block(write: Any) -> None:
+    """Its own limit, 256 new tokens, would lead beyond it."""
+    text = write("def", return_tensors=True)[0]
+
+    assert len(text["generated_token_ids"]) == 64
+    with pytest.raises(ValueError, match="`max_length` is set to 64"):
+        write(20 * TEXT)
+
+
+def test_a_pipeline_can_cut_a_prompt_that_is_too_long(write: Any) -> None:
+    prompt = 20 * TEXT
+
+    text = write(prompt, handle_long_generation="hole", max_new_tokens=8)[0]
+
+    assert text["generated_text"].startswith(prompt)
+    assert len(text["generated_text"]) > len(prompt)
+
+
+def test_a_prompt_is_cut_at_its_beginning(larger: Saved) -> None:
+    """As the model card advises: the continuation follows the end."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(larger.directory)
+    prompt = 20 * TEXT
+
+    inputs = tokenizer(prompt, truncation=True, max_length=32, return_tensors="pt")
+    output = AutoModelForCausalLM.from_pretrained(larger.directory).generate(**inputs)
+
+    assert inputs["input_ids"][0].tolist() == tokenizer(prompt)["input_ids"][-32:]
+    assert 32 < len(output[0]) <= 64
