@@ -7,7 +7,8 @@ import pytest
 from tests.cli.command import Toygpt, assert_refused
 from toygpt.cli import main
 from toygpt.resuming.choose import choose, interrupted_trainings
-from toygpt.resuming.run_folder import Description, open_run_folder
+from toygpt.resuming.description import Description
+from toygpt.resuming.run_folder import open_run_folder
 
 
 def interrupt(root: Path, *rates: float, experiment: str | None = None) -> list[str]:

@@ -151,7 +151,7 @@ def test_a_stage_that_fails_fails_the_command_from_any_folder(
         (["--fresh", "-n", "mine"], ["exp", "run", "--name", "mine"], "1"),
     ],
 )
-def test_options_that_are_no_parameters_reach_dvc_and_its_stages(
+def test_the_other_options_reach_dvc_and_its_stages(
     folder: Path,
     capfd: pytest.CaptureFixture[str],
     options: list[str],

@@ -11,7 +11,8 @@ import pytest
 from tests.doctor.conftest import Visit
 from tests.project import Workspace
 from toygpt.cli import main
-from toygpt.resuming.run_folder import Description, RunFolder, run_folders_root
+from toygpt.resuming.description import Description
+from toygpt.resuming.run_folder import RunFolder, run_folders_root
 from toygpt.tracking.record import Record
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python . COMMAND`, each command in the file of its name.
+"""The command line, each command in the file of its name: `python . train`, …
 
 The same as `toygpt …` where it is installed, and as `python -m toygpt …`.
 """
