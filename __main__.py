@@ -1,4 +1,4 @@
-"""`python .` in the project's folder: see toygpt/cli.py."""
+"""`python .` in the project's folder: see toygpt/cli/."""
 
 import sys
 

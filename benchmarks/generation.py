@@ -28,7 +28,7 @@ from toygpt.generation.packed import InferenceGPT
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.huggingface import load_model, save_model
-from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
+from toygpt.pipeline.process import ENVIRONMENT, keep_freed_memory
 
 NEVER = -1  # no token has this id, so that no text ends
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.measure import RESULTS, Way, race, report
 from benchmarks.training import TASKS, Task, bare_loop
-from toygpt.pipeline.memory import ENVIRONMENT
+from toygpt.pipeline.process import ENVIRONMENT
 
 
 @dataclass(frozen=True)

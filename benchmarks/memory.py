@@ -27,7 +27,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from benchmarks.measure import RESULTS, Figures, report
 from benchmarks.training import TASKS
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
-from toygpt.pipeline.memory import keep_freed_memory
+from toygpt.pipeline.process import keep_freed_memory
 from toygpt.training.optimizer import build_optimizer
 
 GIB = 2**30

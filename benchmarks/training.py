@@ -31,7 +31,7 @@ from benchmarks.measure import RESULTS, Lap, Timing, Way, race, report
 from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
-from toygpt.pipeline.memory import ENVIRONMENT, keep_freed_memory
+from toygpt.pipeline.process import ENVIRONMENT, keep_freed_memory
 from toygpt.training.launch import launch
 from toygpt.training.loop import train
 from toygpt.training.optimizer import build_optimizer

@@ -22,7 +22,8 @@ from toygpt.data.local_files import read_local_files
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, write_json
-from toygpt.pipeline.params import HubCorpus, LocalFiles, Params, load_params
+from toygpt.pipeline.params import HubCorpus, LocalFiles, Params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 
 

@@ -21,7 +21,7 @@ from toygpt.model.huggingface import load_model, weights_digest
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
-from toygpt.pipeline.params import load_params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
 

@@ -14,7 +14,7 @@ from toygpt.model.huggingface import load_end_of_text_id, load_model, weights_di
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, write_json, write_text
-from toygpt.pipeline.params import load_params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
 

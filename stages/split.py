@@ -31,7 +31,8 @@ from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, sha256_of, write_json
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 
 NGRAM_LENGTH = 13

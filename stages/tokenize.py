@@ -37,7 +37,7 @@ from toygpt.data.tokenizer import (
 )
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, sha256_of, write_json
-from toygpt.pipeline.params import load_params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 
 

@@ -28,7 +28,8 @@ from toygpt.model.huggingface import save_model, weights_digest
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json, write_text
 from toygpt.pipeline.measurements import remove_measurements
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.description import Description

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 
 from tests.project import PROJECT
 from toygpt.model.gpt import GPT, GPTConfig
-from toygpt.pipeline.params import Params, flatten, load_params, read_yaml
+from toygpt.pipeline.params import Params, flatten
+from toygpt.pipeline.params_file import load_params, read_yaml
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 DVC_YAML = YAML(typ="safe").load(PROJECT / "dvc.yaml")

@@ -1,4 +1,4 @@
-"""`python -m toygpt`: see cli.py."""
+"""`python -m toygpt`: see toygpt/cli/."""
 
 import sys
 

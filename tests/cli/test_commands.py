@@ -2,7 +2,7 @@
 
 Commands stand in the documents, in comments, in messages and in what the doctor
 suggests. None is run here: each tool has a way to say what it takes. The code of the
-model card runs in test_model_card.py.
+model card runs in tests/model/test_card.py.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from toygpt.cli import build_parser
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = ("benchmarks", "experiments", "stages", "toygpt")
-# What may stand for a value that is not known where the command is written.
+# What may stand for a value that is unknown where the command is written.
 PLACEHOLDER = "X=1"
 
 
@@ -245,7 +245,7 @@ def _check_uv(words: Sequence[str]) -> None:
 
 
 def _check_uvx(words: Sequence[str]) -> None:
-    """What it runs has an environment of its own: test_lm_eval.py runs it for real."""
+    """Check uvx's own options: test_lm_eval.py runs the program for real."""
     _check_options(_help("uvx", "--help"), [words[0]])
 
 
@@ -326,7 +326,7 @@ def test_the_tool_knows_the_command(command: str) -> None:
     [
         ("uv run dvc repro", "README.md"),  # a block
         ("dvc exp apply deeper", "README.md"),  # a sentence
-        ("dvc queue kill NAME", "docs/decisions/main-workspace.md"),  # over two lines
+        ("dvc queue kill NAME", "docs/decisions/pipeline.md"),  # over two lines
         ("uv run --group bench python -m benchmarks.training", "pyproject.toml"),
         ("dvc queue start --jobs 2", "experiments/recipe.sh"),
         # A warning, an error, and what the doctor suggests.
@@ -334,7 +334,7 @@ def test_the_tool_knows_the_command(command: str) -> None:
         (f"dvc checkout --force {PLACEHOLDER}", "toygpt/model/huggingface.py"),
         ("dvc gc --all-commits --all-experiments", "toygpt/doctor/machine.py"),
         (f"git symbolic-ref HEAD refs/heads/{PLACEHOLDER}", "toygpt/doctor/git.py"),
-        ("dvc exp show", "toygpt/cli.py"),
+        ("dvc exp show", "toygpt/cli/train.py"),
     ],
 )
 def test_commands_are_found_in_every_kind_of_place(command: str, place: str) -> None:

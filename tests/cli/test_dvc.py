@@ -1,24 +1,35 @@
-"""What is checked before DVC is asked to run an experiment."""
+"""How DVC is run: what is checked before, its grammar, and its end."""
 
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from dvc.utils.hydra import apply_overrides
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
-from tests.project import PROJECT
-from toygpt.cli import dvc as experiment
-from toygpt.cli.dvc import run_experiment
+from tests.cli.test_train import AWKWARD_PROMPTS
+from tests.project import PATIENCE_SECONDS, PROJECT
+from toygpt.cli import build_parser, dvc
+from toygpt.cli.dvc import run_experiment, to_hydra
+from toygpt.cli.options import overrides_of
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import flatten
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
-    """Return how to run an experiment; it says whether DVC was asked to."""
-    monkeypatch.setattr(experiment, "run_dvc", lambda *_, **__: 0)
+    """Return how to run an experiment; it returns whether DVC was started."""
+    monkeypatch.setattr(dvc, "run_dvc", lambda *_, **__: 0)
 
     def run(root: Path, *, is_temporary: bool = False) -> bool:
         return not run_experiment(root, {}, is_temporary=is_temporary, settings={})
@@ -40,21 +51,15 @@ def repository(root: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Git not know who the user is."""
+def test_git_must_know_the_user_once_there_are_edits_to_stash(
+    tmp_path: Path, run: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without edits DVC gets by, as on a machine that only runs experiments."""
     for variable in os.environ:
         if variable.startswith("GIT_"):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-
-
-@pytest.mark.usefixtures("nobody")
-def test_who_the_user_is_must_be_known_once_there_are_edits_to_put_aside(
-    tmp_path: Path, run: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without edits DVC gets by, as on a machine that only runs experiments."""
     root = repository(tmp_path / "project")
     assert run(root)
     with (root / "params.yaml").open("a") as file:
@@ -75,19 +80,116 @@ def test_who_the_user_is_must_be_known_once_there_are_edits_to_put_aside(
     assert run(root)
 
 
-@pytest.mark.parametrize("part", ["#", "?", "ü", "%20", "%2F"])
-def test_a_path_that_is_no_address_keeps_experiments_in_the_workspace(
+@pytest.mark.parametrize("part", ["#", "?", "ü", "%20", "%2F", "a b 100%;+'~"])
+def test_a_path_that_is_not_a_url_keeps_experiments_in_the_workspace(
     tmp_path: Path, run: Callable[..., bool], part: str
 ) -> None:
     root = repository(tmp_path / f"my{part}project")
 
-    with pytest.raises(
-        InputError, match=rf"--temp and queue .* the {re.escape(part)} in its"
-    ):
-        run(root, is_temporary=True)
-
+    if part.startswith("a b"):
+        assert run(root, is_temporary=True)
+    else:
+        message = rf"--temp and queue .* the {re.escape(part)} in its"
+        with pytest.raises(InputError, match=message):
+            run(root, is_temporary=True)
     assert run(root)
 
 
-def test_other_paths_do_not(tmp_path: Path, run: Callable[..., bool]) -> None:
-    assert run(repository(tmp_path / "a b 100%;+'~"), is_temporary=True)
+def through_dvc(values: dict[str, object], folder: Path) -> dict[str, object]:
+    """Return the values as DVC writes and reads them, in place of others."""
+    path = folder / "params.yaml"
+    path.write_text("old:\n  a: 1\n", encoding="utf-8")
+    overrides = [
+        to_hydra(f"old.{key}", value, is_new=key != "a")
+        for key, value in values.items()
+    ]
+    apply_overrides(path, overrides)
+    changed: dict[str, dict[str, object]] = YAML(typ="safe").load(path)
+    return changed["old"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, False, 0, -1, 10**20, 1.0, 1e-5, 1e22, -0.5, 0.1),
+        *([], ["a"], [1, None, True, 0.5, "1"], [["a"], []]),
+        *("", "null", "true", "1", "~", "a: b", "-", "%", "@", "\t", "\r\n", "\u2028"),
+        *AWKWARD_PROMPTS,
+        AWKWARD_PROMPTS,
+        *("C:\\", "C:\\\\", "it\\\\'s", ["C:\\", "D:\\"], {"C": {"D": 1}}),
+        "C:\\\n",
+    ],
+    ids=repr,
+)
+def test_dvc_reads_the_value_that_was_meant(tmp_path: Path, value: object) -> None:
+    read = through_dvc({"a": value, "new-one": value}, tmp_path)
+
+    assert read == {"a": value, "new-one": value}
+    assert repr(read["a"]) == repr(value), "1 is neither 1.0 nor True"
+
+
+@settings(max_examples=50, derandomize=True)
+@given(st.lists(st.text(st.sampled_from("aé \n'\"\\{}[],:=#")), min_size=1))
+def test_dvc_reads_any_text(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        read = through_dvc({"a": texts, "b": texts[0]}, Path(folder))
+
+    assert read == {"a": texts, "b": texts[0]}
+
+
+@pytest.mark.parametrize("tags", ["{}", "{mood: bad}", "{other: tag}"])
+def test_dvc_merges_a_mapping_as_the_check_before_does(
+    tmp_path: Path, tags: str
+) -> None:
+    """`load_params` validates the parameters that the run will have."""
+    path = tmp_path / "params.yaml"
+    path.write_text(f"tracking:\n  tags: {tags}\n", encoding="utf-8")
+    known = dict(flatten(YAML(typ="safe").load(path)))
+    options = ["train", "-S", "tracking.tags={mood: good}"]
+    overrides = overrides_of(build_parser("toygpt").parse_args(options))
+
+    apply_overrides(
+        path,
+        [to_hydra(k, v, is_new=k not in known) for k, v in overrides.items()],
+    )
+
+    changed = dict(flatten(YAML(typ="safe").load(path)))
+    kept = {key: value for key, value in known.items() if value != {}}
+    assert changed == kept | {"tracking.tags.mood": "good"}
+    assert overrides.keys() == {"tracking.tags.mood"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tracking.tags.my tag", "x"),
+        ("tracking.tags.größe", "x"),
+        ("tracking.project", "a ${b}"),
+        ("tracking.project", "???"),
+        ("generate-samples.prompts", ["one", "two ${x}"]),
+    ],
+)
+def test_a_value_that_dvc_would_misread_is_refused(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=r"DVC (takes no key|would look up)"):
+        to_hydra(key, value)
+
+
+def test_a_sigterm_to_the_command_ends_dvc(folder: Path) -> None:
+    (folder / "dvc.py").write_text(
+        "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n"
+    )
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "toygpt", "train"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        process.terminate()
+        code = process.wait(timeout=PATIENCE_SECONDS)
+
+    assert code == 128 + signal.SIGTERM
+    assert not child.is_running()

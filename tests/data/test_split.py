@@ -32,7 +32,8 @@ from toygpt.model.huggingface import save_model
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
 
 END_OF_TEXT = 0
 # How many bytes of text each token id stands for: none for the end of a document.

@@ -13,7 +13,8 @@ from toygpt.data.token_files import Manifest, Part
 from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from toygpt.model.card import model_card
 from toygpt.model.huggingface import save_model
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
 
 PROJECT = Path(__file__).resolve().parents[2]
 METRICS = {

@@ -20,7 +20,7 @@ from tests.tiny import (
 )
 from toygpt.model.attention import ATTENTIONS
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss, sinusoidal_positions
-from toygpt.pipeline.params import load_params
+from toygpt.pipeline.params_file import load_params
 from toygpt.training.launch import launch
 from toygpt.training.loop import train
 from toygpt.training.report import Curves

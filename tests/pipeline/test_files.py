@@ -1,9 +1,11 @@
 """Files and directories: whole or not at all."""
 
+import copy
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.project import PROJECT
+from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import (
     new_directory,
     new_file,
@@ -25,11 +29,9 @@ from toygpt.pipeline.files import (
     write_text,
 )
 
-PROJECT = Path(__file__).resolve().parents[2]
-
 
 class DiskFullError(Exception):
-    """Something goes wrong while a directory is being written."""
+    """An error while a directory is being written."""
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -43,7 +45,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def killed_while_writing(path: Path) -> Iterator[None]:
-    """Let a process be killed when its new directory is half written.
+    """Kill a process whose new directory is half written.
 
     Its parent asks only at the end how it ended: until then it is a zombie, with an id.
     """
@@ -62,7 +64,7 @@ def killed_while_writing(path: Path) -> Iterator[None]:
         yield
 
 
-def test_a_digest_is_the_one_that_everyone_computes(tmp_path: Path) -> None:
+def test_a_digest_is_that_of_hashlib(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5_000
     (tmp_path / "file").write_bytes(content)
 
@@ -80,15 +82,6 @@ def test_text_is_written_the_same_on_every_system(tmp_path: Path) -> None:
     assert path.read_bytes() == "é\r\nλ\n".encode()
 
 
-def test_a_rewritten_file_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    write_text(path, "a much longer text than the next")
-
-    write_text(path, "new")
-
-    assert contents(tmp_path) == {"notes.txt": "new"}
-
-
 def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     write_text(path, "old")
@@ -99,16 +92,16 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     assert contents(tmp_path) == {"notes.txt": "old"}
 
 
-def test_who_reads_a_file_keeps_it_while_it_is_rewritten(tmp_path: Path) -> None:
+def test_a_reader_keeps_its_file_while_it_is_rewritten(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    write_text(path, "old")
+    write_text(path, "a longer text than the next")
 
     with path.open(encoding="utf-8") as reader:
         write_text(path, "new")
         seen = reader.read()
 
-    assert seen == "old"
-    assert path.read_text(encoding="utf-8") == "new"
+    assert seen == "a longer text than the next"
+    assert contents(tmp_path) == {"notes.txt": "new"}
 
 
 def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -121,7 +114,7 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     assert text.endswith("}\n")
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("number", [float("nan"), -float("inf")])
 def test_a_number_that_json_lacks_is_refused_and_the_old_file_stays(
     tmp_path: Path, number: float
 ) -> None:
@@ -139,76 +132,70 @@ def test_a_new_directory_appears_when_all_of_it_is_written(tmp_path: Path) -> No
     path = tmp_path / "data" / "tokens"
 
     with new_directory(path) as directory:
-        write_text(directory / "tokenizer" / "vocab.json", "{}")
-        there_early = path.exists()
-
-    assert not there_early
-    assert contents(tmp_path / "data") == {"tokens/tokenizer/vocab.json": "{}"}
-
-
-def test_a_new_directory_holds_nothing_of_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "tokens"
-    with new_directory(path) as directory:
+        write_text(directory / "tokenizer" / "vocab.json", "old")
         write_text(directory / "outdated", "old")
-        write_text(directory / "kept", "old")
-
+        assert not path.exists()
     with new_directory(path) as directory:
-        write_text(directory / "kept", "new")
+        write_text(directory / "tokenizer" / "vocab.json", "new")
         during = contents(path)
 
-    assert during == {"outdated": "old", "kept": "old"}
-    assert contents(tmp_path) == {"tokens/kept": "new"}
+    assert during == {"tokenizer/vocab.json": "old", "outdated": "old"}
+    assert contents(tmp_path) == {"data/tokens/tokenizer/vocab.json": "new"}
 
 
 @pytest.mark.parametrize("error", [DiskFullError, KeyboardInterrupt])
-def test_after_an_error_the_old_directory_is_as_it_was(
-    tmp_path: Path, error: type[BaseException]
+@pytest.mark.parametrize("before", [{}, {"tokens/part": "old"}], ids=["new", "old"])
+def test_after_an_error_all_is_as_it_was(
+    tmp_path: Path, error: type[BaseException], before: dict[str, str]
 ) -> None:
-    path = tmp_path / "tokens"
-    with new_directory(path) as directory:
-        write_text(directory / "part", "old")
+    for name, text in before.items():
+        write_text(tmp_path / name, text)
 
-    with pytest.raises(error), new_directory(path) as directory:
+    with pytest.raises(error), new_directory(tmp_path / "tokens") as directory:
         write_text(directory / "part", "new")
         write_text(directory / "more" / "part", "new")
         raise error
 
-    assert contents(path) == {"part": "old"}
-    assert list(tmp_path.iterdir()) == [path]
+    assert contents(tmp_path) == before
+    assert len(list(tmp_path.iterdir())) == len(before)
 
 
-def test_after_an_error_there_is_no_directory_where_there_was_none(
+def test_an_old_directory_comes_back_if_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tokens"
+    write_text(path / "part", "old")
+
+    def refuse(source: Path, target: Path) -> Path:
+        if target == path and ".old." not in source.name:
+            raise PermissionError(13, "Permission denied")
+        return really_rename(source, target)
+
+    really_rename = Path.rename
+    monkeypatch.setattr(Path, "rename", refuse)
+
+    with pytest.raises(PermissionError), new_directory(path) as directory:
+        write_text(directory / "part", "new")
+
+    assert contents(tmp_path) == {"tokens/part": "old"}
+
+
+def test_a_killed_process_leaves_the_old_directory_and_the_next_removes_its_leftover(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(DiskFullError), new_directory(tmp_path / "tokens") as directory:
-        write_text(directory / "part", "new")
-        raise DiskFullError
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_process_leaves_the_old_directory(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    with new_directory(path) as directory:
-        write_text(directory / "part", "old")
+    write_text(path / "part", "old")
 
     with killed_while_writing(path):
         assert contents(path) == {"part": "old"}
-
-
-def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
-    path = tmp_path / "tokens"
-
-    with killed_while_writing(path):
-        left_behind = contents(tmp_path)
+        assert sorted(contents(tmp_path).values()) == ["old", "written"]
         with new_directory(path) as directory:
             write_text(directory / "part", "new")
 
-    assert list(left_behind.values()) == ["written"]
     assert contents(tmp_path) == {"tokens/part": "new"}
 
 
-def test_a_leftover_goes_although_its_number_is_that_of_a_running_process(
+def test_a_leftover_is_removed_although_a_process_has_its_number(
     tmp_path: Path,
 ) -> None:
     """Earlier versions named what they wrote by their process: ids are used again."""
@@ -289,11 +276,11 @@ def test_a_temporary_directory_is_removed_by_its_user_or_the_next(
     assert list(tmp_path.iterdir()) == [another_users]
 
 
-def test_the_sweep_spares_what_belongs_to_others(tmp_path: Path) -> None:
-    """A neighbour's unfinished directory, and hidden files of the user."""
-    (tmp_path / ".splits.4711.tmp").mkdir()
+def test_other_temporary_files_stay(tmp_path: Path) -> None:
+    """The unfinished directory of a neighbour, and hidden files of the user."""
     write_text(tmp_path / ".splits.4711.tmp" / "part", "a neighbour's")
     write_text(tmp_path / ".tokens-are-secret", "the user's")
+    write_text(tmp_path / ".tokens.4711.tmp", "half a file of that name")
 
     with new_directory(tmp_path / "tokens") as directory:
         write_text(directory / "part", "new")
@@ -305,11 +292,47 @@ def test_the_sweep_spares_what_belongs_to_others(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_left_half_written_beside_it_is_no_obstacle(tmp_path: Path) -> None:
-    """A process killed while it wrote `tokens.json` leaves such a file."""
-    (tmp_path / ".tokens.json.4711.tmp").write_text("hal", encoding="utf-8")
+class RustError(Exception):
+    """Libraries in Rust have no class for the errors of the system."""
 
-    with new_directory(tmp_path / "tokens") as directory:
-        write_text(directory / "part", "new")
 
-    assert (tmp_path / "tokens" / "part").read_text(encoding="utf-8") == "new"
+@pytest.mark.parametrize("make", [new_file, new_directory])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("[Errno 28] Error writing bytes to file"),
+        RustError("while serializing: No space left on device (os error 28)"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+    ],
+    ids=["write", "pyarrow", "tokenizers and safetensors", "copytree"],
+)
+def test_an_error_of_any_library_names_the_file_it_could_not_write(
+    tmp_path: Path, make: Any, error: Exception
+) -> None:
+    path = tmp_path / "output"
+
+    with pytest.raises(OSError, match="No space left") as caught, make(path):
+        raise copy.copy(error)
+
+    assert (caught.value.errno, caught.value.filename) == (28, str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_a_new_directory_is_named_by_its_final_path(tmp_path: Path) -> None:
+    """The user has never seen the temporary folder, and it is gone."""
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        new_directory(tmp_path / "tokens") as directory,
+    ):
+        (directory / "missing" / "a.bin").write_bytes(b"")
+
+    assert caught.value.filename == str(tmp_path / "tokens" / "missing" / "a.bin")
+
+
+def test_other_errors_stay_the_same(tmp_path: Path) -> None:
+    """Even an error in a user's input that quotes one of the system."""
+    for error in (KeyError("Errno"), InputError("cannot read x (os error 2)")):
+        with pytest.raises(type(error)) as caught, new_directory(tmp_path / "output"):
+            raise error
+        assert caught.value is error

@@ -41,7 +41,7 @@ def test_a_new_model_takes_the_numbers_of_the_old_one_with_it(project: Path) -> 
         assert outdated_measurements(project) == {}
 
 
-def test_without_a_lock_file_there_is_none_afterwards(project: Path) -> None:
+def test_where_dvc_lock_is_missing_none_is_made(project: Path) -> None:
     (project / "dvc.lock").unlink()
 
     remove_measurements()

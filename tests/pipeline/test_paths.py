@@ -1,4 +1,4 @@
-"""Where things lie: results in the working directory, records in the user's project."""
+"""Results lie in the working directory, records in the project that the user is in."""
 
 from pathlib import Path
 
@@ -26,79 +26,37 @@ def test_results_lie_in_the_working_directory() -> None:
     assert not outside
 
 
-def test_no_result_lies_inside_another() -> None:
-    """DVC refuses outs that overlap; the tokenizer is a part of the tokens."""
-    outs = [
-        paths.DOCUMENTS,
-        paths.TOKENS,
-        paths.SPLITS,
-        paths.MODEL,
-        paths.TRAIN_REPORT,
-        paths.SAMPLES,
-        paths.METRICS,
-    ]
-
-    overlapping = [(a, b) for a in outs for b in outs if a != b and a.is_relative_to(b)]
-
-    assert not overlapping
-    assert paths.TOKENIZER.is_relative_to(paths.TOKENS)
-
-
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [
+        ("project", "project"),
+        ("project/data/tokens", "project"),  # there is a dvc.yaml above, too
+        ("project/folder", "project"),  # in which dvc.yaml is a folder
+        ("elsewhere", "elsewhere"),
+    ],
+)
 def test_the_main_root_is_the_nearest_folder_above_with_a_dvc_yaml(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, here: str, expected: str
 ) -> None:
-    (project.parent / "dvc.yaml").touch()
-    monkeypatch.chdir(project / "data" / "tokens")
+    top = project.parent
+    (project / "folder" / "dvc.yaml").mkdir(parents=True)
+    (top / "elsewhere").mkdir()
+    if here != "elsewhere":
+        (top / "dvc.yaml").touch()
+    monkeypatch.chdir(top / here)
 
-    assert paths.main_root() == project
-
-
-def test_in_the_project_folder_the_main_root_is_right_here(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(project)
-
-    assert paths.main_root() == project
+    assert paths.main_root() == top / expected
 
 
-def test_without_a_project_the_main_root_is_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    assert paths.main_root() == tmp_path
-
-
-def test_a_folder_called_dvc_yaml_makes_no_project(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside = project / "data"
-    (inside / "dvc.yaml").mkdir()
-    monkeypatch.chdir(inside)
-
-    assert paths.main_root() == project
-
-
+@pytest.mark.parametrize("is_relative", [True, False])
 def test_in_a_temporary_experiment_the_main_root_is_the_project_it_belongs_to(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
 ) -> None:
     """The copy holds a dvc.yaml, too, but is deleted afterwards."""
-    copy = tmp_path / "copy"
+    copy = project.parent / "copy"
     copy.mkdir()
     (copy / "dvc.yaml").touch()
     monkeypatch.chdir(copy)
-    monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.setenv("DVC_ROOT", "../project" if is_relative else str(project))
 
     assert paths.main_root() == project
-
-
-def test_the_main_root_stays_right_when_the_working_directory_changes(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(project.parent)
-    monkeypatch.setenv("DVC_ROOT", "project")
-
-    root = paths.main_root()
-
-    assert root.is_absolute()
-    assert root == project

@@ -1,4 +1,4 @@
-"""Run the pipeline as DVC would be told to, by hand."""
+"""Run DVC: `dvc repro`, or `dvc exp run` with overrides of params.yaml."""
 
 import os
 import re
@@ -21,15 +21,15 @@ from toygpt.pipeline.git import (
 
 
 def project_root() -> Path:
-    """Return the folder of the project that the command is meant for.
+    """Return the folder of the project that the user is in.
 
     Raises:
-        InputError: There is none.
+        InputError: The user is in no project.
     """
     root = paths.main_root()
     if not (root / paths.PARAMS).is_file() or not (root / "dvc.yaml").is_file():
         raise InputError(
-            f"{root} is no toyGPT project: run this in a clone of it, where "
+            f"{root} is not a toyGPT project: run this in a clone of it, where "
             f"{paths.PARAMS} and dvc.yaml are"
         )
     return root
@@ -48,18 +48,19 @@ def run_experiment(
 
     Args:
         root: The project's folder.
-        overrides: What is changed in params.yaml, each value under its path.
+        overrides: The new values for params.yaml, each under its path.
         targets: The stages to run, with those before them; without any, all.
-        name: The experiment's name; without one, DVC finds one.
+        name: The experiment's name; None lets DVC choose one.
         is_temporary: Whether it runs in a folder of its own.
-        settings: Variables for the stages.
+        settings: Environment variables for the stages.
 
     Raises:
         InputError: The parameters would not be valid, or DVC would refuse to start.
     """
-    from toygpt.pipeline.params import flatten, load_params, read_yaml
+    from toygpt.pipeline.params import flatten
+    from toygpt.pipeline.params_file import load_params, read_yaml
 
-    # All of it is checked before DVC writes anything.
+    # All parameters are checked before DVC writes anything.
     params = load_params(root / paths.PARAMS, overrides)
     overrides = {**overrides, **params.expanded_folders()}
     known = dict(flatten(read_yaml(root / paths.PARAMS)))
@@ -80,7 +81,7 @@ def run_experiment(
 
 def run_dvc(root: Path, *arguments: str, settings: Mapping[str, str]) -> int:
     """Run DVC in the project's folder, and return its exit code."""
-    # The stages run as `python -m …`: it shall be this Python.
+    # The stages run as `python -m …`: this puts the running Python first.
     search_path = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     )
@@ -92,7 +93,7 @@ def run_dvc(root: Path, *arguments: str, settings: Mapping[str, str]) -> int:
         env={**os.environ, "PATH": search_path, **settings},
     )
     signal.signal(signal.SIGUSR1, lambda *_: _announce_end(process))
-    # Whoever ends this command means DVC.
+    # A SIGTERM to this command is meant for DVC.
     before[signal.SIGTERM] = signal.signal(
         signal.SIGTERM, lambda *_: process.terminate()
     )
@@ -122,12 +123,12 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int:
 
 
 def to_hydra(key: str, value: Any, *, is_new: bool = False) -> str:
-    """Write an override in the grammar that `dvc exp run --set-param` reads.
+    """Return an override in the grammar that `dvc exp run --set-param` reads.
 
     See https://hydra.cc/docs/advanced/override_grammar/basic/.
 
     Raises:
-        InputError: DVC would take a part of it for something else.
+        InputError: DVC would misread the key or the value.
     """
     if not re.fullmatch(r"[A-Za-z_][\w.-]*", key, re.ASCII):
         raise InputError(f"DVC takes no key like {key!r}: write it into {paths.PARAMS}")

@@ -1,6 +1,4 @@
-"""Whether every result is what dvc.lock and its manifest say."""
-
-from __future__ import annotations
+"""Compare every result with dvc.lock and with its manifest."""
 
 import hashlib
 import os
@@ -8,7 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toygpt.data.token_files import read_manifest
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
@@ -17,20 +15,20 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.measurements import outdated_measurements
 
-if TYPE_CHECKING:
-    from dvc.output import Output
-    from dvc.repo import Repo
+# Of dvc.output and dvc.repo, which take long to import.
+Output = Any
+Repo = Any
 
 
 def check_artifacts(root: Path) -> Iterator[Line]:
-    """Hash every result anew, and compare it with what dvc.lock has.
+    """Hash every result again, and compare it with dvc.lock.
 
-    DVC takes a file for unchanged whose size and time are, so that `dvc status` says
-    nothing of a bit that flipped. It may hand out the damage itself: where the file
-    system allows, a file is the same one as in DVC's cache.
+    DVC takes a file of the same size and time for unchanged: `dvc status` does not show
+    a bit that flipped. DVC may even restore the damage: where the file system allows
+    it, a result and its copy in DVC's cache are one file.
     """
     if work := work_in(root):
-        yield f"{work} is at work: its results are looked at when it is done"
+        yield f"{work} is at work: its results are examined when it is done"
         return
     if not (root / "dvc.lock").is_file():
         yield "not built yet; to build: `dvc repro`"
@@ -41,9 +39,9 @@ def check_artifacts(root: Path) -> Iterator[Line]:
         yield f"{paths.LOCK} cannot be read: see dvc above"
         return
     yield from _measurements(root, outdated)
-    from dvc.repo import Repo
+    from dvc import repo as dvc_repo
 
-    with Repo(str(root)) as repo:
+    with dvc_repo.Repo(str(root)) as repo:
         outs = list(repo.index.outs)
         is_built = any(Path(out.fs_path).exists() for out in outs if out.use_cache)
         artifacts = Artifacts(root, repo)
@@ -71,31 +69,31 @@ def check_artifacts(root: Path) -> Iterator[Line]:
 def _measurements(
     root: Path, outdated: Mapping[str, Sequence[Path]]
 ) -> Iterator[Finding]:
-    """Name numbers and samples that are not of the model beside them.
+    """Find metrics and samples of another model than the one beside them.
 
     Args:
         root: The project's folder.
-        outdated: By stage the paths of such results.
+        outdated: Their paths, by stage.
     """
-    # Alone, so that the model stays as it is; but something has to be there to measure.
+    # The stage alone, so that the model stays as it is; but there has to be a model.
     alone = "--single-item " if (root / paths.MODEL).is_dir() else ""
     for stage, results in outdated.items():
         yield Finding(
-            f"{' and '.join(map(str, results))}: not measured on {paths.MODEL}, as far "
-            f"as {paths.LOCK} knows",
+            f"{' and '.join(map(str, results))}: not measured on {paths.MODEL}, "
+            f"according to {paths.LOCK}",
             f"dvc repro {alone}{stage}",
         )
 
 
 def _slowly(outs: list[Output]) -> Iterator[Output]:
-    """Show how far it is, if it takes long and somebody looks."""
+    """Show a progress bar in a terminal, if it takes long."""
     from tqdm import tqdm
 
     yield from tqdm(outs, "hashing", delay=2, leave=False, disable=None, unit="result")
 
 
 def _manifests(root: Path) -> Iterator[Line]:
-    """See whether token files are what their own manifests say."""
+    """Check token files against their own manifests."""
     sound = []
     for folder, stage in ((paths.TOKENS, "tokenize"), (paths.SPLITS, "split")):
         if not (root / folder).is_dir():
@@ -104,15 +102,15 @@ def _manifests(root: Path) -> Iterator[Line]:
             read_manifest(root / folder, made_by=stage)
         except InputError as error:
             problem = str(error).partition("run `")[0].rstrip(":; ")
-            yield Finding(problem, _again(stage))
+            yield Finding(problem, _rerun(stage))
         else:
             sound.append(str(folder))
     if sound:
-        yield f"{' and '.join(sound)} are what their manifests say"
+        yield f"{' and '.join(sound)} fit their manifests"
 
 
 class Artifacts:
-    """The results of the stages, beside dvc.lock and DVC's cache."""
+    """The results of the stages, compared with dvc.lock and DVC's cache."""
 
     def __init__(self, root: Path, repo: Repo) -> None:
         self.root = root
@@ -126,7 +124,7 @@ class Artifacts:
         return os.path.relpath(out.fs_path, self.root)
 
     def is_not_built_here(self, out: Output) -> bool:
-        """Say whether a result never was here, or was thrown away altogether."""
+        """Return whether a result was never here, or is gone from the cache as well."""
         if not out.hash_info:
             return True
         if not out.use_cache:
@@ -135,21 +133,21 @@ class Artifacts:
         return not Path(out.fs_path).exists() and not in_cache.exists()
 
     def check(self, out: Output) -> Iterator[Finding]:
-        """See whether a result is there, and what dvc.lock says of it."""
+        """Check whether a result is there, and the one of dvc.lock."""
         path, name = Path(out.fs_path), self.name_of(out)
         if not path.exists():
-            yield Finding(f"{name} is missing", self._remedy(out))
+            yield Finding(f"{name} is missing", self._command(out))
             return
         if self._digest_of(path) == out.hash_info.value:
             return
-        what = "changed by hand, or damaged"
+        change = "changed by hand, or damaged"
         if path.is_dir() and (changed := self._changed_files(out)):
-            what = f"{', '.join(changed)} changed by hand, or damaged"
+            change = f"{', '.join(changed)} {change}"
         stage = _stage_of(out)
-        yield Finding(f"{name} is not what {stage} wrote: {what}", self._remedy(out))
+        yield Finding(f"{name} is not what {stage} wrote: {change}", self._command(out))
 
     def check_cache(self, out: Output) -> Iterator[Finding]:
-        """See whether DVC would bring back what it was given."""
+        """Check whether DVC's copy of a result is intact."""
         path = Path(out.fs_path)
         damaged, _ = self._cache_of(out)
         if damaged and path.exists() and self._digest_of(path) == out.hash_info.value:
@@ -158,8 +156,8 @@ class Artifacts:
                 f"rm -f {' '.join(damaged)} && dvc commit {self.name_of(out)}",
             )
 
-    def _remedy(self, out: Output) -> str:
-        """Return the command that brings a result back as dvc.lock has it."""
+    def _command(self, out: Output) -> str:
+        """Return the command that restores a result as dvc.lock has it."""
         name = shlex.quote(self.name_of(out))
         if not out.use_cache:
             committed = subprocess.run(
@@ -169,22 +167,18 @@ class Artifacts:
             )
             if _md5(committed.stdout).hexdigest() == out.hash_info.value:
                 return f"git checkout HEAD -- {name}"
-            return _again(_stage_of(out))
+            return _rerun(_stage_of(out))
         damaged, is_whole = self._cache_of(out)
         if damaged:
-            return f"rm -f {' '.join(damaged)} && {_again(_stage_of(out))}"
+            return f"rm -f {' '.join(damaged)} && {_rerun(_stage_of(out))}"
         if not is_whole:
-            return _again(_stage_of(out))
-        # `dvc checkout` alone would take a file of the same size and time as it is.
+            return _rerun(_stage_of(out))
+        # `dvc checkout` alone would keep a file of the same size and time.
         is_there = Path(out.fs_path).exists()
-        return (
-            f"rm -r {name} && dvc checkout {name}"
-            if is_there
-            else (f"dvc checkout {name}")
-        )
+        return f"{f'rm -r {name} && ' if is_there else ''}dvc checkout {name}"
 
     def _changed_files(self, out: Output) -> list[str]:
-        """Return the files that differ, as far as DVC's cache tells."""
+        """Return the files that differ from DVC's cache, as far as it is intact."""
         expected = self._files_in_cache(out)
         found = self._tree_of(Path(out.fs_path))
         there = {key: entry.value for key, _, entry in found}
@@ -196,7 +190,7 @@ class Artifacts:
         )
 
     def _cache_of(self, out: Output) -> tuple[list[str], bool]:
-        """Return what is damaged of a result in the cache, and whether it is whole."""
+        """Return a result's damaged files in the cache, and whether that is whole."""
         if not out.use_cache:
             return [], True
         objects = {out.hash_info.value}
@@ -212,7 +206,7 @@ class Artifacts:
         return damaged, not damaged and len(there) == len(objects)
 
     def _files_in_cache(self, out: Output) -> dict[tuple[str, ...], str] | None:
-        """Return the digest of each file of a directory, if DVC's cache knows."""
+        """Return the digest of each file of a directory, if DVC's cache has it."""
         from dvc_data.hashfile.tree import Tree
 
         path = Path(out.cache.oid_to_path(out.hash_info.value))
@@ -236,7 +230,7 @@ class Artifacts:
         return self._digests[inode]
 
     def _tree_of(self, folder: Path) -> Any:
-        """Return what DVC takes for the contents of a folder."""
+        """Return a folder's files and their digests, as DVC counts them."""
         from dvc.fs import LocalFileSystem
         from dvc_data.hashfile.hash_info import HashInfo
         from dvc_data.hashfile.meta import Meta
@@ -258,5 +252,5 @@ def _md5(data: bytes = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
-def _again(stage: str) -> str:
+def _rerun(stage: str) -> str:
     return f"dvc repro --force --single-item {stage}"

@@ -1,6 +1,4 @@
-"""What a check says: a sentence for what is well, a `Finding` for what is not."""
-
-from __future__ import annotations
+"""The results of a check: a sentence if all is well, a `Finding` if it is not."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,21 +12,25 @@ class Finding:
     """Something that is not as it should be."""
 
     problem: str
-    remedy: str  # a command to paste, in the project's folder
-    mend: Callable[[], object] | None = None  # does it, where nothing can be lost
+    command: str  # to fix it: the user may paste it in the project's folder
+    fix: Callable[[], object] | None = None  # for `--fix`, where nothing can be lost
 
 
 Line = Finding | str
 Check = Callable[[Path], Iterator[Line]]
 
 
-def mendable(root: Path, problem: str, remedy: str) -> Finding:
-    """Return a finding that is mended by doing just what its remedy says."""
-    return Finding(problem, remedy, partial(_run, root, remedy))
+def fixable(root: Path, problem: str, command: str) -> Finding:
+    """Return a finding that `--fix` fixes by running its command."""
+    return Finding(problem, command, partial(_run, root, command))
 
 
 def _run(folder: Path, command: str) -> None:
-    """Do what a remedy says."""
+    """Run a command of the shell.
+
+    Raises:
+        OSError: It fails.
+    """
     done = subprocess.run(
         command, shell=True, cwd=folder, capture_output=True, text=True
     )

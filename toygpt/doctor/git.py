@@ -1,6 +1,4 @@
-"""What a killed experiment left of Git."""
-
-from __future__ import annotations
+"""Leftovers of a killed experiment in Git."""
 
 import re
 import shlex
@@ -8,7 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from toygpt.doctor.finding import Finding, Line, mendable
+from toygpt.doctor.finding import Finding, Line, fixable
 from toygpt.doctor.leftovers import work_in
 from toygpt.pipeline.git import (
     SET_IDENTITY,
@@ -20,10 +18,10 @@ from toygpt.pipeline.git import (
 
 
 def check_git(root: Path) -> Iterator[Line]:
-    """See what a killed experiment left of Git.
+    """Find the leftovers of a killed experiment in Git.
 
-    `dvc exp run` puts the user's edits into a stash, takes HEAD off its branch, and
-    lays the edits out again; all of that it undoes only if it comes to its end.
+    `dvc exp run` stashes the user's edits, detaches HEAD and applies the edits again;
+    it undoes this only when it ends regularly.
     """
     if not git_or_nothing(root, "rev-parse", "--verify", "--quiet", "HEAD"):
         yield Finding(
@@ -42,13 +40,13 @@ def check_git(root: Path) -> Iterator[Line]:
             f"rm {shlex.quote(str(lock))}",
         )
     if work := work_in(root):
-        yield f"{work} is at work: what it leaves of Git is looked at when it is done"
+        yield f"{work} is at work: its changes in Git are examined when it is done"
         return
     yield from _head(root, git_folder)
     yield from _references(root)
     yield from _stashes(root)
     if staged := git(root, "ls-files", "--cached", "--", ".dvc/tmp"):
-        yield mendable(
+        yield fixable(
             root,
             f"DVC's working files would be committed: {', '.join(staged.split())}",
             "git rm -r --cached --quiet .dvc/tmp",
@@ -56,29 +54,28 @@ def check_git(root: Path) -> Iterator[Line]:
 
 
 def _head(root: Path, git_folder: Path) -> Iterator[Line]:
-    """See whether HEAD is on a branch, and if not, whether it was meant to be."""
+    """Check whether HEAD is on a branch, and if not, whether the user meant it so."""
     if on := git_or_nothing(root, "symbolic-ref", "--quiet", "--short", "HEAD"):
         yield f"on branch {on}"
         return
     commit = git(root, "rev-parse", "--short", "HEAD")
     for name in ("rebase-merge", "rebase-apply", "BISECT_LOG"):
         if (git_folder / name).exists():
-            yield f"on no branch, but at {commit}: a rebase or a bisection goes on"
+            yield f"on no branch, but at {commit}: a rebase or a bisection is under way"
             return
     branch = _branch_that_head_left(root)
     if branch is not None:
-        # No file changes, neither in the folder nor in the index: HEAD is given the
-        # name of the commit that it has already.
-        yield mendable(
+        # HEAD stays at the same commit: no file changes, not even in the index.
+        yield fixable(
             root,
-            f"HEAD is off its branch {branch}, at the same commit {commit}: left so "
-            f"by an experiment that was killed, or by a checkout",
+            f"HEAD is off its branch {branch}, at the same commit {commit}, after an "
+            f"experiment that was killed, or a checkout",
             shlex.join(["git", "symbolic-ref", "HEAD", f"refs/heads/{branch}"]),
         )
         return
-    everywhere = ("refs/heads", "refs/remotes", "refs/tags")
+    all_references = ("refs/heads", "refs/remotes", "refs/tags")
     name_format = "--format=%(refname:short)"
-    having = git(root, "for-each-ref", "--contains=HEAD", name_format, *everywhere)
+    having = git(root, "for-each-ref", "--contains=HEAD", name_format, *all_references)
     if having:
         yield f"on no branch, but at {commit}, which {having.split()[0]} has"
     else:
@@ -89,7 +86,7 @@ def _head(root: Path, git_folder: Path) -> Iterator[Line]:
 
 
 def _branch_that_head_left(root: Path) -> str | None:
-    """Return the branch whose tip HEAD is at; of several, the one it was on last."""
+    """Return the branch whose tip HEAD is at; of several, the last one checked out."""
     # %(worktreepath): a branch cannot be checked out in two folders at once.
     tips = git(
         root,
@@ -112,12 +109,12 @@ def _branch_that_head_left(root: Path) -> str | None:
     return None
 
 
-# DVC leaves these behind when all goes well, too.
+# DVC leaves these references after a regular end, too.
 KEPT_BY_DVC = ("refs/exps/exec/EXEC_HEAD", "refs/exps/exec/EXEC_APPLY")
 
 
 def _references(root: Path) -> Iterator[Line]:
-    """See what DVC noted in Git of an experiment that it never ended."""
+    """Find the references of an experiment that DVC never ended."""
     listing = git(
         root,
         "for-each-ref",
@@ -138,19 +135,19 @@ def _references(root: Path) -> Iterator[Line]:
                 f"git stash store -m 'of a killed experiment' {commit[:12]}"
             )
             problem += (
-                f"; it had {', '.join(only_there)} otherwise than it is now: that goes "
-                f"into `git stash`"
+                f"; it had another {' and '.join(only_there)} than there is now: the "
+                f"fix puts it into `git stash`"
             )
     spaces = sorted({"/".join(name.split("/")[:3]) for name in left})
     commands.append(
         f"git for-each-ref --format='delete %(refname)' {' '.join(spaces)} "
         f"| git update-ref --stdin"
     )
-    yield mendable(root, problem, " && ".join(commands))
+    yield fixable(root, problem, " && ".join(commands))
 
 
 def _stashes_among(root: Path, references: Mapping[str, str]) -> list[str]:
-    """Return the commits that hold the user's edits and the options -S, as a stash."""
+    """Return the stash commits, which hold the user's edits and the options -S."""
     commits = set(references.values())
     if "refs/exps/stash" in references:  # there may be more of them below the last
         commits |= set(
@@ -164,7 +161,7 @@ def _stashes_among(root: Path, references: Mapping[str, str]) -> list[str]:
 
 
 def _stashes(root: Path) -> Iterator[Line]:
-    """See whether DVC put edits away and never laid them out again."""
+    """Find edits that DVC stashed and never applied again."""
     listing = git(root, "stash", "list", "--format=%gd %H %gs")
     for line in listing.splitlines():
         name, commit, message = line.split(" ", 2)
@@ -173,27 +170,26 @@ def _stashes(root: Path) -> Iterator[Line]:
         same, different = _edits(root, commit)
         if same and not different:
             yield Finding(
-                f"{name} has edits that an experiment put away; your files have them, "
-                f"too",
+                f"{name} has edits that an experiment stashed; your files have them",
                 f"git stash drop {name}",
             )
         elif not git(root, "status", "--porcelain", "--untracked-files=no"):
             yield Finding(
-                f"{name} has edits that an experiment put away, and never brought back",
+                f"{name} has edits that an experiment stashed and never applied again",
                 f"git stash pop {name}",
             )
         else:
             yield Finding(
-                f"{name} has edits that an experiment put away, and never brought "
-                f"back: {', '.join(different)}",
+                f"{name} has edits that an experiment stashed and never applied again: "
+                f"{', '.join(different)}",
                 f"git checkout --patch {name}",
             )
 
 
 def _is_by_dvc(root: Path, stash: str) -> bool:
-    """Say whether a stash was made by libgit2, which DVC uses, and not by Git.
+    """Return whether a stash was made by libgit2, which DVC uses, and not by Git.
 
-    Git ends the message of a stash without a line break, libgit2 with one.
+    Git ends the message of a stash without a newline, libgit2 with one.
     """
     commit = subprocess.run(
         ["git", "cat-file", "commit", stash], cwd=root, capture_output=True, check=True
@@ -202,9 +198,9 @@ def _is_by_dvc(root: Path, stash: str) -> bool:
 
 
 def _edits(root: Path, stash: str) -> tuple[list[str], list[str]]:
-    """Return the files of a stash that are the same here, and those that are not.
+    """Return the files of a stash that are the same here, and the files that differ.
 
-    A file that went on changing is neither: it has the edit, and more.
+    A file with the stashed edit and later ones is in neither list.
     """
     names = ["diff", "--name-only", "-z"]
     edited = git(root, *names, f"{stash}^1", stash, "--", ":/", ":!.dvc/tmp")

@@ -1,6 +1,4 @@
-"""What processes that are gone left of DVC's files, and of ours."""
-
-from __future__ import annotations
+"""Leftovers of killed processes: DVC's files, and ours."""
 
 import json
 import shlex
@@ -13,14 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from toygpt.doctor.finding import Finding, Line, mendable, readable_size
+from toygpt.doctor.finding import Finding, Line, fixable, readable_size
 from toygpt.pipeline.files import TEMPORARY_NAME, is_being_written, remove_leftover
 
 
 def check_dvc(root: Path) -> Iterator[Line]:
-    """See what processes that are gone left of DVC's files, and of ours."""
+    """Find the leftovers of killed processes among DVC's files, and ours."""
     if work := work_in(root):
-        yield f"{work} is at work: what it leaves behind is looked at when it is done"
+        yield f"{work} is at work: leftovers are examined when it is done"
         return
     findings: list[Line] = [
         *_folders_of_experiments(root),
@@ -29,7 +27,7 @@ def check_dvc(root: Path) -> Iterator[Line]:
         *_empty_folders_of_runs(root),
         *_unfinished_files(root),
     ]
-    yield from findings or ["nothing is left of processes that are gone"]
+    yield from findings or ["no leftovers of processes that are gone"]
 
 
 # DVC's own number for an experiment that is being run (`TaskStatus.RUNNING`).
@@ -37,7 +35,7 @@ STATUS_RUNNING = 2
 
 
 def _folders_of_experiments(root: Path) -> Iterator[Finding]:
-    """Find the folders of `dvc exp run --temp` and of the queue; nobody works here."""
+    """Find the folders of experiments (`--temp`, the queue) whose process is gone."""
     experiments = root / ".dvc/tmp/exps"
     queued = dict(_queued_experiments(experiments))
     for folder in sorted(
@@ -46,20 +44,20 @@ def _folders_of_experiments(root: Path) -> Iterator[Finding]:
         name = folder.relative_to(root)
         size = readable_size(size_of(folder))
         if folder in queued:
-            # The queue goes on believing that it runs, and looks for the folder.
+            # The queue takes it for running, and looks for the folder.
             task = queued[folder]
             yield Finding(
-                f"{name}, {size}, of the queued experiment {task}: nobody runs it now",
+                f"{name}, {size}, of the queued experiment {task}: its process is gone",
                 f"dvc queue kill {shlex.quote(task)} && rm -rf {name}",
             )
         else:
-            problem = f"{name}, {size}, of a temporary experiment: nobody runs it now"
-            yield mendable(root, problem, f"rm -r {name}")
+            problem = f"{name}, {size}, of a temporary experiment: its process is gone"
+            yield fixable(root, problem, f"rm -r {name}")
     running = experiments / "run/workspace"
     if running.is_dir():
-        yield mendable(
+        yield fixable(
             root,
-            "DVC's note of an experiment that runs in this folder; none does",
+            "DVC has a record of an experiment that runs in this folder; none does",
             f"rm -r {running.relative_to(root)}",
         )
 
@@ -67,7 +65,7 @@ def _folders_of_experiments(root: Path) -> Iterator[Finding]:
 def _queued_experiments(experiments: Path) -> Iterator[tuple[Path, str]]:
     """Yield the folder of each experiment that the queue takes for running."""
     for path in experiments.glob("run/*/*.run"):
-        # What cannot be read is no note of DVC's.
+        # A file that cannot be read is not a record of DVC's.
         with suppress(OSError, KeyError, TypeError, ValueError):
             note = json.loads(path.read_text(encoding="utf-8"))
             if note["location"] == "dvc-task" and note["status"] <= STATUS_RUNNING:
@@ -75,10 +73,10 @@ def _queued_experiments(experiments: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _locks(root: Path) -> Iterator[Finding]:
-    """Find DVC's locks on files; who holds none of these is not DVC, or not here.
+    """Find stale locks of DVC, whose process is gone.
 
-    DVC itself goes by the number of the process alone, and may wait for another one
-    that has got the number since.
+    DVC itself looks at the process id alone, and may wait for another process that has
+    the same id now.
     """
     for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
         path = root / name
@@ -90,15 +88,11 @@ def _locks(root: Path) -> Iterator[Finding]:
         except FileNotFoundError:
             continue
         except (AttributeError, KeyError, TypeError, ValueError):
-            yield mendable(
-                root,
-                f"{name} is damaged: DVC refuses to work",
-                f"rm {name}",
-            )
+            yield fixable(root, f"{name} is damaged: DVC refuses to work", f"rm {name}")
             continue
         if holders and not any(map(_is_hidden, holders)):
             gone = ", ".join(map(str, sorted(holders)))
-            yield mendable(
+            yield fixable(
                 root,
                 f"{name} has locks of a DVC that is gone (process {gone})",
                 f"rm {name}",
@@ -106,11 +100,11 @@ def _locks(root: Path) -> Iterator[Finding]:
 
 
 def _torn_lock(root: Path) -> Iterator[Finding]:
-    """Find a dvc.lock that DVC, which writes it in its place, was killed over."""
+    """Find a dvc.lock that is half-written, because DVC was killed."""
     lock = root / "dvc.lock"
     if not _is_read_by_dvc(lock):
         if b"<<<<<<< " in lock.read_bytes():
-            # Which side is right is not for us to say.
+            # Only the user knows which side is right.
             yield Finding(
                 "dvc.lock has a merge conflict: DVC refuses to work",
                 "git checkout HEAD -- dvc.lock && dvc repro",
@@ -119,8 +113,8 @@ def _torn_lock(root: Path) -> Iterator[Finding]:
         is_committed = not subprocess.run(
             ["git", "cat-file", "-e", "HEAD:./dvc.lock"], cwd=root, capture_output=True
         ).returncode
-        # What was done since the last commit, DVC finds again in its cache.
-        yield mendable(
+        # DVC finds the results since the last commit in its cache.
+        yield fixable(
             root,
             "dvc.lock is damaged: DVC refuses to work",
             "git checkout HEAD -- dvc.lock" if is_committed else "rm dvc.lock",
@@ -128,17 +122,15 @@ def _torn_lock(root: Path) -> Iterator[Finding]:
 
 
 def _empty_folders_of_runs(root: Path) -> Iterator[Finding]:
-    """Find what DVC had begun to note of a run of a stage when it was killed."""
+    """Find the empty folders that a killed DVC leaves in its run cache."""
     for folder in sorted((root / ".dvc/cache/runs").glob("*/*")):
         if folder.is_dir() and not any(folder.iterdir()):
             name = folder.relative_to(root)
-            yield mendable(
-                root, f"{name} is empty: DVC stumbles over it", f"rmdir {name}"
-            )
+            yield fixable(root, f"{name} is empty: DVC fails on it", f"rmdir {name}")
 
 
 def _is_read_by_dvc(lock: Path) -> bool:
-    """Say whether DVC can make sense of a dvc.lock, or there is none."""
+    """Return whether DVC can read a dvc.lock, or the file is absent."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import load_yaml
 
@@ -146,13 +138,13 @@ def _is_read_by_dvc(lock: Path) -> bool:
         COMPILED_LOCKFILE_SCHEMA(load_yaml(str(lock)))
     except FileNotFoundError:
         return True
-    except Exception:  # DVC's own, voluptuous', ruamel's
+    except Exception:  # of DVC, voluptuous or ruamel.yaml
         return False
     return True
 
 
 def _is_hidden(process_id: int) -> bool:
-    """Say whether there is such a process, of which we cannot see what it does."""
+    """Return whether a process exists whose command we may not read."""
     try:
         process = psutil.Process(process_id)
         process.cmdline(), process.cwd()
@@ -164,7 +156,7 @@ def _is_hidden(process_id: int) -> bool:
 
 
 def _unfinished_files(root: Path) -> Iterator[Finding]:
-    """Find what processes that are gone were writing (see files.py)."""
+    """Find temporary files of processes that are gone (see pipeline/files.py)."""
     for folder in ("data", "models", "reports", "metrics", ".toygpt"):
         for path in sorted((root / folder).rglob(".*.tmp")):
             match = TEMPORARY_NAME.fullmatch(path.name)
@@ -172,8 +164,8 @@ def _unfinished_files(root: Path) -> Iterator[Finding]:
                 continue
             target = path.with_name(match["name"])
             if match["old"] and not target.exists():
-                # It was moved aside for a new one that did not come.
-                yield mendable(
+                # It was moved aside, and its process killed before the new one came.
+                yield fixable(
                     root,
                     f"{target} was being replaced when its process was killed",
                     shlex.join(["mv", str(path), str(target)]),
@@ -192,7 +184,7 @@ def size_of(folder: Path) -> int:
 
 
 def work_in(root: Path) -> str | None:
-    """Return which DVC, or which stage of it, is at work in the project, if any."""
+    """Return the process of DVC, or of a stage, that works in the project, if any."""
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         command = process.info["cmdline"] or []
         folder = process.info["cwd"]

@@ -1,6 +1,4 @@
-"""What there is to compute with, and with what parameters."""
-
-from __future__ import annotations
+"""Check the machine and params.yaml."""
 
 import os
 import platform
@@ -15,18 +13,18 @@ import psutil
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.params import Params, load_params
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
 
 LEAST_FREE_BYTES = 10**9
 # A dependency of `download` in dvc.yaml, even if another corpus is chosen.
 WATCHED_FOLDER = "corpora.files.folder"
 
-
 PACKAGES = ("torch", "lightning", "transformers", "dvc", "mlflow", "wandb")
 
 
 def check_machine(root: Path) -> Iterator[Line]:
-    """See what there is to compute with."""
+    """Describe the hardware, the disk and the packages."""
     from toygpt.model.device import device_for, device_name
 
     params = valid_params(root)
@@ -45,11 +43,11 @@ def check_machine(root: Path) -> Iterator[Line]:
     free = shutil.disk_usage(root).free
     if free < LEAST_FREE_BYTES:
         yield Finding(
-            f"only {readable_size(free)} of the disk are free",
+            f"only {readable_size(free)} of the disk is free",
             "dvc gc --all-commits --all-experiments",
         )
     else:
-        yield f"{readable_size(free)} of the disk are free"
+        yield f"{readable_size(free)} of the disk is free"
     versions = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
@@ -60,7 +58,7 @@ def check_machine(root: Path) -> Iterator[Line]:
 
 
 def check_params(root: Path) -> Iterator[Line]:
-    """See whether params.yaml can be used."""
+    """Check params.yaml."""
     try:
         expanded = load_params(root / paths.PARAMS).expanded_folders()
     except InputError as error:
@@ -76,7 +74,7 @@ def check_params(root: Path) -> Iterator[Line]:
 
 
 def valid_params(root: Path) -> Params | None:
-    """Return the parameters if they are valid; if not, there is a finding of it."""
+    """Return the parameters if they are valid; if not, `check_params` has a finding."""
     with suppress(InputError):
         return load_params(root / paths.PARAMS)
     return None

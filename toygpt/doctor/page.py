@@ -1,15 +1,13 @@
-"""One page on this machine and this project, and how to mend what is not well.
+"""One page on the health of this machine and this project, with commands to fix it.
 
-Each check is a generator: of a sentence for what is well, of a `Finding` for what is
-not. What is mended of itself (`--fix`) can lose nobody's work: references, locks and
-folders of processes that are gone, and what the trackers were not told. A training, an
-artifact or an edit is the user's; for these there is a command to paste.
+Each check is a generator: it yields a sentence where all is well, and a `Finding` where
+it is not. `--fix` does only what can lose no work: it removes references, locks and
+folders of processes that are gone, and syncs the trackers. Trainings, artifacts and
+edits are the user's: for these the page has a command to paste.
 
-While DVC or a stage is at work nobody can say what it will leave behind. Then Git,
-DVC's own files and the artifacts are looked at another time.
+While DVC or a stage runs, Git, DVC's own files and the artifacts are not examined: what
+looks like a leftover may be in use.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -25,7 +23,7 @@ from toygpt.doctor.machine import check_machine, check_params
 from toygpt.doctor.trackers import check_trackers
 from toygpt.doctor.trainings import check_trainings
 from toygpt.pipeline import paths
-from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.errors import first_line
 
 WIDTH = 96
 
@@ -35,24 +33,16 @@ def doctor(root: Path, *, fix: bool) -> int:
 
     Args:
         root: The project's folder.
-        fix: Whether to mend what can be mended without any loss.
-
-    Raises:
-        InputError: There is no project.
+        fix: Whether to fix what can be fixed without any loss.
     """
     root = root.resolve()
-    if not (root / "dvc.yaml").is_file():
-        raise InputError(
-            f"{root} is no toyGPT project: run this in a clone of it, where "
-            f"{paths.PARAMS} and dvc.yaml are"
-        )
     print(f"toyGPT in {root}")
     remaining: list[Finding] = []
     lines: list[Line]
     for title, check, where_to_look in CHECKS:
         lines = examine(check, root, where_to_look)
-        if fix and (mended := [line for line in lines if is_mended(line)]):
-            lines = [f"mended: {_problem(line)}" for line in mended]
+        if fix and (fixed := [line for line in lines if is_fixed(line)]):
+            lines = [f"fixed: {_problem(line)}" for line in fixed]
             lines += examine(check, root, where_to_look)
         print_section(title, lines, root)
         remaining += [line for line in lines if isinstance(line, Finding)]
@@ -61,24 +51,24 @@ def doctor(root: Path, *, fix: bool) -> int:
 
 
 def examine(check: Check, root: Path, where_to_look: str) -> list[Line]:
-    """Return what a check finds; that it could not be done is a finding as well."""
+    """Return the lines of a check; its failure is a finding as well."""
     lines: list[Line] = []
     try:
         lines.extend(check(root))
-    except Exception as error:  # a doctor who faints helps nobody
+    except Exception as error:  # a doctor who faints helps no patient
         problem = f"could not be examined: {type(error).__name__}: {first_line(error)}"
         lines.append(Finding(problem, where_to_look))
     return lines
 
 
-def is_mended(line: Line) -> bool:
-    """Mend a finding if that is safe, and say whether it was."""
-    if isinstance(line, str) or line.mend is None:
+def is_fixed(line: Line) -> bool:
+    """Fix a finding if that is safe, and return whether it is fixed."""
+    if isinstance(line, str) or line.fix is None:
         return False
     try:
-        line.mend()
+        line.fix()
     except Exception as error:  # it stays a finding
-        print(f"not mended: {line.problem}: {first_line(error)}", file=sys.stderr)
+        print(f"not fixed: {line.problem}: {first_line(error)}", file=sys.stderr)
         return False
     return True
 
@@ -88,7 +78,7 @@ def _problem(line: Line) -> str:
 
 
 def print_section(title: str, lines: Iterable[Line], root: Path) -> None:
-    """Print what a check found, each with its command below it."""
+    """Print the lines of a check, each finding with its command below it."""
     print(f"\n{title}")
     for line in lines:
         mark = "!!" if isinstance(line, Finding) else "ok"
@@ -105,21 +95,21 @@ def print_section(title: str, lines: Iterable[Line], root: Path) -> None:
                 )
             )
         if isinstance(line, Finding):
-            print(f"        {line.remedy.replace(f'{root}{os.sep}', '')}")
+            print(f"        {line.command.replace(f'{root}{os.sep}', '')}")
 
 
 def verdict(remaining: Sequence[Finding]) -> str:
-    """Sum the page up in one line."""
+    """Return the page in one line."""
     if not remaining:
         return "All is well."
     count = number_of(len(remaining), "finding")
-    num_safe = sum(finding.mend is not None for finding in remaining)
+    num_safe = sum(finding.fix is not None for finding in remaining)
     if not num_safe:
         return f"{count}; each has its command below it."
-    return f"{count}; `python . doctor --fix` mends {num_safe} of them."
+    return f"{count}; `python . doctor --fix` fixes {num_safe} of them."
 
 
-# What is examined, in this order, and where to look if that is not possible.
+# The checks in their order, and the command to look further where a check fails.
 CHECKS: tuple[tuple[str, Check, str], ...] = (
     ("machine", check_machine, "uv sync"),
     ("parameters", check_params, f"git diff {paths.PARAMS}"),

@@ -1,20 +1,20 @@
-"""What speaks to the user when something goes wrong."""
+"""Errors that are messages to the user."""
 
 import sys
 
 
 class InputError(ValueError):
-    """Something a user gave cannot be used: a parameter, a file, a folder.
+    """A user's input cannot be used: a parameter, a file, a folder.
 
-    The message says what was got, what is allowed, and which key or file to change.
+    The message names the input, what is allowed, and which key or file to change.
     """
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """Return what to do about a package that this Python lacks, in one line.
+    """Return in one line what to do about a package that this Python lacks.
 
     Returns:
-        Nothing if the package is our own: then it is a fault in the code.
+        None if the package is our own: then it is a fault in the code.
     """
     package = (error.name or "toygpt").partition(".")[0]
     if package in ("toygpt", "stages"):
@@ -26,5 +26,5 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error of another library says, without its explanations."""
+    """Return the message of another library's error, without its explanations."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,10 +1,12 @@
-"""Write every file whole or not at all, and know it again by its digest.
+"""Write every file whole or not at all, and recognise it by its digest.
 
-What is being written has a temporary name beside its place, `.NAME.ID.tmp`, and a lock
-of the operating system. The lock ends with the process, however that ends, so what is
-not locked is a leftover: a killed process can neither keep the lock nor remove the
-file. The id of a process would not say so: ids are used again, and a killed process
+A file or directory that is being written has a temporary name beside its place,
+`.NAME.ID.tmp`, and a lock of the operating system. The lock ends with the process,
+however that ends: a temporary file without a lock is the leftover of a killed process.
+The id of a process would not prove it: ids are used again, and a killed process
 keeps its own until its parent has asked how it ended.
+
+filelock locks no directory, and empties the files that it locks: `flock` does neither.
 """
 
 import fcntl
@@ -16,13 +18,14 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from toygpt.pipeline.errors import InputError
 
-# ID is random, and in earlier versions the id of the process. `.old`: what was in the
-# place before, moved aside.
+# ID is random, and in earlier versions the id of the process. `.old`: the previous
+# directory, moved aside.
 TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+(?P<old>\.old)?\.tmp")
 
 
@@ -33,7 +36,7 @@ def sha256_of(path: Path) -> str:
 
 
 class DigestedFile:
-    """A file that is being written, and the digest of what went into it so far."""
+    """A file that is being written, and the digest of its content so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -48,12 +51,12 @@ class DigestedFile:
         return written
 
     def flush(self) -> None:
-        """Hand what was written to the system."""
+        """Pass what Python has buffered on to the operating system."""
         self._file.flush()
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 digest of all that was written, in hexadecimal."""
+        """The SHA-256 digest of everything written, in hexadecimal."""
         return self._digest.hexdigest()
 
 
@@ -63,7 +66,7 @@ def new_file(path: Path) -> Iterator[DigestedFile]:
 
     Until then `path` stays as it is; after an error nothing of the attempt remains.
     """
-    with _temporary_beside(path, Path.touch) as (temporary, descriptor):
+    with naming(path), _temporary_beside(path, Path.touch) as (temporary, descriptor):
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             yield DigestedFile(file)
             file.flush()
@@ -73,7 +76,7 @@ def new_file(path: Path) -> Iterator[DigestedFile]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; whoever looks finds the old one or the new one, whole."""
+    """Write a text file; a reader finds the old one or the new one, whole."""
     with new_file(path) as file:
         file.write(text.encode())
 
@@ -82,7 +85,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON that strict readers accept: NaN and infinity are refused.
 
     Raises:
-        ValueError: A number that JSON cannot hold.
+        ValueError: A number is NaN or infinite.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -92,9 +95,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` when all of it has been written.
 
     Until then `path` stays as it is; after an error nothing of the attempt remains.
-    What a killed process left behind is swept by the next attempt.
+    The next attempt removes the leftovers of a killed process.
     """
-    with _temporary_beside(path, Path.mkdir) as (temporary, _):
+    with naming(path), _temporary_beside(path, Path.mkdir) as (temporary, _):
         yield temporary
         for file in temporary.rglob("*"):
             _flush_to_disk(file)
@@ -104,30 +107,19 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """Yield an empty directory in a folder; it is removed when it is not needed.
+    """Yield an empty directory in a folder, and remove it afterwards.
 
-    What a killed process left behind is removed by the next one that needs such a
-    directory in the same folder.
+    The next call for the same folder removes the leftovers of a killed process.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    sweep_leftovers(parent)
-    while True:
-        temporary = _temporary_sibling(parent / "toygpt")
-        temporary.mkdir(mode=0o700)
-        with _held(temporary) as descriptor:
-            if descriptor is not None:
-                try:
-                    yield temporary
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-                return
-            # Before it was locked, another process saw it as a leftover.
+    make = partial(Path.mkdir, mode=0o700)
+    with _temporary_beside(parent / "toygpt", make) as (temporary, _):
+        yield temporary
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory in one step: at any moment all of it is there, or nothing.
+    """Remove a directory in one step: at any moment it is there whole, or not at all.
 
-    What a killed process did not remove is a leftover.
+    A process that is killed meanwhile leaves a leftover.
     """
     with _held(path):
         removed = path.rename(_temporary_sibling(path))
@@ -135,16 +127,16 @@ def remove_directory(path: Path) -> None:
 
 
 def sweep_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove from a folder what killed processes had not finished.
+    """Remove the leftovers of killed processes from a folder.
 
     Args:
-        folder: Where to look; not in the folders inside it.
-        name: Of the one file or directory that they were writing; None means any.
+        folder: The folder; the folders inside it are not searched.
+        name: Name of the file or directory that they were writing; None means any.
     """
     for path in folder.glob(".*.tmp"):
         match = TEMPORARY_NAME.fullmatch(path.name)
         if match and name in (None, match["name"]):
-            with suppress(OSError):  # it may be another user's
+            with suppress(OSError):  # as of a leftover of another user
                 remove_leftover(path)
 
 
@@ -157,7 +149,7 @@ def remove_leftover(path: Path) -> None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Say whether a process is, or may be, writing a temporary file or directory."""
+    """Return whether a process is, or may be, writing a temporary file or directory."""
     try:
         with _held(path) as descriptor:
             return descriptor is None
@@ -166,14 +158,16 @@ def is_being_written(path: Path) -> bool:
 
 
 @contextmanager
-def naming(path: Path, *, written_as: Path | None = None) -> Iterator[None]:
-    """Let an error of the system say what could not be written, under its own name.
+def naming(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one that names the file.
 
-    Where a file is open already, the system does not say. What writes without Python
-    (safetensors, tokenizers) has errors of its own, and the system's in their text.
+    Where a file is open already, the system does not name it. Libraries that write
+    without Python (safetensors, tokenizers) raise errors of their own, with the
+    system's in their text.
 
     Raises:
-        OSError: In place of any error in whose text, or behind which, there is one.
+        OSError: In place of an error that has the number of a system's error in its
+            text, or in that of a cause.
     """
     try:
         yield
@@ -183,15 +177,16 @@ def naming(path: Path, *, written_as: Path | None = None) -> Iterator[None]:
         for cause in _causes_of(error):
             if found := re.search(r"(?:Errno|os error) (\d+)", str(cause)):
                 name = str(getattr(cause, "filename", None) or path)
-                if written_as is not None:
-                    name = name.replace(written_as.name, path.name)
+                # The user has never seen the temporary name, and it is gone.
+                final_name = rf"\.({re.escape(path.name)})\.[0-9a-f]+\.tmp"
+                name = re.sub(final_name, r"\1", name)
                 number = int(found[1])
                 raise OSError(number, os.strerror(number), name) from error
         raise
 
 
 def _causes_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those behind it: torch hides the system's behind its own."""
+    """Yield an error and its causes: torch hides the system's errors behind its own."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -218,42 +213,39 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 def _temporary_beside(
     path: Path, make: Callable[[Path], None]
 ) -> Iterator[tuple[Path, int]]:
-    """Yield the path of a new file or directory that is about to become `path`.
+    """Yield a new file or directory, locked, and the descriptor of its lock.
 
-    With it comes its descriptor, by which this process holds it. After an error it is
-    removed.
+    It is removed afterwards, unless it was renamed.
 
     Args:
-        path: Its place. Leftovers of earlier attempts are removed.
+        path: The place beside which it is made. Leftovers of the same name go.
         make: Makes an empty one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(path.parent, path.name)
     while True:
         temporary = _temporary_sibling(path)
-        with naming(path, written_as=temporary):
-            try:
-                make(temporary)
-                with _held(temporary) as descriptor:
-                    if descriptor is not None:
-                        yield temporary, descriptor
-                        return
-                # Before it was locked, another process saw it as a leftover.
-            except BaseException:
-                with suppress(OSError):
-                    _remove(temporary)
-                raise
+        try:
+            make(temporary)
+            with _held(temporary) as descriptor:
+                if descriptor is not None:
+                    yield temporary, descriptor
+                    return
+            # Before it was locked, another process took it for a leftover.
+        finally:
+            with suppress(OSError):
+                _remove(temporary)
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[int | None]:
     """Lock a file or directory, and yield its descriptor.
 
-    None, if it is locked already, in this process or another, or is gone. A child that
-    is forked meanwhile holds the lock, too; a program that is started does not.
+    Yield None if it is gone, or locked already, in this process or another. A child
+    that is forked meanwhile holds the lock, too; a program that is started does not.
     """
     try:
-        # On NFS only what is open for writing can be locked, unless it is a directory.
+        # NFS locks a file only if it is open for writing, unlike a directory.
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except FileNotFoundError:
         yield None
@@ -273,7 +265,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Say whether what is open is still what is at a path."""
+    """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

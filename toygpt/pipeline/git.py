@@ -13,7 +13,7 @@ SET_IDENTITY = (
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Return what Git answers.
+    """Return the output of a Git command.
 
     Raises:
         OSError: Git refuses, or is not installed.
@@ -27,17 +27,17 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def git_or_nothing(folder: Path, *arguments: str) -> str:
-    """Return what Git answers, or nothing where it refuses or is not installed."""
+    """Return the output of a Git command; an empty text if Git refuses or is absent."""
     with suppress(OSError):
         return git(folder, *arguments)
     return ""
 
 
 def identity_problem(root: Path) -> str | None:
-    """Say what Git does not know of the user, if DVC's experiments need it.
+    """Return whether the user's name or email is missing in Git, in words, or None.
 
-    DVC puts edits of tracked files aside when an experiment begins, by a commit for
-    which it must know both; for the commit of the experiment itself it guesses.
+    DVC stashes the edits of tracked files when an experiment begins; this commit needs
+    both. For the commit of the experiment itself DVC guesses them.
     """
     missing = [
         key
@@ -53,10 +53,10 @@ def identity_problem(root: Path) -> str | None:
 
 
 def path_problem(root: Path) -> str | None:
-    """Say what keeps `dvc exp run --temp` and the queue from working in a folder.
+    """Return why `dvc exp run --temp` and the queue cannot work in a folder, or None.
 
-    They give Git the folder's path as an address: `file://`, and the path as it is. Of
-    that, Git decodes `%20` to a space.
+    They give Git the folder's path as a URL: `file://` and the path, not encoded. Git
+    decodes `%20` in it to a space.
     """
     problematic = sorted(set(re.findall("[#?]|[^ -~]|%[0-9A-Fa-f]{2}", str(root))))
     if not problematic:

@@ -1,10 +1,8 @@
-"""What was measured of the model, and whether it is still the same model.
+"""The metrics and samples of a model: whether they are of the model that is there now.
 
-DVC knows by dvc.lock which model each stage has read. But what it shows (`dvc metrics
-show`, `dvc exp show`) it reads from the files, whether they fit dvc.lock or not.
+dvc.lock says which model each stage has read. But `dvc metrics show` and `dvc exp show`
+read the metrics from their files, whether these fit dvc.lock or not.
 """
-
-from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
@@ -27,13 +25,13 @@ MEASUREMENTS = {
 
 
 def remove_measurements() -> None:
-    """Remove what was measured of the model before, here and in dvc.lock.
+    """Remove the old model's metrics and samples, here and in dvc.lock.
 
-    A new model takes the numbers of the old one with it. DVC then shows `-`, and has to
-    run `evaluate`, unless its run cache has the result for these weights: `python .
-    track` then logs it. The entries in dvc.lock go as well, or `dvc checkout`, `pull`
-    and `exp apply` would bring the old samples back. Files of metrics are emptied: one
-    that is missing is an error to DVC.
+    DVC then shows `-` for the new model, and has to run `evaluate`, unless its run
+    cache has the result for these weights: `python . track` then logs it. Without the
+    entries in dvc.lock, `dvc checkout`, `pull` and `exp apply` do not restore the old
+    samples.
+    Metrics files are emptied, not removed: DVC takes a missing one for an error.
 
     Raises:
         InputError: dvc.lock cannot be read. Then nothing is removed.
@@ -66,10 +64,10 @@ def _lock_without_measurements() -> str | None:
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """Say of a dvc.lock that cannot be read how to restore it.
+    """Replace each error of a damaged dvc.lock by one that names the command.
 
     Raises:
-        InputError: In place of each error of reading it and of what it holds.
+        InputError: dvc.lock cannot be parsed, or lacks an entry.
     """
     try:
         yield
@@ -80,16 +78,16 @@ def _damage_named() -> Iterator[None]:
 
 
 def outdated_measurements(root: Path) -> dict[str, list[Path]]:
-    """Return the results of another model than the one that `train` made last.
+    """Return the metrics and samples of another model than `train` made last.
 
-    There are some where DVC restored that model from its run cache: none of our code
-    runs then.
+    They exist where DVC restored the model from its run cache: no stage runs then, and
+    nothing calls `remove_measurements`.
 
     Args:
         root: The project's folder.
 
     Returns:
-        For each stage that has such results their paths, relative to `root`.
+        The paths of outdated results, relative to `root`, by their stage.
 
     Raises:
         InputError: dvc.lock is damaged.
@@ -111,7 +109,7 @@ def _shows_something(path: Path) -> bool:
 
 
 def is_of_this_model(lock: str, stage: str) -> bool:
-    """Say whether a stage has measured the model that `train` made last.
+    """Return whether a stage has measured the model that `train` made last.
 
     Args:
         lock: The text of dvc.lock.
@@ -127,6 +125,6 @@ def is_of_this_model(lock: str, stage: str) -> bool:
 
 
 def _models(stages: Mapping[str, Any], stage: str, kind: str) -> list[str]:
-    """Return the digest of the model among what a stage has read or written, if any."""
+    """Return the model's digest among a stage's deps or outs: a list of one or none."""
     entries = stages.get(stage, {}).get(kind, [])
     return [e["md5"] for e in entries if e["path"] == paths.MODEL.as_posix()]

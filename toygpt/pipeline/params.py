@@ -1,8 +1,7 @@
 """params.yaml as typed objects: read-only, complete, and closed to unknown keys."""
 
 import difflib
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,27 +13,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    CollectionEndEvent,
-    CollectionStartEvent,
-    NodeEvent,
-)
 
-from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
-
-# What the aliases of a YAML file may blow it up to, and how deep it may go.
-MAX_VALUES = 100_000
-MAX_DEPTH = 100
 
 
 class Section(BaseModel):
@@ -63,7 +49,7 @@ class LocalFiles(Section):
     folder: Annotated[str, Field(min_length=1)]
 
     def path(self) -> Path:
-        """Return the folder; `~` and `~user` stand for a home directory.
+        """Return the folder, with `~` and `~user` expanded to a home directory.
 
         Raises:
             InputError: There is no such user.
@@ -74,8 +60,8 @@ class LocalFiles(Section):
             return Path(self.folder).expanduser()
         except RuntimeError:
             raise InputError(
-                f"corpora.*.folder: got {self.folder!r}, but whose home directory that "
-                f"would be is not known; write the whole path"
+                f"corpora.*.folder: got {self.folder!r}, but the home directory of "
+                f"that user is not known; write the whole path"
             ) from None
 
 
@@ -159,13 +145,13 @@ class TokenizeParams(Section):
     """How the text is cut into tokens."""
 
     tokenizer: Annotated[str, Field(min_length=1)]
-    # 256 bytes and <|endoftext|> are always there; a million is five times what the
-    # largest models use.
+    # 256 bytes and <|endoftext|> are always there; a million is five times the largest
+    # models' vocabulary.
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)]
 
 
 class SplitParams(Section):
-    """What is held out, and how it is chosen."""
+    """How much text is held out, and how it is chosen."""
 
     validation_fraction: PositiveFraction
     test_fraction: PositiveFraction
@@ -182,7 +168,7 @@ class SplitParams(Section):
 
 
 class TrainParams(Section):
-    """How long, how fast, and in what portions the network learns."""
+    """How long, how fast and in which batches the network learns."""
 
     max_tokens: PositiveInt
     batch_size: PositiveInt
@@ -217,7 +203,7 @@ class EvaluateParams(Section):
 
 
 class GenerateSamplesParams(Section):
-    """What to continue, and for how long."""
+    """Which prompts to continue, and for how many tokens."""
 
     max_new_tokens: PositiveInt
     prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -238,11 +224,11 @@ class RuntimeParams(Section):
 
 
 class TrackingParams(Section):
-    """Who is told about a run; no stage's results depend on it."""
+    """Which trackers log a run; no stage's results depend on it."""
 
     mlflow: bool
     wandb: Literal["offline", "online", "disabled"]
-    # W&B takes no other project names, and no longer tags (`name: value`).
+    # W&B refuses other project names, and longer tags (`name: value`).
     project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
     tags: dict[
         Annotated[str, Field(min_length=1, max_length=20)],
@@ -250,11 +236,11 @@ class TrackingParams(Section):
     ]
 
     def muted(self) -> Self:
-        """Return the same with nobody to tell."""
+        """Return the same parameters with no tracker."""
         return self.without(("mlflow", "wandb"))
 
     def without(self, trackers: Collection[str]) -> Self:
-        """Return the same without these trackers."""
+        """Return the same parameters without these trackers."""
         changes: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
         return self.model_copy(update={name: changes[name] for name in trackers})
 
@@ -293,7 +279,7 @@ class Params(Section):
             for name in self.chosen_corpus.datasets:
                 if name not in self.hub:
                     raise ValueError(
-                        f"corpora.{self.corpus}.datasets must be of those in hub "
+                        f"corpora.{self.corpus}.datasets must name entries of hub "
                         f"({', '.join(self.hub)}), got {name!r}"
                     )
         if self.train.validation_tokens < self.chosen_model.block_size:
@@ -312,7 +298,7 @@ class Params(Section):
     def expanded_folders(self) -> dict[str, str]:
         """Return the whole path of each folder that begins with `~`, by its key.
 
-        DVC, which watches `corpora.files.folder`, takes `~` for a name like any other.
+        DVC, which watches `corpora.files.folder`, does not expand `~`.
         """
         return {
             f"corpora.{name}.folder": str(corpus.path())
@@ -326,7 +312,7 @@ class Params(Section):
         return self.models[self.model]
 
     def in_use(self) -> dict[str, Any]:
-        """Return each parameter under its path, but for entries that are not chosen."""
+        """Return each parameter under its path, without menu entries not chosen."""
         corpus = self.chosen_corpus
         chosen = {
             "corpora": [self.corpus],
@@ -341,107 +327,6 @@ class Params(Section):
         return dict(flatten(values))
 
 
-def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
-    """Read params.yaml and check all of it, whichever stage asks.
-
-    Args:
-        path: Where it is.
-        overrides: Values to put in the place of those in the file, each under its path
-            (`train.learning_rate`), as `dvc exp run -S` would.
-
-    Raises:
-        InputError: Every problem at once, each with its key.
-    """
-    if not path.exists():
-        raise InputError(
-            f"{path} not found in {Path.cwd()}: run this in the project's folder"
-        )
-    values = read_yaml(path)
-    for key, value in (overrides or {}).items():
-        *sections, name = key.split(".")
-        section = values
-        for part in sections:
-            section = section.setdefault(part, {})
-            if not isinstance(section, dict):
-                raise InputError(f"{key}: {part!r} in {path} is no section")
-        section[name] = value
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        with_options = " with these options" if overrides else ""
-        raise InputError(
-            "\n  ".join([f"in {path}{with_options}:", *_explain(error, values)])
-        ) from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read sections of parameters from a YAML or JSON file.
-
-    YAML 1.2, as DVC reads it: to YAML 1.1 (PyYAML) `1e-3` is a string.
-
-    Raises:
-        InputError: No such file, or no sections in it.
-    """
-    is_json = path.suffix == ".json"
-    read = json.loads if is_json else _parse_yaml
-    try:
-        values = read(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (YAMLError, LookupError, RecursionError, TypeError, ValueError) as error:
-        language = "JSON" if is_json else "YAML"
-        raise InputError(f"{path} is not valid {language}: {_reason(error)}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold sections of parameters, got {values!r}")
-    return values
-
-
-def _parse_yaml(text: str) -> Any:
-    """Return what a text in YAML says, if that is not too much.
-
-    A few lines of aliases to aliases stand for more values than any memory holds ("a
-    billion laughs").
-
-    Raises:
-        ValueError: It is; or an alias stands inside of what it stands for.
-        YAMLError, LookupError, TypeError: It is not YAML, or a tag of it lies.
-    """
-    sizes: dict[str, int] = {}  # how many values each anchor marks
-    opened: list[tuple[str | None, int]] = []  # anchors, and how many came before
-    num_values = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        if isinstance(event, CollectionEndEvent):
-            anchor, before = opened.pop()
-            if anchor is not None:
-                sizes[anchor] = num_values - before
-            continue
-        if not isinstance(event, NodeEvent):
-            continue
-        line = event.start_mark.line + 1
-        num_values += 1
-        if isinstance(event, CollectionStartEvent):
-            opened.append((event.anchor, num_values))
-            if len(opened) > MAX_DEPTH:
-                raise ValueError(f"line {line}: more than {MAX_DEPTH} levels deep")
-        elif isinstance(event, AliasEvent):
-            if any(anchor == event.anchor for anchor, _ in opened):
-                raise ValueError(f"line {line}: *{event.anchor} stands for itself")
-            num_values += sizes.get(event.anchor, 0)
-            if num_values > MAX_VALUES:
-                raise ValueError(
-                    f"line {line}: *{event.anchor} and the aliases before it stand for "
-                    f"more than {MAX_VALUES:,} values"
-                )
-    # Pure: the parser in C does not say which alias is undefined.
-    return YAML(typ="safe", pure=True).load(text)
-
-
-def _reason(error: Exception) -> str:
-    """Return what is wrong with a file in one line, and where."""
-    problem, mark = (getattr(error, k, None) for k in ("problem", "problem_mark"))
-    return f"line {mark.line + 1}: {problem}" if mark else first_line(error)
-
-
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value under its path, as DVC writes it: `models.nano.num_layers`."""
     for key, value in values.items():
@@ -450,72 +335,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{path}.")
         else:
             yield path, value
-
-
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
-    """Say for each wrong key, in one line, what was got and what is allowed."""
-    allowed: dict[str, list[str]] = {}
-    got: dict[str, Any] = {}
-    for problem in error.errors():
-        location, kind = problem["loc"], problem["type"]
-        key = _key_in_file(location, values)
-        if kind == "extra_forbidden":
-            yield f"{key}: unknown key{_where_it_belongs(location)}"
-        elif kind == "missing":
-            yield f"{key}: missing"
-        elif kind == "value_error":
-            reason = str(problem["ctx"]["error"])
-            yield f"{key}: {reason}" if key else reason
-        elif kind.startswith("union_tag"):
-            yield f"{key}.source: must be one of {', '.join(CORPUS_SOURCES)}"
-        else:  # a key that may be of several types has a problem with each of them
-            allowed.setdefault(key, []).append(problem["msg"])
-            got[key] = problem["input"]
-    for key, messages in allowed.items():
-        yield f"{key}: got {got[key]!r}; {', or '.join(messages)}"
-
-
-def _key_in_file(location: Sequence[str | int], values: Any) -> str:
-    """Return the path of a key as params.yaml has it, without pydantic's own marks."""
-    parts = []
-    for number, part in enumerate(location, start=1):
-        is_here = (isinstance(values, Mapping) and part in values) or (
-            isinstance(values, list) and isinstance(part, int)
-        )
-        if is_here:
-            values = values[part]
-        if is_here or (number == len(location) and isinstance(values, Mapping)):
-            parts.append(str(part))
-    return ".".join(parts)
-
-
-def _where_it_belongs(location: Sequence[str | int]) -> str:
-    """Return what the user may have meant by an unknown key."""
-    *path, key = map(str, location)
-    beside = _section_at(path).keys()
-    if close := difflib.get_close_matches(key, beside, n=1):
-        return f"; did you mean {close[0]!r}?"
-    sections = {name: field.annotation for name, field in Params.keys().items()}
-    owners = [
-        name
-        for name, section in sections.items()
-        if isinstance(section, type)
-        and issubclass(section, Section)
-        and key in section.keys()  # noqa: SIM118 (a method, not a mapping)
-    ]
-    return f"; it belongs to {' or '.join(owners)}" if owners else ""
-
-
-def _section_at(path: Sequence[str]) -> type[Section]:
-    match path:
-        case []:
-            return Params
-        case ["models", *_]:
-            return ModelParams
-        case ["corpora", _, source, *_]:
-            return CORPUS_SOURCES[source]
-        case ["hub", *_]:
-            return HubDataset
-        case _:
-            section: type[Section] = Params.keys()[path[0]].annotation  # type: ignore[assignment]
-            return section

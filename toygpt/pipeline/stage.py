@@ -1,4 +1,4 @@
-"""Run a stage of the pipeline: what happens before its work, and when it fails."""
+"""Run a stage of the pipeline: prepare its process, and report its errors."""
 
 import errno
 import gc
@@ -11,8 +11,7 @@ from typing import Any
 
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, missing_package
-from toygpt.pipeline.memory import keep_freed_memory
-from toygpt.pipeline.process import end_with_dvc, find_dvc
+from toygpt.pipeline.process import end_with_dvc, find_dvc, keep_freed_memory
 
 INTERRUPTED = 130
 
@@ -22,11 +21,10 @@ _started_by: list[Any] = []
 def prepare() -> None:
     """Prepare this process for a stage, before the stage imports anything heavy."""
     sys.excepthook = report_error
-    # Imports make much that stays. Looking for garbage in it, again and again, is a
-    # quarter of their time: seconds in `train`. `run` turns the search on again.
+    # Modules stay, and hold no garbage. Searching them for it again and again takes a
+    # quarter of the time of imports: seconds in `train`. `run` turns it on again.
     gc.disable()
-    # Otherwise torch, once Lightning imports its compiler, makes one in the system's
-    # temporary folder.
+    # Without it, torch's compiler makes a cache in the system's temporary folder.
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", str(paths.main_root() / ".toygpt" / "torchinductor")
     )
@@ -39,7 +37,7 @@ def report_error(
     error: BaseException,
     traceback: TracebackType | None,
 ) -> None:
-    """Print what Python ends with: of a package that is not installed, one line."""
+    """Print the error that ends Python; one line if a package is not installed."""
     if isinstance(error, ModuleNotFoundError) and (advice := missing_package(error)):
         print(f"error: {advice}", file=sys.stderr)
     else:
@@ -47,7 +45,7 @@ def report_error(
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; an error of its user ends it with one message, not a traceback."""
+    """Run a stage; an error in the user's input ends it with one message."""
     gc.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know a character
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -24,7 +24,8 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.measurements import is_of_this_model
-from toygpt.pipeline.params import TrackingParams, flatten, load_params, read_yaml
+from toygpt.pipeline.params import TrackingParams, flatten
+from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.sync import wanted_trackers

@@ -1,0 +1,134 @@
+"""`toygpt resume`: which training it continues. test_pipeline_resume.py resumes one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Toygpt, assert_refused
+from toygpt.cli import main
+from toygpt.resuming.choose import choose, interrupted_trainings
+from toygpt.resuming.description import Description
+from toygpt.resuming.run_folder import open_run_folder
+
+
+def interrupt(root: Path, *rates: float, experiment: str | None = None) -> list[str]:
+    """Make interrupted trainings, and return their ids."""
+    ids = []
+    for rate in rates:
+        inputs = {"seed": 1337, "train.learning_rate": rate, "train.bin": "a" * 64}
+        with open_run_folder(root, inputs) as training:
+            training.write_description(
+                Description(
+                    name=f"rate-{rate}",
+                    run="a-run",
+                    started=0.0,
+                    experiment=experiment,
+                    is_temporary=False,
+                    params={"seed": 1337, "train": {"learning_rate": rate}},
+                    inputs=inputs,
+                    max_steps=1000,
+                )
+            )
+            training.save(600, {"weights": 1})
+            ids.append(training.fingerprint)
+    return ids
+
+
+@pytest.fixture
+def two_interrupted(no_dvc: Path) -> list[str]:
+    """Return the ids of two interrupted trainings in the working directory."""
+    return interrupt(no_dvc, 0.004, 0.005)
+
+
+@pytest.mark.usefixtures("no_dvc")
+def test_where_nothing_was_interrupted_nothing_is_resumed(toygpt: Toygpt) -> None:
+    assert_refused(toygpt("resume"), "nothing to resume: no training was interrupted")
+    assert_refused(toygpt("resume", "by-hand"), "nothing to resume")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        ([], "several trainings were interrupted; say which, by its id"),
+        (["rate"], "no interrupted training is called 'rate'"),
+    ],
+)
+def test_several_interrupted_trainings_are_listed_with_their_differences(
+    toygpt: Toygpt, two_interrupted: list[str], wanted: list[str], named: str
+) -> None:
+    output = toygpt("resume", *wanted)
+
+    assert_refused(output, named)
+    lines = output.err.splitlines()[1:]
+    for training_id, rate in zip(two_interrupted, ("0.004", "0.005"), strict=True):
+        (line,) = [line for line in lines if training_id[:8] in line]
+        assert f"rate-{rate} (" in line
+        assert "step 600 of 1,000" in line
+        assert line.endswith(f": train.learning_rate {rate}")
+
+
+def test_a_training_is_chosen_by_its_name_or_its_id(two_interrupted: list[str]) -> None:
+    _, second = two_interrupted
+
+    for wanted in ("rate-0.005", second, second[:4]):
+        chosen = choose(interrupted_trainings(Path.cwd()), wanted)
+        assert chosen.training.fingerprint == second
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("seed: 5\ntracking: {project: another}", "seed was 1337 and would be 5"),
+        ("corpus: files", "corpus was None and would be files"),
+        (None, "cannot read config.yaml"),
+    ],
+)
+def test_parameters_of_another_training_are_refused(
+    toygpt: Toygpt,
+    no_dvc: Path,
+    two_interrupted: list[str],
+    content: str | None,
+    named: str,
+) -> None:
+    if content is not None:
+        (no_dvc / "config.yaml").write_text(content)
+
+    output = toygpt("resume", two_interrupted[0], "--config", "config.yaml")
+
+    assert_refused(output, named)
+    assert "tracking" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("rate", "experiment", "arguments"),
+    [
+        (0.003, None, ["repro"]),
+        (
+            0.004,
+            "mine",
+            [
+                *("exp", "run", "--name", "mine"),
+                *("--set-param", "train.learning_rate=0.004"),
+            ],
+        ),
+    ],
+)
+def test_dvc_gets_the_parameters_that_the_training_had(
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    rate: float,
+    experiment: str | None,
+    arguments: list[str],
+) -> None:
+    (folder / "dvc.py").write_text(
+        "import os, sys\nprint([sys.argv[1:], os.environ['TOYGPT_RESUME']])\n"
+    )
+    (training_id,) = interrupt(folder, rate, experiment=experiment)
+
+    assert main(["resume"]) == 0
+
+    output = capfd.readouterr()
+    first, second = output.out.splitlines()
+    assert first.startswith(f"resuming rate-{rate} (id {training_id[:8]}, ")
+    assert second == str([arguments, training_id])
+    assert "DVC had the results of this training already" in output.err

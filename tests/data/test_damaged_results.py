@@ -1,0 +1,165 @@
+"""Damaged token files stop the stage that reads them, and nothing else changes."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages import evaluate, generate_samples, split
+from tests.project import Workspace
+from tests.tiny import lively_model
+from toygpt.data.tokenizer import train_tokenizer
+from toygpt.model.huggingface import save_model
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import new_directory
+from toygpt.pipeline.stage import run
+
+
+@pytest.fixture
+def results(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the working directory: a project whose stages have run."""
+    project.run("chmod", "--recursive", "u+w", "data", "models")
+    monkeypatch.chdir(project.root)
+    return project.root
+
+
+def message_of(stage: ModuleType) -> str:
+    """Return the message that ends a stage."""
+    with pytest.raises(SystemExit) as ended:
+        run(stage.main)
+    message = ended.value.code
+    assert isinstance(message, str)
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    return message.removeprefix("error: ")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every result, hidden files included."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for name in ("data", "models", "metrics", "reports")
+        for path in sorted((folder / name).rglob("*"))
+        if path.is_file()
+    }
+
+
+def flip_one_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0b1000
+    file.write_bytes(content)
+
+
+def swap(file: Path) -> None:
+    """Give it the contents of another token file, and that one its own."""
+    other = next(path for path in sorted(file.parent.glob("*.bin")) if path != file)
+    content, others = file.read_bytes(), other.read_bytes()
+    file.write_bytes(others)
+    other.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "maker", "stage"),
+    [
+        ("data/tokens/tokens.bin", "tokenize", split),
+        ("data/splits/validation.bin", "split", evaluate),
+    ],
+)
+@pytest.mark.parametrize("damage", [flip_one_bit, swap, Path.unlink])
+def test_a_damaged_token_file_is_named_and_nothing_else_changes(
+    results: Path,
+    damage: Callable[[Path], None],
+    file: str,
+    maker: str,
+    stage: ModuleType,
+) -> None:
+    damage(Path(file))
+    before = digests(results)
+
+    message = message_of(stage)
+
+    assert message.startswith(str(Path(file).parent))
+    assert Path(file).name in message or damage is swap
+    assert message.endswith(f"run `dvc repro --force --single-item {maker}`")
+    assert digests(results) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda ends: ends[::-1],
+        lambda ends: ends[:-1],
+        lambda ends: np.append(ends[:-1], ends[-1] + np.uint64(1)),
+        lambda ends: np.append(ends[:-1], np.uint64(2**63 + 5)),
+        lambda ends: np.append(ends[:-2], [ends[-1], ends[-1]]),
+    ],
+    ids=["backwards", "one too few", "too far", "overflowing", "an empty document"],
+)
+def test_documents_must_end_one_after_another_where_the_tokens_do(
+    results: Path, damage: Callable[[Any], Any]
+) -> None:
+    """Also if the manifest has the digest of the damaged file."""
+    file = Path("data/tokens/ends.bin")
+    content = damage(np.fromfile(file, dtype="<u8")).astype("<u8").tobytes()
+    file.write_bytes(content)
+    manifest = file.with_name("manifest.json")
+    values = json.loads(manifest.read_text(encoding="utf-8"))
+    record = values["files"]["ends.bin"]
+    record["bytes"] = len(content)
+    record["sha256"] = hashlib.sha256(content).hexdigest()
+    manifest.write_text(json.dumps(values), encoding="utf-8")
+
+    assert message_of(split).startswith(f"{file} does not say where ")
+
+
+def test_directories_that_were_exchanged_are_recognised(results: Path) -> None:
+    """Each of them is intact, and the other stage's."""
+    tokens, splits = Path("data/tokens"), Path("data/splits")
+    tokens.rename("data/aside")
+    splits.rename(tokens)
+    Path("data/aside").rename(splits)
+    (splits / "tokenizer").rename(tokens / "tokenizer")
+
+    assert "manifest.json names no tokens.bin: run `dvc repro`" in message_of(split)
+    assert "manifest.json names no test.bin: run `dvc repro`" in message_of(evaluate)
+
+
+def test_another_tokenizer_beside_the_token_ids_is_refused(results: Path) -> None:
+    """Its tokens have other lengths: the bytes of each split would be wrong."""
+    path = Path("data/tokens/tokenizer/tokenizer.json")
+    train_tokenizer([["something else " * 5]], vocab_size=260).save(str(path))
+
+    message = message_of(split)
+
+    assert message.startswith("the tokenizer in data/tokens/tokenizer is not the one")
+    assert message.endswith("run `dvc repro`")
+
+
+@pytest.mark.parametrize("stage", [evaluate, generate_samples])
+def test_a_model_with_the_tokenizer_of_another_is_refused(
+    results: Path, stage: ModuleType
+) -> None:
+    """Its weights fit its config; the token ids that it would get do not."""
+    aside = Path("tokenizer aside")
+    Path("data/tokens/tokenizer").rename(aside)
+    with new_directory(paths.MODEL) as directory:
+        save_model(
+            lively_model(vocab_size=100, block_size=4),
+            directory,
+            end_of_text_id=0,
+            tokenizer_directory=aside,
+        )
+    before = digests(results)
+
+    message = message_of(stage)
+
+    assert message.startswith("models/toygpt predicts 100 tokens, ")
+    assert message.endswith("run `dvc repro --force --single-item train`")
+    assert digests(results) == before

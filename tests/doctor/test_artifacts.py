@@ -1,0 +1,221 @@
+"""The doctor and damaged results, interrupted trainings and damaged records."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.doctor.conftest import Visit
+from tests.project import Workspace
+from toygpt.cli import main
+from toygpt.resuming.description import Description
+from toygpt.resuming.run_folder import RunFolder, run_folders_root
+from toygpt.tracking.record import Record
+
+
+def flip_a_bit(path: Path) -> None:
+    """Damage a file as a disk would: neither its size nor its time changes."""
+    before = path.stat()
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    path.chmod(before.st_mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def in_cache(project: Workspace, path: Path) -> Path:
+    """Return DVC's copy of a file."""
+    (copy,) = (
+        candidate
+        for candidate in (project.root / ".dvc/cache/files/md5").rglob("*")
+        if candidate.is_file() and candidate.read_bytes() == path.read_bytes()
+    )
+    return copy
+
+
+@pytest.mark.slow
+def test_every_damage_to_results_is_found_and_its_command_restores_them(
+    project: Workspace, visit: Callable[..., Visit]
+) -> None:
+    root = project.root
+    project.dvc("status")  # DVC looks at the files of this copy, and remembers them
+    before = {
+        path: path.read_bytes()
+        for folder in ("data", "models", "metrics", "reports")
+        for path in (root / folder).rglob("*")
+        if path.is_file()
+    }
+    # A bit flips in a result, ...
+    flip_a_bit(root / "data/tokens/tokens.bin")
+    assert project.dvc("status", "tokenize").stdout.strip().endswith("up to date.")
+    # ... in a result that is one file with DVC's copy, as after `dvc checkout`, ...
+    split = root / "data/splits/train.bin"
+    copy = in_cache(project, split)
+    split.unlink()
+    split.hardlink_to(copy)
+    flip_a_bit(split)
+    # ... and in DVC's copy alone.
+    model_copy = in_cache(project, root / "models/toygpt/model.safetensors")
+    flip_a_bit(model_copy)
+    shutil.rmtree(root / "reports/train")
+    metrics = root / "metrics/train.json"
+    metrics.write_text(metrics.read_text().replace("0", "1"))
+
+    result = visit(fix=True)
+
+    assert result.code == 1
+    for problem, start, end in (
+        (
+            "data/tokens is not what tokenize wrote: tokens.bin changed",
+            "rm -r data/tokens",
+            "dvc checkout data/tokens",
+        ),
+        (
+            "data/splits is not what split wrote: train.bin changed",
+            "rm -f .dvc/cache/files/md5/",
+            "dvc repro --force --single-item split",
+        ),
+        ("reports/train is missing", "dvc checkout", "reports/train"),
+        (
+            "metrics/train.json is not what train wrote",
+            "git checkout HEAD --",
+            "metrics/train.json",
+        ),
+        (
+            "DVC's copy of models/toygpt is damaged, the one here is not",
+            "rm -f .dvc/cache/files/md5/",
+            "dvc commit models/toygpt",
+        ),
+    ):
+        command = result.command(problem)
+        assert command.startswith(start)
+        assert command.endswith(end)
+        project.run("sh", "-c", command)
+    assert visit().code == 0
+    assert before == {path: path.read_bytes() for path in before}
+    assert model_copy.read_bytes() == before[root / "models/toygpt/model.safetensors"]
+
+
+@pytest.mark.slow
+def test_token_files_that_do_not_fit_their_manifest_are_made_again(
+    project: Workspace, visit: Callable[..., Visit]
+) -> None:
+    flip_a_bit(project.root / "data/tokens/tokens.bin")
+    (project.root / "data/tokens/tokens.bin").touch()
+    project.dvc("commit", "--force", "data/tokens")
+
+    project.run("sh", "-c", visit().command("tokens.bin is damaged"))
+
+    assert visit().code == 0
+
+
+@pytest.fixture
+def unfinished(project: Workspace) -> RunFolder:
+    """Return a training with two checkpoints, which no process continues."""
+    training = RunFolder(run_folders_root(project.root) / ("ab" * 16))
+    with training.locked():
+        training.write_description(
+            Description("mine", "run", time.time(), None, False, {}, {}, 50)
+        )
+        for step in (10, 20):
+            training.save(step, {"weights": b"weights" * 1000})
+    return training
+
+
+def test_a_training_is_unfinished_until_it_is_done(
+    unfinished: RunFolder, visit: Callable[..., Visit]
+) -> None:
+    result = visit(fix=True)
+    assert result.code == 1
+    assert result.command("mine: step 20 of 50, ") == "python . resume"
+    assert len(unfinished.checkpoints()) == 2, "no training is removed"
+
+    with unfinished.locked():
+        result = visit()
+        assert result.code == 0
+        assert f"process {os.getpid()} trains it now" in result.text
+
+    unfinished.remove()
+    assert visit().code == 0
+
+
+def test_damaged_checkpoints_are_named(
+    unfinished: RunFolder, visit: Callable[..., Visit]
+) -> None:
+    flip_a_bit(unfinished.folder / "step-20.ckpt")
+    result = visit()
+    assert result.command("step-20.ckpt is damaged") == "python . resume"
+    assert "from step 10" in result.text
+
+    (unfinished.folder / "step-10.ckpt").unlink()
+    assert visit().command("step-10.ckpt is missing") == "python . train --fresh"
+
+    (unfinished.folder / "LATEST.json").write_text("{")
+    assert visit().command("LATEST.json is damaged") == "python . train --fresh"
+
+
+def new_record(project: Workspace, *, status: str = "RUNNING") -> Record:
+    record = Record.create(
+        project.root,
+        name="mine",
+        project="toygpt",
+        params={},
+        tags={},
+        trackers=["mlflow"],
+        status=status,
+    )
+    record.append({"train_loss": 2.0}, step=1)
+    return record
+
+
+@pytest.mark.slow
+def test_the_trackers_get_the_runs_that_they_lack_or_lost(
+    project: Workspace, visit: Callable[..., Visit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.set_params({"tracking.mlflow": True})
+    record = new_record(project)  # its process is gone, and it says RUNNING
+    assert visit().command("1 run that the trackers") == "python . track"
+
+    assert visit(fix=True).code == 0
+    assert Record(record.folder).info.status == "KILLED"
+    assert "mlflow.db is whole" in visit().text
+
+    database = project.root / "mlflow.db"
+    data = bytearray(database.read_bytes())
+    data[4096:20480] = os.urandom(16384)
+    database.write_bytes(data)
+    result = visit(fix=True)
+    assert result.code == 1
+    assert database.read_bytes() == bytes(data), "it is not touched"
+
+    aside, rebuild = result.command("mlflow.db is damaged").rsplit(" && ", 1)
+    project.run("sh", "-c", aside)
+    assert rebuild == "python . track --rebuild"
+    monkeypatch.chdir(project.root)
+    assert main(rebuild.split()[2:]) == 0
+    result = visit()
+    assert result.code == 0
+    assert "mlflow.db is whole" in result.text
+
+    database.unlink()
+    assert visit().command("mlflow.db is gone, and had runs") == rebuild
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
+def test_a_damaged_record_is_named_and_put_aside(
+    project: Workspace, visit: Callable[..., Visit], name: str
+) -> None:
+    damaged = new_record(project, status="FINISHED").folder / name
+    damaged.write_text('{"version": \n')
+
+    result = visit(fix=True)
+    assert result.code == 1
+    assert damaged.exists()
+    project.run("sh", "-c", result.command(name))
+
+    assert visit().code == 0

@@ -1,0 +1,73 @@
+"""A stage ends with one message when the user's input or the system refuses."""
+
+import sys
+
+import pytest
+
+from tests.project import Workspace
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.stage import run
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (InputError("got 1"), "error: got 1"),
+        (KeyboardInterrupt(), 130),
+        (
+            OSError(28, "No space left on device", "data/tokens"),
+            "error: no room left for data/tokens: make room on its disk, then run the "
+            "same command again",
+        ),
+        # Standard output may be a file on a full disk.
+        (
+            OSError(122, "Disk quota exceeded"),
+            "error: no room left for the output: make room on its disk, then run the "
+            "same command again",
+        ),
+        (PermissionError(13, "Permission denied", "a"), "error: a: Permission denied"),
+        (OSError("odd"), "error: the output: odd"),
+    ],
+    ids=repr,
+)
+def test_an_error_ends_a_stage_with_one_message(
+    error: BaseException, ending: object
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(fail)
+
+    assert ended.value.code == ending
+
+
+def test_a_fault_in_the_code_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        run(fail)
+
+
+def test_a_stage_with_damaged_input_ends_without_a_traceback(
+    project: Workspace,
+) -> None:
+    """In a process of its own, as DVC runs it; the results stay."""
+    tokens = project.root / "data" / "tokens" / "tokens.bin"
+    content = bytearray(tokens.read_bytes())
+    content[len(content) // 2] ^= 1
+    tokens.chmod(0o644)
+    tokens.write_bytes(content)
+    splits = project.root / "data" / "splits"
+    before = {path: path.read_bytes() for path in splits.iterdir()}
+
+    ended = project.run(sys.executable, "-m", "stages.split", check=False)
+
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        "error: data/tokens/tokens.bin is damaged: its contents are not what tokenize "
+        "wrote; run `dvc repro --force --single-item tokenize`\n"
+    )
+    assert {path: path.read_bytes() for path in splits.iterdir()} == before

@@ -1,0 +1,149 @@
+"""`python . generate`: let a model continue a text."""
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.process import keep_freed_memory
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to those of the command line."""
+    parser = commands.add_parser(
+        "generate",
+        allow_abbrev=False,
+        help="let a model continue a text",
+        description=(
+            "Let a model continue a text. Decoding is greedy: the most likely token "
+            "each time. With one of --temperature, --top-k, --top-p and --seed it is "
+            "sampling. Beyond its block size the model sees a sliding window, half of "
+            "the block or more."
+        ),
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="text to continue; without it the model begins one of its own",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help=(
+            f"directory of a model (default: {paths.MODEL}), or a model in MLflow: "
+            f"runs:/RUN_ID/model, models:/NAME/VERSION"
+        ),
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=200,
+        metavar="N",
+        help="stop after so many tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="below 1 favours likely tokens, above 1 evens them out (default: 1)",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="choose among the K most likely tokens (default: all)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="choose among the likely tokens that together reach P (default: all)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the sampling; the same one gives the same text (default: 0)",
+    )
+    parser.add_argument(
+        "--accelerator",
+        choices=["auto", "cpu", "gpu", "cuda", "mps"],
+        default="auto",
+        help="where to compute (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a text while the model writes it."""
+    if options.prompt == "":
+        raise InputError("--prompt is empty: there is nothing to continue")
+    if options.prompt is not None and not _is_text(options.prompt):
+        raise InputError(f"--prompt is not text in UTF-8: {options.prompt!r}")
+    if options.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens must be positive: {options.max_new_tokens}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    keep_freed_memory()  # large pages: a tenth more tokens per second
+    # torch takes seconds to import: mistakes in the options are reported before.
+    from toygpt.data.tokenizer import decode_as_it_comes, load_tokenizer
+    from toygpt.generation.engine import Sampling, generate
+    from toygpt.generation.packed import InferenceGPT
+    from toygpt.model.device import device_for
+    from toygpt.model.huggingface import load_end_of_text_id, load_model
+
+    chosen = {
+        field.name: value
+        for field in fields(Sampling)
+        if (value := getattr(options, field.name)) is not None
+    }
+    try:
+        sampling = Sampling(**chosen) if chosen else None
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    device = device_for(options.accelerator)
+    with _model_directory(options.model) as directory:
+        model = InferenceGPT(load_model(directory).to(device))
+        tokenizer = load_tokenizer(directory)
+        end_of_text_id = load_end_of_text_id(directory)
+    if options.prompt is None:
+        prompt_ids = [end_of_text_id]  # in training a new text begins after it
+    else:
+        prompt_ids = tokenizer.encode(options.prompt, add_special_tokens=False).ids
+        print(options.prompt, end="", flush=True)
+    new_ids = generate(
+        model,
+        prompt_ids,
+        max_new_tokens=options.max_new_tokens,
+        end_of_text_id=end_of_text_id,
+        sampling=sampling,
+    )
+    for text in decode_as_it_comes(tokenizer, new_ids):
+        print(text, end="", flush=True)
+    print(flush=True)
+    return 0
+
+
+def _is_text(argument: str) -> bool:
+    """Return whether an argument came as UTF-8: Python marks all other bytes."""
+    return not any("\udc80" <= char <= "\udcff" for char in argument)
+
+
+@contextmanager
+def _model_directory(name: str | None) -> Iterator[Path]:
+    """Yield the directory of the model that `--model` names."""
+    if name is not None and name.startswith(("runs:/", "models:/")):
+        from toygpt.tracking.mlflow_models import model_from_mlflow
+
+        with model_from_mlflow(name, root=paths.main_root()) as directory:
+            yield directory
+    elif name is not None:
+        yield Path(name)
+    else:
+        yield paths.main_root() / paths.MODEL

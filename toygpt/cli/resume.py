@@ -1,0 +1,72 @@
+"""`python . resume`: continue a training that was interrupted."""
+
+import argparse
+import sys
+from typing import Any
+
+from toygpt.cli.dvc import project_root, run_dvc, run_experiment
+from toygpt.cli.options import add_config, add_precision_and_wandb, overrides_of
+from toygpt.pipeline import paths
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to those of the command line."""
+    parser = commands.add_parser(
+        "resume",
+        allow_abbrev=False,
+        help="continue a training that was interrupted",
+        description=(
+            "Continue a training that was interrupted, with the parameters it had. The "
+            "command that began it, given again, does the same. Of the parameters that "
+            "the weights depend on, only the precision may change."
+        ),
+    )
+    parser.add_argument(
+        "training",
+        nargs="?",
+        metavar="TRAINING",
+        help="its name, or the beginning of its id, if there are several",
+    )
+    add_config(parser)
+    add_precision_and_wandb(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run DVC with the parameters that the interrupted training had."""
+    from toygpt.resuming.choose import check_changes, choose, interrupted_trainings
+
+    root = project_root()
+    chosen = choose(interrupted_trainings(root), options.training)
+    # Only now, since it takes a while to import.
+    from toygpt.pipeline.params import flatten
+    from toygpt.pipeline.params_file import read_yaml
+
+    description, changes = chosen.description, overrides_of(options)
+    check_changes(description, changes)
+    wanted = dict(flatten(description.params)) | changes
+    present = dict(flatten(read_yaml(root / paths.PARAMS)))
+    overrides = {
+        key: value
+        for key, value in wanted.items()
+        if key not in present or present[key] != value
+    }
+    settings = {"TOYGPT_RESUME": chosen.training.fingerprint}
+    print(f"resuming {chosen}", flush=True)
+    if description.experiment is None and not overrides:
+        code = run_dvc(root, "repro", settings=settings)
+    else:
+        code = run_experiment(
+            root,
+            overrides,
+            name=description.experiment,
+            is_temporary=description.is_temporary,
+            settings=settings,
+        )
+    if code == 0 and chosen.training.describe() is not None:
+        print(
+            f"DVC had the results of this training already: nothing was left to do. "
+            f"{chosen.training.folder} is of no use any more.",
+            file=sys.stderr,
+        )
+    return code
