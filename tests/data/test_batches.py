@@ -1,4 +1,4 @@
-"""Batches: the right tokens, each once an epoch, the same whoever asks and when."""
+"""Batches: the right tokens, each once an epoch, the same for any caller at any time."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_every_sequence_begins_and_ends_within_the_text(case: Case, step: int) -
 def test_a_batch_depends_on_the_seed_and_the_step_alone(
     case: Case, others: list[int], step: int
 ) -> None:
-    """Whatever was asked before, of this training or of another."""
+    """After any other calls, for this training or for another."""
     expected, _ = case.batches().batch(step)
     batches = case.batches()
     for other in others:

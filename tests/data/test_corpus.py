@@ -118,14 +118,14 @@ def test_what_holds_no_new_text_is_counted_and_left_out() -> None:
     assert left_out == {"not_utf8": 2, "empty": 2, "duplicate": 2}
 
 
-def test_texts_that_differ_in_a_space_are_no_duplicates() -> None:
+def test_texts_that_differ_in_a_space_are_not_duplicates() -> None:
     texts, left_out = cleaned(raw(b"text", b"text\n", b" text"))
 
     assert texts == ["text", "text\n", " text"]
     assert left_out == {}
 
 
-def test_the_mark_at_the_start_of_a_file_is_no_text() -> None:
+def test_the_mark_at_the_start_of_a_file_is_not_text() -> None:
     """Some editors begin UTF-8 files with a byte order mark."""
     texts, left_out = cleaned(raw(b"\xef\xbb\xbftext", b"text", b"\xef\xbb\xbf"))
 

@@ -58,7 +58,7 @@ def test_a_test_that_was_copied_from_training_is_shared_wholly() -> None:
 
 
 def test_texts_that_have_nothing_in_common_share_nothing() -> None:
-    """Also if hashes of many long runs are compared: no two fall together by chance."""
+    """Also if hashes of many long runs are compared: no two collide."""
     fraction = shared_ngram_fraction(
         random_tokens(50_000, seed=1),
         random_tokens(50_000, seed=2),

@@ -418,7 +418,7 @@ def test_local_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert found == ["B.txt", "a.txt", "b/1.txt", "b/10.txt", "b/2.txt", "c.txt"]
 
 
-def test_a_folder_named_like_a_text_is_no_text(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_text_is_not_a_text(tmp_path: Path) -> None:
     folder = write(tmp_path, {"old.txt/a.txt": "inside"})
 
     found = [document.id for document in read(folder)]

@@ -207,7 +207,7 @@ def test_the_shares_are_about_what_was_asked_for(
     validation_fraction=fractions,
     test_fraction=fractions,
 )
-def test_no_split_is_off_by_more_than_a_quarter_whatever_the_groups(
+def test_no_split_is_off_by_more_than_a_quarter_for_any_groups(
     tmp_path_factory: pytest.TempPathFactory,
     sizes: list[int],
     documents: int,

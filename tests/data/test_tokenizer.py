@@ -266,7 +266,7 @@ def test_the_pieces_add_up_to_the_text(
 def test_any_tokens_make_the_same_text_piece_by_piece(
     tokenizer: Tokenizer, token_ids: list[int]
 ) -> None:
-    """A model that has learned little writes bytes that are no text."""
+    """A model that has learned little writes bytes that are not text."""
     pieces = bytes_of_tokens(tokenizer)
     token_ids = [
         each if each >= 0 else pieces.index(bytes([-each])) for each in token_ids
@@ -363,7 +363,7 @@ def test_each_document_is_its_tokens_and_the_end_of_text(directory: Path) -> Non
         special_tokens=[(END_OF_TEXT, id_of(tokenizer, END_OF_TEXT))],
     )
     documents = ["first", f"has {END_OF_TEXT} inside", "", "last"]
-    end = 123  # whatever id the caller passes
+    end = 123  # any id that the caller passes
 
     encoded = list(
         encode_documents(

@@ -199,7 +199,7 @@ def test_the_output_layer_is_the_embedding() -> None:
     assert model.to_logits.weight is model.token_embedding.weight
     gradient = model.token_embedding.weight.grad
     assert gradient is not None
-    assert gradient[6].abs().sum() > 0  # as an output; it was no input
+    assert gradient[6].abs().sum() > 0  # as an output; it was not an input
 
 
 def test_a_sequence_longer_than_the_model_looks_back_is_refused() -> None:

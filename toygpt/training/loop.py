@@ -1,4 +1,4 @@
-"""The training loop, every step written out, on whatever devices this machine has.
+"""The training loop, every step written out, on the devices that this machine has.
 
 A small network learns a simple text in twenty steps:
 
