@@ -1,4 +1,4 @@
-"""Batches: the right tokens, each once an epoch, the same for any caller at any time."""
+"""Batches: the right tokens, each once an epoch, the same for every caller."""
 
 from itertools import pairwise
 from pathlib import Path
