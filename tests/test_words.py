@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import PROJECT
+from tests.tree import reading_order
 
 COMPARED = "one|more|less|[a-z]+er(?![a-z])"  # as in "is no longer"
 
@@ -118,14 +119,6 @@ def test_a_replaced_word_is_found(text: str) -> None:
 )
 def test_other_words_are_left_alone(text: str) -> None:
     assert not list(replaced_words(text))
-
-
-def reading_order() -> list[Path]:
-    """Return the files that README names above the line for professionals."""
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## Read the code")[1].split("For professionals")[0]
-    links = re.findall(r"\]\((toygpt/[^)]+\.py)\)", section)
-    return [Path(link) for link in links]
 
 
 @pytest.mark.parametrize("path", reading_order(), ids=str)
