@@ -387,8 +387,8 @@ def main() -> None:
     *trainings, products = timings
     ours = next((t for t in trainings if t.name.startswith("toyGPT stage")), None)
     waiting = seconds_per_batch(task) * task.steps_per_turn
-    portion = task.steps_per_turn * 2 * size**3
-    rate = products.per_second / task.tokens_per_turn * portion
+    operations = task.steps_per_turn * 2 * size**3
+    rate = products.per_second / task.tokens_per_turn * operations
     report(
         f"training-{options.model}-{task.device.type}",
         f"How fast is training {options.model}?",
