@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -23,7 +23,6 @@ from toygpt.data.tokenizer import (
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
-    treat_markers_as_text,
     vocab_size_of,
 )
 from toygpt.pipeline.errors import InputError
@@ -183,48 +182,6 @@ def test_token_ids_that_stand_for_nothing_count() -> None:
     assert tokenizer.get_vocab_size() == 2
     assert vocab_size_of(tokenizer) == 8
     assert bytes_of_tokens(tokenizer) == [b"a", *[b""] * 6, b"b"]
-
-
-ADDED = ["    ", "naïve", " → ", "\n\n\n", "Ő"]
-MARKER = "<|pad|>"
-
-
-@pytest.fixture(scope="module")
-def tokenizer_with_more(directory: Path) -> Tokenizer:
-    """Return one to which tokens were added, as phi-2 has them for rows of spaces."""
-    tokenizer = load_tokenizer(directory)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
-    tokenizer.add_special_tokens([MARKER])
-    treat_markers_as_text(tokenizer)
-    return tokenizer
-
-
-@property_test
-@given(
-    text=st.lists(
-        st.text() | st.sampled_from([*ADDED, MARKER, END_OF_TEXT, " ", "\n"])
-    ).map("".join)
-)
-def test_the_bytes_of_the_tokens_are_the_text_if_tokens_were_added(
-    tokenizer_with_more: Tokenizer, text: str
-) -> None:
-    pieces = bytes_of_tokens(tokenizer_with_more)
-
-    ids = tokenizer_with_more.encode(text).ids
-
-    assert b"".join(pieces[token_id] for token_id in ids) == text.encode()
-
-
-def test_an_added_token_has_bytes_unless_it_is_special(
-    tokenizer_with_more: Tokenizer,
-) -> None:
-    pieces = bytes_of_tokens(tokenizer_with_more)
-
-    for text in ADDED:
-        assert pieces[id_of(tokenizer_with_more, text)] == text.encode()
-        assert len(tokenizer_with_more.encode(text).ids) == 1
-    assert pieces[id_of(tokenizer_with_more, MARKER)] == b""
-    assert pieces[id_of(tokenizer_with_more, END_OF_TEXT)] == b""
 
 
 def test_the_alphabet_of_bytes_is_the_one_of_gpt2() -> None:
