@@ -6,7 +6,6 @@ import pytest
 
 from tests.cli.command import Toygpt, assert_refused
 from toygpt.cli import main
-from toygpt.resuming.choose import choose, interrupted_trainings
 from toygpt.resuming.description import Description
 from toygpt.resuming.run_folder import open_run_folder
 
@@ -34,45 +33,22 @@ def interrupt(root: Path, *rates: float, experiment: str | None = None) -> list[
     return ids
 
 
-@pytest.fixture
-def two_interrupted(no_dvc: Path) -> list[str]:
-    """Return the ids of two interrupted trainings in the working directory."""
-    return interrupt(no_dvc, 0.004, 0.005)
-
-
 @pytest.mark.usefixtures("no_dvc")
 def test_where_nothing_was_interrupted_nothing_is_resumed(toygpt: Toygpt) -> None:
     assert_refused(toygpt("resume"), "nothing to resume: no training was interrupted")
     assert_refused(toygpt("resume", "by-hand"), "nothing to resume")
 
 
-@pytest.mark.parametrize(
-    ("wanted", "named"),
-    [
-        ([], "several trainings were interrupted; say which, by its id"),
-        (["rate"], "no interrupted training is called 'rate'"),
-    ],
-)
-def test_several_interrupted_trainings_are_listed_with_their_differences(
-    toygpt: Toygpt, two_interrupted: list[str], wanted: list[str], named: str
+def test_of_several_interrupted_trainings_one_must_be_named(
+    toygpt: Toygpt, no_dvc: Path
 ) -> None:
-    output = toygpt("resume", *wanted)
+    ids = interrupt(no_dvc, 0.004, 0.005)
 
-    assert_refused(output, named)
-    lines = output.err.splitlines()[1:]
-    for training_id, rate in zip(two_interrupted, ("0.004", "0.005"), strict=True):
-        (line,) = [line for line in lines if training_id[:8] in line]
-        assert f"rate-{rate} (" in line
-        assert "step 600 of 1,000" in line
-        assert line.endswith(f": train.learning_rate {rate}")
-
-
-def test_a_training_is_chosen_by_its_name_or_its_id(two_interrupted: list[str]) -> None:
-    _, second = two_interrupted
-
-    for wanted in ("rate-0.005", second, second[:4]):
-        chosen = choose(interrupted_trainings(Path.cwd()), wanted)
-        assert chosen.training.fingerprint == second
+    assert_refused(
+        toygpt("resume"),
+        "several trainings were interrupted; say which, by its id",
+        *(training_id[:8] for training_id in ids),
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,14 +62,15 @@ def test_a_training_is_chosen_by_its_name_or_its_id(two_interrupted: list[str]) 
 def test_parameters_of_another_training_are_refused(
     toygpt: Toygpt,
     no_dvc: Path,
-    two_interrupted: list[str],
     content: str | None,
     named: str,
 ) -> None:
     if content is not None:
         (no_dvc / "config.yaml").write_text(content)
 
-    output = toygpt("resume", two_interrupted[0], "--config", "config.yaml")
+    first, _ = interrupt(no_dvc, 0.004, 0.005)
+
+    output = toygpt("resume", first, "--config", "config.yaml")
 
     assert_refused(output, named)
     assert "tracking" not in output.err

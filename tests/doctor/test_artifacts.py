@@ -1,8 +1,7 @@
-"""The doctor and damaged results, interrupted trainings and damaged records."""
+"""The doctor and damaged results, lost databases and damaged records."""
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 from tests.doctor.conftest import Visit
 from tests.project import Workspace
 from toygpt.cli import main
-from toygpt.resuming.description import Description
-from toygpt.resuming.run_folder import RunFolder, run_folders_root
 from toygpt.tracking.record import Record
 
 
@@ -112,51 +109,6 @@ def test_token_files_that_do_not_fit_their_manifest_are_made_again(
     project.run("sh", "-c", visit().command("tokens.bin is damaged"))
 
     assert visit().code == 0
-
-
-@pytest.fixture
-def unfinished(project: Workspace) -> RunFolder:
-    """Return a training with two checkpoints, which no process continues."""
-    training = RunFolder(run_folders_root(project.root) / ("ab" * 16))
-    with training.locked():
-        training.write_description(
-            Description("mine", "run", time.time(), None, False, {}, {}, 50)
-        )
-        for step in (10, 20):
-            training.save(step, {"weights": b"weights" * 1000})
-    return training
-
-
-def test_a_training_is_unfinished_until_it_is_done(
-    unfinished: RunFolder, visit: Callable[..., Visit]
-) -> None:
-    result = visit(fix=True)
-    assert result.code == 1
-    assert result.command("mine: step 20 of 50, ") == "python . resume"
-    assert len(unfinished.checkpoints()) == 2, "no training is removed"
-
-    with unfinished.locked():
-        result = visit()
-        assert result.code == 0
-        assert f"process {os.getpid()} trains it now" in result.text
-
-    unfinished.remove()
-    assert visit().code == 0
-
-
-def test_damaged_checkpoints_are_named(
-    unfinished: RunFolder, visit: Callable[..., Visit]
-) -> None:
-    flip_a_bit(unfinished.folder / "step-20.ckpt")
-    result = visit()
-    assert result.command("step-20.ckpt is damaged") == "python . resume"
-    assert "from step 10" in result.text
-
-    (unfinished.folder / "step-10.ckpt").unlink()
-    assert visit().command("step-10.ckpt is missing") == "python . train --fresh"
-
-    (unfinished.folder / "LATEST.json").write_text("{")
-    assert visit().command("LATEST.json is damaged") == "python . train --fresh"
 
 
 def new_record(project: Workspace, *, status: str = "RUNNING") -> Record:

@@ -82,16 +82,6 @@ def test_text_is_written_the_same_on_every_system(tmp_path: Path) -> None:
     assert path.read_bytes() == "é\r\nλ\n".encode()
 
 
-def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    write_text(path, "old")
-
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "a lone surrogate \ud800 has no UTF-8")
-
-    assert contents(tmp_path) == {"notes.txt": "old"}
-
-
 def test_a_reader_keeps_its_file_while_it_is_rewritten(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     write_text(path, "a longer text than the next")

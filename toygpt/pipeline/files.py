@@ -6,7 +6,7 @@ however that ends: a temporary file without a lock is the leftover of a killed p
 The id of a process would not prove it: ids are used again, and a killed process
 keeps its own until its parent has asked how it ended.
 
-filelock locks no directory, and empties the files that it locks: `flock` does neither.
+These locks are `flock` itself and not lock.py, whose filelock opens no directory.
 """
 
 import fcntl
