@@ -1,4 +1,4 @@
-"""Let the model continue the prompts of params.yaml.
+"""Continue the prompts of params.yaml with the model.
 
 Reads:  models/toygpt/
 Writes: reports/samples/, metrics/generate-samples.json

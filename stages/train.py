@@ -1,6 +1,6 @@
 """Train the chosen model on the training split.
 
-If it is interrupted, by whatever, the same command continues from its last checkpoint.
+However it is interrupted, the same command continues from the last checkpoint.
 
 Reads:  data/splits/, data/tokens/tokenizer/
 Writes: models/toygpt/, reports/train/, metrics/train.json

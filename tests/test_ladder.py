@@ -2,25 +2,18 @@
 
 import doctest
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-# In the reading order of README.md.
-RUNGS = [
-    "data.tokenizer",
-    "data.batches",
-    "model.attention",
-    "model.gpt",
-    "training.loop",
-    "generation.simple",
-    "generation.kv_cache",
-    "generation.engine",
-]
+from tests.tree import reading_order
 
 
-@pytest.mark.parametrize("rung", RUNGS)
-def test_the_examples_of_a_rung_are_true(rung: str) -> None:
-    result = doctest.testmod(import_module(f"toygpt.{rung}"))
+@pytest.mark.parametrize("rung", reading_order(), ids=str)
+def test_the_examples_of_a_rung_are_true(rung: Path) -> None:
+    module = import_module(".".join(rung.with_suffix("").parts))
+
+    result = doctest.testmod(module)
 
     assert result.attempted > 0, "the rung has no example"
     assert result.failed == 0

@@ -22,7 +22,8 @@ DVC_YAML = YAML(typ="safe").load(PROJECT / "dvc.yaml")
 RESULTS = json.loads((PROJECT / "docs/results.json").read_text(encoding="utf-8"))
 PAGES = sorted(
     path.relative_to(PROJECT)
-    for path in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"))
+    for folder in (".", "docs", "docs/decisions", "tests", "tests/faults")
+    for path in (PROJECT / folder).glob("*.md")
 )
 
 

@@ -51,6 +51,13 @@ def summary_of(path: Path) -> str:
     return " ".join(docstring.split("\n\n")[0].split()).removesuffix(".")
 
 
+def reading_order() -> list[Path]:
+    """Return the files that README names above the line for professionals."""
+    section = README.read_text(encoding="utf-8").split("## Read the code")[1]
+    links = re.findall(r"\]\((toygpt/\S+\.py)\)", section.split("For professionals")[0])
+    return [Path(link) for link in links]
+
+
 def main() -> None:
     """Renew the tree."""
     text = README.read_text(encoding="utf-8")

@@ -13,9 +13,11 @@ from toygpt.data.corpus import (
     Document,
     RawDocument,
     clean,
+    count_bytes,
     read_groups,
     read_standard_library,
     read_texts,
+    up_to,
     write_documents,
 )
 from toygpt.data.inventory import Inventory
@@ -43,37 +45,17 @@ def cleaned(documents: Iterable[RawDocument]) -> tuple[list[str], dict[str, int]
     return texts, {reason.key: n for reason, n in inventory.left_out.items()}
 
 
-def test_the_standard_library_is_there(library: list[RawDocument]) -> None:
-    names = {document.id for document in library}
-
-    assert {"abc.py", "json/decoder.py", "asyncio/tasks.py", "tokenize.py"} <= names
-    assert sum(len(document.content) for document in library) > 5_000_000
-
-
-def test_the_standard_library_holds_nothing_of_other_projects(
-    library: list[RawDocument],
-) -> None:
-    """Else the corpus would change with every package that a user installs."""
-    foreign = {"site-packages", "dist-packages", "ensurepip", "__pycache__"}
-
-    found = [d.id for d in library if foreign.intersection(Path(d.id).parts)]
-
-    assert not found
-
-
-def test_the_standard_library_holds_no_tests(library: list[RawDocument]) -> None:
-    folders = {"test", "tests", "idle_test"}
-
-    found = [d.id for d in library if folders.intersection(Path(d.id).parts)]
-
-    assert not found
-
-
-def test_the_standard_library_holds_nothing_that_programs_wrote(
+def test_the_standard_library_is_its_own_source_text_and_nothing_else(
     library: list[RawDocument],
 ) -> None:
     """Its own codecs stay; the tables of character sets beside them do not."""
     names = {document.id for document in library}
+    foreign = {"site-packages", "dist-packages", "ensurepip", "__pycache__"}
+    foreign |= {"test", "tests", "idle_test"}
+
+    assert {"abc.py", "json/decoder.py", "asyncio/tasks.py", "tokenize.py"} <= names
+    assert sum(len(document.content) for document in library) > 5_000_000
+    assert not [name for name in names if foreign.intersection(Path(name).parts)]
 
     assert "encodings/utf_8.py" in names
     assert "encodings/cp1252.py" not in names
@@ -118,27 +100,12 @@ def test_what_holds_no_new_text_is_counted_and_left_out() -> None:
     assert left_out == {"not_utf8": 2, "empty": 2, "duplicate": 2}
 
 
-def test_texts_that_differ_in_a_space_are_no_duplicates() -> None:
-    texts, left_out = cleaned(raw(b"text", b"text\n", b" text"))
-
-    assert texts == ["text", "text\n", " text"]
-    assert left_out == {}
-
-
-def test_the_mark_at_the_start_of_a_file_is_no_text() -> None:
+def test_the_mark_at_the_start_of_a_file_is_not_text() -> None:
     """Some editors begin UTF-8 files with a byte order mark."""
     texts, left_out = cleaned(raw(b"\xef\xbb\xbftext", b"text", b"\xef\xbb\xbf"))
 
     assert texts == ["text"]
     assert left_out == {"duplicate": 1, "empty": 1}
-
-
-def test_what_passes_keeps_its_name_and_its_group() -> None:
-    found = [RawDocument("a/1.txt", "a", b"text")]
-
-    documents = list(clean(found, Inventory()))
-
-    assert documents == [Document("a/1.txt", "a", "text")]
 
 
 def test_documents_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -147,8 +114,10 @@ def test_documents_are_read_as_they_were_written(tmp_path: Path) -> None:
         for number in range(1_000)
     ]
 
-    write_documents(documents, tmp_path)
+    counts = write_documents(documents, tmp_path)
 
+    assert counts == (1_000, count_bytes(tmp_path))
+    assert count_bytes(tmp_path) == sum(len(d.text.encode()) for d in documents)
     texts = [text for texts in read_texts(tmp_path) for text in texts]
     assert texts == [document.text for document in documents]
     assert list(read_groups(tmp_path)) == [document.group for document in documents]
@@ -218,3 +187,27 @@ def test_damaged_documents_name_the_stage_that_makes_them(
 
     assert str(path) in str(caught.value)
     assert "dvc repro --force --single-item download" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, "abcd"),
+        ({"max_documents": 2}, "ab"),
+        ({"max_bytes": 6}, "abc"),
+        ({"max_bytes": 5}, "ab"),
+        ({"max_documents": 1, "max_bytes": 5}, "a"),
+        ({"max_bytes": 0}, ""),
+    ],
+)
+def test_a_limit_ends_the_corpus_before_it_is_exceeded(
+    limits: dict[str, int], expected: str
+) -> None:
+    """The bytes are those of UTF-8; no document is read that cannot come in."""
+    documents = iter([Document(n, n, "é") for n in "abcd"])
+
+    found = up_to(documents, **{"max_documents": None, "max_bytes": None} | limits)
+
+    assert "".join(document.id for document in found) == expected
+    if "max_documents" in limits:
+        assert next(documents).id == "abcd"[len(expected)]

@@ -100,13 +100,6 @@ def test_any_text_has_the_ids_of_tokenizers(
     assert found(encoder, [text]) == expected(plain, [text])
 
 
-def test_a_literal_end_of_text_stays_text(plain: Tokenizer, encoder: Encoder) -> None:
-    (ids,) = found(encoder, [f"a{END_OF_TEXT}b"])
-
-    assert plain.token_to_id(END_OF_TEXT) not in ids
-    assert plain.decode(ids) == f"a{END_OF_TEXT}b"
-
-
 def test_an_encoder_with_other_ids_is_found_out(
     plain: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,
@@ -187,20 +180,6 @@ def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
     assert found(encoder, texts) == expected(unusual, texts)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("this tokenizer is not of GPT-2's kind")
-
-
-def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = trained()
-    with_words_only(words)
-    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
-
-    encoder = Encoder(words, [])
-
-    assert not encoder.is_fast
-    assert found(encoder, ["def x"]) == expected(words, ["def x"])
-    assert "gigatoken failed (" in capsys.readouterr().err
 
 
 def test_a_failure_halfway_loses_no_text(
@@ -289,3 +268,17 @@ def test_of_much_text_an_evenly_spread_share_is_learned_from(
     assert sum(len(text.encode()) for text in sample) == pytest.approx(1_000, abs=20)
     numbers = [int(text[:4]) for text in sample]
     assert max(np.diff([0, *numbers, 10_000])) < 2 * 10_000 / len(numbers)
+
+
+def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = trained()
+    with_words_only(words)
+    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
+
+    encoder = Encoder(words, [])
+
+    assert not encoder.is_fast
+    assert found(encoder, ["def x"]) == expected(words, ["def x"])
+    assert "gigatoken failed (" in capsys.readouterr().err

@@ -340,13 +340,6 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert inventory.followed == ["b"]
 
 
-def test_a_folder_may_be_a_link_itself(tmp_path: Path) -> None:
-    write(tmp_path / "texts", {"a.txt": "text"})
-    links(tmp_path, {"link": "texts"})
-
-    assert taken(tmp_path / "link") == ({"a.txt": "text"}, {})
-
-
 @pytest.mark.parametrize(
     "targets",
     [
@@ -376,14 +369,6 @@ def test_no_link_leads_round_in_a_circle(
     (name,) = left_out.pop("not_a_file")
     assert name.endswith("again")
     assert not left_out
-
-
-def test_a_link_into_a_hidden_folder_is_followed(tmp_path: Path) -> None:
-    """Tools that keep large files (DVC, git-annex) make such links."""
-    write(tmp_path, {".store/1/a.txt": "text"})
-    links(tmp_path, {"book": ".store/1"})
-
-    assert taken(tmp_path)[0] == {"book/a.txt": "text"}
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -416,30 +401,6 @@ def test_local_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     found = [document.id for document in read(folder)]
 
     assert found == ["B.txt", "a.txt", "b/1.txt", "b/10.txt", "b/2.txt", "c.txt"]
-
-
-def test_a_folder_named_like_a_text_is_no_text(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"old.txt/a.txt": "inside"})
-
-    found = [document.id for document in read(folder)]
-
-    assert found == ["old.txt/a.txt"]
-
-
-def test_files_of_one_folder_are_one_group(tmp_path: Path) -> None:
-    folder = write(
-        tmp_path,
-        {"book/1.txt": "a", "book/more/2.txt": "b", "other/1.txt": "c", "d.txt": "d"},
-    )
-
-    groups = {document.id: document.group for document in read(folder)}
-
-    assert groups == {
-        "book/1.txt": "book",
-        "book/more/2.txt": "book",
-        "other/1.txt": "other",
-        "d.txt": "d.txt",
-    }
 
 
 def test_rows_are_groups_of_their_own_unless_they_name_one(tmp_path: Path) -> None:
@@ -492,14 +453,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "corpora.*.folder in params.yaml" in message
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    path = write(tmp_path, {"a.txt": "text"}) / "a.txt"
-
-    message = complaint(path)
-
-    assert "there is no folder" in message
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -528,14 +481,6 @@ def test_a_row_without_text_is_named_with_its_number(tmp_path: Path, row: str) -
 
     assert message.startswith(f"{folder / 'a.jsonl'}, row 2:")
     assert "`text`" in message
-
-
-def test_a_text_that_is_missing_in_a_parquet_file_is_named(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a.parquet", {"text": [None, "text"]})
-
-    message = complaint(tmp_path)
-
-    assert message.startswith(f"{tmp_path / 'a.parquet'}, row 1:")
 
 
 @pytest.mark.parametrize(
@@ -575,16 +520,6 @@ def test_a_file_whose_name_is_not_utf8_is_read_all_the_same(tmp_path: Path) -> N
     assert list(read_texts(tmp_path)) == [["inside"]]
 
 
-def test_a_group_that_is_not_unicode_is_a_group_all_the_same(tmp_path: Path) -> None:
-    folder = write(
-        tmp_path / "texts", {"a.jsonl": '{"text": "inside", "group": "\\ud800"}'}
-    )
-
-    write_documents(clean(read(folder), Inventory()), tmp_path)
-
-    assert list(read_texts(tmp_path)) == [["inside"]]
-
-
 def test_half_a_character_in_a_jsonl_file_is_not_utf8(tmp_path: Path) -> None:
     r"""JSON can say `\ud83d` alone: half an emoji, which no UTF-8 can hold."""
     folder = write(
@@ -595,3 +530,11 @@ def test_half_a_character_in_a_jsonl_file_is_not_utf8(tmp_path: Path) -> None:
 
     assert texts == {"a.jsonl:2": "\N{GRINNING FACE}"}
     assert left_out == {"not_utf8": ["a.jsonl:1"]}
+
+
+def test_a_link_into_a_hidden_folder_is_followed(tmp_path: Path) -> None:
+    """Tools that keep large files (DVC, git-annex) make such links."""
+    write(tmp_path, {".store/1/a.txt": "text"})
+    links(tmp_path, {"book": ".store/1"})
+
+    assert taken(tmp_path)[0] == {"book/a.txt": "text"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -23,7 +23,6 @@ from toygpt.data.tokenizer import (
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
-    treat_markers_as_text,
     vocab_size_of,
 )
 from toygpt.pipeline.errors import InputError
@@ -185,48 +184,6 @@ def test_token_ids_that_stand_for_nothing_count() -> None:
     assert bytes_of_tokens(tokenizer) == [b"a", *[b""] * 6, b"b"]
 
 
-ADDED = ["    ", "naïve", " → ", "\n\n\n", "Ő"]
-MARKER = "<|pad|>"
-
-
-@pytest.fixture(scope="module")
-def tokenizer_with_more(directory: Path) -> Tokenizer:
-    """Return one to which tokens were added, as phi-2 has them for rows of spaces."""
-    tokenizer = load_tokenizer(directory)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
-    tokenizer.add_special_tokens([MARKER])
-    treat_markers_as_text(tokenizer)
-    return tokenizer
-
-
-@property_test
-@given(
-    text=st.lists(
-        st.text() | st.sampled_from([*ADDED, MARKER, END_OF_TEXT, " ", "\n"])
-    ).map("".join)
-)
-def test_the_bytes_of_the_tokens_are_the_text_if_tokens_were_added(
-    tokenizer_with_more: Tokenizer, text: str
-) -> None:
-    pieces = bytes_of_tokens(tokenizer_with_more)
-
-    ids = tokenizer_with_more.encode(text).ids
-
-    assert b"".join(pieces[token_id] for token_id in ids) == text.encode()
-
-
-def test_an_added_token_has_bytes_unless_it_is_special(
-    tokenizer_with_more: Tokenizer,
-) -> None:
-    pieces = bytes_of_tokens(tokenizer_with_more)
-
-    for text in ADDED:
-        assert pieces[id_of(tokenizer_with_more, text)] == text.encode()
-        assert len(tokenizer_with_more.encode(text).ids) == 1
-    assert pieces[id_of(tokenizer_with_more, MARKER)] == b""
-    assert pieces[id_of(tokenizer_with_more, END_OF_TEXT)] == b""
-
-
 def test_the_alphabet_of_bytes_is_the_one_of_gpt2() -> None:
     assert byte_alphabet() == {char: byte for byte, char in bytes_to_unicode().items()}
     assert byte_alphabet().keys() == set(pre_tokenizers.ByteLevel.alphabet())
@@ -266,7 +223,7 @@ def test_the_pieces_add_up_to_the_text(
 def test_any_tokens_make_the_same_text_piece_by_piece(
     tokenizer: Tokenizer, token_ids: list[int]
 ) -> None:
-    """A model that has learned little writes bytes that are no text."""
+    """A model that has learned little writes bytes that are not text."""
     pieces = bytes_of_tokens(tokenizer)
     token_ids = [
         each if each >= 0 else pieces.index(bytes([-each])) for each in token_ids
@@ -363,7 +320,7 @@ def test_each_document_is_its_tokens_and_the_end_of_text(directory: Path) -> Non
         special_tokens=[(END_OF_TEXT, id_of(tokenizer, END_OF_TEXT))],
     )
     documents = ["first", f"has {END_OF_TEXT} inside", "", "last"]
-    end = 123  # whatever id the caller passes
+    end = 123  # any id that the caller passes
 
     encoded = list(
         encode_documents(

@@ -35,7 +35,7 @@ def test_each_interrupted_training_is_named_with_the_command_that_resumes_it(
     assert len(commands) == 2
 
 
-def test_a_training_that_runs_is_no_problem(tmp_path: Path) -> None:
+def test_a_training_that_runs_is_not_a_problem(tmp_path: Path) -> None:
     interrupt(tmp_path)
 
     with open_run_folder(tmp_path, INPUTS):

@@ -43,7 +43,7 @@ def lose_wandb(root: Path) -> None:
 
 
 def open_wandb_twice(root: Path) -> None:
-    """Let W&B have two parts of the run, both with all of its points."""
+    """Add a second part of the run to W&B, with all of its points, too."""
     (folder,) = (root / "wandb").glob("offline-run-*")
     shutil.copytree(folder, folder.with_name("offline-run-20990101_000000-a-run"))
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, processors
 
+from tests.generation.ladder import NEVER, generate
 from tests.tiny import lively_model
 from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
 from toygpt.generation import samples
-from toygpt.generation.engine import generate
 from toygpt.generation.samples import Sample, continue_prompts, to_markdown
 
 VOCAB_SIZE = 270
@@ -33,30 +33,37 @@ def sample(prompt: str = "Once", continuation: str = " upon", **changes: Any) ->
     return Sample(**(values | changes))
 
 
-def test_the_prompt_is_continued_with_the_most_likely_tokens(
-    tokenizer: Tokenizer,
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_prompts_are_continued_with_the_most_likely_tokens(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    """Each as alone, and with no token added, as Llama's tokenizer would."""
+    monkeypatch.setattr(samples, "PROMPTS_AT_ONCE", at_once)
     model = lively_model(vocab_size=VOCAB_SIZE)
-    prompt_ids = tokenizer.encode(PROMPT).ids
-
-    [written] = continue_prompts(
-        model, tokenizer, [PROMPT], max_new_tokens=6, end_of_text_id=-1
+    prompts = [PROMPT, "return", "d", "(path): def main(path)"]
+    expected = []
+    for prompt in prompts:
+        prompt_ids = tokenizer.encode(prompt).ids
+        new_ids = generate(model, prompt_ids, 9)
+        text = tokenizer.decode(new_ids)
+        expected.append(Sample(prompt, text, len(prompt_ids), 9, "max_new_tokens"))
+    adding = Tokenizer.from_str(tokenizer.to_str())
+    adding.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        special_tokens=[(END_OF_TEXT, adding.token_to_id(END_OF_TEXT))],
     )
+    assert len(adding.encode(PROMPT).ids) == len(tokenizer.encode(PROMPT).ids) + 1
 
-    new_ids = list(generate(model, prompt_ids, max_new_tokens=6, end_of_text_id=-1))
-    assert written == Sample(
-        prompt=PROMPT,
-        continuation=tokenizer.decode(new_ids),
-        prompt_tokens=len(prompt_ids),
-        new_tokens=6,
-        stop_reason="max_new_tokens",
-    )
+    for each in (tokenizer, adding):
+        written = continue_prompts(
+            model, each, prompts, max_new_tokens=9, end_of_text_id=NEVER
+        )
+        assert written == expected
 
 
 def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> None:
     model = lively_model(vocab_size=VOCAB_SIZE)
-    prompt_ids = tokenizer.encode(PROMPT).ids
-    endless = list(generate(model, prompt_ids, max_new_tokens=6, end_of_text_id=-1))
+    endless = generate(model, tokenizer.encode(PROMPT).ids, 6)
     end_of_text_id = endless[-1]
 
     [written] = continue_prompts(
@@ -66,45 +73,6 @@ def test_a_sample_says_that_the_model_ended_the_text(tokenizer: Tokenizer) -> No
     assert written.stop_reason == "end_of_text"
     assert written.new_tokens == endless.index(end_of_text_id)
     assert written.continuation == tokenizer.decode(endless[: written.new_tokens])
-
-
-def test_nothing_is_added_to_the_prompt(tokenizer: Tokenizer) -> None:
-    """Llama's tokenizer adds a token before every text; no document has it."""
-    model = lively_model(vocab_size=VOCAB_SIZE)
-    other = Tokenizer.from_str(tokenizer.to_str())
-    other.post_processor = processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A",
-        special_tokens=[(END_OF_TEXT, other.token_to_id(END_OF_TEXT))],
-    )
-    assert len(other.encode(PROMPT).ids) == len(tokenizer.encode(PROMPT).ids) + 1
-
-    written, expected = (
-        continue_prompts(model, each, [PROMPT], max_new_tokens=6, end_of_text_id=-1)
-        for each in (other, tokenizer)
-    )
-
-    assert written == expected
-
-
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_many_prompts_are_continued_as_each_would_be(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    model = lively_model(vocab_size=VOCAB_SIZE)
-    prompts = [PROMPT, "return", "d", "(path): def main(path)"]
-    one_by_one = [
-        continue_prompts(
-            model, tokenizer, [prompt], max_new_tokens=9, end_of_text_id=-1
-        )[0]
-        for prompt in prompts
-    ]
-
-    monkeypatch.setattr(samples, "PROMPTS_AT_ONCE", at_once)
-    written = continue_prompts(
-        model, tokenizer, prompts, max_new_tokens=9, end_of_text_id=-1
-    )
-
-    assert written == one_by_one
 
 
 def test_the_page_shows_every_prompt_and_its_continuation() -> None:
@@ -140,15 +108,12 @@ def test_code_blocks_in_a_text_do_not_end_ours(ticks: str, place: str) -> None:
     assert blocks_of(page)[2:] == ["next", "one"]
 
 
-def test_the_title_is_one_line_without_backticks_of_its_own() -> None:
-    page = to_markdown([sample("\n\n  def `f`():\n    pass\n")])
+def test_a_title_is_one_line_and_indentation_is_kept() -> None:
+    shown = sample("\n\n  def `f`():\n    pass\n", "\n    return x\n\n")
+
+    page = to_markdown([shown])
 
     assert "## 1. `def 'f'():` …\n" in page
-
-
-def test_the_indentation_of_a_continuation_is_kept() -> None:
-    page = to_markdown([sample(continuation="\n    return x\n\n")])
-
     assert blocks_of(page)[1] == "    return x"
 
 

@@ -27,6 +27,7 @@ RUNGS: dict[str, Attention] = {
     "from_scratch": attention_from_scratch,
     "in_tiles": attention_in_tiles,
     "in_tiles_of_two": partial(attention_in_tiles, tile=2),
+    "in_tiles_of_eight": partial(attention_in_tiles, tile=8),
     "flash": flash_attention,
 }
 every_rung = pytest.mark.parametrize("attention", RUNGS.values(), ids=RUNGS.keys())
@@ -81,7 +82,7 @@ def most_numbers_at_once(
 def test_every_rung_computes_the_same(
     attention: Attention, time: int, head_dim: int
 ) -> None:
-    """In tiles of 16: less than a tile, a whole one, two and a bit."""
+    """Less than a tile of 16 or 8, a whole one, one token less, and two and a bit."""
     heads = random_heads(2, 2, time, head_dim)
 
     computed = value_and_gradients(attention, heads)
@@ -89,20 +90,6 @@ def test_every_rung_computes_the_same(
     expected = value_and_gradients(attention_from_scratch, heads)
     for ours, theirs in zip(computed, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("tile", [1, 7, 20, 21, 22])
-def test_tiles_of_any_size_give_the_same(tile: int) -> None:
-    """In double precision, where nothing but a mistake makes a difference."""
-    query, key, value = (part.double() for part in random_heads(2, 3, 21, 64))
-
-    in_tiles = value_and_gradients(
-        partial(attention_in_tiles, tile=tile), (query, key, value)
-    )
-
-    expected = value_and_gradients(attention_from_scratch, (query, key, value))
-    for ours, theirs in zip(in_tiles, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 @every_rung

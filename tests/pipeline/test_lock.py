@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Let another process hold the lock."""
+    """Hold the lock in another process."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
         cwd=PROJECT,
@@ -108,7 +108,7 @@ def test_a_child_does_not_inherit_the_lock(path: Path) -> None:
     os.waitpid(child, 0)
 
 
-def test_processes_that_ask_are_no_holders(
+def test_processes_that_ask_are_not_holders(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`resume` and `doctor` ask for the lock: no trainer is refused for that."""

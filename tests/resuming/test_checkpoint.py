@@ -191,7 +191,7 @@ def test_a_damaged_list_of_checkpoints_is_refused(
     assert {"step-3.ckpt", "step-6.ckpt"} <= set(files_of(folder))
 
 
-def test_a_lost_list_of_checkpoints_is_no_reason_to_start_over_in_silence(
+def test_a_lost_list_of_checkpoints_does_not_start_over_in_silence(
     folder: CheckpointFolder,
 ) -> None:
     (folder.folder / "LATEST.json").unlink()

@@ -35,7 +35,7 @@ def test_a_training_that_runs_is_not_resumed(tmp_path: Path) -> None:
         assert len(interrupted_trainings(tmp_path)) == 1
 
 
-def test_a_training_of_another_version_is_no_choice_and_in_no_one_s_way(
+def test_a_training_of_another_version_is_not_a_choice_and_in_no_one_s_way(
     tmp_path: Path,
 ) -> None:
     outdated = leave_outdated(tmp_path)

@@ -173,7 +173,7 @@ class History:
 
 @pytest.fixture(scope="module")
 def history(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> History:
-    """Let a training be announced its end, killed, and left by DVC; then finish it."""
+    """Announce its end to a training, kill it, and DVC above it; then finish it."""
     folder = tmp_path_factory.mktemp("history")
     uninterrupted = longer_project(built, folder / "uninterrupted" / "project", RATE)
     uninterrupted.run("python", "-m", "stages.train")

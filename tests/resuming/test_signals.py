@@ -144,7 +144,7 @@ def test_a_kill_costs_the_steps_since_the_last_validation(child: Child) -> None:
 
 
 @pytest.mark.parametrize("first", SIGNALS)
-def test_the_end_of_dvc_is_no_second_signal(first: int) -> None:
+def test_the_end_of_dvc_is_not_a_second_signal(first: int) -> None:
     """A signal to a whole group of processes ends DVC, too: our own SIGTERM follows."""
     with Interruption() as interruption:
         os.kill(os.getpid(), first)
@@ -178,7 +178,7 @@ def test_afterwards_signals_are_handled_as_before(
     assert [signal.getsignal(number) for number in SIGNALS] == [handler] * 3
 
 
-def test_a_signal_while_something_is_being_printed_is_no_error() -> None:
+def test_a_signal_while_something_is_being_printed_is_not_an_error() -> None:
     """Python's files refuse to be used by a handler that interrupts their use."""
     stop = threading.Event()
 

@@ -61,17 +61,18 @@ def test_a_run_whose_process_is_gone_is_ended_and_synced_once(
     tmp_path: Path, service: Service
 ) -> None:
     finish(tmp_path)
+    record_in(tmp_path).append({"loss": 0.5}, step=2)
     record_in(tmp_path).update(status="RUNNING")
 
     synced = bring_up_to_date(MLFLOW, tmp_path)
     again = bring_up_to_date(MLFLOW, tmp_path)
 
-    info, (point,) = record_in(tmp_path).info, record_in(tmp_path).points
+    info, (first, last) = record_in(tmp_path).info, record_in(tmp_path).points
     assert (synced, again) == ([RUN_ID], [])
     assert (info.status, info.reason) == ("KILLED", "its process is gone")
-    assert info.ended == point.time
+    assert info.ended == last.time > first.time
     assert (service.statuses, service.opened) == (["KILLED"], [RUN_ID])
-    assert service.points == [(1, "loss", 1.0)]
+    assert service.points == [(1, "loss", 1.0), (2, "loss", 0.5)]
 
 
 def test_a_run_that_a_process_is_writing_is_left_alone(

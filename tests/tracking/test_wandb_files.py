@@ -51,7 +51,7 @@ def read(root: Path, data: bytes) -> WandbRun:
     return run
 
 
-def test_all_of_a_run_is_read_whatever_its_size(written: bytes, tmp_path: Path) -> None:
+def test_a_run_of_any_size_is_read_as_a_whole(written: bytes, tmp_path: Path) -> None:
     run = read(tmp_path, written)
 
     assert (run.run_id, run.project, run.name) == ("abc", "toy", "nano")

@@ -10,9 +10,9 @@ from toygpt.pipeline.errors import InputError
 from toygpt.training.plan import (
     Plan,
     accumulation_steps,
-    micro_batches,
+    cut_into_micro_batches,
     plan_training,
-    validation_share,
+    share_validation,
 )
 
 
@@ -111,7 +111,7 @@ def test_micro_batches_of_all_ranks_are_the_batch_each_with_a_dropout_of_its_own
         found = [
             micro_batch
             for rank in range(num_ranks)
-            for micro_batch in micro_batches(batches, step, plan, rank=rank)
+            for micro_batch in cut_into_micro_batches(batches, step, plan, rank=rank)
         ]
         for whole, parts in zip(
             batches.batch(step), list(zip(*found, strict=True))[:2], strict=True
@@ -139,7 +139,7 @@ def test_ranks_share_the_validation_batches_and_get_equally_many(
         )
 
     shares = [
-        list(validation_share(iter(batches()), rank=rank, num_ranks=num_ranks))
+        list(share_validation(iter(batches()), rank=rank, num_ranks=num_ranks))
         for rank in range(num_ranks)
     ]
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,19 @@ def test_where_there_is_no_terminal_each_validation_prints_the_newest_losses(
     ]
     assert [row["step"] for row in result.curves.train] == [3, 6, 9, 10]
     assert result.outcome.train_loss == result.curves.train[-1]["train_loss"]
+
+
+def test_on_a_terminal_a_bar_shows_the_losses_and_nothing_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    outcome = trained().outcome
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "1.28k/1.28k" in shown.err
+    assert (
+        f"train_loss={outcome.train_loss:.3f}, "
+        f"validation_loss={outcome.validation_loss:.3f}" in shown.err
+    )

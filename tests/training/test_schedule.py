@@ -56,7 +56,7 @@ def test_without_a_rise_the_first_step_is_at_the_highest() -> None:
     assert multipliers(warmup_tokens=0)[0] == 1.0
 
 
-def test_a_rise_shorter_than_a_step_is_none() -> None:
+def test_a_rise_shorter_than_a_step_is_left_out() -> None:
     assert multipliers(warmup_tokens=99)[0] == 1.0
 
 
@@ -85,7 +85,7 @@ def test_another_batch_size_leaves_the_schedule_where_it_was() -> None:
     warmup=st.floats(0, 0.999),
     decay_tokens=st.integers(0, 30_000),
 )
-def test_whatever_the_schedule_each_step_learns_and_none_too_fast(
+def test_each_step_of_any_schedule_learns_and_none_too_fast(
     tokens_per_step: int, max_tokens: int, warmup: float, decay_tokens: int
 ) -> None:
     tokens_per_step = max(tokens_per_step, max_tokens // 50)

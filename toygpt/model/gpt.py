@@ -63,7 +63,7 @@ class Cache:
 
 
 class FeedForward(nn.Module):
-    """Let each token digest what attention has gathered, on its own.
+    """Digest, for each token alone, the information that attention has gathered.
 
     max(0, x W₁ + b₁) W₂ + b₂: formula (2) of Vaswani et al., 2017, section 3.3. Each of
     the hidden channels asks one question of the token's vector; where the answer is

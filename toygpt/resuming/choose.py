@@ -12,7 +12,7 @@ from toygpt.resuming.description import Description
 from toygpt.resuming.fingerprint import CHANGEABLE, differences, is_digest
 from toygpt.resuming.run_folder import RunFolder, list_run_folders
 
-# Sections of params.yaml that are no inputs of the weights.
+# Sections of params.yaml that are not inputs of the weights.
 FREE_TO_CHANGE = ("runtime.", "tracking.", "evaluate.", "generate-samples.")
 
 

@@ -50,7 +50,7 @@ class Run:
             worker.sync_directory(directory, name=name)
 
     def remember_weights(self, weights_sha256: str) -> None:
-        """Let later stages find this run by the weights that it trained."""
+        """Note the weights that this run trained; later stages find it by them."""
         self.record.update(weights_sha256=weights_sha256)
         self.log_metadata({"weights.sha256": weights_sha256})
 

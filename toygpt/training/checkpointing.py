@@ -53,9 +53,12 @@ class Checkpointing:
     def load(self, fabric: Fabric) -> dict[str, Any] | None:
         """Return the newest checkpoint, the same one on all ranks, if there is any.
 
+        From here on the minutes to the next one count.
+
         Raises:
             InputError: It is damaged.
         """
+        self.schedule.start()
         found = on_rank_zero(fabric, lambda: self._own_folder.best_checkpoint())
         folder, checkpoint = cast(
             "tuple[CheckpointFolder, Any]", fabric.broadcast((self.folder, found))

@@ -59,7 +59,7 @@ class DivergenceWatch:
         self._check(read_step, self._reader.read(numbers))
 
     def check_rest(self) -> None:
-        """Check the last step as well, whatever that takes.
+        """Check the last step as well, and wait for the device if need be.
 
         Raises:
             InputError: A number is infinite or NaN.

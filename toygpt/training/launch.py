@@ -129,12 +129,17 @@ def _signals_end_the_process() -> Iterator[None]:
 
     Python would react only after the wait, and nothing is there yet to be saved.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    handlers = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

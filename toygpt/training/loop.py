@@ -1,4 +1,4 @@
-"""The training loop, every step written out, on whatever devices this machine has.
+"""The training loop, every step written out, on the devices that this machine has.
 
 A small network learns a simple text in twenty steps:
 
@@ -43,9 +43,9 @@ from toygpt.training.launch import explain_out_of_memory, sum_over_ranks
 from toygpt.training.optimizer import build_optimizer, learning_rates
 from toygpt.training.plan import (
     MicroBatch,
-    micro_batches,
+    cut_into_micro_batches,
     plan_training,
-    validation_share,
+    share_validation,
 )
 from toygpt.training.precision import should_compile
 from toygpt.training.progress import Progress
@@ -173,7 +173,9 @@ def train(
                 fabric,
                 network,
                 optimizer,
-                micro_batches(batches, state.step, plan, rank=fabric.global_rank),
+                cut_into_micro_batches(
+                    batches, state.step, plan, rank=fabric.global_rank
+                ),
                 max_norm=params.gradient_clip_norm,
             )
             state.add(losses)
@@ -230,7 +232,7 @@ def validate(fabric: Fabric, network: nn.Module, batches: Iterable[Batch]) -> fl
     count = torch.zeros((), device=fabric.device)
     network.eval()
     with torch.inference_mode():
-        for (inputs, targets), weight in validation_share(
+        for (inputs, targets), weight in share_validation(
             batches, rank=fabric.global_rank, num_ranks=fabric.world_size
         ):
             loss = network(fabric.to_device(inputs), fabric.to_device(targets))

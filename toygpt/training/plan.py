@@ -101,7 +101,7 @@ class MicroBatch(NamedTuple):
     dropout_seed: int
 
 
-def micro_batches(
+def cut_into_micro_batches(
     batches: TrainingBatches, step: int, plan: Plan, *, rank: int
 ) -> list[MicroBatch]:
     """Return a rank's micro-batches of a step.
@@ -119,7 +119,7 @@ def micro_batches(
     return found
 
 
-def validation_share(
+def share_validation(
     batches: Iterable[Batch], *, rank: int, num_ranks: int
 ) -> Iterator[tuple[Batch, int]]:
     """Yield a rank's share of the batches, each with its weight in the mean loss.
