@@ -32,7 +32,7 @@ from tests.tiny import lively_model
 from toygpt.data.corpus import clean, read_groups, read_texts
 from toygpt.data.inventory import Inventory
 from toygpt.data.local_files import read_local_files
-from toygpt.data.manifest import read_ends, read_manifest
+from toygpt.data.manifest import open_tokens, read_ends, read_manifest
 from toygpt.data.tokenizer import load_tokenizer, train_tokenizer, vocab_size_of
 from toygpt.model.huggingface import load_config, load_model, save_model
 from toygpt.pipeline import paths
