@@ -277,7 +277,8 @@ def _check_pytest(words: Sequence[str]) -> None:
     match words:
         case []:
             pass
-        case ["-m", name]:
+        case ["-m", expression]:
+            name = expression.removeprefix("not ")
             markers = PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]
             assert any(marker.startswith(f"{name}: ") for marker in markers), markers
         case _:
