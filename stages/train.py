@@ -35,10 +35,11 @@ from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
 from toygpt.tracking.run import Run, training_run
 from toygpt.training.checkpointing import Checkpointing
-from toygpt.training.launch import launch, on_rank_zero
+from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
 from toygpt.training.plan import num_steps
 from toygpt.training.precision import resolve_attention, resolve_precision
+from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
 
 

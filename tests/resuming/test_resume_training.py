@@ -28,8 +28,9 @@ from toygpt.resuming.run_folder import open_run_folder
 from toygpt.resuming.signals import Interruption, Stopped
 from toygpt.training import plan
 from toygpt.training.checkpointing import Checkpointing
-from toygpt.training.launch import launch, on_rank_zero
+from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
+from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
 
 STEPS = 10

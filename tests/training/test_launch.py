@@ -16,7 +16,8 @@ from tests.tiny import ABSENT_ACCELERATOR, BLOCK_SIZE, runtime_params, tiny_mode
 from tests.training.trained import trained
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching
-from toygpt.training.launch import launch, on_rank_zero
+from toygpt.training.launch import launch
+from toygpt.training.ranks import on_rank_zero
 
 
 def launched(**changes: Any) -> Any:

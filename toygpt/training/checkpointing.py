@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
 from toygpt.training.divergence import LateReader
-from toygpt.training.launch import on_rank_zero
+from toygpt.training.ranks import on_rank_zero
 
 
 class CheckpointFolder(Protocol):

@@ -8,16 +8,15 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
 
 from toygpt.pipeline.errors import InputError
 from toygpt.training.precision import resolve_precision
@@ -42,8 +41,6 @@ OVERRULING = [
 
 # Where launchers say how many processes they have started: torchrun, srun, mpirun.
 NUM_STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-
-Result = TypeVar("Result")
 
 
 def launch(
@@ -141,39 +138,6 @@ def _signals_end_the_process() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:
-    """Act on rank zero alone, while the other ranks wait for it to end.
-
-    Returns:
-        What `act` returned; on the other ranks, None.
-
-    Raises:
-        SystemExit: On the other ranks, if rank zero failed: it alone reports why. Their
-            exit code is 0, since Lightning kills rank zero for another's error.
-    """
-    result, has_failed = None, True
-    try:
-        if fabric.is_global_zero:
-            result = act()
-        has_failed = False
-    finally:
-        has_failed = fabric.broadcast(has_failed)
-    if has_failed:
-        raise SystemExit(0)
-    return result
-
-
-def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
-    """Return the mean of a value of each rank."""
-    # Fabric writes the result into the tensor that it is given.
-    return cast("Tensor", fabric.all_reduce(value.clone(), reduce_op="mean"))
-
-
-def sum_over_ranks(fabric: Fabric, values: Tensor) -> Tensor:
-    """Return the sums of the values of all ranks."""
-    return cast("Tensor", fabric.all_reduce(values.clone(), reduce_op="sum"))
 
 
 @contextmanager

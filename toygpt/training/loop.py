@@ -39,7 +39,7 @@ from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.divergence import DivergenceWatch, check_finite
-from toygpt.training.launch import explain_out_of_memory, sum_over_ranks
+from toygpt.training.launch import explain_out_of_memory
 from toygpt.training.optimizer import build_optimizer, learning_rates
 from toygpt.training.plan import (
     MicroBatch,
@@ -49,6 +49,7 @@ from toygpt.training.plan import (
 )
 from toygpt.training.precision import should_compile
 from toygpt.training.progress import Progress
+from toygpt.training.ranks import sum_over_ranks
 from toygpt.training.report import Curves, Speedometer
 from toygpt.training.schedule import Schedule
 from toygpt.training.settings import RuntimeSettings, TrainSettings

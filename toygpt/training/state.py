@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toygpt.training.divergence import DivergenceWatch, check_finite
-from toygpt.training.launch import mean_over_ranks
+from toygpt.training.ranks import mean_over_ranks
 from toygpt.training.report import Curves
 
 
