@@ -108,16 +108,3 @@ def test_a_model_that_mlflow_does_not_keep_is_named(
 
         assert str(caught.value).startswith(f"cannot get {address} from MLflow: ")
         assert not list(temporary.iterdir())
-
-
-@pytest.mark.parametrize("address", ["runs:/abc/model", "models:/toy/1"])
-def test_without_a_database_none_is_created(tmp_path: Path, address: str) -> None:
-    with (
-        pytest.raises(InputError) as caught,
-        model_from_mlflow(address, root=tmp_path),
-    ):
-        pass
-
-    expected = f"cannot look up {address}: there is no mlflow.db in {tmp_path}"
-    assert str(caught.value) == expected
-    assert not list(tmp_path.iterdir())
