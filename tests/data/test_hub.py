@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -450,20 +450,20 @@ def row(text: object, **others: object) -> bytes:
     return json.dumps({"text": text} | others, ensure_ascii=False).encode() + b"\n"
 
 
-def parquet(columns: dict[str, object]) -> bytes:
+def parquet(columns: Mapping[str, object]) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(pa.table(dict(columns)), sink)
     return sink.getvalue()
 
 
-def csv(columns: dict[str, object]) -> bytes:
+def csv(columns: Mapping[str, object]) -> bytes:
     sink = io.BytesIO()
-    pyarrow.csv.write_csv(pa.table(columns), sink)
+    pyarrow.csv.write_csv(pa.table(dict(columns)), sink)
     return sink.getvalue()
 
 
-def arrow(columns: dict[str, object]) -> bytes:
-    table, sink = pa.table(columns), io.BytesIO()
+def arrow(columns: Mapping[str, object]) -> bytes:
+    table, sink = pa.table(dict(columns)), io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()

@@ -419,7 +419,10 @@ def test_a_vocabulary_that_lacks_a_byte_is_refused(tmp_path: Path) -> None:
     assert "does not keep every byte" in complaint(folder)
 
 
-# What the tokens' bytes do not add up to the text with, each by itself.
+ByteLevel = pre_tokenizers.ByteLevel
+Replace = normalizers.Replace
+WORDS_ALONE = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), gpt2_words()])
+# Each by itself makes the bytes of the tokens another text.
 CHANGES: dict[str, Callable[[Tokenizer], object]] = {
     "normalizer": lambda t: setattr(t, "normalizer", normalizers.NFC()),
     "rare normalizer": lambda t: setattr(t, "normalizer", Replace("``", '"')),
@@ -430,8 +433,6 @@ CHANGES: dict[str, Callable[[Tokenizer], object]] = {
     "eats spaces": lambda t: t.add_tokens([AddedToken("word", lstrip=True)]),
     "a special word, like CLIP's": lambda t: t.add_special_tokens(["!"]),
 }
-ByteLevel, Replace = pre_tokenizers.ByteLevel, normalizers.Replace
-WORDS_ALONE = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), gpt2_words()])
 
 
 def with_word_pieces() -> Tokenizer:
@@ -540,6 +541,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return workspace
 
 
+@pytest.mark.slow
 def test_more_ids_than_two_bytes_hold_take_four(
     project: Workspace, tmp_path: Path
 ) -> None:

@@ -320,7 +320,7 @@ def test_each_document_is_its_tokens_and_the_end_of_text(directory: Path) -> Non
         special_tokens=[(END_OF_TEXT, id_of(tokenizer, END_OF_TEXT))],
     )
     documents = ["first", f"has {END_OF_TEXT} inside", "", "last"]
-    end = 123  # any id that the caller passes
+    end = 123  # the caller says which
 
     encoded = list(
         encode_documents(
