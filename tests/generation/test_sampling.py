@@ -5,22 +5,24 @@ from typing import Any
 
 import pytest
 import torch
-from transformers.generation.logits_process import (
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from tests.tiny import VOCAB_SIZE
 from toygpt.generation.sampling import Sampling, choose_tokens, next_token_probabilities
 
 
+@pytest.mark.slow  # to import transformers takes seconds
 @pytest.mark.parametrize("temperature", [0.5, 1.7])
 @pytest.mark.parametrize("top_k", [None, 1, 7, 1000])
 @pytest.mark.parametrize("top_p", [None, 0.05, 0.95, 1.0])
 def test_probabilities_are_those_of_transformers(
     temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
+    from transformers.generation.logits_process import (
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(5, VOCAB_SIZE, generator=generator).double()
     copy = logits.clone()

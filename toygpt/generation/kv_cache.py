@@ -68,14 +68,14 @@ def generate(
     True
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()
+    generator = (sampling or Sampling()).generator()  # not used if greedy
     window = unread = prompt_ids[-block_size:]
     cache = _empty_cache(model)
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
         cache.positions = slice(len(window) - len(unread), len(window))
         logits = model(torch.tensor([unread], device=model.device), cache)[:, -1]
-        [next_id] = choose_tokens(logits, sampling, [generator])
+        next_id = choose_tokens(logits, sampling, [generator])[0]
         if next_id == end_of_text_id:
             break
         new_ids.append(next_id)

@@ -53,12 +53,12 @@ def generate(
     [41, 34, 7, 12, 14]
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()
+    generator = (sampling or Sampling()).generator()  # not used if greedy
     window = prompt_ids[-block_size:]  # the tokens that the model sees
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
         logits = model(torch.tensor([window], device=model.device))[:, -1]
-        [next_id] = choose_tokens(logits, sampling, [generator])
+        next_id = choose_tokens(logits, sampling, [generator])[0]
         if next_id == end_of_text_id:
             break
         new_ids.append(next_id)
