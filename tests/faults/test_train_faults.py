@@ -22,6 +22,8 @@ from toygpt.resuming import run_folder
 from toygpt.resuming.checkpoint import Checkpoint
 from toygpt.resuming.run_folder import RunFolder, list_run_folders
 
+pytestmark = pytest.mark.slow
+
 # Six steps with dropout, in the middle of epochs, and a checkpoint at every second.
 PARAMS: dict[str, Any] = {
     "corpus": "files",
