@@ -57,6 +57,16 @@ def test_a_damaged_database_is_named_at_once(root: Path) -> None:
     assert (root / "mlflow.db").read_bytes() == b"no database" * 500
 
 
+def test_remains_of_a_deleted_database_do_not_spoil_the_next(root: Path) -> None:
+    (root / ".toygpt").mkdir()
+    for suffix in ("journal", "wal", "shm"):
+        (root / f"mlflow.db-{suffix}").write_bytes(b"of another database")
+
+    create_database(root)
+
+    assert [path.name for path in root.glob("mlflow.db*")] == ["mlflow.db"]
+
+
 def test_a_path_that_no_database_can_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="needs a path in UTF-8"):
         database_uri(tmp_path / "caf\udce9" / "mlflow.db")
