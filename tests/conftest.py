@@ -60,10 +60,14 @@ LONGEST_FIRST = [
 ON_REQUEST = ["chaos", "lm_eval"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Leave out the tests that run on request alone; put the longest files first."""
+    for item in items:
+        if "built" in getattr(item, "fixturenames", ()):  # it takes half a minute
+            item.add_marker(pytest.mark.slow)
     markers = [name for name in ON_REQUEST if name not in config.option.markexpr]
 
     def rank(item: pytest.Item) -> int:

@@ -202,6 +202,7 @@ def test_a_mistake_in_an_option_stops_before_anything_changes(
         (b"train: {lr: 1e-3}", "train.lr: unknown key"),
         (b"training: {batch_size: 1}", "training: unknown key"),
         (b"train: 5", "train: got 5"),
+        (b"train: &one\n  a: *one\n", "train.a.a"),
         (b'{"train": {"learning_rate": -1}}', "train.learning_rate: got -1"),
     ],
 )

@@ -108,7 +108,7 @@ def test_no_manifest_vouches_for_a_token_id_beyond_the_vocabulary(
     tokens = [5, 6, 7]
     tokens[place] = 300
 
-    with pytest.raises(InputError, match=r"holds the token id 300, but .* has 300"):
+    with pytest.raises(InputError, match=r"hold the token id 300, but .* has 300"):
         write(tmp_path, [tokens])
 
     assert not (tmp_path / "manifest.json").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.resuming.folders import INPUTS, OTHER_PRECISION, interrupt, leave_outdated
 from toygpt.doctor.finding import Finding
 from toygpt.doctor.trainings import check_trainings
+from toygpt.pipeline.lock import locked
 from toygpt.resuming.run_folder import open_run_folder
 
 
@@ -86,3 +87,12 @@ def test_a_training_of_another_version_is_named_with_how_to_remove_it(
 
     assert "was written by another version of toyGPT" in problem
     assert command == f"rm -r {folder}"
+
+
+def test_a_training_that_another_version_runs_now_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    folder = leave_outdated(tmp_path)
+
+    with locked(folder / "lock"):
+        assert findings(tmp_path) == []

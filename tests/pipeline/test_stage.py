@@ -1,10 +1,11 @@
 """A stage ends with one message when the user's input or the system refuses."""
 
+import subprocess
 import sys
 
 import pytest
 
-from tests.project import Workspace
+from tests.project import PROJECT, Workspace
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.stage import run
 
@@ -71,3 +72,15 @@ def test_a_stage_with_damaged_input_ends_without_a_traceback(
         "wrote; run `dvc repro --force --single-item tokenize`\n"
     )
     assert {path: path.read_bytes() for path in splits.iterdir()} == before
+
+
+def test_a_stage_that_a_profiler_starts_for_dvc_is_not_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python then names another script than "-m" while it imports the stages."""
+    monkeypatch.setenv("DVC_STAGE", "any")
+    program = (
+        "import time; from toygpt.pipeline.stage import run; run(lambda: time.sleep(1))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT).returncode == 0

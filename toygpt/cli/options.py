@@ -1,4 +1,4 @@
-"""The options that stand for keys of params.yaml."""
+"""The options that several commands share, and the keys of params.yaml they change."""
 
 import argparse
 from pathlib import Path

@@ -73,13 +73,13 @@ def write_manifest(
             network would fail on it, so no manifest says that the file is fit to read.
     """
     for name, part in parts.items():
-        path = directory / f"{name}.bin"
         if part.tokens:
+            path = directory / f"{name}.bin"
             largest = largest_id(map_tokens(path, token_type=token_type))
             if largest >= vocab_size:
                 raise InputError(
-                    f"{path} holds the token id {largest:,}, but the vocabulary has "
-                    f"{vocab_size:,} (tokenize.tokenizer in params.yaml)"
+                    f"{path.name} would hold the token id {largest:,}, but the "
+                    f"vocabulary has {vocab_size:,}"
                 )
     manifest = Manifest(
         version=MANIFEST_VERSION,

@@ -27,7 +27,10 @@ def _training(root: Path, training: RunFolder, *, is_only_one: bool) -> Iterator
         description = training.describe()
         checkpoints = training.checkpoints()
     except WrongVersionError as error:
-        yield Finding(str(error), f"rm -r {folder}")
+        if holder is not None:
+            yield f"{folder}: {holder} trains it now, by another version of toyGPT"
+        else:
+            yield Finding(str(error), f"rm -r {folder}")
         return
     except InputError as error:
         yield Finding(str(error), "python . train --fresh")

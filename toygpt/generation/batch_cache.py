@@ -5,13 +5,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from toygpt.model.attention import Heads
 from toygpt.model.gpt import GPT, Cache
-
-KeptHeads = Float[Tensor, "layer sequence time head head_dim"]
 
 
 class BatchCache(Cache):

@@ -31,7 +31,7 @@ def load_model_and_tokenizer(directory: Path, device: torch.device) -> LoadedMod
     if vocab_size_of(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"{directory} predicts {model.config.vocab_size:,} tokens, but its "
-            f"tokenizer has {vocab_size_of(tokenizer):,}: run "
-            f"`dvc repro --force --single-item train`"
+            f"tokenizer has {vocab_size_of(tokenizer):,}: they were not trained "
+            f"together (`dvc repro --force --single-item train` writes both)"
         )
     return LoadedModel(model, tokenizer, load_end_of_text_id(directory))

@@ -22,6 +22,8 @@ from toygpt.pipeline.errors import InputError
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
 
+MAX_LEVELS = 20  # of sections in sections; params.yaml has three
+
 
 class Section(BaseModel):
     """One section of params.yaml: read-only, typed strictly, without spare keys."""
@@ -235,10 +237,6 @@ class TrackingParams(Section):
         Annotated[str, Field(max_length=40)],
     ]
 
-    def muted(self) -> Self:
-        """Return the same parameters with no tracker."""
-        return self.without(("mlflow", "wandb"))
-
     def without(self, trackers: Collection[str]) -> Self:
         """Return the same parameters without these trackers."""
         changes: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
@@ -328,7 +326,13 @@ class Params(Section):
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value under its path, as DVC writes it: `models.nano.num_layers`."""
+    """Yield each value under its path, as DVC writes it: `models.nano.num_layers`.
+
+    Raises:
+        InputError: A mapping contains itself, as YAML's aliases allow.
+    """
+    if prefix.count(".") > MAX_LEVELS:
+        raise InputError(f"{prefix[:20]}… has more than {MAX_LEVELS} levels")
     for key, value in values.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:

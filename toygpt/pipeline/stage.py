@@ -49,7 +49,7 @@ def run(stage: Callable[[], None]) -> None:
     gc.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know a character
         sys.stdout.reconfigure(errors="backslashreplace")
-    end_with_dvc(_started_by)
+    end_with_dvc(_started_by or find_dvc())
     try:
         stage()
     except KeyboardInterrupt:

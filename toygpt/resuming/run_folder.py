@@ -144,6 +144,8 @@ def _warn_of_other_versions(root: Path) -> None:
         try:
             folder.describe()
         except WrongVersionError as error:
+            if folder.holder() is not None:  # that version trains it now
+                continue
             print(f"WARNING: not continued: {error}", file=sys.stderr, flush=True)
         except InputError:  # of another training; `doctor` reports it
             pass

@@ -1,1 +1,4 @@
-"""What MLflow and W&B show."""
+"""What MLflow and W&B show.
+
+The values come from training/loop.py (curves) and the stages (parameters, results).
+"""

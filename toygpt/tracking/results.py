@@ -11,7 +11,6 @@ import io
 import json
 import math
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +22,7 @@ from typing import Any
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import temporary_directory
+from toygpt.pipeline.git import git_or_nothing
 from toygpt.pipeline.measurements import is_of_this_model
 from toygpt.pipeline.params import TrackingParams, flatten
 from toygpt.pipeline.params_file import load_params, read_yaml
@@ -180,13 +180,10 @@ def all_results(root: Path, revisions: Sequence[str]) -> Iterator[Results]:
     """
     for revision in revisions:
         yield Results(root, revision, name=revision)
-    listing = subprocess.run(
-        ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"],
-        cwd=root,
-        capture_output=True,
-        text=True,
+    listing = git_or_nothing(
+        root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"
     )
-    for line in listing.stdout.splitlines():
+    for line in listing.splitlines():
         commit, _, reference = line.partition(" ")
         # DVC keeps an experiment under the commit that it began from.
         if match := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", reference):
