@@ -48,7 +48,7 @@ class Checkpointing:
         self.folder = folder
         self.schedule = schedule
         self.interruption = interruption
-        self._wishes = LateReader()
+        self._requests = LateReader()
 
     def load(self, fabric: Fabric) -> dict[str, Any] | None:
         """Return the newest checkpoint, the same one on all ranks, if there is any.
@@ -91,26 +91,27 @@ class Checkpointing:
         is_due = fabric.is_global_zero and self.schedule.is_due(
             step, was_validated=was_validated
         )
-        wish = self._of_all_ranks(fabric, self.interruption.signal or int(is_due))
-        if not wish:
+        request = self._of_all_ranks(fabric, self.interruption.signal or int(is_due))
+        if not request:
             return
         checkpoint = contents()
         start = time.monotonic()
         on_rank_zero(fabric, lambda: self._own_folder.save(step, checkpoint))
         self.schedule.written(time.monotonic() - start)
-        if wish in SIGNALS:
-            raise Stopped(wish, step, is_rank_zero=fabric.is_global_zero)
+        self._requests.rest()  # the older request is met; a signal asks again
+        if request in SIGNALS:
+            raise Stopped(request, step, is_rank_zero=fabric.is_global_zero)
 
-    def _of_all_ranks(self, fabric: Fabric, wish: int) -> int:
-        """Return the greatest wish of all ranks: a signal, 1 for a checkpoint, or 0.
+    def _of_all_ranks(self, fabric: Fabric, request: int) -> int:
+        """Return the greatest request of all ranks: a signal, 1 for a checkpoint, or 0.
 
         On GPUs it is that of the step before, so that none of them is waited for.
         """
         if fabric.world_size == 1:
-            return wish
-        wishes = torch.full((1,), wish, device=fabric.device)
-        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
-        greatest = self._wishes.read(wishes)
+            return request
+        requests = torch.full((1,), request, device=fabric.device)
+        torch.distributed.all_reduce(requests, op=torch.distributed.ReduceOp.MAX)
+        greatest = self._requests.read(requests)
         return int(greatest[0]) if greatest else 0
 
     @property

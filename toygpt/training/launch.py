@@ -23,8 +23,9 @@ from toygpt.training.precision import resolve_precision
 from toygpt.training.settings import RuntimeSettings
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
-# zero to write a checkpoint, or one rank to compile the network later than another.
-WAIT_FOR_RANKS = timedelta(minutes=10)
+# zero to sync the trackers with earlier trainings or to write a checkpoint, or one rank
+# to compile the network later than another.
+WAIT_FOR_RANKS = timedelta(minutes=30)
 
 # Set by Lightning's own command line; they would overrule params.yaml without a word.
 OVERRULING = [
@@ -153,5 +154,5 @@ def explain_out_of_memory(fabric: Fabric, micro_batch_size: int) -> Iterator[Non
         raise InputError(
             f"{fabric.device.type} out of memory: micro-batches of {micro_batch_size} "
             f"sequences are too large for it; lower runtime.micro_batch_size in "
-            f"params.yaml"
+            f"params.yaml, or choose a smaller model"
         ) from None

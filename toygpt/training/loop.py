@@ -49,7 +49,7 @@ from toygpt.training.plan import (
 )
 from toygpt.training.precision import should_compile
 from toygpt.training.progress import Progress
-from toygpt.training.ranks import sum_over_ranks
+from toygpt.training.ranks import on_rank_zero, sum_over_ranks
 from toygpt.training.report import Curves, Speedometer
 from toygpt.training.schedule import Schedule
 from toygpt.training.settings import RuntimeSettings, TrainSettings
@@ -146,19 +146,24 @@ def train(
         Stopped: A signal came; the steps so far are saved.
     """
     block_size = model.config.block_size
-    plan = plan_training(params, runtime, block_size, num_ranks=fabric.world_size)
+    make_plan = partial(
+        plan_training, params, runtime, block_size, num_ranks=fabric.world_size
+    )
+    on_rank_zero(fabric, make_plan)  # reports an error once; the others just end
+    plan = make_plan()
     batches = TrainingBatches(
         train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
     )
     module = NextTokenLoss(model)
     if should_compile(runtime.compile, fabric.device):
         module.compile(dynamic=False)
-    network: Any = fabric.setup_module(module)
-    optimizer: Any = fabric.setup_optimizers(build_optimizer(model, params))
-    schedule = Schedule(optimizer, params, tokens_per_step=plan.tokens_per_step)
-    state = State(fabric, model, optimizer, curves)
-    if checkpoints is not None and (checkpoint := checkpoints.load(fabric)):
-        state.load(checkpoint)
+    with explain_out_of_memory(fabric, plan.micro_batch_size):
+        network: Any = fabric.setup_module(module)
+        optimizer: Any = fabric.setup_optimizers(build_optimizer(model, params))
+        schedule = Schedule(optimizer, params, tokens_per_step=plan.tokens_per_step)
+        state = State(fabric, model, optimizer, curves)
+        if checkpoints is not None and (checkpoint := checkpoints.load(fabric)):
+            state.load(checkpoint)
 
     watch = DivergenceWatch()
     speed = Speedometer(state.step * plan.tokens_per_step)
@@ -184,6 +189,7 @@ def train(
             tokens_seen = state.step * plan.tokens_per_step
 
             if plan.is_report_due(state.step):
+                watch.check_rest()  # the report waits for the device anyway
                 metrics = {
                     "train_loss": state.report_train_loss(),
                     **learning_rates(optimizer),
