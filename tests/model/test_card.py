@@ -70,7 +70,9 @@ def test_the_card_names_the_model_and_its_data(card: str, params: Params) -> Non
     assert f"# toyGPT `{params.model}`" in card
     assert "123,703,633 parameters" in card
     assert f"trained on the corpus `{params.corpus}`" in card
-    assert f"looks back over {params.chosen_model.block_size} tokens" in card
+    block_size = params.chosen_model.block_size
+    assert f"looks back over {block_size} tokens" in card
+    assert f"truncation=True, max_length={block_size // 2}," in card
     assert "c0" * 32 in card
     assert "70" * 32 in card
 
