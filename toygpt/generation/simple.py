@@ -58,7 +58,7 @@ def generate(
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
         logits = model(torch.tensor([window], device=model.device))[:, -1]
-        # A list of one sequence's token: the model reads batches, here of one sequence.
+        # A token for each sequence of the batch: here there is one.
         [next_id] = choose_tokens(logits, sampling, [generator])
         if next_id == end_of_text_id:
             break
