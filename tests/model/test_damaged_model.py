@@ -84,7 +84,7 @@ def test_weights_that_are_not_the_models_are_refused(
 
 @pytest.mark.parametrize("change", [{"num_layers": 1}, {"embed_dim": 16}])
 def test_weights_of_another_size_are_refused(
-    copy: Path, tmp_path: Path, change: dict[str, int]
+    copy: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     other = save(tmp_path / "other", **change).directory
     path = (other / "model.safetensors").replace(copy / "model.safetensors")
