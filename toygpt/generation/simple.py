@@ -27,7 +27,7 @@ def generate(
     """Return the tokens with which the model continues a prompt.
 
     The model sees a window of at most `block_size` tokens. When the window is full, its
-    older half is dropped. Here it would do to drop one token at a time; the next rung
+    older half is dropped. Dropping one token at a time would do here; the next rung
     shows why it is half of them.
 
     Args:
