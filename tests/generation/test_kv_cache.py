@@ -4,21 +4,7 @@ import torch
 
 from tests.tiny import BLOCK_SIZE, lively_model, random_tokens
 from toygpt.generation.kv_cache import LayerCache
-from toygpt.model.attention import attention_one_by_one
 from toygpt.model.gpt import Cache
-
-
-def test_token_by_token_attention_gives_the_same() -> None:
-    query, key, value = torch.randn(3, 2, 3, 9, 4)
-    cache = LayerCache()
-
-    parts = [
-        cache(query[:, :, part], key[:, :, part], value[:, :, part])
-        for part in (slice(0, 5), *(slice(i, i + 1) for i in range(5, 9)))
-    ]
-
-    expected = attention_one_by_one(query, key, value)
-    torch.testing.assert_close(torch.cat(parts, dim=2), expected)
 
 
 def test_the_logits_are_the_same_however_many_tokens_the_prefill_reads() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generation.ladder import RUNGS, generate
+from tests.generation.rungs import RUNGS, generate
 from tests.tiny import BLOCK_SIZE, lively_model, random_tokens
 from toygpt.generation import packed
 from toygpt.generation.sampling import Sampling

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, processors
 
-from tests.generation.ladder import NEVER, generate
+from tests.generation.rungs import NEVER, generate
 from tests.tiny import lively_model
 from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
 from toygpt.generation import samples

@@ -1,4 +1,4 @@
-"""A model directory, written once for all tests of its reader."""
+"""A model directory, as the stages write it."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,16 +23,24 @@ class Saved(NamedTuple):
     tokenizer: Tokenizer
 
 
-def save(folder: Path, *, end_of_text_id: int = 0, **changes: Any) -> Saved:
+def save(
+    folder: Path,
+    *,
+    text: str = TEXT,
+    vocab_size: int = VOCAB_SIZE,
+    end_of_text_id: int = 0,
+    **changes: Any,
+) -> Saved:
     """Write a model to a new folder."""
-    tokenizer = train_tokenizer([[TEXT]], vocab_size=VOCAB_SIZE)
+    tokenizer = train_tokenizer([[text]], vocab_size=vocab_size)
     save_tokenizer(tokenizer, folder / "tokenizer", end_of_text=END_OF_TEXT)
-    model = lively_model(vocab_size=VOCAB_SIZE, **changes)
-    (folder / "model").mkdir(parents=True)
+    model = lively_model(vocab_size=vocab_size, **changes)
+    directory = folder / "model"
+    directory.mkdir()
     save_model(
         model,
-        folder / "model",
+        directory,
         end_of_text_id=end_of_text_id,
         tokenizer_directory=folder / "tokenizer",
     )
-    return Saved(model, folder / "model", end_of_text_id, tokenizer)
+    return Saved(model, directory, end_of_text_id, tokenizer)

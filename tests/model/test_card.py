@@ -5,18 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from ruamel.yaml import YAML
 
-from tests.tiny import lively_model
+from tests.model.saved import save
+from tests.project import PROJECT
 from toygpt.data.manifest import Manifest, Part
-from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from toygpt.model.card import model_card
-from toygpt.model.huggingface import save_model
 from toygpt.pipeline.params import Params
 from toygpt.pipeline.params_file import load_params
 
-PROJECT = Path(__file__).resolve().parents[2]
 METRICS = {
     "parameters": 123_703_633,
     "steps": 391,
@@ -73,7 +70,9 @@ def test_the_card_names_the_model_and_its_data(card: str, params: Params) -> Non
     assert f"# toyGPT `{params.model}`" in card
     assert "123,703,633 parameters" in card
     assert f"trained on the corpus `{params.corpus}`" in card
-    assert f"looks back over {params.chosen_model.block_size} tokens" in card
+    block_size = params.chosen_model.block_size
+    assert f"looks back over {block_size} tokens" in card
+    assert f"truncation=True, max_length={block_size // 2}," in card
     assert "c0" * 32 in card
     assert "70" * 32 in card
 
@@ -118,7 +117,9 @@ def test_the_code_of_the_card_runs_where_its_reader_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the project, and in a folder that was downloaded; for a block of any size."""
-    directory = write_model(tmp_path / "models" / "toygpt", block_size=block_size)
+    model = save(tmp_path, block_size=block_size, end_of_text_id=-1).directory
+    (tmp_path / "models").mkdir()
+    directory = model.rename(tmp_path / "models" / "toygpt")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(directory if place == "." else tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -126,23 +127,7 @@ def test_the_code_of_the_card_runs_where_its_reader_is(
     names: dict[str, Any] = {}
     exec(compile(code, "the model card", "exec"), names)
 
-    written = names["token_ids"]
+    written, tokenizer = names["token_ids"], names["tokenizer"]
     assert len(written) == block_size
-    assert names["tokenizer"].decode(written[1:]) in capsys.readouterr().out
-
-
-def write_model(directory: Path, *, block_size: int) -> Path:
-    """Write a model that never ends a text."""
-    tokenizer = train_tokenizer([["A text of any kind."]], vocab_size=270)
-    save_tokenizer(tokenizer, directory.parent / "tokenizer", end_of_text=END_OF_TEXT)
-    model = lively_model(vocab_size=270, block_size=block_size)
-    with torch.no_grad():
-        model.to_logits.bias[0] = -1000.0
-    directory.mkdir(parents=True, exist_ok=True)
-    save_model(
-        model,
-        directory,
-        end_of_text_id=0,
-        tokenizer_directory=directory.parent / "tokenizer",
-    )
-    return directory
+    text = tokenizer.decode(written[1:], skip_special_tokens=True)
+    assert text in capsys.readouterr().out

@@ -1,11 +1,11 @@
 """The network: what every language model must do, and what is special about ours."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.project import PROJECT
 from tests.tiny import (
     BLOCK_SIZE,
     VOCAB_SIZE,
@@ -22,15 +22,6 @@ from toygpt.pipeline.params_file import load_params
 from toygpt.training.launch import launch
 from toygpt.training.loop import train
 from toygpt.training.report import Curves
-
-PROJECT = Path(__file__).resolve().parents[2]
-
-
-class Silent:
-    """Logs no metrics."""
-
-    def log_metrics(self, metrics: object, *, step: int) -> None:
-        """Ignore the metrics."""
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -83,15 +74,6 @@ def test_sequences_of_a_batch_and_their_lengths_do_not_matter() -> None:
         torch.testing.assert_close(logits[row, :5], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_an_untrained_model_finds_all_tokens_equally_likely() -> None:
-    model = tiny_model()
-    inputs, targets = random_tokens(2, 32, BLOCK_SIZE)
-
-    loss = next_token_loss(model(inputs), targets)
-
-    assert loss.item() == pytest.approx(math.log(VOCAB_SIZE), abs=0.05)
-
-
 def test_one_batch_can_be_memorised() -> None:
     model = tiny_model()
     inputs, targets = random_tokens(2, 4, BLOCK_SIZE)
@@ -104,22 +86,6 @@ def test_one_batch_can_be_memorised() -> None:
         optimizer.step()
 
     assert loss.item() < 0.05
-
-
-def test_random_tokens_cannot_be_predicted() -> None:
-    """A loss below ln(vocab_size) would mean that the answers can be seen."""
-    model = tiny_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-
-    for step in range(40):
-        tokens = random_tokens(8, BLOCK_SIZE + 1, seed=step)
-        optimizer.zero_grad()
-        next_token_loss(model(tokens[:, :-1]), tokens[:, 1:]).backward()
-        optimizer.step()
-
-    tokens = random_tokens(200, BLOCK_SIZE + 1, seed=1000)
-    loss = next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
-    assert loss.item() > math.log(VOCAB_SIZE) - 0.01
 
 
 def test_twenty_steps_of_training_reach_a_known_loss() -> None:
@@ -139,7 +105,7 @@ def test_twenty_steps_of_training_reach_a_known_loss() -> None:
         ),
         runtime=runtime_params(),
         seed=1,
-        curves=Curves(Silent()),
+        curves=Curves(),
     )
 
     assert outcome.train_loss == pytest.approx(3.68058, rel=1e-4)

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.model.saved import save
 from tests.project import PROJECT
-from tests.tiny import BLOCK_SIZE, lively_model
-from toygpt.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
+from tests.tiny import BLOCK_SIZE
 from toygpt.evaluation.test_loss import evaluate
-from toygpt.model.huggingface import save_model
 
 TASK = "benchmarks/lm_eval/bits_per_byte.yaml"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -25,14 +24,7 @@ pytestmark = pytest.mark.lm_eval
 
 
 def test_lm_eval_measures_the_same_bits_per_byte(tmp_path: Path) -> None:
-    tokenizer = train_tokenizer([[README]], vocab_size=300)
-    save_tokenizer(tokenizer, tmp_path / "tokenizer", end_of_text=END_OF_TEXT)
-    model = lively_model(vocab_size=300)
-    directory = tmp_path / "model"
-    directory.mkdir()
-    save_model(
-        model, directory, end_of_text_id=0, tokenizer_directory=tmp_path / "tokenizer"
-    )
+    model, directory, _, tokenizer = save(tmp_path, text=README, vocab_size=300)
     # Whole blocks: lm-eval gives the rest of a text more context than `evaluate` does.
     ids = tokenizer.encode(README.encode("ascii", "ignore").decode()).ids
     ids = ids[: 100 * BLOCK_SIZE]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.generation.ladder import generate
+from tests.generation.rungs import generate
 from tests.model.saved import TEXT, VOCAB_SIZE, Saved, save
 from tests.tiny import lively_model, random_tokens
 

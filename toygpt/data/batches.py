@@ -34,7 +34,7 @@ class TrainingBatches:
     """The sequences of every step: each token once an epoch, in a new order each time.
 
     An epoch cuts the text into blocks, from an offset that changes from epoch to epoch,
-    and shuffles them. Steps do not care where an epoch ends.
+    and shuffles them. A batch may hold the end of one epoch and the start of the next.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TrainingBatches:
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
-        # The offset skips at most a block; the last target is one more token.
+        # One token less: the last target. One block less: the offset may skip it.
         self.blocks_per_epoch = (len(tokens) - 1) // block_size - 1
         if self.blocks_per_epoch < 1:
             raise InputError(
@@ -70,7 +70,7 @@ class TrainingBatches:
         return offset + int(order[place]) * self.block_size
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # remembers two results: to shuffle again would take time
 def _epoch(
     seed: int, epoch: int, num_blocks: int, block_size: int
 ) -> tuple[int, NDArray[np.int64]]:

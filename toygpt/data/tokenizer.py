@@ -36,7 +36,8 @@ LONGEST_WORD = 1000
 LEARN_FROM = 100_000_000
 # Characters; the memory to encode a text grows with its length.
 LONGEST_PIECE = 1_000_000
-# GPT-2 joins a space only to the word after it, and a newline to no word at all.
+# A space or newline after a visible character: GPT-2 always cuts a text there, since it
+# joins a space only to the word after it, and a newline to no word at all.
 SPACE_AFTER_WORD = re.compile("(?<=[!-~])[ \\n]")
 
 
@@ -85,7 +86,7 @@ def spread_sample(texts: Iterable[list[str]], num_bytes: int) -> Iterator[list[s
 def cut_before_spaces(text: str) -> list[str]:
     """Cut a long text into pieces, only where GPT-2 cuts between words in any case.
 
-    So the pieces have the words of the text, and its tokens.
+    So the tokens of the pieces, one after the other, are the tokens of the text.
     """
     pieces = []
     first = 0
@@ -170,6 +171,7 @@ def decode_as_it_comes(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterat
     pieces = bytes_of_tokens(tokenizer)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token_id in token_ids:
+        # `text := ...` gives the result a name, to test it and to yield it.
         piece = pieces[token_id] or str(tokenizer.id_to_token(token_id)).encode()
         if text := decoder.decode(piece):
             yield text

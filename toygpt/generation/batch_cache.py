@@ -36,11 +36,11 @@ class BatchCache(Cache):
         )
         layers = range(config.num_layers)
         super().__init__(slice(0), [partial(self._attend, layer) for layer in layers])
-        # Of the tokens that are read next:
-        self._place: tuple[slice | Tensor, slice | Tensor] = (slice(0), slice(0))
-        self._visible: tuple[slice | Tensor, slice] = (slice(0), slice(0))
-        self._is_visible: Tensor | None = None  # None: all columns of `_visible`
-        self._is_prefill = True
+        # Of the tokens that are read next, set by `prepare_...`:
+        self._is_prefill: bool
+        self._place: tuple[slice | Tensor, slice | Tensor]
+        self._visible: tuple[slice | Tensor, slice]
+        self._is_visible: Tensor | None  # None: all columns of `_visible`
 
     def prepare_prefill(self, rows: Sequence[int], num_tokens: Sequence[int]) -> None:
         """Expect the first tokens of some sequences.
@@ -95,7 +95,7 @@ class BatchCache(Cache):
         self._keys, self._values = self._keys[:, rows], self._values[:, rows]
 
     def _attend(self, layer: int, query: Heads, key: Heads, value: Heads) -> Heads:
-        """Keep the keys and values of the newest tokens; let them look back at all."""
+        """Keep the newest tokens' keys and values; mix the values of all tokens."""
         keys, values = self._keys[layer], self._values[layer]
         keys[self._place] = key.transpose(1, 2)
         values[self._place] = value.transpose(1, 2)

@@ -1,8 +1,8 @@
 """Generate many texts at once, and token by token: what the commands use.
 
-To read one token of each of sixteen sequences takes little longer than one token of
-one: the weights are read from memory once for all. The third rung of the ladder that
-begins in simple.py; it gives the same tokens.
+Reading one token of each of sixteen sequences takes little longer than reading one
+token of a single sequence: the weights are fetched from memory once for all sixteen.
+The third rung of the ladder that begins in simple.py; it gives the same tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -125,8 +125,10 @@ def _next_ids(
 ) -> list[int]:
     """Read the new tokens of all texts, and return the next token of each."""
     next_ids = [0] * len(texts)
+    # An empty row: its text has just begun, or its window has moved.
     new = [row for row, length in enumerate(cache.lengths) if length == 0]
     running = [row for row, length in enumerate(cache.lengths) if length > 0]
+    # `read` is one of the two functions below.
     for rows, read in ((new, prefill), (running, decode_step)):
         if rows:
             logits = read(model, cache, rows, [texts[row].window for row in rows])

@@ -14,7 +14,7 @@ from toygpt.model.gpt import GPT, Cache
 
 
 class LayerCache:
-    """An attention that keeps the keys and values of all tokens so far, in one layer.
+    """The attention of one layer, with a memory: all keys and values so far.
 
     The method `__call__` makes an object callable: the layer calls it like a function,
     in place of `flash_attention`.
@@ -25,10 +25,10 @@ class LayerCache:
         self.values: list[Heads] = []
 
     def __call__(self, query: Heads, key: Heads, value: Heads) -> Heads:
-        """Keep the keys and values of the newest tokens; let them look back at all.
+        """Keep the newest tokens' keys and values; mix the values of all tokens so far.
 
-        The first call (the prefill) reads many tokens: no token may see a later one.
-        Each call after it (a decode step) reads one token, and no token is later.
+        The first call (the prefill) is for many tokens, none of which may see a later
+        one. Each call after it (a decode step) is for one token, which may see all.
         """
         is_prefill = not self.keys
         self.keys.append(key)
@@ -68,14 +68,14 @@ def generate(
     True
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()  # not used if greedy
-    window = unread = prompt_ids[-block_size:]
+    generator = (sampling or Sampling()).generator()  # random numbers
+    window = unread = prompt_ids[-block_size:]  # unread: not in the cache yet
     cache = _empty_cache(model)
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
         cache.positions = slice(len(window) - len(unread), len(window))
         logits = model(torch.tensor([unread], device=model.device), cache)[:, -1]
-        next_id = choose_tokens(logits, sampling, [generator])[0]
+        [next_id] = choose_tokens(logits, sampling, [generator])
         if next_id == end_of_text_id:
             break
         new_ids.append(next_id)

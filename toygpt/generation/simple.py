@@ -26,9 +26,9 @@ def generate(
 ) -> list[int]:
     """Return the tokens with which the model continues a prompt.
 
-    The model looks back over `block_size` tokens. When they are full, it forgets the
-    older half of them. Here it could as well forget one token at a time; the next rung
-    shows why halves.
+    The model sees a window of at most `block_size` tokens. When the window is full, its
+    older half is dropped. Dropping one token at a time would do here; the next rung
+    shows why it is half of them.
 
     Args:
         model: A model in evaluation mode, as `load_model` returns it.
@@ -53,12 +53,13 @@ def generate(
     [41, 34, 7, 12, 14]
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()  # not used if greedy
+    generator = (sampling or Sampling()).generator()  # random numbers
     window = prompt_ids[-block_size:]  # the tokens that the model sees
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
         logits = model(torch.tensor([window], device=model.device))[:, -1]
-        next_id = choose_tokens(logits, sampling, [generator])[0]
+        # A token for each sequence of the batch: here there is one.
+        [next_id] = choose_tokens(logits, sampling, [generator])
         if next_id == end_of_text_id:
             break
         new_ids.append(next_id)

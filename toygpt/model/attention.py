@@ -149,20 +149,17 @@ class CausalSelfAttention(nn.Module):
         self.to_output = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x: Float[Tensor, "batch time channels"], cache: Attention | None = None
+        self, x: Float[Tensor, "batch time channels"], attend: Attention | None = None
     ) -> Float[Tensor, "batch time channels"]:
         """Mix information along time; no token sees a later one.
 
-        Args:
-            x: A vector for each token.
-            cache: An attention that kept the keys and values of earlier tokens, to
-                look back at them too (generation/kv_cache.py); None while training.
+        With `attend` in place of the layer's own attention, tokens that were read
+        before are seen as well: generation/kv_cache.py keeps their keys and values.
         """
         query = self._split_heads(self.to_query(x))
         key = self._split_heads(self.to_key(x))
         value = self._split_heads(self.to_value(x))
-        attend = self.attend if cache is None else cache
-        mixed = attend(query, key, value)
+        mixed = (attend or self.attend)(query, key, value)
         return self.to_output(self._join_heads(mixed))
 
     def _split_heads(self, x: Float[Tensor, "batch time channels"]) -> Heads:

@@ -56,9 +56,9 @@ class GPTConfig:
 
 @dataclass
 class Cache:
-    """A key/value cache, as the network uses it: generation/kv_cache.py has one."""
+    """A memory of tokens that were read before; see generation/kv_cache.py."""
 
-    positions: slice | Tensor  # of the tokens to read
+    positions: slice | Tensor  # of the tokens to read next
     layers: list[Attention]  # for each block, an attention that keeps keys and values
 
 
@@ -79,7 +79,7 @@ class FeedForward(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time channels"]
     ) -> Float[Tensor, "batch time channels"]:
-        """Widen, drop what is negative, narrow."""
+        """Widen, set negative numbers to zero, narrow."""
         return self.to_output(F.relu(self.to_hidden(x)))
 
 
@@ -104,10 +104,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch time channels"], cache: Attention | None = None
+        self, x: Float[Tensor, "batch time channels"], attend: Attention | None = None
     ) -> Float[Tensor, "batch time channels"]:
         """Return the stream with what this layer has to add."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), attend))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -142,10 +142,7 @@ class GPT(nn.Module):
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of the next token at every position.
 
-        Args:
-            token_ids: What to read.
-            cache: The keys and values of the tokens before these; None if there are
-                none, as while training.
+        Training needs no cache: it reads all tokens of a sequence at once.
 
         Raises:
             ValueError: More tokens than the model can look back over.
@@ -167,10 +164,10 @@ class GPT(nn.Module):
                 f"{self.config.block_size} (models.*.block_size in params.yaml)"
             )
         x = self.token_embedding(token_ids) * math.sqrt(self.config.embed_dim)
-        where = slice(num_tokens) if cache is None else cache.positions
-        x = self.dropout(x + self.positions[where])
+        positions = self.positions[cache.positions if cache else slice(num_tokens)]
+        x = self.dropout(x + positions)
         for number, block in enumerate(self.blocks):
-            x = block(x, None if cache is None else cache.layers[number])
+            x = block(x, cache.layers[number] if cache else None)
         return self.final_norm(x)
 
     @property
@@ -187,7 +184,7 @@ class GPT(nn.Module):
         """Start small, and smaller where many layers add up.
 
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners",
-        section 2.3: what is added to the stream is scaled by 1/√(number of additions).
+        section 2.3: all additions to the stream are scaled by 1/√(their number).
         A parameter's name is its path through the modules: `to_output` is the last
         layer of both attention and feed-forward, whose results are added.
         """
@@ -228,6 +225,7 @@ def next_token_loss(
         loss = mean of -ln softmax(logits)[target]
 
     It is zero for a model that is certain and right, and ln(vocab_size) for one that
-    finds all tokens equally likely. To sum up exponentials needs 32 bits.
+    finds all tokens equally likely. It is computed in 32 bits, since a sum of
+    exponentials loses too many digits in 16.
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())

@@ -20,7 +20,8 @@ A small network learns a simple text in twenty steps:
 0.0 nats per token
 
 `train` takes such steps, too. Around each it sets the learning rate, reports,
-validates, and saves checkpoints.
+validates, and saves checkpoints. On several devices, each has a process of its own,
+called a rank, with all the weights and its share of every batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -222,7 +223,7 @@ def train(
                     fabric,
                     state.step,
                     was_validated=is_validated,
-                    contents=partial(state.checkpoint, watch),
+                    contents=partial(state.checkpoint, watch),  # called if one is due
                 )
     model.cpu()
     return Outcome(
