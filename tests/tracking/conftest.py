@@ -11,9 +11,10 @@ from filelock import FileLock
 
 from tests.project import PATIENCE_SECONDS
 from tests.tracking.service import Service
-from tests.tracking.trackers import end_wandb
+from tests.tracking.trackers import end_wandb, new_record
 from toygpt.tracking import mlflow_database, sync, sync_worker
 from toygpt.tracking import wandb as wandb_tracker
+from toygpt.tracking.record import Record
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,12 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the sync workers give up a failing tracker as soon as the run ends."""
     monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """Return the record of a training that has just begun."""
+    return new_record(tmp_path)
 
 
 @pytest.fixture

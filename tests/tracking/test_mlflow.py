@@ -1,10 +1,15 @@
 """MLflow shows what the record has, as soon as its database can be written."""
 
 import os
-import resource
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from tests.faults.kills import wait_until
 from tests.tracking.trackers import (
     RUN_ID,
+    disk_full_after,
     log,
     mlflow_client,
     mlflow_files,
@@ -45,32 +51,6 @@ def wait_for_points(root: Path, num_points: int) -> None:
         return False
 
     wait_until(has_them)
-
-
-def wait_for_warning(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the only warning, when it has come."""
-    seen: list[str] = []
-
-    def has_come() -> bool:
-        seen.extend(warnings_on(capsys))
-        return bool(seen)
-
-    wait_until(has_come)
-    (warning,) = seen
-    assert warning.startswith("warning: mlflow cannot be synced: ")
-    return warning
-
-
-def check_that_it_is_synced(root: Path, num_steps: int) -> None:
-    """Check that MLflow has each point once, and the run's end."""
-    expected = rows_of(record_in(root))
-    assert len(expected) == 2 * num_steps
-    assert mlflow_rows(root) == expected
-    (run,) = mlflow_runs(root)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "nano-python")
-    assert run.data.params == {"seed": "7"}
-    assert run.data.tags["device"] == "abacus"
-    assert record_in(root).unsynced(["mlflow"]) == []
 
 
 def test_mlflow_has_everything_that_was_logged(root: Path, tmp_path: Path) -> None:
@@ -182,11 +162,9 @@ def test_a_name_that_mlflow_refuses_is_kept_in_the_record(
 def locked(root: Path) -> Iterator[None]:
     """Lock the database by another connection."""
     connection = sqlite3.connect(root / "mlflow.db", isolation_level=None)
-    connection.execute("BEGIN EXCLUSIVE")
-    try:
+    with closing(connection):
+        connection.execute("BEGIN EXCLUSIVE")
         yield
-    finally:
-        connection.close()
 
 
 @contextmanager
@@ -200,31 +178,12 @@ def overwritten(root: Path, *, from_byte: int) -> Iterator[None]:
     (root / "mlflow.db").rename(root / "damaged.db")
 
 
-@contextmanager
-def deleted(root: Path) -> Iterator[None]:
-    """Delete the database."""
-    for path in root.glob("mlflow.db*"):
-        path.unlink()
-    yield
-
-
-@contextmanager
-def emptied(root: Path) -> Iterator[None]:
-    """Leave an empty file in its place, as SQLite does that looks for a database."""
+def deleted(root: Path, *, recreated: bool) -> AbstractContextManager[None]:
+    """Delete the database; SQLite that looks for one creates an empty file."""
     (root / "mlflow.db").unlink()
-    (root / "mlflow.db").touch()
-    yield
-
-
-@contextmanager
-def full(root: Path) -> Iterator[None]:
-    """Allow no file to grow beyond 32 KiB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    if recreated:
+        (root / "mlflow.db").touch()
+    return nullcontext()
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -232,9 +191,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "read-only": (lambda root: read_only(root / "mlflow.db"), "readonly database"),
     "damaged": (partial(overwritten, from_byte=0), "file is not a database"),
     "damaged inside": (partial(overwritten, from_byte=4096), "malformed"),
-    "deleted": (deleted, "No such file"),
-    "emptied": (emptied, "mlflow.db is empty"),
-    "full": (full, "disk"),
+    "deleted": (partial(deleted, recreated=False), "No such file"),
+    "emptied": (partial(deleted, recreated=True), "mlflow.db is empty"),
+    "full": (lambda _: disk_full_after(32 * 1024), "disk"),
 }
 
 
@@ -250,14 +209,22 @@ def test_points_that_the_database_missed_are_synced_when_it_works_again(
         wait_for_points(root, 3)
         with fault(root):
             log(run, range(4, 30))
-            warning = wait_for_warning(capsys)
+            (warning,) = wait_until(lambda: warnings_on(capsys))
             log(run, range(30, 33))
         log(run, range(33, 36))
         wait_for_points(root, 35)
 
+    assert warning.startswith("warning: mlflow cannot be synced: ")
     assert message in warning, "the fault fired"
     assert warnings_on(capsys) == []
-    check_that_it_is_synced(root, 35)
+    expected = rows_of(record_in(root))
+    assert len(expected) == 2 * 35
+    assert mlflow_rows(root) == expected, "each point once"
+    (found,) = mlflow_runs(root)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "nano-python")
+    assert found.data.params == {"seed": "7"}
+    assert found.data.tags["device"] == "abacus"
+    assert record_in(root).unsynced(["mlflow"]) == []
 
 
 def test_the_points_of_a_run_are_looked_up_without_harm(

@@ -3,69 +3,54 @@
 import csv
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from tests.project import Workspace, tiny_project
-from tests.tracking.trackers import mlflow_rows, mlflow_runs, rows_of, wandb_rows
+from tests.tracking.trackers import (
+    mlflow_rows,
+    mlflow_runs,
+    rows_of,
+    tracked_by,
+    wandb_rows,
+)
+from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.git import git
+from toygpt.tracking.backfill import track
 from toygpt.tracking.record import Record, all_infos
 from toygpt.tracking.results import all_results
 from toygpt.tracking.wandb_files import read_runs
 
-# Three minutes; `tests/test_pipeline.py` has the shortest of it.
-chaos = pytest.mark.chaos
 
-OF_THE_TRACKERS = (".toygpt", "mlflow.db", "mlartifacts", "wandb")
-BOTH_SYNCED = ["synced: nano-python-restored", "synced: one"]
+@pytest.fixture
+def clone(tmp_path: Path) -> Workspace:
+    """Return a clone that pulled a model, and an experiment that is another model.
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Return a project with a commit, and an experiment that is another model.
-
-    DVC's remote and another repository have copies of them.
+    No tracker has any of this, nor had where it was trained; now they are wanted.
     """
-    folder = tmp_path_factory.mktemp("track")
-    (folder / "project").mkdir()
-    project = tiny_project(folder / "project")
-    project.dvc("remote", "add", "--default", "store", str(folder / "store"))
+    (tmp_path / "project").mkdir()
+    project = tiny_project(tmp_path / "project")
+    project.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
     project.set_params({"tracking.mlflow": False, "tracking.wandb": "disabled"})
     project.commit("a remote")
     project.dvc("repro")
     project.commit("trained")
-    project.dvc(
-        "exp", "run", "--name", "one", "--set-param", "train.learning_rate=3e-3"
-    )
-    project.run("git", "checkout", "--force", "--quiet", ".")
-    project.dvc("checkout", "--force")
-    project.dvc("push")
-    origin = str(folder / "origin.git")
+    project.dvc("exp", "run", "-n", "one", "-S", "train.learning_rate=3e-3")
+    project.dvc("push", "--all-commits")
+    origin = str(tmp_path / "origin.git")
     project.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", origin)
     project.run("git", "remote", "add", "origin", origin)
     project.run("git", "push", "--quiet", "origin", "main")
     project.dvc("exp", "push", "origin", "one")
-    # No tracker has any of this; from now on they are wanted.
-    project.set_params({"tracking.mlflow": True, "tracking.wandb": "offline"})
-    return project
-
-
-@pytest.fixture
-def project(trained: Workspace) -> Workspace:
-    """Return that project, of which the trackers have nothing."""
-    for name in OF_THE_TRACKERS:
-        path = trained.root / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return trained
-
-
-def track(
-    project: Workspace, *arguments: str, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Run `python . track`."""
-    return project.run("python", ".", "track", *arguments, check=check)
+    project.run("git", "clone", "--quiet", origin, str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    clone.environment["DVC_SITE_CACHE_DIR"] = str(tmp_path / "dvc-site-cache-2")
+    clone.dvc("pull")
+    clone.dvc("exp", "pull", "origin", "one")
+    clone.set_params({"tracking.mlflow": True, "tracking.wandb": "offline"})
+    return clone
 
 
 def check_that_all_is_there(root: Path) -> None:
@@ -101,70 +86,59 @@ def check_that_all_is_there(root: Path) -> None:
     assert [row for row in mlflow_rows(root, restored) if row[1] == name] == rows
 
 
-@chaos
-def test_results_are_synced_once_however_often_it_is_asked_for(
-    project: Workspace,
+@pytest.mark.chaos  # minutes; `tests/test_pipeline.py` has the shortest of it
+def test_results_that_were_pulled_from_a_remote_are_synced_and_rebuilt(
+    clone: Workspace,
 ) -> None:
-    first, second = track(project), track(project)
-    check_that_all_is_there(project.root)
-    (project.root / "mlflow.db").unlink()
-    shutil.rmtree(project.root / "wandb")
-    rebuilt = track(project, "--rebuild")
+    def track(*arguments: str) -> list[str]:
+        done = clone.run("python", ".", "track", *arguments)
+        assert done.stderr == ""
+        check_that_all_is_there(clone.root)
+        return sorted(done.stdout.splitlines())
 
-    assert sorted(first.stdout.splitlines()) == BOTH_SYNCED
-    assert second.stdout == "everything is synced\n"
-    assert sorted(rebuilt.stdout.splitlines()) == BOTH_SYNCED
-    assert (first.stderr, second.stderr, rebuilt.stderr) == ("", "", "")
-    check_that_all_is_there(project.root)
-
-
-@chaos
-def test_results_that_were_pulled_from_a_remote_are_synced(
-    project: Workspace, tmp_path: Path
-) -> None:
-    origin = project.root.parent / "origin.git"
-    project.run("git", "clone", "--quiet", str(origin), str(tmp_path / "clone"))
-    clone = Workspace(tmp_path / "clone")
-    clone.environment["DVC_SITE_CACHE_DIR"] = str(tmp_path / "dvc-site-cache")
-    clone.dvc("pull")
-    clone.dvc("exp", "pull", "origin", "one")
-    clone.set_params({"tracking.mlflow": True, "tracking.wandb": "offline"})
-
-    synced = track(clone)
-
-    assert sorted(synced.stdout.splitlines()) == BOTH_SYNCED
-    check_that_all_is_there(clone.root)
+    both = ["synced: nano-python-restored", "synced: one"]
+    assert track() == both
+    assert track() == ["everything is synced"]
+    (clone.root / "mlflow.db").unlink()
+    shutil.rmtree(clone.root / "wandb")
+    assert track("--rebuild") == both
 
 
-@chaos
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a repository of an empty commit."""
+    for kind in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{kind}_NAME", "test")
+        monkeypatch.setenv(f"GIT_{kind}_EMAIL", "test@example.com")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "first")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("revision", "message"),
     [
-        ("nosuch", "error: unknown Git revision 'nosuch'"),
-        ("HEAD~1", "error: HEAD~1 has no models/toygpt/model.safetensors"),
+        ("nosuch", "unknown Git revision 'nosuch'"),
+        ("HEAD", "HEAD has no models/toygpt/model.safetensors"),
     ],
 )
 def test_a_revision_without_results_is_named(
-    project: Workspace, revision: str, message: str
+    repository: Path, revision: str, message: str
 ) -> None:
-    answer = track(project, revision, check=False)
+    Repo.init(str(repository))
 
-    assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.splitlines() == [message]
-    assert not (project.root / "mlflow.db").exists()
+    with pytest.raises(InputError, match=message):
+        track(repository, tracked_by(), revisions=[revision])
 
 
 def test_results_are_of_revisions_of_experiments_and_last_of_the_workspace(
-    tmp_path: Path,
+    repository: Path,
 ) -> None:
-    git(tmp_path, "init", "--quiet")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    git(tmp_path, *identity, "commit", "--quiet", "--allow-empty", "--message", "first")
-    commit = git(tmp_path, "rev-parse", "HEAD")
+    commit = git(repository, "rev-parse", "HEAD")
     for name in (f"{commit[:2]}/{commit[2:]}/plain-goat", "stash", "celery/stash"):
-        git(tmp_path, "update-ref", f"refs/exps/{name}", "HEAD")
+        git(repository, "update-ref", f"refs/exps/{name}", "HEAD")
 
-    found = list(all_results(tmp_path, ["HEAD"]))
+    found = list(all_results(repository, ["HEAD"]))
 
     names = [(results.revision, results.name) for results in found]
     assert names == [("HEAD", "HEAD"), (commit, "plain-goat"), (None, None)]

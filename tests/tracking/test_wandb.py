@@ -2,15 +2,14 @@
 
 import atexit
 import shutil
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 
 from tests.faults.kills import is_gone, wait_until
@@ -25,13 +24,13 @@ from tests.tracking.trackers import (
     tracked_by,
     wandb_core,
     wandb_rows,
-    wandb_runs,
     warnings_on,
 )
 from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb import points_in_wandb
+from toygpt.tracking.wandb_files import read_runs
 
 TRACKING = tracked_by("wandb")
 
@@ -54,7 +53,7 @@ def check_that_it_is_synced(root: Path, num_steps: int) -> None:
     expected = rows_of(record_in(root))
     assert len(expected) == 2 * num_steps
     assert wandb_rows(root) == expected
-    last = wandb_runs(root)[-1]
+    last = read_runs(root)[-1]
     assert (last.run_id, last.exit_code) == (RUN_ID, 0)
     assert last.config == {"seed": 7, "device": "abacus"}
     assert last.summary["parameters"] == 123.0
@@ -78,7 +77,7 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
         run.log_metrics({"parameters": 123.0})
         run.log_directory(tmp_path / "model", name="model")
 
-    (found,) = wandb_runs(root)
+    (found,) = read_runs(root)
     assert (found.run_id, found.project, found.name) == (RUN_ID, "toy", "nano-python")
     assert found.tags == ["mood: good"]
     assert found.config == {
@@ -94,8 +93,8 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     assert found.summary["parameters"] == 123.0
     assert found.artifacts == {f"model-{RUN_ID}": {"config.json"}}
     assert found.exit_code == 0
-    assert record_in(root).info.synced["wandb"].directories == ["model"]
     info = record_in(root).info
+    assert info.synced["wandb"].directories == ["model"]
     known = points_in_wandb(info, root) or {}
     assert known.items() >= {(5, "loss"): 3.0, (10, "loss"): 2.0}.items()
     assert {path.name for path in root.iterdir()} == {"wandb", ".toygpt"}
@@ -136,27 +135,38 @@ def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
 
     (warning,) = warnings_on(capsys)
     assert warning.startswith("warning: wandb has no API key and keeps the run offline")
-    found = wandb_runs(root)
+    found = read_runs(root)
     assert [(run.run_id, run.exit_code) for run in found] == [("1", 0), ("2", 1)]
     assert all(run.history == [{"loss": 3.0, "step": 5}] for run in found)
     assert found[1].config["reason"] == "it diverged"
 
 
+def kill_wandb(_: Path) -> None:
+    """Kill W&B's own process."""
+    core = wandb_core()
+    core.kill()
+    wait_until(lambda: is_gone(core))
+
+
+def delete_folder(root: Path) -> None:
+    """Delete the folder of the run, as soon as it has its file."""
+    wait_until(lambda: list((root / "wandb").glob("*run-*/*.wandb")))
+    # In one step: W&B's process may be creating files in it.
+    shutil.rmtree((root / "wandb").rename(root / "deleted"))
+
+
 @pytest.mark.slow
-def test_points_that_wandb_missed_are_synced_after_its_process_was_killed(
-    root: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fault", [kill_wandb, delete_folder])
+def test_points_that_wandb_lost_are_synced_again(
+    root: Path, capsys: pytest.CaptureFixture[str], fault: Callable[[Path], None]
 ) -> None:
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
-        killed = wandb_core()
-        killed.kill()
-        log(run, range(4, 6))
-        wait_until(lambda: is_gone(killed))
-        log(run, range(6, 9))
+        fault(root)
+        log(run, range(4, 9))
         run.log_metrics({"parameters": 123.0})
 
     warning_of(capsys)
-    assert len(wandb_runs(root)) >= 2
     check_that_it_is_synced(root, 8)
 
 
@@ -166,24 +176,19 @@ def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
 ) -> None:
     """Nothing of it is on the disk yet, and there is no curve to miss."""
     real_close = wandb_tracker.WandbTracker.close
-    killed: list[psutil.Process] = []
+    faults = [kill_wandb]
 
-    def close(
-        self: wandb_tracker.WandbTracker, *args: object, **kwargs: object
-    ) -> None:
-        if not killed:
-            core = wandb_core()
-            core.kill()
-            wait_until(lambda: is_gone(core))
-            killed.append(core)
-        real_close(self, *args, **kwargs)  # type: ignore[arg-type]
+    def close(*args: Any, **kwargs: Any) -> None:
+        if faults:
+            faults.pop()(root)
+        real_close(*args, **kwargs)
 
     monkeypatch.setattr(wandb_tracker.WandbTracker, "close", close)
 
     with run_in(root, TRACKING) as run:
         run.log_metrics({"parameters": 123.0})
 
-    assert killed
+    assert not faults, "the fault fired"
     warning_of(capsys)
     check_that_it_is_synced(root, 0)
 
@@ -197,17 +202,14 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
         with run_in(root, TRACKING) as run:
             log(run, range(1, 4))
             hanging = wandb_core()
-            hanging.send_signal(signal.SIGSTOP)
+            hanging.suspend()
             log(run, range(4, 40))
             run.log_metrics({"parameters": 123.0})
             started = time.monotonic()
         waited = time.monotonic() - started
     unsynced = record_in(root).unsynced(["wandb"])
-    hanging.kill()
-    wait_until(lambda: is_gone(hanging))
-    wait_until(
-        lambda: not [it for it in threading.enumerate() if "sync worker" in it.name]
-    )
+    kill_wandb(root)
+    wait_until(lambda: not any("sync" in it.name for it in threading.enumerate()))
     end_wandb()  # as if another process had started
 
     bring_up_to_date(TRACKING, root)
@@ -216,22 +218,6 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
     assert "it does not answer" in warning_of(capsys)
     assert unsynced == ["wandb"]
     check_that_it_is_synced(root, 39)
-
-
-@pytest.mark.slow
-def test_a_folder_that_was_deleted_meanwhile_is_written_again(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_in(root, TRACKING) as run:
-        log(run, range(1, 4))
-        wait_until(lambda: bool(list((root / "wandb").glob("*run-*/*.wandb"))))
-        # In one step: W&B's process may be creating files in it.
-        shutil.rmtree((root / "wandb").rename(root / "deleted"))
-        log(run, range(4, 6))
-        run.log_metrics({"parameters": 123.0})
-
-    warning_of(capsys)
-    check_that_it_is_synced(root, 5)
 
 
 @contextmanager
@@ -258,18 +244,15 @@ def without_wandb(_: Path) -> Iterator[None]:
         yield
 
 
+FAULTS = [
+    (file_in_place_of, "File exists"),
+    (read_only_folder, "cannot be written"),  # W&B would write to the temporary folder
+    (without_wandb, "wandb"),
+]
+
+
 @pytest.mark.usefixtures("gives_up_soon")
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (file_in_place_of, "File exists"),
-        (
-            read_only_folder,
-            "cannot be written",
-        ),  # W&B would write to the temporary folder
-        (without_wandb, "wandb"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "message"), FAULTS)
 def test_a_run_that_wandb_could_not_have_is_synced_later(
     root: Path,
     capsys: pytest.CaptureFixture[str],

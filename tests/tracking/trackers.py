@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -20,7 +21,7 @@ from toygpt.tracking.mlflow_database import database_uri
 from toygpt.tracking.points import curves_of, known_of
 from toygpt.tracking.record import Record, runs_folder
 from toygpt.tracking.run import Run, training_run
-from toygpt.tracking.wandb_files import WandbRun, read_runs
+from toygpt.tracking.wandb_files import read_runs
 
 RUN_ID = "20260101-000000-abcdef"
 
@@ -60,6 +61,7 @@ def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
         "params": {"seed": 7, "train.learning_rate": 1e-3, "hub.token": None},
         "tags": {"mood": "good"},
         "trackers": ["mlflow", "wandb"],
+        "metadata": {"device": "abacus"},
     }
     return Record.create(root, id=run_id, **values | changes)
 
@@ -81,6 +83,17 @@ def log(run: Run, steps: range) -> None:
         started = time.monotonic()
         run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
         assert time.monotonic() - started < 10, "as long as a busy disk takes"
+
+
+@contextmanager
+def disk_full_after(num_bytes: int) -> Iterator[None]:
+    """Leave room for so many bytes in a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
@@ -147,11 +160,6 @@ def files_in(folder: Path) -> dict[str, str]:
     }
 
 
-def wandb_runs(root: Path) -> list[WandbRun]:
-    """Return W&B's runs, one for each time that a run was opened."""
-    return read_runs(root)
-
-
 def wandb_rows(root: Path, run_id: str = "*") -> Rows:
     """Return the curves of a run, by default of the only one, of all its folders."""
     runs = read_runs(root, run_id)
@@ -175,11 +183,7 @@ def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def wandb_core() -> psutil.Process:
     """Return W&B's own process, a child of this one."""
     children = psutil.Process().children(recursive=True)
-    (core,) = [
-        child
-        for child in children
-        if "wandb-core" in child.name() and not is_gone(child)
-    ]
+    (core,) = [it for it in children if "wandb-core" in it.name() and not is_gone(it)]
     return core
 
 
