@@ -78,7 +78,7 @@ def test_only_a_whole_copy_of_this_run_is_noted_as_a_copy(
 ) -> None:
     """A killed process leaves half a copy, which the service lists like any other."""
     record.note_synced("mlflow", Synced(run_id, directories=["samples", "deleted"]))
-    service.directories = ["model", "samples"]
+    service.directories = {"model", "samples"}
 
     *_, without_model = sync(record, service)
     *_, with_model = sync(record, service, "model")
@@ -97,7 +97,7 @@ def test_while_a_copy_is_made_only_the_others_are_noted(
     service.fail(
         "log_directory", lambda: meanwhile.append(record.info.synced["mlflow"])
     )
-    service.directories = ["model"]
+    service.directories = {"model"}
 
     *_, noted = sync(record, service, name)
 

@@ -15,6 +15,8 @@ from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tracking.service import Service, raising
 from tests.tracking.trackers import (
     RUN_ID,
+    WEIGHTS,
+    Warned,
     end_wandb,
     mlflow_rows,
     mlflow_runs,
@@ -23,7 +25,6 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
     wandb_rows,
-    warnings_on,
 )
 from toygpt.tracking import sync
 from toygpt.tracking.points import read_points
@@ -32,7 +33,6 @@ from toygpt.tracking.run import run_of_model
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb_files import read_runs
 
-WEIGHTS = "ab" * 32
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")
 BOTH = tracked_by("mlflow", "wandb")
@@ -127,10 +127,7 @@ def test_a_full_disk_ends_the_training_with_its_own_error(
 
 
 def test_one_failing_tracker_does_not_stop_the_other(
-    tmp_path: Path,
-    service: Service,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
     other = Service()
     monkeypatch.setitem(sync.OPEN, "wandb", other.open)
@@ -139,18 +136,9 @@ def test_one_failing_tracker_does_not_stop_the_other(
     with run_in(tmp_path, BOTH) as run:
         run.log_metrics({"loss": 3.0}, step=1)
 
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: mlflow cannot be synced: no entry. ")
     assert service.points == other.points == [(1, "loss", 3.0)]
-
-
-def test_without_trackers_the_record_alone_is_kept(tmp_path: Path) -> None:
-    with run_in(tmp_path, NONE) as run:
-        run.log_metrics({"loss": 1.0}, step=1)
-        run.log_directory(tmp_path, name="model")
-
-    assert [path.name for path in tmp_path.iterdir()] == [".toygpt"]
-    assert rows_of(record_in(tmp_path)) == [(1, "loss", 1.0)]
 
 
 def test_a_model_that_was_trained_elsewhere_has_no_run(
@@ -205,6 +193,7 @@ def test_a_failing_later_stage_leaves_the_training_finished(
 
     assert record_in(tmp_path).info.status == "FINISHED"
     assert not trained.is_being_written()
+    assert [path.name for path in tmp_path.iterdir()] == [".toygpt"]
 
 
 def test_a_tracker_that_the_training_did_not_have_gets_nothing_later(
@@ -219,18 +208,14 @@ def test_a_tracker_that_the_training_did_not_have_gets_nothing_later(
 
 @pytest.mark.parametrize(("file", "num"), [("run.json", 0), ("metrics.jsonl", 1)])
 def test_a_damaged_record_does_not_fail_a_later_stage(
-    tmp_path: Path,
-    trained: Record,
-    capsys: pytest.CaptureFixture[str],
-    file: str,
-    num: int,
+    tmp_path: Path, trained: Record, warned: Warned, file: str, num: int
 ) -> None:
     (trained.folder / file).write_text("{\n")
 
     with run_of_model(WEIGHTS, tracking=NONE, root=tmp_path) as run:
         run.log_metrics({"test_loss": 1.0})
 
-    assert len(warnings_on(capsys)) == num
+    assert len(warned()) == num
 
 
 # Logs eight points; when it is killed, MLflow has six of them, or more.
@@ -274,11 +259,7 @@ class Killed:
             assert process.stdout.readline() == "halfway\n"
             temporary = self.root / ".toygpt" / "wandb" / "tmp"
             self.sockets = list(temporary.glob(f"*/wandb-{process.pid}-*/socket"))
-            # As another training does when it begins.
-            self.synced_by_others = bring_up_to_date(BOTH, self.root)
-            (run,) = mlflow_runs(self.root)
-            self.statuses = (run.info.status, record_in(self.root).info.status)
-            self.num_opened = len(read_runs(self.root))
+            (self.in_mlflow,) = mlflow_runs(self.root)
         finally:
             children = psutil.Process(process.pid).children(recursive=True)
             process.kill()
@@ -296,13 +277,6 @@ class Killed:
 def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Killed:
     """Return a training with both trackers that was killed."""
     return Killed(tmp_path_factory.mktemp("killed"), empty_database)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_alive_in_another_process_is_left_alone(killed: Killed) -> None:
-    assert killed.synced_by_others == []
-    assert killed.statuses == ("RUNNING", "RUNNING")
-    assert killed.num_opened == 1
 
 
 @pytest.mark.slow
@@ -340,8 +314,8 @@ def test_a_resumed_training_continues_its_runs(killed: Killed, tmp_path: Path) -
     assert [row for row in mlflow_rows(root) if row[0]] == expected, "none twice"
     assert wandb_rows(root) == expected
     (in_mlflow,) = mlflow_runs(root)
-    assert in_mlflow.info.run_id == mlflow_runs(killed.root)[0].info.run_id
-    assert meanwhile.info.status == "RUNNING"
+    assert in_mlflow.info.run_id == killed.in_mlflow.info.run_id
+    assert killed.in_mlflow.info.status == meanwhile.info.status == "RUNNING"
     assert (in_mlflow.info.status, record.info.status) == ("FINISHED", "FINISHED")
     assert in_mlflow.data.metrics["parameters"] == 123.0
     assert in_mlflow.data.tags["resumed.after"] == "its process is gone"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.service import Connection, Service, raising
+from tests.tracking.service import Service, raising
 from tests.tracking.trackers import (
     RUN_ID,
+    Warned,
     record_in,
     run_in,
     tracked_by,
-    warnings_on,
 )
 from toygpt.tracking import sync
 from toygpt.tracking.record import Record
@@ -34,7 +34,7 @@ def test_trackers_open_one_after_the_other(
     """At once they would wait for each other's imports."""
     events: list[str] = []
 
-    def open_slowly(*_: object) -> Connection:
+    def open_slowly(*_: object) -> Service:
         events.append("opens")
         time.sleep(0.05)
         events.append("is open")
@@ -109,7 +109,7 @@ def test_a_tracker_that_has_everything_is_not_opened_again(
 
 
 def test_one_damaged_record_is_named_and_stops_no_other(
-    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, service: Service, warned: Warned
 ) -> None:
     for run_id in ("1", "2", "3"):
         finish(tmp_path, run_id)
@@ -118,14 +118,14 @@ def test_one_damaged_record_is_named_and_stops_no_other(
     synced = bring_up_to_date(MLFLOW, tmp_path)
 
     assert synced == service.opened == ["3", "1"]
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: the training 2 is left as it is: ")
     assert "metrics.jsonl is damaged" in warning
 
 
 @pytest.mark.usefixtures("gives_up_soon")
 def test_of_a_tracker_that_fails_the_user_is_warned_once_however_many_runs_wait(
-    tmp_path: Path, service: Service, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, service: Service, warned: Warned
 ) -> None:
     for run_id in ("1", "2", "3"):
         finish(tmp_path, run_id)
@@ -133,13 +133,13 @@ def test_of_a_tracker_that_fails_the_user_is_warned_once_however_many_runs_wait(
 
     with run_in(tmp_path, MLFLOW, run_id="4"):
         pass
-    at_start = warnings_on(capsys)
+    at_start = warned()
     synced = bring_up_to_date(MLFLOW, tmp_path)
 
     assert set(service.opened) == {"3", "4"}, "it was tried with one of the three"
     assert len(at_start) == 1
     assert synced == []
-    assert len(warnings_on(capsys)) == 1
+    assert len(warned()) == 1
 
 
 STEP_1, STEP_2 = (1, "loss"), (2, "loss")
@@ -177,6 +177,6 @@ def test_a_run_is_synced_with_its_directories(tmp_path: Path, service: Service) 
 
     sync_run(record, MLFLOW, tmp_path, {"model": tmp_path})
 
-    assert service.directories == ["model"]
+    assert service.directories == {"model"}
     assert service.statuses == ["KILLED"], "its process is gone"
     assert record_in(tmp_path).info.synced["mlflow"].directories == ["model"]

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.kills import wait_until
 from tests.project import PATIENCE_SECONDS
 from tests.tracking.service import Fault, Hang, Service, raising
-from tests.tracking.trackers import warnings_on
+from tests.tracking.trackers import Warned
 from toygpt.tracking import sync_worker
 from toygpt.tracking.record import Record, Synced
 from toygpt.tracking.sync_worker import SyncWorker
@@ -55,7 +55,7 @@ def check_that_it_is_synced(record: Record, service: Service) -> None:
     """Check that the service has everything, and each point once."""
     assert sorted(service.points, key=str) == sorted(ALL_POINTS, key=str)
     assert service.metadata[-1] == {"device": "abacus"}
-    assert set(service.directories) == {"model"}
+    assert service.directories == {"model"}
     assert service.statuses == ["FINISHED"]
     assert record.unsynced(["mlflow"]) == []
 
@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[str, list[Fault], str]] = {
 def test_a_tracker_that_fails_is_synced_later_and_the_user_is_warned_once(
     record: Record,
     service: Service,
-    capsys: pytest.CaptureFixture[str],
+    warned: Warned,
     method: str,
     faults: list[Fault],
     words: str,
@@ -109,13 +109,13 @@ def test_a_tracker_that_fails_is_synced_later_and_the_user_is_warned_once(
 
     assert service.num_fired == num_faults
     check_that_it_is_synced(record, service)
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: mlflow cannot be synced: ")
     assert words in warning
 
 
 def test_points_that_a_tracker_lost_are_synced_again(
-    record: Record, service: Service, capsys: pytest.CaptureFixture[str]
+    record: Record, service: Service, warned: Warned
 ) -> None:
     service.fail("close", lambda: service.points.__delitem__(slice(2, 5)))
     service.fail("abandon", raising(SystemExit(1)))  # nor can it be released
@@ -124,7 +124,7 @@ def test_points_that_a_tracker_lost_are_synced_again(
 
     assert service.num_fired == 2
     assert sorted(service.points, key=str) == sorted(ALL_POINTS, key=str)
-    assert "points did not arrive" in warnings_on(capsys)[0]
+    assert "points did not arrive" in warned()[0]
 
 
 @pytest.mark.parametrize("is_quiet", [True, False])
@@ -132,7 +132,7 @@ def test_a_quiet_worker_and_a_closed_terminal_get_no_warning(
     record: Record,
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    warned: Warned,
     is_quiet: bool,
 ) -> None:
     if not is_quiet:
@@ -145,14 +145,11 @@ def test_a_quiet_worker_and_a_closed_terminal_get_no_warning(
 
     assert service.num_fired == 1
     assert service.points == ALL_POINTS
-    assert warnings_on(capsys) == []
+    assert warned() == []
 
 
 def test_a_record_that_cannot_be_written_is_not_a_failure_of_the_tracker(
-    record: Record,
-    service: Service,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
     """The disk is full: the training will say so, and the tracker has everything."""
     no_space = raising(OSError(28, "No space left on device"))
@@ -163,7 +160,7 @@ def test_a_record_that_cannot_be_written_is_not_a_failure_of_the_tracker(
     assert record.info.synced == {}, "the fault fired"
     assert service.points == ALL_POINTS
     assert (service.statuses, len(service.opened)) == (["FINISHED"], 1)
-    assert warnings_on(capsys) == []
+    assert warned() == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +170,7 @@ def test_a_record_that_cannot_be_written_is_not_a_failure_of_the_tracker(
 def test_a_tracker_that_refuses_the_run_is_not_tried_again(
     record: Record,
     service: Service,
-    capsys: pytest.CaptureFixture[str],
+    warned: Warned,
     error: Exception,
     num_warnings: int,
 ) -> None:
@@ -182,7 +179,7 @@ def test_a_tracker_that_refuses_the_run_is_not_tried_again(
     train(record, service)
 
     assert (service.points, len(service.opened)) == ([], 1)
-    assert len(warnings_on(capsys)) == num_warnings
+    assert len(warned()) == num_warnings
     # A run that the user deleted is settled; the other waits for the user.
     assert len(record.unsynced(["mlflow"])) == num_warnings
 
@@ -192,7 +189,7 @@ def test_a_tracker_that_hangs_stops_neither_the_work_nor_its_end(
     record: Record,
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    warned: Warned,
     method: str,
 ) -> None:
     monkeypatch.setattr(sync_worker, "PATIENCE_SECONDS", 0.2)
@@ -212,7 +209,7 @@ def test_a_tracker_that_hangs_stops_neither_the_work_nor_its_end(
 
     assert was_given_up
     assert waited >= 0.2, "as long as the patience"
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert "it does not answer" in warning
     assert record.info.synced.get("mlflow") == noted, "another process may write it now"
     assert record.unsynced(["mlflow"]) == ["mlflow"]
@@ -236,10 +233,7 @@ def test_a_tracker_that_hangs_while_it_opens_delays_the_start_for_a_while_only(
 
 
 def test_a_tracker_that_always_fails_does_not_hold_up_the_end(
-    record: Record,
-    service: Service,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    record: Record, service: Service, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
     monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.3)
     service.fail("open", *[raising(OSError("no entry"))] * 10_000)
@@ -249,7 +243,7 @@ def test_a_tracker_that_always_fails_does_not_hold_up_the_end(
     assert len(service.opened) > 3, "it was tried"
     assert service.faults["open"], "it was given up, or it would be open"
     assert record.unsynced(["mlflow"]) == ["mlflow"]
-    assert len(warnings_on(capsys)) == 1
+    assert len(warned()) == 1
 
 
 def test_a_worker_that_pauses_tries_at_once_when_the_run_ends(

@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from tests.faults.kills import is_gone, wait_until
 from tests.tracking.trackers import (
+    MODEL_FILES,
     RUN_ID,
+    WEIGHTS,
+    Warned,
     end_wandb,
     log,
+    log_everything,
     read_only,
     record_in,
     rows_of,
@@ -24,7 +29,6 @@ from tests.tracking.trackers import (
     tracked_by,
     wandb_core,
     wandb_rows,
-    warnings_on,
 )
 from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
@@ -36,14 +40,21 @@ TRACKING = tracked_by("wandb")
 
 
 @pytest.fixture
-def root(wandb_root: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a project whose user is not logged in to W&B."""
-    return wandb_root
+    for folder in ("home", "elsewhere", "root"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wandb_tracker._warn_of_missing_key.cache_clear()
+    yield tmp_path / "root"
+    end_wandb()
 
 
-def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
+def warning_of(warned: Warned) -> str:
     """Return the only warning."""
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: wandb cannot be synced: ")
     return warning
 
@@ -63,19 +74,7 @@ def check_that_it_is_synced(root: Path, num_steps: int) -> None:
 def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     root: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-
-    with run_in(
-        root,
-        tracked_by("wandb", tags={"mood": "good"}),
-        params={"seed": 7, "train.learning_rate": 1e-3},
-        metadata={"git.commit": "c0ffee"},
-    ) as run:
-        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
-        run.log_metrics({"loss": 2.0}, step=10)
-        run.log_metrics({"parameters": 123.0})
-        run.log_directory(tmp_path / "model", name="model")
+    log_everything(root, "wandb")
 
     (found,) = read_runs(root)
     assert (found.run_id, found.project, found.name) == (RUN_ID, "toy", "nano-python")
@@ -83,7 +82,9 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     assert found.config == {
         "seed": 7,
         "train.learning_rate": 1e-3,
+        "max_documents": None,
         "git.commit": "c0ffee",
+        "weights.sha256": WEIGHTS,
     }
     assert found.history == [
         {"loss": 3.0, "speed": 10.0, "step": 5},
@@ -91,7 +92,7 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     ]
     assert found.summary["loss"] == 2.0
     assert found.summary["parameters"] == 123.0
-    assert found.artifacts == {f"model-{RUN_ID}": {"config.json"}}
+    assert found.artifacts == {f"model-{RUN_ID}": set(MODEL_FILES)}
     assert found.exit_code == 0
     info = record_in(root).info
     assert info.synced["wandb"].directories == ["model"]
@@ -122,7 +123,7 @@ def test_temporary_files_go_with_the_process_or_with_the_next(
 
 @pytest.mark.slow
 def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, warned: Warned
 ) -> None:
     """Each end of a run ends W&B's process; the next run needs another."""
     tracking = tracked_by(wandb="online")
@@ -133,7 +134,7 @@ def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
         run.log_metrics({"loss": 3.0}, step=5)
         raise ValueError("it diverged")
 
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: wandb has no API key and keeps the run offline")
     found = read_runs(root)
     assert [(run.run_id, run.exit_code) for run in found] == [("1", 0), ("2", 1)]
@@ -158,7 +159,7 @@ def delete_folder(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [kill_wandb, delete_folder])
 def test_points_that_wandb_lost_are_synced_again(
-    root: Path, capsys: pytest.CaptureFixture[str], fault: Callable[[Path], None]
+    root: Path, warned: Warned, fault: Callable[[Path], None]
 ) -> None:
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
@@ -166,13 +167,13 @@ def test_points_that_wandb_lost_are_synced_again(
         log(run, range(4, 9))
         run.log_metrics({"parameters": 123.0})
 
-    warning_of(capsys)
+    warning_of(warned)
     check_that_it_is_synced(root, 8)
 
 
 @pytest.mark.slow
 def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
     """Nothing of it is on the disk yet, and there is no curve to miss."""
     real_close = wandb_tracker.WandbTracker.close
@@ -189,16 +190,16 @@ def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
         run.log_metrics({"parameters": 123.0})
 
     assert not faults, "the fault fired"
-    warning_of(capsys)
+    warning_of(warned)
     check_that_it_is_synced(root, 0)
 
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(sync_worker, "PATIENCE_SECONDS", 0.5)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(sync_worker, "PATIENCE_SECONDS", 0.5)
         with run_in(root, TRACKING) as run:
             log(run, range(1, 4))
             hanging = wandb_core()
@@ -209,13 +210,15 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
         waited = time.monotonic() - started
     unsynced = record_in(root).unsynced(["wandb"])
     kill_wandb(root)
-    wait_until(lambda: not any("sync" in it.name for it in threading.enumerate()))
+    wait_until(
+        lambda: not any("sync worker" in it.name for it in threading.enumerate())
+    )
     end_wandb()  # as if another process had started
 
     bring_up_to_date(TRACKING, root)
 
     assert waited < 10
-    assert "it does not answer" in warning_of(capsys)
+    assert "it does not answer" in warning_of(warned)
     assert unsynced == ["wandb"]
     check_that_it_is_synced(root, 39)
 
@@ -228,20 +231,15 @@ def file_in_place_of(folder: Path) -> Iterator[None]:
     folder.unlink()
 
 
-@contextmanager
-def read_only_folder(folder: Path) -> Iterator[None]:
+def read_only_folder(folder: Path) -> AbstractContextManager[None]:
     """Make the folder, read-only."""
     folder.mkdir()
-    with read_only(folder):
-        yield
+    return read_only(folder)
 
 
-@contextmanager
-def without_wandb(_: Path) -> Iterator[None]:
+def without_wandb(_: Path) -> AbstractContextManager[Any]:
     """Make W&B's package impossible to import."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "wandb", None)
-        yield
+    return patch.dict(sys.modules, wandb=None)
 
 
 FAULTS = [
@@ -255,14 +253,14 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "message"), FAULTS)
 def test_a_run_that_wandb_could_not_have_is_synced_later(
     root: Path,
-    capsys: pytest.CaptureFixture[str],
-    fault: Callable[[Path], AbstractContextManager[None]],
+    warned: Warned,
+    fault: Callable[[Path], AbstractContextManager[Any]],
     message: str,
 ) -> None:
     with fault(root / "wandb"), run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         run.log_metrics({"parameters": 123.0})
-    warning = warning_of(capsys)
+    warning = warning_of(warned)
     assert points_in_wandb(record_in(root).info, root) is None
 
     synced = bring_up_to_date(TRACKING, root)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.wandb_files import read_runs
 
 RUN_ID = "20260101-000000-abcdef"
+WEIGHTS = "ab" * 32  # their digest
+MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
+
+# Returns the warnings that our own code has printed since the last call.
+Warned = Callable[[], list[str]]
 
 # The points of a tracker, repeated ones included: step, name, value.
 Rows = list[tuple[int, str, float]]
@@ -51,6 +56,23 @@ def run_in(
         "metadata": {"device": "abacus"},
     }
     return training_run(**values | changes, tracking=tracking, root=root)
+
+
+def log_everything(root: Path, *trackers: str) -> None:
+    """Log one of everything that a run can have; its model is beside the project."""
+    model = root.with_name("model")
+    write_files(model, MODEL_FILES)
+    with run_in(
+        root,
+        tracked_by(*trackers, tags={"mood": "good"}),
+        params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
+        metadata={"git.commit": "c0ffee"},
+    ) as run:
+        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
+        run.log_metrics({"loss": 2.0}, step=10)
+        run.log_metrics({"parameters": 123.0})
+        run.remember_weights(WEIGHTS)
+        run.log_directory(model, name="model")
 
 
 def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
@@ -151,6 +173,13 @@ def mlflow_files(root: Path, run: Any) -> dict[str, str]:
     return files_in(folder)
 
 
+def write_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files below a folder."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def files_in(folder: Path) -> dict[str, str]:
     """Return the texts of all files below a folder."""
     return {
@@ -172,12 +201,6 @@ def wandb_rows(root: Path, run_id: str = "*") -> Rows:
         for name, value in row.items()
         if name != "step"
     )
-
-
-def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the warnings that our own code has printed."""
-    lines = capsys.readouterr().err.splitlines()
-    return [line for line in lines if line.startswith("warning: ")]
 
 
 def wandb_core() -> psutil.Process:
