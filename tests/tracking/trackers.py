@@ -24,7 +24,7 @@ from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.wandb_files import read_runs
 
 RUN_ID = "20260101-000000-abcdef"
-WEIGHTS = "ab" * 32  # their digest
+WEIGHTS = "ab" * 32  # the digest of a model
 MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
 
 # Returns the warnings that our own code has printed since the last call.
