@@ -66,6 +66,7 @@ def test_every_damage_to_results_is_found_and_its_command_restores_them(
     result = visit(fix=True)
 
     assert result.code == 1
+    assert "all as dvc.lock has them" not in result.text
     for problem, start, end in (
         (
             "data/tokens is not what tokenize wrote: tokens.bin changed",

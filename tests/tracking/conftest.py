@@ -11,9 +11,10 @@ from filelock import FileLock
 
 from tests.project import PATIENCE_SECONDS
 from tests.tracking.service import Service
-from tests.tracking.trackers import end_wandb
+from tests.tracking.trackers import Warned, new_record
+from toygpt.pipeline.git import git
 from toygpt.tracking import mlflow_database, sync, sync_worker
-from toygpt.tracking import wandb as wandb_tracker
+from toygpt.tracking.record import Record
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +59,12 @@ def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """Return the record of a training that has just begun."""
+    return new_record(tmp_path)
+
+
+@pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     """Return a service that works, in MLflow's place."""
     service = Service()
@@ -66,16 +73,25 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 @pytest.fixture
-def wandb_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a project whose user is not logged in to W&B."""
-    for folder in ("home", "elsewhere", "root"):
-        (tmp_path / folder).mkdir(exist_ok=True)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    wandb_tracker._warn_of_missing_key.cache_clear()
-    yield tmp_path / "root"
-    end_wandb()
+def warned(capsys: pytest.CaptureFixture[str]) -> Warned:
+    """Return how to get the warnings that our own code has printed."""
+
+    def warned() -> list[str]:
+        lines = capsys.readouterr().err.splitlines()
+        return [line for line in lines if line.startswith("warning: ")]
+
+    return warned
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a Git repository of an empty commit."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "test")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "test@example.com")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "first")
+    return tmp_path
 
 
 @pytest.fixture

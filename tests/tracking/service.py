@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from tests.project import PATIENCE_SECONDS
 from toygpt.tracking.points import Known, Point, known_of
@@ -12,12 +13,14 @@ Fault = Callable[[], None]
 
 
 class Service:
-    """The service behind a tracker; all its runs are one."""
+    """A service with one run, and the tracker that is open there."""
+
+    run_id = "1"
 
     def __init__(self) -> None:
         self.points: list[tuple[int | None, str, float]] = []
         self.metadata: list[dict[str, str]] = []
-        self.directories: list[str] = []
+        self.directories: set[str] = set()
         self.statuses: list[Status] = []
         self.opened: list[str] = []  # ids of records
         self.faults: dict[str, list[Fault]] = {}
@@ -33,50 +36,38 @@ class Service:
             self.num_fired += 1
             self.faults[method].pop(0)()
 
-    def known(self) -> Known:
-        """Return the values that have arrived."""
-        return {(step, name): value for step, name, value in self.points}
-
-    def open(self, info: RunInfo | None = None, *_: object) -> "Connection":
+    def open(self, info: RunInfo | None = None, *_: object) -> Self:
         """Open the run of a record, as a tracker's class does."""
         self.opened.append(info.id if info else "")
         self.meet_fault("open")
-        return Connection(self)
+        self._look_up()
+        return self
 
-
-class Connection:
-    """The run of a service, open for more."""
-
-    run_id = "1"
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.known = service.known()
-        self.directories: set[str] = set()
+    def _look_up(self) -> None:
+        self.known: Known = {(step, name): value for step, name, value in self.points}
 
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
-        self.service.meet_fault("log_metadata")
-        self.service.metadata.append(dict(metadata))
+        self.meet_fault("log_metadata")
+        self.metadata.append(dict(metadata))
 
     def log_points(self, points: Sequence[Point]) -> None:
         for point in points:
             for name, value in point.metrics.items():
-                self.service.meet_fault("log_points")
-                self.service.points.append((point.step, name, value))
+                self.meet_fault("log_points")
+                self.points.append((point.step, name, value))
         self.known |= known_of(points)
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        self.service.meet_fault("log_directory")
-        self.service.directories.append(name)
+        self.meet_fault("log_directory")
+        self.directories.add(name)
 
     def close(self, status: Status, *, ended: float) -> None:
-        self.service.meet_fault("close")
-        self.service.statuses.append(status)
-        self.known = self.service.known()
-        self.directories = set(self.service.directories)
+        self.meet_fault("close")
+        self.statuses.append(status)
+        self._look_up()
 
     def abandon(self) -> None:
-        self.service.meet_fault("abandon")
+        self.meet_fault("abandon")
 
 
 class Hang:

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.tracking.trackers import (
     record_in,
     run_in,
     tracked_by,
+    write_files,
 )
 from toygpt.cli import main
 from toygpt.doctor.finding import Finding
@@ -38,14 +41,13 @@ pytestmark = pytest.mark.usefixtures("gives_up_soon")
 def project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a project with a model whose training MLflow could not log."""
     params = (PROJECT / "params.yaml").read_text()
-    (root / "params.yaml").write_text(
-        params.replace("wandb: offline", "wandb: disabled")
-    )
-    (root / "dvc.yaml").touch()
-    (root / "dvc.lock").write_text("{}")
-    model = root / "models" / "toygpt"
-    model.mkdir(parents=True)
-    (model / "model.safetensors").write_text("weights")
+    files = {
+        "params.yaml": params.replace("wandb: offline", "wandb: disabled"),
+        "dvc.yaml": "",
+        "dvc.lock": "{}",
+        "models/toygpt/model.safetensors": "weights",
+    }
+    write_files(root, files)
     monkeypatch.chdir(root)
     with run_in(root, tracked_by(project="toygpt")) as run:
         run.log_metrics({"loss": 1.0}, step=1)
@@ -54,30 +56,28 @@ def project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def track(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def track(*options: str) -> tuple[int, str, str]:
     """Run `python . track`, and return its exit code, output and errors."""
-    capsys.readouterr()
-    code = main(["track"])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output, errors = StringIO(), StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = main(["track", *options])
+    return code, output.getvalue(), errors.getvalue()
 
 
 def findings(root: Path, *, fix: bool = False) -> list[str]:
     """Return the doctor's findings, and what they suggest; those left after a fix."""
-    found = []
-    for line in check_trackers(root):
-        match line:
-            case Finding(problem, command, fix_it):
-                found.append(f"{problem}: {command}")
-                if fix and fix_it is not None:
-                    fix_it()
-    return findings(root) if fix else found
+    found = [line for line in check_trackers(root) if isinstance(line, Finding)]
+    if fix:
+        for finding in found:
+            if finding.fix is not None:
+                finding.fix()
+        return findings(root)
+    return [f"{finding.problem}: {finding.command}" for finding in found]
 
 
 def sentences(root: Path) -> list[str]:
     """Return what the doctor says of the runs where all is well."""
-    lines = [line for line in check_trackers(root) if isinstance(line, str)]
-    return [line for line in lines if " run" in line]
+    return [it for it in check_trackers(root) if isinstance(it, str) and " run" in it]
 
 
 def model_in_mlflow(root: Path) -> dict[str, str]:
@@ -92,71 +92,74 @@ SYNCED = (0, "synced: nano-python\n", "")
 
 
 def test_a_run_whose_files_mlflow_refuses_is_an_error_until_it_is_synced(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path,
 ) -> None:
     """There is a file in the place of MLflow's folder."""
     (project / "mlartifacts").write_text("no folder")
 
-    code, output, errors = track(capsys)
+    code, output, errors = track()
     (found,) = findings(project)
     after_fix = findings(project, fix=True)  # the curves can be synced, the files not
     (project / "mlartifacts").unlink()
-    accepted = track(capsys)
 
     assert (code, output) == (1, "")
     assert "File exists" in errors or "Not a directory" in errors
     assert errors.splitlines()[-1] == "error: not synced with mlflow: nano-python"
     assert found.endswith(": python . track")
     assert after_fix == [LACKS_RESULTS]
-    assert accepted == SYNCED
+    assert track() == SYNCED
     assert findings(project) == []
     assert model_in_mlflow(project) == WEIGHTS
     assert sentences(project) == ["1 run, and mlflow has all of it"]
 
 
-def test_a_damaged_lock_file_is_an_error_in_one_line(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert track(capsys) == SYNCED
+def test_a_lost_database_is_rebuilt_when_that_is_asked_for(project: Path) -> None:
+    assert track() == SYNCED
+    (project / "mlflow.db").unlink()
+
+    assert track() == (0, "everything is synced\n", "")
+    assert track("--rebuild") == SYNCED
+    assert model_in_mlflow(project) == WEIGHTS
+
+
+def test_a_damaged_lock_file_is_an_error_in_one_line(project: Path) -> None:
+    assert track() == SYNCED
     (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")
 
     said = "error: dvc.lock is damaged: run `git checkout dvc.lock`\n"
-    assert track(capsys) == (2, "", said)
+    assert track() == (2, "", said)
     assert findings(project) == [], "of the trackers"
 
 
 @pytest.mark.parametrize("lock", [LOCK_WITH_EVALUATE, None])
 def test_without_the_results_of_the_evaluation_the_model_is_synced(
-    project: Path, capsys: pytest.CaptureFixture[str], lock: str | None
+    project: Path, lock: str | None
 ) -> None:
     """Where metrics/evaluate.json was deleted, or dvc.lock."""
     path = project / "dvc.lock"
     path.write_text(lock) if lock else path.unlink()
 
-    assert track(capsys) == SYNCED
+    assert track() == SYNCED
     assert model_in_mlflow(project) == WEIGHTS
 
 
 def test_a_run_without_the_results_of_its_evaluation_is_a_finding_until_it_has_them(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path,
 ) -> None:
     """As where DVC has restored them from its run cache."""
     (project / "dvc.lock").write_text(LOCK_WITH_EVALUATE)
-    track(capsys)
-    before = findings(project)
-    (project / "metrics").mkdir()
-    (project / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+    track()
+    assert findings(project) == []
+    write_files(project, {"metrics/evaluate.json": '{"test_loss": 2.5}'})
 
-    found = findings(project)
-    accepted = track(capsys)
-
-    assert (before, found, accepted) == ([], [LACKS_RESULTS], SYNCED)
+    assert findings(project) == [LACKS_RESULTS]
+    assert track() == SYNCED
     assert mlflow_runs(project, "toygpt")[0].data.metrics["test_loss"] == 2.5
     assert findings(project) == []
 
 
 def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
-    project: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, empty_database: Path
 ) -> None:
     (project / "mlflow.db").write_bytes(empty_database.read_bytes())
     client = mlflow_client(project)
@@ -164,11 +167,10 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
     experiment_id = client.create_experiment("toygpt", location)
     client.delete_experiment(experiment_id)
 
-    code, output, errors = track(capsys)
+    code, output, errors = track()
     (found,) = findings(project)
     while_deleted = sentences(project)
     client.restore_experiment(experiment_id)
-    accepted = track(capsys)
 
     assert (code, output) == (1, "")
     warning, error = errors.splitlines()
@@ -177,68 +179,65 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
     assert "another tracking.project in params.yaml" in warning
     assert error == "error: not synced with mlflow: nano-python"
     assert command in found
-    assert accepted == SYNCED
-    assert findings(project) == []
     assert while_deleted == [], "MLflow has nothing, and no other tracker is wanted"
+    assert track() == SYNCED
+    assert findings(project) == []
 
 
 def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
-    project: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, empty_database: Path
 ) -> None:
     """As the interface of `mlflow ui` creates it."""
     (project / "mlflow.db").write_bytes(empty_database.read_bytes())
     mlflow_client(project).create_experiment("toygpt", "mlflow-artifacts:/2")
 
-    refused, _, refusal = track(capsys)
+    refused, _, refusal = track()
     (found,) = findings(project)
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
-    accepted, _, errors = track(capsys)
 
     assert refused == 1
     assert "choose another tracking.project" in refusal
     assert "created by MLflow's server" in found
     assert found.endswith(": ${EDITOR:-vi} params.yaml")
-    assert (accepted, errors) == (0, "")
+    assert track()[::2] == (0, "")
     assert findings(project) == []
 
 
 def test_the_doctor_corrects_locations_and_copies_files(
-    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path
 ) -> None:
-    track(capsys)
+    track()
     moved = project.rename(tmp_path / "moved")
     project.mkdir()
     (moved / "mlartifacts").rename(project / "mlartifacts")
 
     (found,) = findings(moved)
-    fixed = findings(moved, fix=True)
 
     assert f"mlflow.db points to {project / 'mlartifacts'}" in found
     assert "The files of 1 run are there alone" in found
     assert "python . doctor --fix" in found
-    assert fixed == []
+    assert findings(moved, fix=True) == []
     assert model_in_mlflow(moved) == WEIGHTS
 
 
 def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path,
 ) -> None:
     """As DVC restores them; earlier versions called each loss `loss`."""
     shutil.rmtree(project / ".toygpt" / "runs")
-    report = project / "reports" / "train"
-    report.mkdir(parents=True)
-    (report / "train.csv").write_text("step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n")
-    (report / "validation.csv").write_text("step,loss\n2,2.75\n")
-    (project / "metrics").mkdir()
-    (project / "metrics" / "train.json").write_text('{"parameters": 123, "steps": 2}')
-    (project / "metrics" / "evaluate.json").write_text('{"test_loss": 2.5}')
+    results = {
+        "reports/train/train.csv": "step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n",
+        "reports/train/validation.csv": "step,loss\n2,2.75\n",
+        "metrics/train.json": '{"parameters": 123, "steps": 2}',
+        "metrics/evaluate.json": '{"test_loss": 2.5}',
+    }
+    write_files(project, results)
 
-    code, output, errors = track(capsys)
-    again = track(capsys)
+    first, again = track(), track()
 
     (run,) = mlflow_runs(project, "toygpt")
-    assert (code, output, errors) == (0, f"synced: {run.info.run_name}\n", "")
+    assert first == (0, f"synced: {run.info.run_name}\n", "")
     assert again == (0, "everything is synced\n", "")
     assert run.info.run_name.endswith("-restored")
     assert run.info.status == "FINISHED"
@@ -251,23 +250,21 @@ def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
         (None, "parameters"): 123.0,
         (None, "steps"): 2.0,
     }, "the evaluation may be of another model: dvc.lock does not say"
-    assert run.data.params["train.batch_size"] == str(
-        record.info.params["train.batch_size"]
-    )
+    batch_size = record.info.params["train.batch_size"]
+    assert run.data.params["train.batch_size"] == str(batch_size)
     assert run.data.tags["restored.from"] == "the workspace"
     assert model_in_mlflow(project) == WEIGHTS
 
 
 @pytest.mark.parametrize("report", ["step\n1,", "no table\n1", None])
 def test_results_that_cannot_be_read_are_an_error_or_there_are_none(
-    project: Path, capsys: pytest.CaptureFixture[str], report: str | None
+    project: Path, report: str | None
 ) -> None:
     shutil.rmtree(project / ".toygpt" / "runs")
-    (project / "reports" / "train").mkdir(parents=True)
     if report is not None:
-        (project / "reports" / "train" / "train.csv").write_text(report)
+        write_files(project, {"reports/train/train.csv": report})
 
-    code, _, errors = track(capsys)
+    code, _, errors = track()
 
     expected = (0, "") if report is None else (2, "error: the results of the workspace")
     assert (code, errors[: len(expected[1])]) == expected

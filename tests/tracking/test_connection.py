@@ -1,11 +1,8 @@
 """A tracker gets exactly the part of a record that it lacks."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.tracking.service import Service
-from tests.tracking.trackers import new_record
 from toygpt.tracking.connection import Connection
 from toygpt.tracking.record import Record, Synced
 
@@ -13,9 +10,8 @@ EVERYTHING = [(1, "loss", 1.0), (2, "loss", 0.5), (None, "parameters", 123.0)]
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
+def record(record: Record) -> Record:
     """Return the record of a training of two steps."""
-    record = new_record(tmp_path, trackers=["fake"])
     for step, name, value in EVERYTHING:
         record.append({name: value}, step=step)
     record.update(status="FINISHED", ended=2.0)
@@ -28,9 +24,9 @@ def sync(record: Record, service: Service, *directories: str) -> list[Synced]:
 
     def note(synced: Synced) -> None:
         noted.append(synced)
-        record.note_synced("fake", synced)
+        record.note_synced("mlflow", synced)
 
-    before = record.info.synced.get("fake")
+    before = record.info.synced.get("mlflow")
     connection = Connection(service.open(), record, before, note=note)
     connection.sync(dict.fromkeys(directories, record.folder))
     connection.close()
@@ -81,8 +77,8 @@ def test_only_a_whole_copy_of_this_run_is_noted_as_a_copy(
     record: Record, service: Service, run_id: str, whole: list[str]
 ) -> None:
     """A killed process leaves half a copy, which the service lists like any other."""
-    record.note_synced("fake", Synced(run_id, directories=["samples", "deleted"]))
-    service.directories = ["model", "samples"]
+    record.note_synced("mlflow", Synced(run_id, directories=["samples", "deleted"]))
+    service.directories = {"model", "samples"}
 
     *_, without_model = sync(record, service)
     *_, with_model = sync(record, service, "model")
@@ -96,10 +92,12 @@ def test_while_a_copy_is_made_only_the_others_are_noted(
     record: Record, service: Service, name: str
 ) -> None:
     """A killed process leaves nothing but these notes."""
-    record.note_synced("fake", Synced("1", 1, "FINISHED", ["model"]))
+    record.note_synced("mlflow", Synced("1", 1, "FINISHED", ["model"]))
     meanwhile: list[Synced] = []
-    service.fail("log_directory", lambda: meanwhile.append(record.info.synced["fake"]))
-    service.directories = ["model"]
+    service.fail(
+        "log_directory", lambda: meanwhile.append(record.info.synced["mlflow"])
+    )
+    service.directories = {"model"}
 
     *_, noted = sync(record, service, name)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.trackers import write_files
 from toygpt.pipeline.git import git
 from toygpt.tracking.environment import describe_environment, run_name
 
@@ -13,17 +14,13 @@ CODE_AND_RESULTS = ("module.py", "params.yaml", "dvc.lock", "metrics/train.json"
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a repository of one commit, the working directory."""
-    for name in CODE_AND_RESULTS:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "--all")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    git(tmp_path, *identity, "commit", "--quiet", "--message", "first")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a repository with code and results, the working directory."""
+    write_files(repository, dict.fromkeys(CODE_AND_RESULTS, ""))
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "second")
+    monkeypatch.chdir(repository)
+    return repository
 
 
 @pytest.fixture
@@ -55,9 +52,7 @@ def test_metadata_has_versions_and_the_device(no_repository: Path) -> None:
 def test_metadata_has_the_commit_and_whether_the_code_differs(
     repository: Path, changed: list[str], is_dirty: str
 ) -> None:
-    for name in changed:
-        (repository / name).parent.mkdir(exist_ok=True)
-        (repository / name).write_text("changed\n")
+    write_files(repository, dict.fromkeys(changed, "changed\n"))
 
     metadata = describe_environment("a processor")
 
@@ -77,24 +72,16 @@ def test_without_a_commit_metadata_has_none(
     assert run_name("nano", "python") == "nano-python-no-commit"
 
 
-def test_metadata_has_the_experiment(
-    no_repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
-    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
-
-    metadata = describe_environment("a processor")
-
-    assert metadata["dvc.experiment"] == "plain-goat"
-    assert metadata["dvc.baseline"] == "c0ffee"
-
-
-def test_a_run_is_named_after_its_experiment_or_after_what_is_trained(
+def test_a_run_has_the_name_and_the_baseline_of_its_experiment(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = git(repository, "rev-parse", "--short", "HEAD")
     assert run_name("nano", "python") == f"nano-python-{commit}"
 
     monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
 
     assert run_name("nano", "python") == "plain-goat"
+    metadata = describe_environment("a processor")
+    assert metadata["dvc.experiment"] == "plain-goat"
+    assert metadata["dvc.baseline"] == "c0ffee"

@@ -1,10 +1,15 @@
 """MLflow shows what the record has, as soon as its database can be written."""
 
 import os
-import resource
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,13 @@ from mlflow.exceptions import MlflowException
 
 from tests.faults.kills import wait_until
 from tests.tracking.trackers import (
+    MODEL_FILES,
     RUN_ID,
+    WEIGHTS,
+    Warned,
+    disk_full_after,
     log,
+    log_everything,
     mlflow_client,
     mlflow_files,
     mlflow_rows,
@@ -25,7 +35,6 @@ from tests.tracking.trackers import (
     rows_of,
     run_in,
     tracked_by,
-    warnings_on,
 )
 from toygpt.tracking.mlflow import points_in_mlflow
 from toygpt.tracking.points import Point
@@ -47,48 +56,8 @@ def wait_for_points(root: Path, num_points: int) -> None:
     wait_until(has_them)
 
 
-def wait_for_warning(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the only warning, when it has come."""
-    seen: list[str] = []
-
-    def has_come() -> bool:
-        seen.extend(warnings_on(capsys))
-        return bool(seen)
-
-    wait_until(has_come)
-    (warning,) = seen
-    assert warning.startswith("warning: mlflow cannot be synced: ")
-    return warning
-
-
-def check_that_it_is_synced(root: Path, num_steps: int) -> None:
-    """Check that MLflow has each point once, and the run's end."""
-    expected = rows_of(record_in(root))
-    assert len(expected) == 2 * num_steps
-    assert mlflow_rows(root) == expected
-    (run,) = mlflow_runs(root)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "nano-python")
-    assert run.data.params == {"seed": "7"}
-    assert run.data.tags["device"] == "abacus"
-    assert record_in(root).unsynced(["mlflow"]) == []
-
-
-def test_mlflow_has_everything_that_was_logged(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "model" / "deep").mkdir(parents=True)
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "deep" / "file").write_text("text")
-
-    with run_in(
-        root,
-        tracked_by("mlflow", tags={"mood": "good"}),
-        params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
-        metadata={"git.commit": "c0ffee", "device": "abacus"},
-    ) as run:
-        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
-        run.log_metrics({"loss": 2.0}, step=10)
-        run.log_metrics({"parameters": 123.0})
-        run.remember_weights("ab" * 32)
-        run.log_directory(tmp_path / "model", name="model")
+def test_mlflow_has_everything_that_was_logged(root: Path) -> None:
+    log_everything(root, "mlflow")
 
     (found,) = mlflow_runs(root)
     record = record_in(root)
@@ -101,9 +70,9 @@ def test_mlflow_has_everything_that_was_logged(root: Path, tmp_path: Path) -> No
         "max_documents": "None",
     }
     tags = found.data.tags
-    assert (tags["mood"], tags["device"]) == ("good", "abacus")
+    assert tags["mood"] == "good"
     assert tags["mlflow.source.git.commit"] == "c0ffee"
-    assert tags["weights.sha256"] == "ab" * 32
+    assert tags["weights.sha256"] == WEIGHTS
     assert tags["toygpt.run"] == RUN_ID
     assert mlflow_rows(root) == [
         (0, "parameters", 123.0),
@@ -111,7 +80,7 @@ def test_mlflow_has_everything_that_was_logged(root: Path, tmp_path: Path) -> No
         (5, "speed", 10.0),
         (10, "loss", 2.0),
     ]
-    files = {"model/config.json": "{}", "model/deep/file": "text"}
+    files = {f"model/{name}": text for name, text in MODEL_FILES.items()}
     assert mlflow_files(root, found) == files
     assert record.info.synced["mlflow"].directories == ["model"]
 
@@ -150,7 +119,7 @@ def test_a_run_that_was_killed_before_its_parameters_were_logged_gets_them(
 
 
 def test_a_run_that_the_user_deleted_is_not_restored(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, warned: Warned
 ) -> None:
     with run_in(root, TRACKING) as run:
         run.log_metrics({"loss": 1.0}, step=1)
@@ -160,33 +129,17 @@ def test_a_run_that_the_user_deleted_is_not_restored(
 
     synced = bring_up_to_date(TRACKING, root)
 
-    assert (synced, mlflow_runs(root), warnings_on(capsys)) == ([], [], [])
+    assert (synced, mlflow_runs(root), warned()) == ([], [], [])
     assert record_in(root).unsynced(["mlflow"]) == []
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-def test_a_name_that_mlflow_refuses_is_kept_in_the_record(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_in(root, TRACKING) as run:
-        log(run, range(1, 2))
-        wait_for_points(root, 1)
-        run.log_metrics({"loss?": 2.0}, step=2)
-
-    assert "loss?" in warnings_on(capsys)[0]
-    assert mlflow_rows(root) == [(1, "loss", 1.0), (1, "speed", 10.0)]
-    assert record_in(root).points[-1].metrics == {"loss?": 2.0}
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Lock the database by another connection."""
     connection = sqlite3.connect(root / "mlflow.db", isolation_level=None)
-    connection.execute("BEGIN EXCLUSIVE")
-    try:
+    with closing(connection):
+        connection.execute("BEGIN EXCLUSIVE")
         yield
-    finally:
-        connection.close()
 
 
 @contextmanager
@@ -200,31 +153,12 @@ def overwritten(root: Path, *, from_byte: int) -> Iterator[None]:
     (root / "mlflow.db").rename(root / "damaged.db")
 
 
-@contextmanager
-def deleted(root: Path) -> Iterator[None]:
-    """Delete the database."""
-    for path in root.glob("mlflow.db*"):
-        path.unlink()
-    yield
-
-
-@contextmanager
-def emptied(root: Path) -> Iterator[None]:
-    """Leave an empty file in its place, as SQLite does that looks for a database."""
+def deleted(root: Path, *, recreated: bool) -> AbstractContextManager[None]:
+    """Delete the database; SQLite that looks for one creates an empty file."""
     (root / "mlflow.db").unlink()
-    (root / "mlflow.db").touch()
-    yield
-
-
-@contextmanager
-def full(root: Path) -> Iterator[None]:
-    """Allow no file to grow beyond 32 KiB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    if recreated:
+        (root / "mlflow.db").touch()
+    return nullcontext()
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -232,32 +166,37 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "read-only": (lambda root: read_only(root / "mlflow.db"), "readonly database"),
     "damaged": (partial(overwritten, from_byte=0), "file is not a database"),
     "damaged inside": (partial(overwritten, from_byte=4096), "malformed"),
-    "deleted": (deleted, "No such file"),
-    "emptied": (emptied, "mlflow.db is empty"),
-    "full": (full, "disk"),
+    "deleted": (partial(deleted, recreated=False), "No such file"),
+    "emptied": (partial(deleted, recreated=True), "mlflow.db is empty"),
+    "full": (lambda _: disk_full_after(32 * 1024), "disk"),
 }
 
 
 @pytest.mark.parametrize(("fault", "message"), FAULTS.values(), ids=FAULTS)
 def test_points_that_the_database_missed_are_synced_when_it_works_again(
-    root: Path,
-    capsys: pytest.CaptureFixture[str],
-    fault: Callable[[Path], Any],
-    message: str,
+    root: Path, warned: Warned, fault: Callable[[Path], Any], message: str
 ) -> None:
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         wait_for_points(root, 3)
         with fault(root):
             log(run, range(4, 30))
-            warning = wait_for_warning(capsys)
+            (warning,) = wait_until(lambda: warned())
             log(run, range(30, 33))
         log(run, range(33, 36))
         wait_for_points(root, 35)
 
+    assert warning.startswith("warning: mlflow cannot be synced: ")
     assert message in warning, "the fault fired"
-    assert warnings_on(capsys) == []
-    check_that_it_is_synced(root, 35)
+    assert warned() == []
+    expected = rows_of(record_in(root))
+    assert len(expected) == 2 * 35
+    assert mlflow_rows(root) == expected, "each point once"
+    (found,) = mlflow_runs(root)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "nano-python")
+    assert found.data.params == {"seed": "7"}
+    assert found.data.tags["device"] == "abacus"
+    assert record_in(root).unsynced(["mlflow"]) == []
 
 
 def test_the_points_of_a_run_are_looked_up_without_harm(

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 from tests.tracking.trackers import (
     RUN_ID,
+    Warned,
     mlflow_client,
     mlflow_files,
     mlflow_runs,
     record_in,
     run_in,
     tracked_by,
-    warnings_on,
+    write_files,
 )
 from toygpt.tracking.mlflow_locations import (
     LOCATION_COLUMNS,
@@ -38,17 +40,10 @@ def project(root: Path) -> Path:
     return root
 
 
-def set_location(root: Path, location: str) -> None:
-    """Set the location of all experiments."""
-    with sqlite3.connect(root / "mlflow.db") as connection:
-        connection.execute("UPDATE experiments SET artifact_location = ?", [location])
-
-
 def train(root: Path, run_id: str = RUN_ID, *, text: str = "{}") -> Any:
     """Log a model as a training does, and return MLflow's run."""
     model = root / "models" / run_id
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "config.json").write_text(text)
+    write_files(model, {"config.json": text})
     with run_in(root, TRACKING, run_id=run_id, name=run_id) as run:
         run.log_directory(model, name="model")
     (found,) = [run for run in mlflow_runs(root) if run.info.run_name == run_id]
@@ -85,21 +80,17 @@ def test_after_a_move_old_models_are_found_and_new_files_are_here(
         client.create_experiment(f"mine-{number}", location)
     moved = project.rename(tmp_path / "moved")
 
-    found = [
-        model_of(moved, address)
-        for address in (f"runs:/{old.info.run_id}/model", "models:/toy/1")
-    ]
+    for address in (f"runs:/{old.info.run_id}/model", "models:/toy/1"):
+        assert model_of(moved, address) == "{}", "before anything was trained"
     new = train(moved, "2", text="[]")
 
-    assert found == ["{}", "{}"], "before anything was trained"
     assert mlflow_files(moved, new) == {"model/config.json": "[]"}
     assert not project.exists()
-    elsewhere = {
-        uri for uri in locations(moved) if not uri.startswith(f"{moved.as_uri()}/")
-    }
+    here = f"{moved.as_uri()}/"
+    elsewhere = {uri for uri in locations(moved) if not uri.startswith(here)}
     assert elsewhere == chosen, "locations that the user chose stay"
-    shown = mlflow_client(moved).list_artifacts(old.info.run_id, "model")
-    assert [file.path for file in shown] == ["model/config.json"]
+    (shown,) = mlflow_client(moved).list_artifacts(old.info.run_id, "model")
+    assert shown.path == "model/config.json"
 
 
 def test_a_copy_and_its_original_each_keep_their_own(
@@ -125,8 +116,6 @@ def test_a_copy_and_its_original_each_keep_their_own(
 @pytest.fixture
 def copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of the project without the files that MLflow keeps."""
-    from mlflow.tracking._tracking_service import utils as mlflow_utils
-
     # As in another process: MLflow remembers where it put the files of a run.
     monkeypatch.setattr(mlflow_utils, "_artifact_repos_cache", OrderedDict())
     ignored = shutil.ignore_patterns("mlartifacts")
@@ -170,40 +159,43 @@ def test_files_of_a_run_are_copied_from_elsewhere_when_it_gets_more(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_may_have_any_name(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    root: Path, tmp_path: Path, warned: Warned, name: str
 ) -> None:
     """The neighbours have the names that the folder's would be decoded, or cut, to."""
     root = root.rename(tmp_path / name)
     for neighbour in ("a b", "a", "what", "a%2520b"):
         (tmp_path / neighbour).mkdir()
-    before = {path for path in tmp_path.rglob("*") if root not in path.parents}
+
+    def others() -> set[Path]:
+        return {path for path in tmp_path.rglob("*") if root not in path.parents}
+
+    before = others()
 
     run = train(root)
 
     assert model_of(root, f"runs:/{run.info.run_id}/model") == "{}"
     assert mlflow_files(root, run) == {"model/config.json": "{}"}
-    after = {path for path in tmp_path.rglob("*") if root not in path.parents}
-    assert after == before
-    assert warnings_on(capsys) == []
+    assert others() == before
+    assert warned() == []
 
 
-@pytest.mark.parametrize("reason", ["deleted", "the server's"])
+@pytest.mark.parametrize(
+    "damage",
+    ["lifecycle_stage = 'deleted'", "artifact_location = 'mlflow-artifacts:/1'"],
+)
 def test_runs_of_an_unusable_experiment_are_left_alone_once_another_is_chosen(
-    project: Path, capsys: pytest.CaptureFixture[str], reason: str
+    project: Path, warned: Warned, damage: str
 ) -> None:
     for run_id, name in (("1", "toy"), ("2", "another")):
         with run_in(project, tracked_by(project=name), run_id=run_id):
             pass
         record_in(project, run_id).update(trackers=["mlflow"])
-    client = mlflow_client(project)
-    if reason == "deleted":
-        client.delete_experiment(client.get_experiment_by_name("toy").experiment_id)
-    else:
-        set_location(project, "mlflow-artifacts:/1")
+    with sqlite3.connect(project / "mlflow.db") as connection:
+        connection.execute(f"UPDATE experiments SET {damage} WHERE name = 'toy'")
 
     synced = bring_up_to_date(tracked_by("mlflow", project="another"), project)
 
-    assert warnings_on(capsys) == []
+    assert warned() == []
     assert not record_in(project, "1").info.synced["mlflow"].is_wanted
     assert len(synced) == 1
     assert len(mlflow_runs(project, "another")) == 1

@@ -2,22 +2,26 @@
 
 import atexit
 import shutil
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-import psutil
 import pytest
 
 from tests.faults.kills import is_gone, wait_until
 from tests.tracking.trackers import (
+    MODEL_FILES,
     RUN_ID,
+    WEIGHTS,
+    Warned,
     end_wandb,
     log,
+    log_everything,
     read_only,
     record_in,
     rows_of,
@@ -25,26 +29,32 @@ from tests.tracking.trackers import (
     tracked_by,
     wandb_core,
     wandb_rows,
-    wandb_runs,
-    warnings_on,
 )
 from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb import points_in_wandb
+from toygpt.tracking.wandb_files import read_runs
 
 TRACKING = tracked_by("wandb")
 
 
 @pytest.fixture
-def root(wandb_root: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a project whose user is not logged in to W&B."""
-    return wandb_root
+    for folder in ("home", "elsewhere", "root"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wandb_tracker._warn_of_missing_key.cache_clear()
+    yield tmp_path / "root"
+    end_wandb()
 
 
-def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
+def warning_of(warned: Warned) -> str:
     """Return the only warning."""
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: wandb cannot be synced: ")
     return warning
 
@@ -54,7 +64,7 @@ def check_that_it_is_synced(root: Path, num_steps: int) -> None:
     expected = rows_of(record_in(root))
     assert len(expected) == 2 * num_steps
     assert wandb_rows(root) == expected
-    last = wandb_runs(root)[-1]
+    last = read_runs(root)[-1]
     assert (last.run_id, last.exit_code) == (RUN_ID, 0)
     assert last.config == {"seed": 7, "device": "abacus"}
     assert last.summary["parameters"] == 123.0
@@ -64,27 +74,17 @@ def check_that_it_is_synced(root: Path, num_steps: int) -> None:
 def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     root: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    log_everything(root, "wandb")
 
-    with run_in(
-        root,
-        tracked_by("wandb", tags={"mood": "good"}),
-        params={"seed": 7, "train.learning_rate": 1e-3},
-        metadata={"git.commit": "c0ffee"},
-    ) as run:
-        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
-        run.log_metrics({"loss": 2.0}, step=10)
-        run.log_metrics({"parameters": 123.0})
-        run.log_directory(tmp_path / "model", name="model")
-
-    (found,) = wandb_runs(root)
+    (found,) = read_runs(root)
     assert (found.run_id, found.project, found.name) == (RUN_ID, "toy", "nano-python")
     assert found.tags == ["mood: good"]
     assert found.config == {
         "seed": 7,
         "train.learning_rate": 1e-3,
+        "max_documents": None,
         "git.commit": "c0ffee",
+        "weights.sha256": WEIGHTS,
     }
     assert found.history == [
         {"loss": 3.0, "speed": 10.0, "step": 5},
@@ -92,10 +92,10 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     ]
     assert found.summary["loss"] == 2.0
     assert found.summary["parameters"] == 123.0
-    assert found.artifacts == {f"model-{RUN_ID}": {"config.json"}}
+    assert found.artifacts == {f"model-{RUN_ID}": set(MODEL_FILES)}
     assert found.exit_code == 0
-    assert record_in(root).info.synced["wandb"].directories == ["model"]
     info = record_in(root).info
+    assert info.synced["wandb"].directories == ["model"]
     known = points_in_wandb(info, root) or {}
     assert known.items() >= {(5, "loss"): 3.0, (10, "loss"): 2.0}.items()
     assert {path.name for path in root.iterdir()} == {"wandb", ".toygpt"}
@@ -123,7 +123,7 @@ def test_temporary_files_go_with_the_process_or_with_the_next(
 
 @pytest.mark.slow
 def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, warned: Warned
 ) -> None:
     """Each end of a run ends W&B's process; the next run needs another."""
     tracking = tracked_by(wandb="online")
@@ -134,104 +134,93 @@ def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
         run.log_metrics({"loss": 3.0}, step=5)
         raise ValueError("it diverged")
 
-    (warning,) = warnings_on(capsys)
+    (warning,) = warned()
     assert warning.startswith("warning: wandb has no API key and keeps the run offline")
-    found = wandb_runs(root)
+    found = read_runs(root)
     assert [(run.run_id, run.exit_code) for run in found] == [("1", 0), ("2", 1)]
     assert all(run.history == [{"loss": 3.0, "step": 5}] for run in found)
     assert found[1].config["reason"] == "it diverged"
 
 
+def kill_wandb(_: Path) -> None:
+    """Kill W&B's own process."""
+    core = wandb_core()
+    core.kill()
+    wait_until(lambda: is_gone(core))
+
+
+def delete_folder(root: Path) -> None:
+    """Delete the folder of the run, as soon as it has its file."""
+    wait_until(lambda: list((root / "wandb").glob("*run-*/*.wandb")))
+    # In one step: W&B's process may be creating files in it.
+    shutil.rmtree((root / "wandb").rename(root / "deleted"))
+
+
 @pytest.mark.slow
-def test_points_that_wandb_missed_are_synced_after_its_process_was_killed(
-    root: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fault", [kill_wandb, delete_folder])
+def test_points_that_wandb_lost_are_synced_again(
+    root: Path, warned: Warned, fault: Callable[[Path], None]
 ) -> None:
     with run_in(root, TRACKING) as run:
         log(run, range(1, 4))
-        killed = wandb_core()
-        killed.kill()
-        log(run, range(4, 6))
-        wait_until(lambda: is_gone(killed))
-        log(run, range(6, 9))
+        fault(root)
+        log(run, range(4, 9))
         run.log_metrics({"parameters": 123.0})
 
-    warning_of(capsys)
-    assert len(wandb_runs(root)) >= 2
+    warning_of(warned)
     check_that_it_is_synced(root, 8)
 
 
 @pytest.mark.slow
 def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
     """Nothing of it is on the disk yet, and there is no curve to miss."""
     real_close = wandb_tracker.WandbTracker.close
-    killed: list[psutil.Process] = []
+    faults = [kill_wandb]
 
-    def close(
-        self: wandb_tracker.WandbTracker, *args: object, **kwargs: object
-    ) -> None:
-        if not killed:
-            core = wandb_core()
-            core.kill()
-            wait_until(lambda: is_gone(core))
-            killed.append(core)
-        real_close(self, *args, **kwargs)  # type: ignore[arg-type]
+    def close(*args: Any, **kwargs: Any) -> None:
+        if faults:
+            faults.pop()(root)
+        real_close(*args, **kwargs)
 
     monkeypatch.setattr(wandb_tracker.WandbTracker, "close", close)
 
     with run_in(root, TRACKING) as run:
         run.log_metrics({"parameters": 123.0})
 
-    assert killed
-    warning_of(capsys)
+    assert not faults, "the fault fired"
+    warning_of(warned)
     check_that_it_is_synced(root, 0)
 
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(sync_worker, "PATIENCE_SECONDS", 0.5)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(sync_worker, "PATIENCE_SECONDS", 0.5)
         with run_in(root, TRACKING) as run:
             log(run, range(1, 4))
             hanging = wandb_core()
-            hanging.send_signal(signal.SIGSTOP)
+            hanging.suspend()
             log(run, range(4, 40))
             run.log_metrics({"parameters": 123.0})
             started = time.monotonic()
         waited = time.monotonic() - started
     unsynced = record_in(root).unsynced(["wandb"])
-    hanging.kill()
-    wait_until(lambda: is_gone(hanging))
+    kill_wandb(root)
     wait_until(
-        lambda: not [it for it in threading.enumerate() if "sync worker" in it.name]
+        lambda: not any("sync worker" in it.name for it in threading.enumerate())
     )
     end_wandb()  # as if another process had started
 
     bring_up_to_date(TRACKING, root)
 
     assert waited < 10
-    assert "it does not answer" in warning_of(capsys)
+    assert "it does not answer" in warning_of(warned)
     assert unsynced == ["wandb"]
     check_that_it_is_synced(root, 39)
-
-
-@pytest.mark.slow
-def test_a_folder_that_was_deleted_meanwhile_is_written_again(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_in(root, TRACKING) as run:
-        log(run, range(1, 4))
-        wait_until(lambda: bool(list((root / "wandb").glob("*run-*/*.wandb"))))
-        # In one step: W&B's process may be creating files in it.
-        shutil.rmtree((root / "wandb").rename(root / "deleted"))
-        log(run, range(4, 6))
-        run.log_metrics({"parameters": 123.0})
-
-    warning_of(capsys)
-    check_that_it_is_synced(root, 5)
 
 
 @contextmanager
@@ -242,44 +231,36 @@ def file_in_place_of(folder: Path) -> Iterator[None]:
     folder.unlink()
 
 
-@contextmanager
-def read_only_folder(folder: Path) -> Iterator[None]:
+def read_only_folder(folder: Path) -> AbstractContextManager[None]:
     """Make the folder, read-only."""
     folder.mkdir()
-    with read_only(folder):
-        yield
+    return read_only(folder)
 
 
-@contextmanager
-def without_wandb(_: Path) -> Iterator[None]:
+def without_wandb(_: Path) -> AbstractContextManager[Any]:
     """Make W&B's package impossible to import."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "wandb", None)
-        yield
+    return patch.dict(sys.modules, wandb=None)
+
+
+FAULTS = [
+    (file_in_place_of, "File exists"),
+    (read_only_folder, "cannot be written"),  # W&B would write to the temporary folder
+    (without_wandb, "wandb"),
+]
 
 
 @pytest.mark.usefixtures("gives_up_soon")
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (file_in_place_of, "File exists"),
-        (
-            read_only_folder,
-            "cannot be written",
-        ),  # W&B would write to the temporary folder
-        (without_wandb, "wandb"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "message"), FAULTS)
 def test_a_run_that_wandb_could_not_have_is_synced_later(
     root: Path,
-    capsys: pytest.CaptureFixture[str],
-    fault: Callable[[Path], AbstractContextManager[None]],
+    warned: Warned,
+    fault: Callable[[Path], AbstractContextManager[Any]],
     message: str,
 ) -> None:
     with fault(root / "wandb"), run_in(root, TRACKING) as run:
         log(run, range(1, 4))
         run.log_metrics({"parameters": 123.0})
-    warning = warning_of(capsys)
+    warning = warning_of(warned)
     assert points_in_wandb(record_in(root).info, root) is None
 
     synced = bring_up_to_date(TRACKING, root)

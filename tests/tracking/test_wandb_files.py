@@ -37,11 +37,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def write(root: Path, data: bytes, name: str = "offline-run-1-abc") -> None:
-    """Write a file of W&B."""
-    folder = root / "wandb" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"run-{name.split('-')[-1]}.wandb").write_bytes(data)
+def write(
+    root: Path, data: bytes, name: str = "offline-run-1-abc", run_id: str = "abc"
+) -> Path:
+    """Write a file of W&B, and return its path."""
+    path = root / "wandb" / name / f"run-{run_id}.wandb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def read(root: Path, data: bytes) -> WandbRun:
@@ -98,11 +101,9 @@ def test_runs_are_found_by_their_id_oldest_first(
 ) -> None:
     """W&B puts a number behind a folder's name if there is one of that second."""
     write(tmp_path, written)
-    second = tmp_path / "wandb" / "offline-run-1-abc-1"
-    second.mkdir()
-    (second / "run-abc.wandb").write_bytes(b"")
-    os.utime(second / "run-abc.wandb", (0, 0))  # older
-    write(tmp_path, written, "run-2-xyz")
+    older = write(tmp_path, b"", "offline-run-1-abc-1", "abc")
+    os.utime(older, (0, 0))
+    write(tmp_path, written, "run-2-xyz", "xyz")
 
     assert [run.run_id for run in read_runs(tmp_path, "abc")] == ["", "abc"]
     assert len(read_runs(tmp_path)) == 3

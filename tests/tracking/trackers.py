@@ -2,11 +2,12 @@
 
 import gc
 import os
+import resource
 import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,14 @@ from toygpt.tracking.mlflow_database import database_uri
 from toygpt.tracking.points import curves_of, known_of
 from toygpt.tracking.record import Record, runs_folder
 from toygpt.tracking.run import Run, training_run
-from toygpt.tracking.wandb_files import WandbRun, read_runs
+from toygpt.tracking.wandb_files import read_runs
 
 RUN_ID = "20260101-000000-abcdef"
+WEIGHTS = "ab" * 32  # the digest of a model
+MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
+
+# Returns the warnings that our own code has printed since the last call.
+Warned = Callable[[], list[str]]
 
 # The points of a tracker, repeated ones included: step, name, value.
 Rows = list[tuple[int, str, float]]
@@ -52,6 +58,23 @@ def run_in(
     return training_run(**values | changes, tracking=tracking, root=root)
 
 
+def log_everything(root: Path, *trackers: str) -> None:
+    """Log one of everything that a run can have; its model is beside the project."""
+    model = root.with_name("model")
+    write_files(model, MODEL_FILES)
+    with run_in(
+        root,
+        tracked_by(*trackers, tags={"mood": "good"}),
+        params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
+        metadata={"git.commit": "c0ffee"},
+    ) as run:
+        run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
+        run.log_metrics({"loss": 2.0}, step=10)
+        run.log_metrics({"parameters": 123.0})
+        run.remember_weights(WEIGHTS)
+        run.log_directory(model, name="model")
+
+
 def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
     """Create the record of a training that has just begun."""
     values: dict[str, Any] = {
@@ -60,6 +83,7 @@ def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
         "params": {"seed": 7, "train.learning_rate": 1e-3, "hub.token": None},
         "tags": {"mood": "good"},
         "trackers": ["mlflow", "wandb"],
+        "metadata": {"device": "abacus"},
     }
     return Record.create(root, id=run_id, **values | changes)
 
@@ -81,6 +105,17 @@ def log(run: Run, steps: range) -> None:
         started = time.monotonic()
         run.log_metrics({"loss": 1 / step, "speed": 10.0 * step}, step=step)
         assert time.monotonic() - started < 10, "as long as a busy disk takes"
+
+
+@contextmanager
+def disk_full_after(num_bytes: int) -> Iterator[None]:
+    """Leave room for so many bytes in a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
@@ -138,6 +173,13 @@ def mlflow_files(root: Path, run: Any) -> dict[str, str]:
     return files_in(folder)
 
 
+def write_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files below a folder."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def files_in(folder: Path) -> dict[str, str]:
     """Return the texts of all files below a folder."""
     return {
@@ -145,11 +187,6 @@ def files_in(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def wandb_runs(root: Path) -> list[WandbRun]:
-    """Return W&B's runs, one for each time that a run was opened."""
-    return read_runs(root)
 
 
 def wandb_rows(root: Path, run_id: str = "*") -> Rows:
@@ -166,20 +203,10 @@ def wandb_rows(root: Path, run_id: str = "*") -> Rows:
     )
 
 
-def warnings_on(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the warnings that our own code has printed."""
-    lines = capsys.readouterr().err.splitlines()
-    return [line for line in lines if line.startswith("warning: ")]
-
-
 def wandb_core() -> psutil.Process:
     """Return W&B's own process, a child of this one."""
     children = psutil.Process().children(recursive=True)
-    (core,) = [
-        child
-        for child in children
-        if "wandb-core" in child.name() and not is_gone(child)
-    ]
+    (core,) = [it for it in children if "wandb-core" in it.name() and not is_gone(it)]
     return core
 
 

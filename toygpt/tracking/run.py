@@ -60,30 +60,15 @@ class Run:
 
 
 class NullRun(Run):
-    """A run that logs nothing: a rank above zero's, or of a model trained elsewhere."""
+    """The run of a model that was trained elsewhere: it logs nothing."""
 
     def __init__(self) -> None:
         pass
 
-    def log_metadata(self, metadata: Mapping[str, str]) -> None:
+    def log_metadata(self, *_: Any, **__: Any) -> None:
         """Log nothing."""
 
-    def log_metrics(
-        self, metrics: Mapping[str, float], *, step: int | None = None
-    ) -> None:
-        """Log nothing."""
-
-    def log_directory(self, directory: Path, *, name: str) -> None:
-        """Copy nothing."""
-
-    def remember_weights(self, weights_sha256: str) -> None:
-        """Remember nothing."""
-
-
-@contextmanager
-def null_run() -> Iterator[Run]:
-    """Yield a run that logs nothing, in place of `training_run`."""
-    yield NullRun()
+    log_metrics = log_directory = remember_weights = log_metadata
 
 
 @contextmanager
@@ -98,7 +83,7 @@ def training_run(
 ) -> Iterator[Run]:
     """Open the run of a training, or continue it; its status follows from the block.
 
-    Only rank zero may open it; the other ranks use `null_run`.
+    Only rank zero may open it.
 
     Args:
         run_id: Of its record.
