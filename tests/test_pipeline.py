@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 from dvc.repo import Repo
 from mlflow.entities import Run
@@ -19,6 +18,7 @@ from tests.project import (
     PROJECT,
     SECRETS,
     Workspace,
+    mlflow_runs,
     temporary_of,
     tiny_project,
     trace_of,
@@ -77,13 +77,6 @@ def command(
         return code, capsys.readouterr().out
 
     return run
-
-
-def mlflow_runs(workspace: Workspace) -> list[Run]:
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("toygpt")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id]))
 
 
 def run_names_and_ids_in_wandb(workspace: Workspace) -> dict[str, set[str]]:

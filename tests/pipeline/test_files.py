@@ -133,6 +133,22 @@ def test_a_new_directory_appears_when_all_of_it_is_written(tmp_path: Path) -> No
     assert contents(tmp_path) == {"data/tokens/tokenizer/vocab.json": "new"}
 
 
+def test_all_that_is_written_is_flushed_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that after a power cut a name never stands for less than all of it."""
+    flushed: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.add(os.fstat(file).st_ino))
+
+    write_text(tmp_path / "file", "new")
+    with new_directory(tmp_path / "tokens") as directory:
+        (directory / "tokenizer").mkdir()
+        (directory / "tokenizer" / "vocab.json").write_text("new")
+
+    written = [tmp_path, *tmp_path.rglob("*")]
+    assert {path.stat().st_ino for path in written} == flushed
+
+
 @pytest.mark.parametrize("error", [DiskFullError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [{}, {"tokens/part": "old"}], ids=["new", "old"])
 def test_after_an_error_all_is_as_it_was(
