@@ -64,13 +64,16 @@ def killed_while_writing(path: Path) -> Iterator[None]:
         yield
 
 
-def test_a_digest_is_that_of_hashlib(tmp_path: Path) -> None:
+def test_a_digest_is_that_of_all_that_was_written(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5_000
-    (tmp_path / "file").write_bytes(content)
 
-    digest = sha256_of(tmp_path / "file")
+    with new_file(tmp_path / "file") as file:
+        assert file.write(content) == len(content)
+        file.write(memoryview(content))
 
-    assert digest == hashlib.sha256(content).hexdigest()
+    assert file.num_bytes == 2 * len(content)
+    assert file.sha256 == hashlib.sha256(2 * content).hexdigest()
+    assert file.sha256 == sha256_of(tmp_path / "file")
 
 
 def test_text_is_written_the_same_on_every_system(tmp_path: Path) -> None:
