@@ -169,29 +169,19 @@ def test_the_other_options_reach_dvc_and_its_stages(
         (["-S", "train.learning_rate=1e-3,2e-3"], ["got '1e-3,2e-3'"]),
         (["--config", "nowhere.yaml"], ["cannot read nowhere.yaml: No such file"]),
         (["--config", "."], ["cannot read .: "]),
+        ("train: [", ["config.yaml is not valid YAML"]),
+        ("", ["config.yaml must hold sections"]),
+        ("train: {lr: 1e-3}", ["train.lr: unknown key"]),
+        ("training: {batch_size: 1}", ["training: unknown key"]),
+        ("train: 5", ["train: got 5"]),
+        ('{"train": {"learning_rate": -1}}', ["train.learning_rate: got -1"]),
     ],
 )
-@pytest.mark.usefixtures("no_dvc")
-def test_a_mistake_in_an_option_stops_before_anything_changes(
-    toygpt: Toygpt, options: list[str], named: list[str]
+def test_a_mistake_in_an_option_or_a_file_stops_before_anything_changes(
+    toygpt: Toygpt, no_dvc: Path, options: list[str] | str, named: list[str]
 ) -> None:
+    if isinstance(options, str):
+        (no_dvc / "config.yaml").write_text(options)
+        options = ["--config", "config.yaml"]
+
     assert_refused(toygpt("train", *options), *named)
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        (b"train: [", "config.yaml is not valid YAML"),
-        (b"", "config.yaml must hold sections"),
-        (b"train: {lr: 1e-3}", "train.lr: unknown key"),
-        (b"training: {batch_size: 1}", "training: unknown key"),
-        (b"train: 5", "train: got 5"),
-        (b'{"train": {"learning_rate": -1}}', "train.learning_rate: got -1"),
-    ],
-)
-def test_a_mistake_in_a_file_stops_before_anything_changes(
-    toygpt: Toygpt, no_dvc: Path, content: bytes, named: str
-) -> None:
-    (no_dvc / "config.yaml").write_bytes(content)
-
-    assert_refused(toygpt("train", "--config", "config.yaml"), named)

@@ -204,20 +204,6 @@ def test_a_killed_process_leaves_the_old_directory_and_the_next_removes_its_left
     assert contents(tmp_path) == {"tokens/part": "new"}
 
 
-def test_a_leftover_is_removed_although_a_process_has_its_number(
-    tmp_path: Path,
-) -> None:
-    """Earlier versions named what they wrote by their process: ids are used again."""
-    for number in (1, os.getppid(), os.getpid()):
-        write_text(tmp_path / f".tokens.{number}.tmp" / "part", "half")
-        write_text(tmp_path / f".tokens.{number}.old.tmp" / "part", "outdated")
-
-    with new_directory(tmp_path / "tokens") as directory:
-        write_text(directory / "part", "new")
-
-    assert contents(tmp_path) == {"tokens/part": "new"}
-
-
 @pytest.mark.parametrize("make", [new_file, new_directory])
 def test_what_is_being_written_is_not_a_leftover(
     tmp_path: Path, make: Callable[[Path], AbstractContextManager[object]]
@@ -285,20 +271,24 @@ def test_a_temporary_directory_is_removed_by_its_user_or_the_next(
     assert list(tmp_path.iterdir()) == [another_users]
 
 
-def test_other_temporary_files_stay(tmp_path: Path) -> None:
-    """The unfinished directory of a neighbour, and hidden files of the user."""
-    write_text(tmp_path / ".splits.4711.tmp" / "part", "a neighbour's")
-    write_text(tmp_path / ".tokens-are-secret", "the user's")
-    write_text(tmp_path / ".tokens.4711.tmp", "half a file of that name")
+def test_leftovers_go_and_other_temporary_files_stay(tmp_path: Path) -> None:
+    """Leftovers of the same name go, though a process may have their number.
+
+    Earlier versions named what they wrote by their process: ids are used again.
+    """
+    stay = {
+        ".splits.4711.tmp/part": "a neighbour's",
+        ".tokens-are-secret": "the user's",
+    }
+    here = os.getpid()
+    leftovers = [".tokens.1.tmp/part", f".tokens.{here}.old.tmp/part", ".tokens.47.tmp"]
+    for name, text in (stay | dict.fromkeys(leftovers, "half")).items():
+        write_text(tmp_path / name, text)
 
     with new_directory(tmp_path / "tokens") as directory:
         write_text(directory / "part", "new")
 
-    assert contents(tmp_path) == {
-        ".splits.4711.tmp/part": "a neighbour's",
-        ".tokens-are-secret": "the user's",
-        "tokens/part": "new",
-    }
+    assert contents(tmp_path) == stay | {"tokens/part": "new"}
 
 
 class RustError(Exception):
