@@ -202,6 +202,15 @@ def build(root: Path) -> Workspace:
     return workspace
 
 
+def mlflow_runs(workspace: Workspace) -> list[Any]:
+    """Return all runs that MLflow has, the newest first."""
+    from mlflow import MlflowClient
+
+    client: Any = MlflowClient(f"sqlite:///{workspace.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("toygpt")
+    return list(client.search_runs([experiment.experiment_id]))
+
+
 def trace_of(workspace: Workspace) -> Path:
     """Return the file that lists the connections which `build` tried."""
     return workspace.root.parent / "connections.txt"

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 from importlib import import_module
 from multiprocessing import active_children
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,9 @@ def test_a_case_may_have_an_environment_of_its_own() -> None:
     compare(cases, amount=1, rounds=1, environments={"with": {"TOYGPT_TEST": "1"}})
 
     assert "TOYGPT_TEST" not in os.environ
+    other = {"without": {"TOYGPT_TEST": "1"}}
     with pytest.raises(RuntimeError, match="with has ended"):
-        compare(
-            cases, amount=1, rounds=1, environments={"without": {"TOYGPT_TEST": "1"}}
-        )
+        compare(cases, amount=1, rounds=1, environments=other)
 
 
 def test_a_case_that_ends_early_ends_the_comparison() -> None:
@@ -127,11 +127,8 @@ def test_linear_growth_is_extrapolated_to_the_whole_corpus() -> None:
 @pytest.mark.parametrize("stage", FIRST_WORK)
 def test_the_first_work_of_each_stage_is_found(stage: str) -> None:
     module, name = FIRST_WORK[stage]
-    found = import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
 
-    assert callable(found)
+    assert callable(attrgetter(name)(import_module(module)))
 
 
 def test_the_loop_lasts_from_the_first_point_to_the_last(tmp_path: Path) -> None:
@@ -139,11 +136,8 @@ def test_the_loop_lasts_from_the_first_point_to_the_last(tmp_path: Path) -> None
     run = tmp_path / ".toygpt" / "runs" / "one"
     run.mkdir(parents=True)
     points = [(4, 10.0), (8, 11.5), (None, 99.0)]
-    (run / "metrics.jsonl").write_text(
-        "".join(
-            json.dumps({"step": step, "time": time, "metrics": {}}) + "\n"
-            for step, time in points
-        )
-    )
+    for step, time in points:
+        with (run / "metrics.jsonl").open("a") as file:
+            print(json.dumps({"step": step, "time": time, "metrics": {}}), file=file)
 
     assert seconds_of_loop(tmp_path) == 1.5

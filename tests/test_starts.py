@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.project import PATIENCE_SECONDS, PROJECT
-from toygpt.pipeline.errors import missing_package
 
 STAGES = PROJECT / "stages"
 
@@ -73,10 +72,3 @@ def test_a_python_without_the_packages_says_how_to_get_one_that_has_them(
     (line,) = lines
     assert line.startswith(f"error: {sys.executable} has no package ")
     assert "put `uv run` before the command, or activate" in line
-
-
-def test_a_missing_module_of_our_own_is_not_a_missing_package() -> None:
-    """It is a fault in the code, and its traceback says where."""
-    own = ModuleNotFoundError("No module named 'toygpt.nothing'", name="toygpt.nothing")
-
-    assert missing_package(own) is None

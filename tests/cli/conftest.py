@@ -41,6 +41,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def fake_dvc(folder: Path) -> Path:
+    """Return that project, in which DVC only prints how it was started."""
+    (folder / "dvc.py").write_text(
+        "import os, sys\n"
+        "print(sys.argv[1:], os.getenv('TOYGPT_RESUME'), os.getenv('TOYGPT_FRESH'))\n"
+    )
+    return folder
+
+
+@pytest.fixture
 def no_dvc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return that project; DVC must not start in it, and params.yaml not change."""
 

@@ -5,16 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from ruamel.yaml import YAML
 
 from tests.cli.command import Toygpt, assert_refused
 from tests.project import PROJECT
 from toygpt import cli
-from toygpt.cli import build_parser, main
-from toygpt.cli.options import overrides_of
+from toygpt.cli import build_parser
+from toygpt.cli.options import OPTIONS, overrides_of
 from toygpt.pipeline.params import flatten
+from toygpt.pipeline.params_file import read_yaml
 
 COMMANDS = ("train", "generate", "resume", "track", "doctor")
 STARTS = {
@@ -57,18 +58,14 @@ def test_help_and_mistakes_come_before_any_heavy_import(
 
 def test_help_names_every_command_and_option(toygpt: Toygpt) -> None:
     overview = toygpt("--help").out
+    (commands,) = [a.choices for a in build_parser("toygpt")._actions if a.choices]
 
+    assert set(commands) == set(COMMANDS)
     for command in COMMANDS:
         assert f"\n    {command} " in overview
-        (parser,) = [
-            parser
-            for action in build_parser("toygpt")._actions
-            if isinstance(action.choices, dict)
-            for name, parser in action.choices.items()
-            if name == command
-        ]
+        assert_refused(toygpt(command, "--hel"))  # no abbreviations
         explained = toygpt(command, "--help").out
-        for action in parser._actions:
+        for action in commands[command]._actions:
             assert action.help
             assert all(option in explained for option in action.option_strings)
 
@@ -94,37 +91,26 @@ def test_a_command_needs_a_project(
         (PermissionError(13, "Permission denied"), 1),
         (ModuleNotFoundError("No module named 'dvc'", name="dvc"), 1),
         (KeyboardInterrupt(), 130),
+        # A fault in the code keeps its traceback.
+        (ModuleNotFoundError("No module named 'toygpt.x'", name="toygpt.x"), None),
     ],
     ids=repr,
 )
-@pytest.mark.usefixtures("folder")
 def test_an_error_of_the_system_ends_a_command_in_one_line(
     toygpt: Toygpt,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
-    code: int,
+    code: int | None,
 ) -> None:
-    def fail() -> None:
-        raise error
+    monkeypatch.setattr(cli.train, "project_root", Mock(side_effect=error))
 
-    monkeypatch.setattr(cli.train, "project_root", fail)
-
-    output = toygpt("train")
-
-    assert output.code == code
-    assert len(output.err.splitlines()) == (code == 1)
-
-
-def test_a_fault_in_the_code_keeps_its_traceback(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise ModuleNotFoundError("No module named 'toygpt.x'", name="toygpt.x")
-
-    monkeypatch.setattr(cli.train, "project_root", fail)
-
-    with pytest.raises(ModuleNotFoundError):
-        main(["train"])
+    if code is None:
+        with pytest.raises(ModuleNotFoundError):
+            toygpt("train")
+    else:
+        output = toygpt("train")
+        assert output.code == code
+        assert len(output.err.splitlines()) == (code == 1)
 
 
 @pytest.mark.parametrize(
@@ -161,19 +147,9 @@ def test_an_option_stands_for_a_key(
 
 
 def test_the_help_of_an_option_names_its_key(toygpt: Toygpt) -> None:
-    known = dict(flatten(YAML(typ="safe").load(PROJECT / "params.yaml")))
-    help_of = re.split(r"\n  (?=-)", toygpt("train", "--help").out)
+    known = dict(flatten(read_yaml(PROJECT / "params.yaml")))
+    explained = " ".join(toygpt("train", "--help").out.split())
 
-    for option, value in {
-        "--model": "nano",
-        "--batch": "7",
-        "--lr": "0.5",
-        "--wd": "0.5",
-        "--precision": "32-true",
-        "--wnb": "false",
-    }.items():
-        parsed = build_parser("toygpt").parse_args(["train", option, value])
-        (key,) = overrides_of(parsed)
-        (text,) = [each for each in help_of if each.startswith(f"{option} ")]
-        assert f"({key})" in " ".join(text.split())
+    for key, option in OPTIONS.items():
         assert key in known
+        assert re.search(rf" --{option} ((?! --).)*\({key}\)", explained)

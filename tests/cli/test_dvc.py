@@ -15,7 +15,6 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from tests.cli.test_train import AWKWARD_PROMPTS
 from tests.project import PATIENCE_SECONDS, PROJECT
@@ -24,6 +23,7 @@ from toygpt.cli.dvc import run_experiment, to_hydra
 from toygpt.cli.options import overrides_of
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import flatten
+from toygpt.pipeline.params_file import read_yaml
 
 
 @pytest.fixture
@@ -99,13 +99,11 @@ def through_dvc(values: dict[str, object], folder: Path) -> dict[str, object]:
     """Return the values as DVC writes and reads them, in place of others."""
     path = folder / "params.yaml"
     path.write_text("old:\n  a: 1\n", encoding="utf-8")
-    overrides = [
-        to_hydra(f"old.{key}", value, is_new=key != "a")
-        for key, value in values.items()
-    ]
-    apply_overrides(path, overrides)
-    changed: dict[str, dict[str, object]] = YAML(typ="safe").load(path)
-    return changed["old"]
+    apply_overrides(
+        path, [to_hydra(f"old.{k}", v, is_new=k != "a") for k, v in values.items()]
+    )
+    changed: dict[str, object] = read_yaml(path)["old"]
+    return changed
 
 
 @pytest.mark.parametrize(
@@ -144,16 +142,14 @@ def test_dvc_merges_a_mapping_as_the_check_before_does(
     """`load_params` validates the parameters that the run will have."""
     path = tmp_path / "params.yaml"
     path.write_text(f"tracking:\n  tags: {tags}\n", encoding="utf-8")
-    known = dict(flatten(YAML(typ="safe").load(path)))
+    known = dict(flatten(read_yaml(path)))
     options = ["train", "-S", "tracking.tags={mood: good}"]
     overrides = overrides_of(build_parser("toygpt").parse_args(options))
 
-    apply_overrides(
-        path,
-        [to_hydra(k, v, is_new=k not in known) for k, v in overrides.items()],
-    )
+    arguments = [to_hydra(k, v, is_new=k not in known) for k, v in overrides.items()]
+    apply_overrides(path, arguments)
 
-    changed = dict(flatten(YAML(typ="safe").load(path)))
+    changed = dict(flatten(read_yaml(path)))
     kept = {key: value for key, value in known.items() if value != {}}
     assert changed == kept | {"tracking.tags.mood": "good"}
     assert overrides.keys() == {"tracking.tags.mood"}
@@ -171,7 +167,7 @@ def test_dvc_merges_a_mapping_as_the_check_before_does(
 )
 def test_a_value_that_dvc_would_misread_is_refused(key: str, value: object) -> None:
     with pytest.raises(InputError, match=r"DVC (takes no key|would look up)"):
-        to_hydra(key, value)
+        to_hydra(key, value, is_new=False)
 
 
 def test_a_sigterm_to_the_command_ends_dvc(folder: Path) -> None:

@@ -178,5 +178,5 @@ def test_a_model_with_another_tokenizer_is_refused(copy: Path, tmp_path: Path) -
     save_tokenizer(other, tmp_path / "other", end_of_text=END_OF_TEXT)
     (tmp_path / "other" / "tokenizer.json").replace(copy / "tokenizer.json")
 
-    with pytest.raises(InputError, match=r"predicts 270 tokens, but .* has 260: run"):
+    with pytest.raises(InputError, match=r"predicts 270 tokens, but .* has 260: they"):
         load_model_and_tokenizer(copy, torch.device("cpu"))

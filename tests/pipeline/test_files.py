@@ -64,13 +64,16 @@ def killed_while_writing(path: Path) -> Iterator[None]:
         yield
 
 
-def test_a_digest_is_that_of_hashlib(tmp_path: Path) -> None:
+def test_a_digest_is_that_of_all_that_was_written(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5_000
-    (tmp_path / "file").write_bytes(content)
 
-    digest = sha256_of(tmp_path / "file")
+    with new_file(tmp_path / "file") as file:
+        assert file.write(content) == len(content)
+        file.write(memoryview(content))
 
-    assert digest == hashlib.sha256(content).hexdigest()
+    assert file.num_bytes == 2 * len(content)
+    assert file.sha256 == hashlib.sha256(2 * content).hexdigest()
+    assert file.sha256 == sha256_of(tmp_path / "file")
 
 
 def test_text_is_written_the_same_on_every_system(tmp_path: Path) -> None:
@@ -133,6 +136,22 @@ def test_a_new_directory_appears_when_all_of_it_is_written(tmp_path: Path) -> No
     assert contents(tmp_path) == {"data/tokens/tokenizer/vocab.json": "new"}
 
 
+def test_all_that_is_written_is_flushed_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that after a power cut a name never stands for less than all of it."""
+    flushed: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.add(os.fstat(file).st_ino))
+
+    write_text(tmp_path / "file", "new")
+    with new_directory(tmp_path / "tokens") as directory:
+        (directory / "tokenizer").mkdir()
+        (directory / "tokenizer" / "vocab.json").write_text("new")
+
+    written = [tmp_path, *tmp_path.rglob("*")]
+    assert {path.stat().st_ino for path in written} == flushed
+
+
 @pytest.mark.parametrize("error", [DiskFullError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [{}, {"tokens/part": "old"}], ids=["new", "old"])
 def test_after_an_error_all_is_as_it_was(
@@ -181,20 +200,6 @@ def test_a_killed_process_leaves_the_old_directory_and_the_next_removes_its_left
         assert sorted(contents(tmp_path).values()) == ["old", "written"]
         with new_directory(path) as directory:
             write_text(directory / "part", "new")
-
-    assert contents(tmp_path) == {"tokens/part": "new"}
-
-
-def test_a_leftover_is_removed_although_a_process_has_its_number(
-    tmp_path: Path,
-) -> None:
-    """Earlier versions named what they wrote by their process: ids are used again."""
-    for number in (1, os.getppid(), os.getpid()):
-        write_text(tmp_path / f".tokens.{number}.tmp" / "part", "half")
-        write_text(tmp_path / f".tokens.{number}.old.tmp" / "part", "outdated")
-
-    with new_directory(tmp_path / "tokens") as directory:
-        write_text(directory / "part", "new")
 
     assert contents(tmp_path) == {"tokens/part": "new"}
 
@@ -266,20 +271,24 @@ def test_a_temporary_directory_is_removed_by_its_user_or_the_next(
     assert list(tmp_path.iterdir()) == [another_users]
 
 
-def test_other_temporary_files_stay(tmp_path: Path) -> None:
-    """The unfinished directory of a neighbour, and hidden files of the user."""
-    write_text(tmp_path / ".splits.4711.tmp" / "part", "a neighbour's")
-    write_text(tmp_path / ".tokens-are-secret", "the user's")
-    write_text(tmp_path / ".tokens.4711.tmp", "half a file of that name")
+def test_leftovers_go_and_other_temporary_files_stay(tmp_path: Path) -> None:
+    """Leftovers of the same name go, though a process may have their number.
+
+    Earlier versions named what they wrote by their process: ids are used again.
+    """
+    stay = {
+        ".splits.4711.tmp/part": "a neighbour's",
+        ".tokens-are-secret": "the user's",
+    }
+    here = os.getpid()
+    leftovers = [".tokens.1.tmp/part", f".tokens.{here}.old.tmp/part", ".tokens.47.tmp"]
+    for name, text in (stay | dict.fromkeys(leftovers, "half")).items():
+        write_text(tmp_path / name, text)
 
     with new_directory(tmp_path / "tokens") as directory:
         write_text(directory / "part", "new")
 
-    assert contents(tmp_path) == {
-        ".splits.4711.tmp/part": "a neighbour's",
-        ".tokens-are-secret": "the user's",
-        "tokens/part": "new",
-    }
+    assert contents(tmp_path) == stay | {"tokens/part": "new"}
 
 
 class RustError(Exception):

@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
 from tests.project import PROJECT, Workspace
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.stage import run
+from toygpt.pipeline.stage import report_error, run
+
+NO_ROOM = (
+    "error: no room left for {}: make room on its disk, then run the same command again"
+)
 
 
 @pytest.mark.parametrize(
@@ -15,17 +20,9 @@ from toygpt.pipeline.stage import run
     [
         (InputError("got 1"), "error: got 1"),
         (KeyboardInterrupt(), 130),
-        (
-            OSError(28, "No space left on device", "data/tokens"),
-            "error: no room left for data/tokens: make room on its disk, then run the "
-            "same command again",
-        ),
+        (OSError(28, "No space left on device", "a"), NO_ROOM.format("a")),
         # Standard output may be a file on a full disk.
-        (
-            OSError(122, "Disk quota exceeded"),
-            "error: no room left for the output: make room on its disk, then run the "
-            "same command again",
-        ),
+        (OSError(122, "Disk quota exceeded"), NO_ROOM.format("the output")),
         (PermissionError(13, "Permission denied", "a"), "error: a: Permission denied"),
         (OSError("odd"), "error: the output: odd"),
     ],
@@ -34,21 +31,30 @@ from toygpt.pipeline.stage import run
 def test_an_error_ends_a_stage_with_one_message(
     error: BaseException, ending: object
 ) -> None:
-    def fail() -> None:
-        raise error
-
     with pytest.raises(SystemExit) as ended:
-        run(fail)
+        run(Mock(side_effect=error))
 
     assert ended.value.code == ending
 
 
 def test_a_fault_in_the_code_keeps_its_traceback() -> None:
-    def fail() -> None:
-        raise ValueError("ours")
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
 
-    with pytest.raises(ValueError, match="ours"):
-        run(fail)
+
+@pytest.mark.parametrize(
+    ("module", "is_fault"), [("torch.nn", False), ("toygpt.x", True), ("stages", True)]
+)
+def test_a_missing_package_is_one_line_and_a_missing_module_of_ours_a_traceback(
+    capsys: pytest.CaptureFixture[str], module: str, is_fault: bool
+) -> None:
+    error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    report_error(type(error), error, None)
+
+    line = capsys.readouterr().err
+    assert line.startswith("ModuleNotFoundError: " if is_fault else "error: ")
+    assert is_fault or "has no package 'torch': put `uv run` before" in line
 
 
 def test_a_stage_with_damaged_input_ends_without_a_traceback(

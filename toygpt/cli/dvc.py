@@ -122,7 +122,7 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int:
             pass  # DVC was interrupted as well, and ends in its own way
 
 
-def to_hydra(key: str, value: Any, *, is_new: bool = False) -> str:
+def to_hydra(key: str, value: Any, *, is_new: bool) -> str:
     """Return an override in the grammar that `dvc exp run --set-param` reads.
 
     See https://hydra.cc/docs/advanced/override_grammar/basic/.
