@@ -1,18 +1,15 @@
 """Damaged token files stop the stage that reads them, and nothing else changes."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 
 from stages import evaluate, split
 from tests.project import Workspace
 from toygpt.data.tokenizer import train_tokenizer
+from toygpt.pipeline.files import sha256_of
 from toygpt.pipeline.stage import run
 
 
@@ -38,9 +35,7 @@ def message_of(stage: ModuleType) -> str:
 def digests(folder: Path) -> dict[str, str]:
     """Return the digest of every result, hidden files included."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(
-            path.read_bytes()
-        ).hexdigest()
+        str(path.relative_to(folder)): sha256_of(path)
         for name in ("data", "models", "metrics", "reports")
         for path in sorted((folder / name).rglob("*"))
         if path.is_file()
@@ -56,9 +51,9 @@ def flip_one_bit(file: Path) -> None:
 def swap(file: Path) -> None:
     """Give it the contents of another token file, and that one its own."""
     other = next(path for path in sorted(file.parent.glob("*.bin")) if path != file)
-    content, others = file.read_bytes(), other.read_bytes()
-    file.write_bytes(others)
-    other.write_bytes(content)
+    aside = file.rename(file.with_suffix(".aside"))
+    other.rename(file)
+    aside.rename(other)
 
 
 @pytest.mark.parametrize(
@@ -85,34 +80,6 @@ def test_a_damaged_token_file_is_named_and_nothing_else_changes(
     assert Path(file).name in message or damage is swap
     assert message.endswith(f"run `dvc repro --force --single-item {maker}`")
     assert digests(results) == before
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda ends: ends[::-1],
-        lambda ends: ends[:-1],
-        lambda ends: np.append(ends[:-1], ends[-1] + np.uint64(1)),
-        lambda ends: np.append(ends[:-1], np.uint64(2**63 + 5)),
-        lambda ends: np.append(ends[:-2], [ends[-1], ends[-1]]),
-    ],
-    ids=["backwards", "one too few", "too far", "overflowing", "an empty document"],
-)
-def test_documents_must_end_one_after_another_where_the_tokens_do(
-    results: Path, damage: Callable[[Any], Any]
-) -> None:
-    """Also if the manifest has the digest of the damaged file."""
-    file = Path("data/tokens/ends.bin")
-    content = damage(np.fromfile(file, dtype="<u8")).astype("<u8").tobytes()
-    file.write_bytes(content)
-    manifest = file.with_name("manifest.json")
-    values = json.loads(manifest.read_text(encoding="utf-8"))
-    record = values["files"]["ends.bin"]
-    record["bytes"] = len(content)
-    record["sha256"] = hashlib.sha256(content).hexdigest()
-    manifest.write_text(json.dumps(values), encoding="utf-8")
-
-    assert message_of(split).startswith(f"{file} does not say where ")
 
 
 def test_directories_that_were_exchanged_are_recognised(results: Path) -> None:

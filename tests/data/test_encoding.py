@@ -15,12 +15,12 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from toygpt.data import encoding as fast_encoding
 from toygpt.data import tokenizer
 from toygpt.data.encoding import (
+    HARD_TEXTS,
     Encoder,
     encode_documents,
     encode_with_tokenizers,
     fast_encoder,
 )
-from toygpt.data.hard_texts import HARD_TEXTS
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     cut_before_spaces,
@@ -29,6 +29,7 @@ from toygpt.data.tokenizer import (
     treat_markers_as_text,
 )
 
+ByteLevel = pre_tokenizers.ByteLevel
 SOURCES = [
     path.read_text(encoding="utf-8")
     for path in sorted(Path(tokenizer.__file__).parent.glob("[b-e]*.py"))
@@ -65,6 +66,20 @@ def expected(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 def found(encoder: Encoder, texts: list[str]) -> list[list[int]]:
     return [token_ids.tolist() for token_ids in encoder.encode(texts)]
+
+
+def assert_slow(encoder: Encoder, tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Assert that `tokenizers` encodes, all texts and nothing else."""
+    assert found(encoder, texts) == expected(tokenizer, texts)
+    assert not encoder.is_fast
+
+
+def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return why gigatoken is not used, as the user reads it."""
+    (line,) = capsys.readouterr().err.splitlines()
+    beginning = "encoding with tokenizers, which is slower: "
+    assert line.startswith(beginning)
+    return str(line.removeprefix(beginning))
 
 
 def test_gigatoken_encodes_every_text_and_says_nothing(
@@ -112,59 +127,36 @@ def test_an_encoder_with_other_ids_is_found_out(
 
     encoder = Encoder(plain, SOURCES)
 
-    assert not encoder.is_fast
-    assert found(encoder, SOURCES) == expected(plain, SOURCES)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        "encoding with tokenizers, which is slower: gigatoken gave other token ids in "
-        "a trial"
-    )
-
-
-def without_regex(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=False
-    )
-
-
-def with_a_first_space(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-
-
-def with_whole_words(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-
-
-def with_a_normalizer(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.NFC()
-
-
-def with_an_added_token(tokenizer: Tokenizer) -> None:
-    tokenizer.add_tokens([AddedToken("self. ", normalized=False)])
+    assert_slow(encoder, plain, SOURCES)
+    assert the_warning(capsys) == "gigatoken gave other token ids in a trial"
 
 
 def with_whole_tokens_first(tokenizer: Tokenizer) -> None:
     settings = json.loads(tokenizer.to_str())
-    settings["model"]["ignore_merges"] = True
-    settings["model"]["merges"] = []
+    settings["model"] |= {"ignore_merges": True, "merges": []}
     tokenizer.model = Tokenizer.from_str(json.dumps(settings)).model
 
 
-def with_words_only(tokenizer: Tokenizer) -> None:
-    tokenizer.model = models.WordLevel({"def": 0, "?": 1}, unk_token="?")
+def with_words(**options: bool) -> Callable[[Tokenizer], None]:
+    return lambda tokenizer: setattr(tokenizer, "pre_tokenizer", ByteLevel(**options))
+
+
+WORDS_ONLY = models.WordLevel({"def": 0, "?": 1}, unk_token="?")
+SELF = AddedToken("self. ", normalized=False)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        without_regex,
-        with_a_first_space,
-        with_whole_words,
-        with_a_normalizer,
-        with_an_added_token,
+        with_words(add_prefix_space=False, use_regex=False),
+        with_words(add_prefix_space=True),
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        lambda t: setattr(t, "normalizer", normalizers.NFC()),
+        lambda t: t.add_tokens([SELF]),
         with_whole_tokens_first,
-        with_words_only,
+        lambda t: setattr(t, "model", WORDS_ONLY),
     ],
+    ids=range(7),
 )
 def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
     change: Callable[[Tokenizer], None], capsys: pytest.CaptureFixture[str]
@@ -176,10 +168,8 @@ def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
 
     encoder = Encoder(unusual, texts)
 
-    assert not encoder.is_fast
-    assert found(encoder, texts) == expected(unusual, texts)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("this tokenizer is not of GPT-2's kind")
+    assert_slow(encoder, unusual, texts)
+    assert the_warning(capsys) == "this tokenizer is not of GPT-2's kind"
 
 
 def test_a_failure_halfway_loses_no_text(
@@ -198,12 +188,20 @@ def test_a_failure_halfway_loses_no_text(
     encoder = Encoder(plain, [])
     assert encoder.is_fast
 
-    ids = [*found(encoder, SOURCES), *found(encoder, ["after"])]
+    assert_slow(encoder, plain, SOURCES)
+    assert_slow(encoder, plain, ["after"])
+    assert the_warning(capsys) == "gigatoken failed (no more)"
 
-    assert not encoder.is_fast
-    assert ids == expected(plain, [*SOURCES, "after"])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("gigatoken failed (no more)")
+
+def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = trained()
+    words.model = WORDS_ONLY
+    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
+
+    assert_slow(Encoder(words, []), words, ["def x"])
+    assert the_warning(capsys).startswith("gigatoken failed (")
 
 
 @run_settings(max_examples=100)
@@ -215,13 +213,10 @@ def test_a_text_in_pieces_has_the_same_ids(
         monkeypatch.setattr(tokenizer, "LONGEST_PIECE", length)
         pieces = [cut_before_spaces(text) for text in texts]
 
-        ids = [
-            np.concatenate(list(encode_with_tokenizers(plain, of_one))).tolist()
-            for of_one in pieces
-        ]
+    ids = [[*encode_with_tokenizers(plain, of_one)] for of_one in pieces]
 
     assert ["".join(of_one) for of_one in pieces] == texts
-    assert ids == expected(plain, texts)
+    assert [np.concatenate(each).tolist() for each in ids] == expected(plain, texts)
 
 
 def test_a_long_text_is_encoded_in_pieces(
@@ -268,17 +263,3 @@ def test_of_much_text_an_evenly_spread_share_is_learned_from(
     assert sum(len(text.encode()) for text in sample) == pytest.approx(1_000, abs=20)
     numbers = [int(text[:4]) for text in sample]
     assert max(np.diff([0, *numbers, 10_000])) < 2 * 10_000 / len(numbers)
-
-
-def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = trained()
-    with_words_only(words)
-    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
-
-    encoder = Encoder(words, [])
-
-    assert not encoder.is_fast
-    assert found(encoder, ["def x"]) == expected(words, ["def x"])
-    assert "gigatoken failed (" in capsys.readouterr().err
