@@ -66,7 +66,7 @@ class Fault:
 
     trouble: Trouble
     where: str  # part of the address
-    times: int
+    times: int = ALWAYS
     seconds: int = 0  # until a rate limit ends
     fired: int = 0
 
@@ -188,11 +188,7 @@ class LoopbackHub:
     ) -> Fault:
         """Make requests with `where` in their path fail; of several the oldest first.
 
-        Args:
-            trouble: What goes wrong.
-            where: A part of the path.
-            times: How many requests fail.
-            seconds: How long a rate limit says to wait. huggingface_hub adds one.
+        A rate limit says to wait some seconds; huggingface_hub adds one.
         """
         fault = Fault(trouble, where, times, seconds)
         with self._lock:
@@ -245,11 +241,10 @@ class LoopbackHub:
         headers = {"X-Repo-Commit": commit}
         if (file := files.get(unquote(asked["path"]))) is None:
             return _error(404, "no such file", code="EntryNotFound", headers=headers)
-        headers["ETag"] = f'"{file.digest}"'
+        headers["ETag"] = etag = f'"{file.digest}"'
         if request.origin == "hub" and file.is_large:
-            headers["X-Linked-Size"] = str(len(file.content))
-            headers["X-Linked-ETag"] = headers["ETag"]
-            port = self._server.server_port
+            size, port = str(len(file.content)), self._server.server_port
+            headers |= {"X-Linked-Size": size, "X-Linked-ETag": etag}
             headers["Location"] = f"http://localhost:{port}/cdn{request.path}"
             return Response(302, headers)
         return self._content(request, file.content, headers)
@@ -258,15 +253,13 @@ class LoopbackHub:
         self, request: Request, body: bytes, headers: dict[str, str]
     ) -> Response:
         """Hand out the part of a file that was asked for."""
-        size = len(body)
-        cut_after = ALWAYS
+        size, cut_after = len(body), ALWAYS
+        middle = size // 2
         if request.method == "GET":
             if self._strike("flipped", request):
-                middle = size // 2
-                wrong = bytes([body[middle] ^ 1])
-                body = body[:middle] + wrong + body[middle + 1 :]
+                body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
             if self._strike("cut", request):
-                cut_after = size // 2
+                cut_after = middle
         if part := re.fullmatch(r"bytes=(\d+)-(\d*)", request.range):
             first, last = int(part[1]), min(int(part[2] or size), size - 1)
             headers = headers | {"Content-Range": f"bytes {first}-{last}/{size}"}

@@ -102,18 +102,6 @@ def test_each_block_is_seen_once_an_epoch(case: Case) -> None:
         assert offset < case.block_size
 
 
-@property_test
-@given(case=cases, batch_size=sizes)
-def test_the_batch_size_does_not_change_the_order_of_the_sequences(
-    case: Case, batch_size: int
-) -> None:
-    other = case._replace(batch_size=batch_size)
-
-    first = starts(case.batches(), 0, batch_size)
-
-    assert first == starts(other.batches(), 0, case.batch_size)
-
-
 def epoch_of(seed: int, number: int) -> list[int]:
     """Return where the sequences of an epoch begin, in a text of 40 blocks."""
     case = Case(num_tokens=41 * 16 + 1, block_size=16, batch_size=40, seed=seed)

@@ -124,32 +124,32 @@ def test_a_corpus_without_documents_can_be_written_and_read(tmp_path: Path) -> N
     assert count_bytes(tmp_path) == 0
 
 
-def test_missing_documents_name_the_stage_that_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is missing: run `dvc repro download`"):
-        next(read_texts(tmp_path))
-
-
-def without_header(content: bytes) -> bytes:
-    """Return a file whose last bytes promise a description that is not there."""
-    return content[:-200] + b"\xff" * 192 + content[-8:]
-
-
 @pytest.mark.parametrize(
-    "damage", [truncated, without_data, without_header, lambda _: b""]
+    "damage",
+    [
+        truncated,
+        without_data,
+        # Its last bytes promise a description that is not there.
+        lambda content: content[:-200] + b"\xff" * 192 + content[-8:],
+        lambda _: b"",
+        None,
+    ],
 )
-def test_damaged_documents_name_the_stage_that_makes_them(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
+def test_missing_or_damaged_documents_name_the_stage_that_makes_them(
+    tmp_path: Path, damage: Callable[[bytes], bytes] | None
 ) -> None:
-    documents = [Document(str(number), "g", str(number)) for number in range(5_000)]
-    write_documents(documents, tmp_path)
     path = tmp_path / DOCUMENTS_FILE
-    path.write_bytes(damage(path.read_bytes()))
+    reason, command = "is missing: ", "dvc repro download"
+    if damage:
+        write_documents((Document(str(n), "g", str(n)) for n in range(5_000)), tmp_path)
+        path.write_bytes(damage(path.read_bytes()))
+        reason, command = "is damaged (", "dvc repro --force --single-item download"
 
-    with pytest.raises(InputError, match="is damaged") as caught:
+    with pytest.raises(InputError) as caught:
         list(read_texts(tmp_path))
 
-    assert str(path) in str(caught.value)
-    assert "dvc repro --force --single-item download" in str(caught.value)
+    assert str(caught.value).startswith(f"{path} {reason}")
+    assert str(caught.value).endswith(f"run `{command}`")
 
 
 @pytest.mark.parametrize(

@@ -82,18 +82,6 @@ def test_a_damaged_token_file_is_named_and_nothing_else_changes(
     assert digests(results) == before
 
 
-def test_directories_that_were_exchanged_are_recognised(results: Path) -> None:
-    """Each of them is intact, and the other stage's."""
-    tokens, splits = Path("data/tokens"), Path("data/splits")
-    tokens.rename("data/aside")
-    splits.rename(tokens)
-    Path("data/aside").rename(splits)
-    (splits / "tokenizer").rename(tokens / "tokenizer")
-
-    assert "manifest.json names no tokens.bin: run `dvc repro`" in message_of(split)
-    assert "manifest.json names no test.bin: run `dvc repro`" in message_of(evaluate)
-
-
 def test_another_tokenizer_beside_the_token_ids_is_refused(results: Path) -> None:
     """Its tokens have other lengths: the bytes of each split would be wrong."""
     path = Path("data/tokens/tokenizer/tokenizer.json")

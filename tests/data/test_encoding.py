@@ -50,13 +50,8 @@ def trained() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Tokenizer:
-    return trained()
-
-
-@pytest.fixture(scope="module")
-def encoder(plain: Tokenizer) -> Encoder:
-    return Encoder(plain, SOURCES)
+def encoder() -> Encoder:
+    return Encoder(PLAIN, SOURCES)
 
 
 def expected(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -83,51 +78,42 @@ def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_gigatoken_encodes_every_text_and_says_nothing(
-    plain: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[str] = []
     original = gigatoken.Tokenizer.encode
+    monkeypatch.setattr(
+        *(gigatoken.Tokenizer, "encode"),
+        lambda self, text: seen.append(text) or original(self, text),
+    )
 
-    def watched(self: gigatoken.Tokenizer, text: str) -> object:
-        seen.append(text)
-        return original(self, text)
+    documents = list(encode_documents(PLAIN, [SOURCES, ["last"]], end_of_text_id=7))
 
-    monkeypatch.setattr(gigatoken.Tokenizer, "encode", watched)
-
-    documents = list(encode_documents(plain, [SOURCES, ["last"]], end_of_text_id=7))
-
-    assert seen[-len(SOURCES) - 1 :] == [*SOURCES, "last"]
-    assert seen[: len(HARD_TEXTS)] == HARD_TEXTS
-    assert [ids.tolist() for ids in documents] == [
-        [*ids, 7] for ids in expected(plain, [*SOURCES, "last"])
-    ]
+    texts = [*SOURCES, "last"]
+    assert (seen[: len(HARD_TEXTS)], seen[-len(texts) :]) == (HARD_TEXTS, texts)
+    ids = expected(PLAIN, texts)
+    assert [document.tolist() for document in documents] == [[*i, 7] for i in ids]
     assert capsys.readouterr().err == ""
 
 
 @run_settings(max_examples=100)
 @given(text=any_text)
-def test_any_text_has_the_ids_of_tokenizers(
-    plain: Tokenizer, encoder: Encoder, text: str
-) -> None:
+def test_any_text_has_the_ids_of_tokenizers(encoder: Encoder, text: str) -> None:
     assert encoder.is_fast
-    assert found(encoder, [text]) == expected(plain, [text])
+    assert found(encoder, [text]) == expected(PLAIN, [text])
 
 
 def test_an_encoder_with_other_ids_is_found_out(
-    plain: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It lacks the last things that were learned, and differs nowhere else."""
     other = fast_encoder(train_tokenizer([SOURCES], vocab_size=490))
     monkeypatch.setattr(fast_encoding, "fast_encoder", lambda tokenizer: other)
-    assert [other(text).tolist() for text in SOURCES] != expected(plain, SOURCES)
+    assert [other(text).tolist() for text in SOURCES] != expected(PLAIN, SOURCES)
 
-    encoder = Encoder(plain, SOURCES)
+    encoder = Encoder(PLAIN, SOURCES)
 
-    assert_slow(encoder, plain, SOURCES)
+    assert_slow(encoder, PLAIN, SOURCES)
     assert the_warning(capsys) == "gigatoken gave other token ids in a trial"
 
 
@@ -173,9 +159,7 @@ def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
 
 
 def test_a_failure_halfway_loses_no_text(
-    plain: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original = gigatoken.Tokenizer.encode
 
@@ -185,11 +169,11 @@ def test_a_failure_halfway_loses_no_text(
         return original(self, text)
 
     monkeypatch.setattr(gigatoken.Tokenizer, "encode", fails)
-    encoder = Encoder(plain, [])
+    encoder = Encoder(PLAIN, [])
     assert encoder.is_fast
 
-    assert_slow(encoder, plain, SOURCES)
-    assert_slow(encoder, plain, ["after"])
+    assert_slow(encoder, PLAIN, SOURCES)
+    assert_slow(encoder, PLAIN, ["after"])
     assert the_warning(capsys) == "gigatoken failed (no more)"
 
 
@@ -206,41 +190,31 @@ def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
 
 @run_settings(max_examples=100)
 @given(texts=st.lists(any_text), length=st.integers(1, 20))
-def test_a_text_in_pieces_has_the_same_ids(
-    plain: Tokenizer, texts: list[str], length: int
-) -> None:
+def test_a_text_in_pieces_has_the_same_ids(texts: list[str], length: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(tokenizer, "LONGEST_PIECE", length)
         pieces = [cut_before_spaces(text) for text in texts]
 
-    ids = [[*encode_with_tokenizers(plain, of_one)] for of_one in pieces]
+    ids = [[*encode_with_tokenizers(PLAIN, of_one)] for of_one in pieces]
 
     assert ["".join(of_one) for of_one in pieces] == texts
-    assert [np.concatenate(each).tolist() for each in ids] == expected(plain, texts)
+    assert [np.concatenate(each).tolist() for each in ids] == expected(PLAIN, texts)
 
 
-def test_a_long_text_is_encoded_in_pieces(
-    plain: Tokenizer, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+def test_a_long_text_is_encoded_in_pieces_where_the_tokenizer_cuts_words(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 100)
+    with_more = trained()
+    with_more.add_tokens([AddedToken("a b", normalized=False)])
+    treat_markers_as_text(with_more)
+    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 9)
     assert len(cut_before_spaces(SOURCES[-1])) > 10
 
-    assert found(encoder, SOURCES) == expected(plain, SOURCES)
+    assert found(encoder, SOURCES) == expected(PLAIN, SOURCES)
+    ids = found(Encoder(with_more, []), ["a b " * 100])
 
-
-def test_a_text_is_cut_only_where_the_tokenizer_cuts_words(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tokenizer_with_more = trained()
-    tokenizer_with_more.add_tokens([AddedToken("a b", normalized=False)])
-    treat_markers_as_text(tokenizer_with_more)
-    text = "a b " * 100
-    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 9)
-
-    ids = found(Encoder(tokenizer_with_more, []), [text])
-
-    assert ids == expected(tokenizer_with_more, [text])
-    assert tokenizer_with_more.token_to_id("a b") in ids[0]
+    assert ids == expected(with_more, ["a b " * 100])
+    assert with_more.token_to_id("a b") in ids[0]
 
 
 def test_little_text_is_learned_from_as_a_whole() -> None:

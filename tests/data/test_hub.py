@@ -175,12 +175,10 @@ def test_the_seed_corpus_is_every_row_of_all_sixteen_files(seed_run: SeedRun) ->
 def test_only_the_pinned_commits_are_asked_for_and_no_other_file(
     seed_run: SeedRun,
 ) -> None:
-    asked = [request.path.split("/") for request in seed_run.requests]
-
-    assert {part for path in asked for part in path if len(part) == 40} == (
-        seed_run.commits
-    )
+    asked = {part for r in seed_run.requests for part in r.path.split("/")}
     names = files_asked_for(seed_run.requests)
+
+    assert {part for part in asked if len(part) == 40} == seed_run.commits
     assert not {"README.md", "RedPajama-Data-1T-Sample.py"} & set(names)
     assert len([name for name in names if name.endswith((".parquet", ".jsonl"))]) == 16
 
@@ -189,10 +187,9 @@ def test_only_the_pinned_commits_are_asked_for_and_no_other_file(
 def test_a_token_goes_to_the_hub_alone_and_is_written_nowhere(
     seed_run: SeedRun,
 ) -> None:
-    tokens = {(request.origin, request.token) for request in seed_run.requests}
-    folder = seed_run.workspace.root.parent
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [p for p in seed_run.workspace.root.parent.rglob("*") if p.is_file()]
 
+    tokens = {(request.origin, request.token) for request in seed_run.requests}
     assert tokens == {("hub", TOKEN), ("cdn", "")}
     assert len(files) > 100
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
@@ -416,8 +413,6 @@ UNREADABLE = {
         row("a") + b'{"txt": 1}\n',
         "row 2: no string in the column 'text' (hub.odd.text in params.yaml)",
     ),
-    "number.jsonl": (row("a") + row(1), "row 2: no string in the column 'text'"),
-    "no object.jsonl": (row("a") + b'["text"]\n', "row 2: no string in the column"),
     "deep.jsonl": (b'{"text":' + 10**5 * b"[" + 10**5 * b"]" + b"}", "recursion"),
     "latin-1.jsonl": (row("a") + b'{"text": "caf\xe9"}\n', "can't decode byte 0xe9"),
     "torn.jsonl.gz": (gzip.compress(99 * row("a"))[:-12], "ended before"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,14 +113,19 @@ def id_of(tokenizer: Tokenizer, token: str) -> int:
     return tokenizer.get_vocab()[token]
 
 
-def write_new(folder: Path, tokenizer: Tokenizer, **config: Any) -> Path:
+def write_new(
+    folder: Path, tokenizer: Tokenizer, end: str | None = GPT2_END, **config: Any
+) -> Made:
     """Write what transformers writes nowadays."""
     folder.mkdir()
+    plain = Tokenizer.from_str(tokenizer.to_str())
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | config)
-    )
-    return folder
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
+    config |= {"eos_token": end} if end else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    plain.no_truncation()
+    plain.no_padding()
+    return Made(folder, plain, str(end))
 
 
 def make_gpt2_in_two_files(folder: Path) -> Made:
@@ -134,31 +140,27 @@ def make_gpt2_in_two_files(folder: Path) -> Made:
 def make_llama(folder: Path) -> Made:
     """Like Llama 3's: a begin of text in front, an end that is not the last token."""
     tokenizer = byte_level(LLAMA_WORDS, [LLAMA_BEGIN, LLAMA_END, "<|reserved|>"])
-    begin = (LLAMA_BEGIN, id_of(tokenizer, LLAMA_BEGIN))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{LLAMA_BEGIN} $A", special_tokens=[begin]
+        single=f"{LLAMA_BEGIN} $A",
+        special_tokens=[(LLAMA_BEGIN, id_of(tokenizer, LLAMA_BEGIN))],
     )
-    write_new(folder, tokenizer, bos_token=LLAMA_BEGIN, eos_token=LLAMA_END)
-    return Made(folder, tokenizer, LLAMA_END)
+    return write_new(folder, tokenizer, LLAMA_END, bos_token=LLAMA_BEGIN)
 
 
 def make_one_that_cuts_off(folder: Path) -> Made:
     """Like those saved after a training that cut and filled up its texts."""
     tokenizer = byte_level()
-    plain = Tokenizer.from_str(tokenizer.to_str())
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64, pad_id=400, pad_token=GPT2_END)
     config = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 4}
-    write_new(folder, tokenizer, eos_token=GPT2_END, **config)
-    return Made(folder, plain, GPT2_END)
+    return write_new(folder, tokenizer, **config)
 
 
 def make_one_with_added_tokens(folder: Path) -> Made:
     """Like phi-2's, which has tokens of its own for rows of spaces."""
     tokenizer = byte_level()
     tokenizer.add_tokens([AddedToken("    ", normalized=False), " \n"])
-    write_new(folder, tokenizer, eos_token=GPT2_END)
-    return Made(folder, tokenizer, GPT2_END)
+    return write_new(folder, tokenizer)
 
 
 # Beyond what two bytes hold.
@@ -223,14 +225,14 @@ def saved(
     return directory
 
 
-ENCODERS: dict[Tokenizer, Encoder] = {}
+@cache
+def encoder_of(tokenizer: Tokenizer) -> Encoder:
+    return Encoder(tokenizer, [])  # its trial takes a while
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return a text's token ids as the pipeline finds them."""
-    if tokenizer not in ENCODERS:  # its trial takes a while
-        ENCODERS[tokenizer] = Encoder(tokenizer, [])
-    (token_ids,) = ENCODERS[tokenizer].encode([text])
+    (token_ids,) = encoder_of(tokenizer).encode([text])
     return [int(token_id) for token_id in token_ids]
 
 
@@ -301,8 +303,7 @@ def test_transformers_reads_the_saved_tokenizer_as_the_same(
 
 def make_one_of_whole_lines(folder: Path) -> Made:
     """Not every ByteLevel cuts words as GPT-2 does."""
-    tokenizer = byte_level(WHOLE_LINES)
-    return Made(write_new(folder, tokenizer, eos_token=GPT2_END), tokenizer, GPT2_END)
+    return write_new(folder, byte_level(WHOLE_LINES))
 
 
 @pytest.mark.parametrize("make", [make_llama, make_one_of_whole_lines])
@@ -414,9 +415,9 @@ def test_a_tokenizer_that_changes_a_text_is_refused(tmp_path: Path, kind: Any) -
     """Else the bytes of the tokens, and bits per byte with them, would be wrong."""
     tokenizer = byte_level() if kind in CHANGES else kind()
     CHANGES.get(kind, bool)(tokenizer)
-    folder = write_new(tmp_path / "made", tokenizer, eos_token=GPT2_END)
+    made = write_new(tmp_path / "made", tokenizer)
 
-    assert "does not keep every byte" in complaint(folder)
+    assert "does not keep every byte" in complaint(made.folder)
 
 
 def test_a_tokenizer_that_cuts_at_random_is_taken_without_its_dropout(
@@ -425,9 +426,9 @@ def test_a_tokenizer_that_cuts_at_random_is_taken_without_its_dropout(
     """With dropout (BPE-dropout) the same text would have other ids each time."""
     tokenizer = byte_level()
     tokenizer.model.dropout = 0.5
-    folder = write_new(tmp_path / "made", tokenizer, eos_token=GPT2_END)
+    made = write_new(tmp_path / "made", tokenizer)
 
-    loaded, _ = load_pretrained_tokenizer(str(folder))
+    loaded, _ = load_pretrained_tokenizer(str(made.folder))
 
     assert tokenizer.encode(TEXT * 9).ids != tokenizer.encode(TEXT * 9).ids
     assert encode(loaded, TEXT * 9) == encode(loaded, TEXT * 9)
@@ -437,10 +438,9 @@ def test_a_tokenizer_that_cuts_at_random_is_taken_without_its_dropout(
 def test_a_tokenizer_that_ends_no_text_is_refused(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:
-    tokenizer = byte_level(LLAMA_WORDS)
-    folder = write_new(tmp_path / "made", tokenizer, **config)
+    made = write_new(tmp_path / "made", byte_level(LLAMA_WORDS), None, **config)
 
-    assert "eos_token" in complaint(folder)
+    assert "eos_token" in complaint(made.folder)
 
 
 def test_code_that_comes_with_a_tokenizer_is_not_run(
@@ -449,13 +449,9 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(
     """Nor is the user asked whether it may be run."""
     ran = tmp_path / "ran"
     monkeypatch.setattr("builtins.input", lambda *_: ran.touch() or "n")
-    folder = write_new(
-        tmp_path / "made",
-        byte_level(LLAMA_WORDS),
-        tokenizer_class="TheirTokenizer",
-        auto_map={"AutoTokenizer": ["theirs.TheirTokenizer", None]},
-        eos_token=GPT2_END,
-    )
+    code = {"AutoTokenizer": ["theirs.TheirTokenizer", None]}
+    config = {"tokenizer_class": "TheirTokenizer", "auto_map": code}
+    folder = write_new(tmp_path / "made", byte_level(LLAMA_WORDS), **config).folder
     (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
 
     complaint(folder)
