@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -100,31 +100,30 @@ class StoredFile:
         return entry
 
 
-class LoopbackHub:
+class LoopbackHub(ThreadingHTTPServer):
     """A hub that answers from when it is made until it is closed."""
 
+    daemon_threads = False  # closing waits for them
+    request_queue_size = 128
+
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[Request] = []
         self._repositories: dict[str, dict[str, dict[str, StoredFile]]] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server = _Server(self)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-        self._thread.start()
+        loop = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        loop.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def server_close(self) -> None:
         """Stop answering; from now on connections are refused."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.shutdown()
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Be silent where it is the client who hung up: tests kill clients."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return what makes a new process talk to this hub only, and write to `home`.
@@ -132,7 +131,7 @@ class LoopbackHub:
         huggingface_hub reads most of it once, when it is imported.
         """
         return {
-            "HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}",
             "HF_HOME": str(home),
             "HF_HUB_CACHE": str(home / "hub"),
             "HF_TOKEN_PATH": str(home / "token"),
@@ -243,7 +242,7 @@ class LoopbackHub:
             return _error(404, "no such file", code="EntryNotFound", headers=headers)
         headers["ETag"] = etag = f'"{file.digest}"'
         if request.origin == "hub" and file.is_large:
-            size, port = str(len(file.content)), self._server.server_port
+            size, port = str(len(file.content)), self.server_port
             headers |= {"X-Linked-Size": size, "X-Linked-ETag": etag}
             headers["Location"] = f"http://localhost:{port}/cdn{request.path}"
             return Response(302, headers)
@@ -286,28 +285,12 @@ def _error(
     return _json({"error": message}, status, headers)
 
 
-class _Server(ThreadingHTTPServer):
-    """The socket, and a thread for each connection."""
-
-    daemon_threads = False  # closing waits for them
-    request_queue_size = 128
-
-    def __init__(self, hub: LoopbackHub) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.hub = hub
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent where it is the client who hung up: tests kill clients."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     """Turn bytes into a `Request`, and a `Response` into bytes."""
 
     protocol_version = "HTTP/1.1"
     timeout = 10  # seconds that a silent connection may keep the server from closing
-    server: _Server
+    server: LoopbackHub
 
     def do_GET(self) -> None:
         """Answer a request of any method."""
@@ -319,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
             range=self.headers.get("Range", ""),
             token=self.headers.get("Authorization", "").removeprefix("Bearer "),
         )
-        response = self.server.hub.answer(request)
+        response = self.server.answer(request)
         self.send_response(response.status)
         for name, text in response.headers.items():
             self.send_header(name, text)

@@ -283,7 +283,7 @@ def test_a_hub_that_stays_away_is_given_up_and_whole_files_are_kept(
 
 
 def test_a_hub_that_is_down_is_named(client: Client) -> None:
-    client.hub.close()
+    client.hub.server_close()
 
     message = client.complaint()
 

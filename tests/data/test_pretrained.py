@@ -23,7 +23,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer
 
 from stages import download, split, tokenize
 from tests.data.hub import LoopbackHub
@@ -296,6 +296,7 @@ def test_transformers_reads_the_saved_tokenizer_as_the_same(
         ids = theirs(text, add_special_tokens=False, split_special_tokens=True)
         assert ids["input_ids"] == encode(loaded, text)
         assert theirs.decode(ids["input_ids"]) == text
+    assert isinstance(theirs, GPT2Tokenizer) == (made.end_of_text == GPT2_END)
     assert theirs.eos_token == theirs.bos_token == made.end_of_text
     assert theirs.eos_token_id == id_of(made.tokenizer, made.end_of_text)
     assert theirs.model_max_length > 10**12

@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable
 from operator import neg
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, GPT2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from toygpt.data.encoding import encode_documents
@@ -40,7 +38,6 @@ property_test = settings(max_examples=100)
 any_text = st.lists(
     st.text() | st.sampled_from([END_OF_TEXT, "<|", "endoftext", "|>", "  ", "\r\n"])
 ).map("".join)
-ordinary_text = any_text.filter(lambda text: END_OF_TEXT not in text)
 
 
 def texts() -> list[str]:
@@ -64,12 +61,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer(directory: Path) -> Tokenizer:
     return load_tokenizer(directory)
-
-
-@pytest.fixture(scope="module", params=[GPT2Tokenizer, AutoTokenizer])
-def of_transformers(request: pytest.FixtureRequest, directory: Path) -> Any:
-    """Return the tokenizer as users of transformers load it."""
-    return request.param.from_pretrained(directory)
 
 
 @property_test
@@ -105,26 +96,6 @@ def test_the_vocabulary_is_as_large_as_asked(
     assert sorted(tokenizer.get_vocab().values()) == list(range(VOCAB_SIZE))
     assert sorted(bytewise.get_vocab().values()) == list(range(257))
     assert bytewise.decode(bytewise.encode("é λ").ids) == "é λ"
-
-
-@property_test
-@given(text=ordinary_text)
-def test_transformers_gives_the_same_ids(
-    tokenizer: Tokenizer, of_transformers: Any, text: str
-) -> None:
-    theirs = of_transformers(text)["input_ids"]
-
-    assert theirs == tokenizer.encode(text).ids
-    assert of_transformers.decode(theirs) == text
-
-
-def test_transformers_knows_how_a_document_ends(
-    tokenizer: Tokenizer, of_transformers: Any
-) -> None:
-    assert isinstance(of_transformers, GPT2Tokenizer)
-    assert of_transformers.eos_token == END_OF_TEXT
-    assert of_transformers.eos_token_id == id_of(tokenizer, END_OF_TEXT)
-    assert len(of_transformers) == tokenizer.get_vocab_size()
 
 
 def test_token_ids_that_stand_for_nothing_count() -> None:
