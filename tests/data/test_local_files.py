@@ -307,10 +307,7 @@ def test_a_large_binary_file_is_not_read_and_a_pipe_not_waited_for(
         file.truncate(10**12)
     os.mkfifo(tmp_path / "pipe.txt")
 
-    assert taken(tmp_path) == (
-        {},
-        {"binary": ["film.mkv"], "not_a_file": ["pipe.txt"]},
-    )
+    assert taken(tmp_path) == ({}, {"binary": ["film.mkv"], "not_a_file": ["pipe.txt"]})
 
 
 CONTENT = os.urandom(100_000).hex().encode()

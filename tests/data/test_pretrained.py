@@ -169,24 +169,17 @@ LARGE = 66_000
 
 def make_large(folder: Path) -> Made:
     """Merged tokens have ids beyond two bytes; as in many, one below is of no token."""
-    small = byte_level(GPT2_WORDS, [])
-    small_vocab = sorted(small.get_vocab().items(), key=lambda item: item[1])
-    merged = [token for token, _ in small_vocab if len(token) > 1]
-    vocab = {token: place for token, place in small_vocab if len(token) == 1}
-    vocab |= {f"unused{number}": number for number in range(len(vocab), LARGE)}
-    vocab |= {token: LARGE + number for number, token in enumerate(merged)}
-    vocab[GPT2_END] = len(vocab)
+    small = json.loads(byte_level(special=[]).to_str())["model"]
+    by_id = sorted(small["vocab"], key=small["vocab"].__getitem__)
+    letters, merged = by_id[:256], by_id[256:]
+    unused = [f"unused{number}" for number in range(len(letters), LARGE)]
+    vocab = {token: place for place, token in enumerate([*letters, *unused, *merged])}
     del vocab["unused1000"]
-    folder.mkdir()
-    small.model.save(str(folder))
-    (folder / "vocab.json").write_text(json.dumps(vocab))
-    tokenizer = Tokenizer(
-        models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    )
+    tokenizer = Tokenizer(models.BPE(vocab, [tuple(pair) for pair in small["merges"]]))
     tokenizer.pre_tokenizer = GPT2_WORDS
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([GPT2_END])
-    return Made(folder, tokenizer, GPT2_END)
+    return write_new(folder, tokenizer)
 
 
 KINDS = {

@@ -226,16 +226,11 @@ def test_every_token_lands_in_exactly_one_split_in_order_and_is_counted(
 @given(sizes=st.lists(st.integers(2, 100), min_size=20, max_size=60))
 def test_no_small_group_is_torn_across_splits(sizes: list[int]) -> None:
     """Each token is made to say which group it comes from."""
-    marked = [
-        (f"group {number}", [number] * (size - 1))
-        for number, size in enumerate(sizes, start=1)
-    ]
+    done = split([(f"group {n}", [n] * (size - 1)) for n, size in enumerate(sizes, 1)])
 
-    done = split(marked)
-
-    for number, size in enumerate(sizes, start=1):
-        holders = [name for name, tokens in done.files.items() if number in tokens]
-        assert len(holders) == 1 or size > 0.04 * sum(sizes)
+    for number, size in enumerate(sizes, 1):
+        num_holders = sum(number in tokens for tokens in done.files.values())
+        assert num_holders == 1 or size > 0.04 * sum(sizes)
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
@@ -280,10 +275,7 @@ ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
         ("日本語の文章です。", ""),
     ],
 )
-def test_one_text_is_cut_where_it_pauses(
-    sentence: str,
-    ending: str,
-) -> None:
+def test_one_text_is_cut_where_it_pauses(sentence: str, ending: str) -> None:
     """Train has its beginning, test its end; each part ends as a document does."""
     text = sentence * 300
 

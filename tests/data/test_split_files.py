@@ -55,8 +55,7 @@ def test_the_message_names_each_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "not_named"),
-    [((252, 24, 24), "_fraction="), ((3, 1, 1), "block_size=")],
+    ("sizes", "not_named"), [((252, 24, 24), "_fraction="), ((3, 1, 1), "block_size=")]
 )
 def test_ways_out_that_cannot_help_are_not_named(
     sizes: tuple[int, int, int], not_named: str
