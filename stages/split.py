@@ -16,13 +16,13 @@ from toygpt.data.manifest import (
     write_manifest,
 )
 from toygpt.data.split import SPLITS, assign_splits, hash_of_group
-from toygpt.data.split_files import write_splits
-from toygpt.data.split_sizes import (
+from toygpt.data.split_files import (
     check_sizes,
     fractions_asked,
     fractions_got,
     summary,
     warnings,
+    write_splits,
 )
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -66,7 +66,7 @@ class Fault:
 
     trouble: Trouble
     where: str  # part of the address
-    times: int
+    times: int = ALWAYS
     seconds: int = 0  # until a rate limit ends
     fired: int = 0
 
@@ -100,31 +100,30 @@ class StoredFile:
         return entry
 
 
-class LoopbackHub:
+class LoopbackHub(ThreadingHTTPServer):
     """A hub that answers from when it is made until it is closed."""
 
+    daemon_threads = False  # closing waits for them
+    request_queue_size = 128
+
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[Request] = []
         self._repositories: dict[str, dict[str, dict[str, StoredFile]]] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server = _Server(self)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-        self._thread.start()
+        loop = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        loop.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def server_close(self) -> None:
         """Stop answering; from now on connections are refused."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.shutdown()
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Be silent where it is the client who hung up: tests kill clients."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return what makes a new process talk to this hub only, and write to `home`.
@@ -132,7 +131,7 @@ class LoopbackHub:
         huggingface_hub reads most of it once, when it is imported.
         """
         return {
-            "HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}",
             "HF_HOME": str(home),
             "HF_HUB_CACHE": str(home / "hub"),
             "HF_TOKEN_PATH": str(home / "token"),
@@ -188,11 +187,7 @@ class LoopbackHub:
     ) -> Fault:
         """Make requests with `where` in their path fail; of several the oldest first.
 
-        Args:
-            trouble: What goes wrong.
-            where: A part of the path.
-            times: How many requests fail.
-            seconds: How long a rate limit says to wait. huggingface_hub adds one.
+        A rate limit says to wait some seconds; huggingface_hub adds one.
         """
         fault = Fault(trouble, where, times, seconds)
         with self._lock:
@@ -245,11 +240,10 @@ class LoopbackHub:
         headers = {"X-Repo-Commit": commit}
         if (file := files.get(unquote(asked["path"]))) is None:
             return _error(404, "no such file", code="EntryNotFound", headers=headers)
-        headers["ETag"] = f'"{file.digest}"'
+        headers["ETag"] = etag = f'"{file.digest}"'
         if request.origin == "hub" and file.is_large:
-            headers["X-Linked-Size"] = str(len(file.content))
-            headers["X-Linked-ETag"] = headers["ETag"]
-            port = self._server.server_port
+            size, port = str(len(file.content)), self.server_port
+            headers |= {"X-Linked-Size": size, "X-Linked-ETag": etag}
             headers["Location"] = f"http://localhost:{port}/cdn{request.path}"
             return Response(302, headers)
         return self._content(request, file.content, headers)
@@ -258,15 +252,13 @@ class LoopbackHub:
         self, request: Request, body: bytes, headers: dict[str, str]
     ) -> Response:
         """Hand out the part of a file that was asked for."""
-        size = len(body)
-        cut_after = ALWAYS
+        size, cut_after = len(body), ALWAYS
+        middle = size // 2
         if request.method == "GET":
             if self._strike("flipped", request):
-                middle = size // 2
-                wrong = bytes([body[middle] ^ 1])
-                body = body[:middle] + wrong + body[middle + 1 :]
+                body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
             if self._strike("cut", request):
-                cut_after = size // 2
+                cut_after = middle
         if part := re.fullmatch(r"bytes=(\d+)-(\d*)", request.range):
             first, last = int(part[1]), min(int(part[2] or size), size - 1)
             headers = headers | {"Content-Range": f"bytes {first}-{last}/{size}"}
@@ -293,28 +285,12 @@ def _error(
     return _json({"error": message}, status, headers)
 
 
-class _Server(ThreadingHTTPServer):
-    """The socket, and a thread for each connection."""
-
-    daemon_threads = False  # closing waits for them
-    request_queue_size = 128
-
-    def __init__(self, hub: LoopbackHub) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.hub = hub
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent where it is the client who hung up: tests kill clients."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     """Turn bytes into a `Request`, and a `Response` into bytes."""
 
     protocol_version = "HTTP/1.1"
     timeout = 10  # seconds that a silent connection may keep the server from closing
-    server: _Server
+    server: LoopbackHub
 
     def do_GET(self) -> None:
         """Answer a request of any method."""
@@ -326,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
             range=self.headers.get("Range", ""),
             token=self.headers.get("Authorization", "").removeprefix("Bearer "),
         )
-        response = self.server.hub.answer(request)
+        response = self.server.answer(request)
         self.send_response(response.status)
         for name, text in response.headers.items():
             self.send_header(name, text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 WIKISOURCE = "wikimedia/wikisource"
 REDPAJAMA = "togethercomputer/RedPajama-Data-1T-Sample"
@@ -74,9 +74,8 @@ def wikisource_files(seed: int = 0) -> dict[str, bytes]:
     """Build the English part of wikimedia/wikisource: five Parquet files."""
     files = {"README.md": b"# Wikisource\n"}
     for number in range(5):
-        sink = io.BytesIO()
+        table, sink = pa.Table.from_pylist(wikisource_rows(number, seed)), io.BytesIO()
         # Several groups of rows, as a file of hundreds of megabytes has them.
-        table = pa.Table.from_pylist(wikisource_rows(number, seed))
         pq.write_table(table, sink, row_group_size=2)
         files[f"20231201.en/train-{number:05}-of-00005.parquet"] = sink.getvalue()
     return files
@@ -85,17 +84,14 @@ def wikisource_files(seed: int = 0) -> dict[str, bytes]:
 def redpajama_files(seed: int = 0) -> dict[str, bytes]:
     """Build RedPajama's sample: eleven files of JSON lines, and a script."""
     sources = [*META, *(f"cc_{crawl}" for crawl in CRAWLS)]
-    return {
-        # The real one defines a dataset; `datasets` stopped running such scripts.
-        "RedPajama-Data-1T-Sample.py": b'raise RuntimeError("a script was run")\n',
-        **{
-            f"{source}_sample.jsonl": "".join(
-                json.dumps(row, ensure_ascii=False) + "\n"
-                for row in redpajama_rows(source, seed)
-            ).encode()
-            for source in sources
-        },
-    }
+    # The real one defines a dataset; `datasets` stopped running such scripts.
+    script = b'raise RuntimeError("a script was run")\n'
+    files = {"RedPajama-Data-1T-Sample.py": script}
+    for source in sources:
+        rows = redpajama_rows(source, seed)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        files[f"{source}_sample.jsonl"] = "".join(lines).encode()
+    return files
 
 
 def gpt2_tokenizer_files(*, vocab_size: int = 512) -> dict[str, bytes]:
@@ -107,24 +103,19 @@ def gpt2_tokenizer_files(*, vocab_size: int = 512) -> dict[str, bytes]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(map(prose, range(20)), trainer)
-    trained = json.loads(tokenizer.to_str())["model"]
-    vocab, merges = trained["vocab"], [tuple(pair) for pair in trained["merges"]]
-    vocab[END_OF_TEXT] = len(vocab)
-    tokenizer.model = models.BPE(vocab, merges)
     tokenizer.add_special_tokens([END_OF_TEXT])
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
     config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
     return {
         "config.json": json.dumps(config).encode(),
-        "merges.txt": ("\n".join(lines) + "\n").encode(),
+        "merges.txt": "\n".join(map(" ".join, merges)).encode(),
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps({"model_max_length": 1024}).encode(),
-        "vocab.json": json.dumps(vocab).encode(),
+        "vocab.json": json.dumps(tokenizer.get_vocab()).encode(),
     }

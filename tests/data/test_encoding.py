@@ -15,12 +15,12 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from toygpt.data import encoding as fast_encoding
 from toygpt.data import tokenizer
 from toygpt.data.encoding import (
+    HARD_TEXTS,
     Encoder,
     encode_documents,
     encode_with_tokenizers,
     fast_encoder,
 )
-from toygpt.data.hard_texts import HARD_TEXTS
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     cut_before_spaces,
@@ -29,6 +29,7 @@ from toygpt.data.tokenizer import (
     treat_markers_as_text,
 )
 
+ByteLevel = pre_tokenizers.ByteLevel
 SOURCES = [
     path.read_text(encoding="utf-8")
     for path in sorted(Path(tokenizer.__file__).parent.glob("[b-e]*.py"))
@@ -49,13 +50,8 @@ def trained() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Tokenizer:
-    return trained()
-
-
-@pytest.fixture(scope="module")
-def encoder(plain: Tokenizer) -> Encoder:
-    return Encoder(plain, SOURCES)
+def encoder() -> Encoder:
+    return Encoder(PLAIN, SOURCES)
 
 
 def expected(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -67,104 +63,86 @@ def found(encoder: Encoder, texts: list[str]) -> list[list[int]]:
     return [token_ids.tolist() for token_ids in encoder.encode(texts)]
 
 
+def assert_slow(encoder: Encoder, tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Assert that `tokenizers` encodes, all texts and nothing else."""
+    assert found(encoder, texts) == expected(tokenizer, texts)
+    assert not encoder.is_fast
+
+
+def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return why gigatoken is not used, as the user reads it."""
+    (line,) = capsys.readouterr().err.splitlines()
+    beginning = "encoding with tokenizers, which is slower: "
+    assert line.startswith(beginning)
+    return str(line.removeprefix(beginning))
+
+
 def test_gigatoken_encodes_every_text_and_says_nothing(
-    plain: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[str] = []
     original = gigatoken.Tokenizer.encode
+    monkeypatch.setattr(
+        *(gigatoken.Tokenizer, "encode"),
+        lambda self, text: seen.append(text) or original(self, text),
+    )
 
-    def watched(self: gigatoken.Tokenizer, text: str) -> object:
-        seen.append(text)
-        return original(self, text)
+    documents = list(encode_documents(PLAIN, [SOURCES, ["last"]], end_of_text_id=7))
 
-    monkeypatch.setattr(gigatoken.Tokenizer, "encode", watched)
-
-    documents = list(encode_documents(plain, [SOURCES, ["last"]], end_of_text_id=7))
-
-    assert seen[-len(SOURCES) - 1 :] == [*SOURCES, "last"]
-    assert seen[: len(HARD_TEXTS)] == HARD_TEXTS
-    assert [ids.tolist() for ids in documents] == [
-        [*ids, 7] for ids in expected(plain, [*SOURCES, "last"])
-    ]
+    texts = [*SOURCES, "last"]
+    assert (seen[: len(HARD_TEXTS)], seen[-len(texts) :]) == (HARD_TEXTS, texts)
+    ids = expected(PLAIN, texts)
+    assert [document.tolist() for document in documents] == [[*i, 7] for i in ids]
     assert capsys.readouterr().err == ""
 
 
 @run_settings(max_examples=100)
 @given(text=any_text)
-def test_any_text_has_the_ids_of_tokenizers(
-    plain: Tokenizer, encoder: Encoder, text: str
-) -> None:
+def test_any_text_has_the_ids_of_tokenizers(encoder: Encoder, text: str) -> None:
     assert encoder.is_fast
-    assert found(encoder, [text]) == expected(plain, [text])
+    assert found(encoder, [text]) == expected(PLAIN, [text])
 
 
 def test_an_encoder_with_other_ids_is_found_out(
-    plain: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It lacks the last things that were learned, and differs nowhere else."""
     other = fast_encoder(train_tokenizer([SOURCES], vocab_size=490))
     monkeypatch.setattr(fast_encoding, "fast_encoder", lambda tokenizer: other)
-    assert [other(text).tolist() for text in SOURCES] != expected(plain, SOURCES)
+    assert [other(text).tolist() for text in SOURCES] != expected(PLAIN, SOURCES)
 
-    encoder = Encoder(plain, SOURCES)
+    encoder = Encoder(PLAIN, SOURCES)
 
-    assert not encoder.is_fast
-    assert found(encoder, SOURCES) == expected(plain, SOURCES)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        "encoding with tokenizers, which is slower: gigatoken gave other token ids in "
-        "a trial"
-    )
-
-
-def without_regex(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=False
-    )
-
-
-def with_a_first_space(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-
-
-def with_whole_words(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-
-
-def with_a_normalizer(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.NFC()
-
-
-def with_an_added_token(tokenizer: Tokenizer) -> None:
-    tokenizer.add_tokens([AddedToken("self. ", normalized=False)])
+    assert_slow(encoder, PLAIN, SOURCES)
+    assert the_warning(capsys) == "gigatoken gave other token ids in a trial"
 
 
 def with_whole_tokens_first(tokenizer: Tokenizer) -> None:
     settings = json.loads(tokenizer.to_str())
-    settings["model"]["ignore_merges"] = True
-    settings["model"]["merges"] = []
+    settings["model"] |= {"ignore_merges": True, "merges": []}
     tokenizer.model = Tokenizer.from_str(json.dumps(settings)).model
 
 
-def with_words_only(tokenizer: Tokenizer) -> None:
-    tokenizer.model = models.WordLevel({"def": 0, "?": 1}, unk_token="?")
+def with_words(**options: bool) -> Callable[[Tokenizer], None]:
+    return lambda tokenizer: setattr(tokenizer, "pre_tokenizer", ByteLevel(**options))
+
+
+WORDS_ONLY = models.WordLevel({"def": 0, "?": 1}, unk_token="?")
+SELF = AddedToken("self. ", normalized=False)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        without_regex,
-        with_a_first_space,
-        with_whole_words,
-        with_a_normalizer,
-        with_an_added_token,
+        with_words(add_prefix_space=False, use_regex=False),
+        with_words(add_prefix_space=True),
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        lambda t: setattr(t, "normalizer", normalizers.NFC()),
+        lambda t: t.add_tokens([SELF]),
         with_whole_tokens_first,
-        with_words_only,
+        lambda t: setattr(t, "model", WORDS_ONLY),
     ],
+    ids=range(7),
 )
 def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
     change: Callable[[Tokenizer], None], capsys: pytest.CaptureFixture[str]
@@ -176,16 +154,12 @@ def test_a_tokenizer_of_another_kind_is_left_to_tokenizers(
 
     encoder = Encoder(unusual, texts)
 
-    assert not encoder.is_fast
-    assert found(encoder, texts) == expected(unusual, texts)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("this tokenizer is not of GPT-2's kind")
+    assert_slow(encoder, unusual, texts)
+    assert the_warning(capsys) == "this tokenizer is not of GPT-2's kind"
 
 
 def test_a_failure_halfway_loses_no_text(
-    plain: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original = gigatoken.Tokenizer.encode
 
@@ -195,57 +169,52 @@ def test_a_failure_halfway_loses_no_text(
         return original(self, text)
 
     monkeypatch.setattr(gigatoken.Tokenizer, "encode", fails)
-    encoder = Encoder(plain, [])
+    encoder = Encoder(PLAIN, [])
     assert encoder.is_fast
 
-    ids = [*found(encoder, SOURCES), *found(encoder, ["after"])]
+    assert_slow(encoder, PLAIN, SOURCES)
+    assert_slow(encoder, PLAIN, ["after"])
+    assert the_warning(capsys) == "gigatoken failed (no more)"
 
-    assert not encoder.is_fast
-    assert ids == expected(plain, [*SOURCES, "after"])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("gigatoken failed (no more)")
+
+def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = trained()
+    words.model = WORDS_ONLY
+    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
+
+    assert_slow(Encoder(words, []), words, ["def x"])
+    assert the_warning(capsys).startswith("gigatoken failed (")
 
 
 @run_settings(max_examples=100)
 @given(texts=st.lists(any_text), length=st.integers(1, 20))
-def test_a_text_in_pieces_has_the_same_ids(
-    plain: Tokenizer, texts: list[str], length: int
-) -> None:
+def test_a_text_in_pieces_has_the_same_ids(texts: list[str], length: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(tokenizer, "LONGEST_PIECE", length)
         pieces = [cut_before_spaces(text) for text in texts]
 
-        ids = [
-            np.concatenate(list(encode_with_tokenizers(plain, of_one))).tolist()
-            for of_one in pieces
-        ]
+    ids = [[*encode_with_tokenizers(PLAIN, of_one)] for of_one in pieces]
 
     assert ["".join(of_one) for of_one in pieces] == texts
-    assert ids == expected(plain, texts)
+    assert [np.concatenate(each).tolist() for each in ids] == expected(PLAIN, texts)
 
 
-def test_a_long_text_is_encoded_in_pieces(
-    plain: Tokenizer, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+def test_a_long_text_is_encoded_in_pieces_where_the_tokenizer_cuts_words(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 100)
+    with_more = trained()
+    with_more.add_tokens([AddedToken("a b", normalized=False)])
+    treat_markers_as_text(with_more)
+    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 9)
     assert len(cut_before_spaces(SOURCES[-1])) > 10
 
-    assert found(encoder, SOURCES) == expected(plain, SOURCES)
+    assert found(encoder, SOURCES) == expected(PLAIN, SOURCES)
+    ids = found(Encoder(with_more, []), ["a b " * 100])
 
-
-def test_a_text_is_cut_only_where_the_tokenizer_cuts_words(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tokenizer_with_more = trained()
-    tokenizer_with_more.add_tokens([AddedToken("a b", normalized=False)])
-    treat_markers_as_text(tokenizer_with_more)
-    text = "a b " * 100
-    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 9)
-
-    ids = found(Encoder(tokenizer_with_more, []), [text])
-
-    assert ids == expected(tokenizer_with_more, [text])
-    assert tokenizer_with_more.token_to_id("a b") in ids[0]
+    assert ids == expected(with_more, ["a b " * 100])
+    assert with_more.token_to_id("a b") in ids[0]
 
 
 def test_little_text_is_learned_from_as_a_whole() -> None:
@@ -268,17 +237,3 @@ def test_of_much_text_an_evenly_spread_share_is_learned_from(
     assert sum(len(text.encode()) for text in sample) == pytest.approx(1_000, abs=20)
     numbers = [int(text[:4]) for text in sample]
     assert max(np.diff([0, *numbers, 10_000])) < 2 * 10_000 / len(numbers)
-
-
-def test_what_gigatoken_cannot_load_is_left_to_tokenizers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = trained()
-    with_words_only(words)
-    monkeypatch.setattr(fast_encoding, "is_plain", lambda tokenizer: True)
-
-    encoder = Encoder(words, [])
-
-    assert not encoder.is_fast
-    assert found(encoder, ["def x"]) == expected(words, ["def x"])
-    assert "gigatoken failed (" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,6 @@ class Split(NamedTuple):
 
 def split(
     corpus: Corpus,
-    directory: Path,
     *,
     key: int = 9,
     validation_fraction: float = 0.08,
@@ -76,27 +76,13 @@ def split(
         bytes_of_token=bytes_of_token,
     )
     lengths = np.array([len(piece) for piece in bytes_of_token])
-    parts = write_splits(tokens, assignment, directory, lengths, END_OF_TEXT)
-    files = {
-        name: np.fromfile(directory / f"{name}.bin", dtype="<u2").tolist()
-        for name in SPLITS
-    }
+    with TemporaryDirectory() as folder:
+        parts = write_splits(tokens, assignment, Path(folder), lengths, END_OF_TEXT)
+        files = {
+            name: np.fromfile(Path(folder, f"{name}.bin"), dtype="<u2").tolist()
+            for name in SPLITS
+        }
     return Split(assignment, parts, files)
-
-
-def split_of_each(num_groups: int, **choices: float) -> list[str]:
-    """Return the splits of many groups of one token each, a few of them held out."""
-    key = int(choices.pop("key", 9))
-    assignment = assign_splits(
-        np.zeros(num_groups, np.uint16),
-        np.arange(1, num_groups + 1, dtype=np.uint64),
-        [hash_of_group(f"group {number}", key=key) for number in range(num_groups)],
-        **{"validation_fraction": 0.08, "test_fraction": 0.08} | choices,
-        bytes_of_token=BYTES_OF_TOKEN,
-    )
-    assert not assignment.num_groups_cut
-    assert not assignment.num_groups_moved
-    return [SPLITS[split] for split in assignment.splits.tolist()]
 
 
 def folders(*sizes: int, documents: int = 1) -> Corpus:
@@ -126,15 +112,28 @@ def test_the_hash_of_a_group_is_settled_for_good() -> None:
         group: "test" if at < 0.3 else "validation" if at < 0.6 else "train"
         for group, at in positions.items()
     } == expected
+    assert hash_of_group("json", key=8) / 2**64 != positions["json"]
 
 
 def test_many_small_groups_go_where_their_hash_puts_them() -> None:
-    splits = split_of_each(10_000, validation_fraction=0.1, test_fraction=0.2)
+    """So that new groups move no old ones."""
+    hashes = [hash_of_group(f"group {number}", key=9) for number in range(10_000)]
 
-    positions = [hash_of_group(f"group {n}", key=9) / 2**64 for n in range(10_000)]
+    assignment = assign_splits(
+        np.zeros(10_000, np.uint16),
+        np.arange(1, 10_001, dtype=np.uint64),
+        hashes,
+        validation_fraction=0.1,
+        test_fraction=0.2,
+        bytes_of_token=BYTES_OF_TOKEN,
+    )
+
+    assert not assignment.num_groups_cut
+    assert not assignment.num_groups_moved
+    splits = [SPLITS[split] for split in assignment.splits.tolist()]
     assert splits == [
         "test" if at < 0.2 else "validation" if at < 0.2 + 0.1 else "train"
-        for at in positions
+        for at in (value / 2**64 for value in hashes)
     ]
     shares = {name: count / 10_000 for name, count in Counter(splits).items()}
     assert shares == pytest.approx(
@@ -142,45 +141,23 @@ def test_many_small_groups_go_where_their_hash_puts_them() -> None:
     )
 
 
-def test_another_key_assigns_otherwise() -> None:
-    """As if the first time had not been: a third of the test split stays in it."""
-    fractions = {"validation_fraction": 1 / 3, "test_fraction": 1 / 3}
-    first = split_of_each(3_000, key=1, **fractions)
-
-    second = split_of_each(3_000, key=2, **fractions)
-
-    stayed = sum(a == b for a, b in zip(first, second, strict=True))
-    assert 900 < stayed < 1_100
-
-
-def test_new_groups_move_no_old_ones_where_the_hash_decides() -> None:
-    before = split_of_each(2_000)
-
-    after = split_of_each(2_500)
-
-    assert after[:2_000] == before
-
-
 @pytest.mark.parametrize(
     ("corpus", "num_cut", "num_moved"),
     [
-        pytest.param(folders(20_000), 1, 0, id="one file"),
-        pytest.param(folders(20_000, documents=200), 1, 0, id="one folder"),
-        pytest.param(folders(10_000, 10_000), 2, 0, id="two files"),
-        pytest.param(folders(*[3_000] * 9), 9, 0, id="too few groups to hold out one"),
-        pytest.param(folders(*[3_000] * 12), 0, 1, id="twelve equal folders"),
-        pytest.param(
-            folders(88_000, *range(100, 580, 11)), 1, 0, id="one holds 88 % of the text"
-        ),
-        pytest.param(
-            folders(*range(500, 7_000, 500)), 0, 4, id="thirteen unequal folders"
-        ),
+        (folders(20_000), 1, 0),  # one file
+        (folders(20_000, documents=200), 1, 0),  # one folder
+        (folders(10_000, 10_000), 2, 0),
+        (folders(*[3_000] * 9), 9, 0),  # too few groups to hold out one
+        (folders(*[3_000] * 12), 0, 1),
+        (folders(88_000, *range(100, 580, 11)), 1, 0),  # one has 88 % of the text
+        (folders(*range(500, 7_000, 500)), 0, 4),  # thirteen unequal folders
     ],
+    ids=range(7),
 )
 def test_the_shares_are_about_what_was_asked_for(
-    corpus: Corpus, num_cut: int, num_moved: int, tmp_path: Path
+    corpus: Corpus, num_cut: int, num_moved: int
 ) -> None:
-    done = split(corpus, tmp_path)
+    done = split(corpus)
 
     assert done.shares["validation"] == pytest.approx(0.08, rel=TOLERANCE)
     assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
@@ -193,114 +170,67 @@ def test_the_shares_are_about_what_was_asked_for(
 @given(
     sizes=st.lists(st.integers(100, 3_000), min_size=1, max_size=40),
     documents=st.integers(1, 4),
-    validation_fraction=fractions,
-    test_fraction=fractions,
+    validation=fractions,
+    test=fractions,
 )
 def test_no_split_is_off_by_more_than_a_quarter_for_any_groups(
-    tmp_path_factory: pytest.TempPathFactory,
-    sizes: list[int],
-    documents: int,
-    validation_fraction: float,
-    test_fraction: float,
+    sizes: list[int], documents: int, validation: float, test: float
 ) -> None:
     corpus = folders(*sizes, documents=documents)
 
-    done = split(
-        corpus,
-        tmp_path_factory.mktemp("splits"),
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-    )
+    done = split(corpus, validation_fraction=validation, test_fraction=test)
 
     num_tokens = sum(len(ids) + 1 for _, ids in corpus)
-    for name, fraction in (
-        ("validation", validation_fraction),
-        ("test", test_fraction),
-    ):
+    for name, fraction in (("validation", validation), ("test", test)):
         asked = fraction * num_tokens
         rounding = 2 * done.assignment.num_groups_cut
         assert abs(len(done.files[name]) - asked) <= TOLERANCE * asked + rounding
 
 
 @property_test
-@given(corpus=corpora, key=st.integers(0, 2**64 - 1), fraction=fractions)
-def test_every_token_lands_in_exactly_one_split_and_order_is_kept(
-    tmp_path_factory: pytest.TempPathFactory,
-    corpus: Corpus,
-    key: int,
-    fraction: float,
+@given(
+    corpus=corpora,
+    key=st.integers(0, 2**64 - 1),
+    fraction=fractions,
+    at_once=st.integers(1, 9),
+)
+def test_every_token_lands_in_exactly_one_split_in_order_and_is_counted(
+    corpus: Corpus, key: int, fraction: float, at_once: int
 ) -> None:
     """Each token is made unlike all others: numbered in the order of the corpus."""
     numbers = iter(range(1, 1000))
     numbered = [(group, [next(numbers) for _ in ids]) for group, ids in corpus]
 
-    done = split(
-        numbered,
-        tmp_path_factory.mktemp("splits"),
-        key=key,
-        validation_fraction=fraction,
-        test_fraction=fraction,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toygpt.data.split_files.TOKENS_AT_ONCE", at_once)
+        done = split(
+            numbered, key=key, validation_fraction=fraction, test_fraction=fraction
+        )
 
-    texts = {
-        name: [token for token in tokens if token != END_OF_TEXT]
-        for name, tokens in done.files.items()
-    }
-    everything = [token for text in texts.values() for token in text]
+    texts = [[token for token in tokens if token] for tokens in done.files.values()]
+    everything = [token for text in texts for token in text]
     assert sorted(everything) == [token for _, ids in numbered for token in ids]
-    assert all(text == sorted(text) for text in texts.values())
-    for name, tokens in done.files.items():
-        assert tokens.count(END_OF_TEXT) == done.parts[name].documents
+    assert all(text == sorted(text) for text in texts)
+    assert list(done.parts) == list(SPLITS)
+    for name, part in done.parts.items():
+        tokens = done.files[name]
+        assert part.documents == tokens.count(END_OF_TEXT)
+        assert part.tokens == len(tokens)
+        assert part.bytes == sum(token % 10 for token in tokens)
         assert not tokens or tokens[-1] == END_OF_TEXT
+    num_documents = sum(part.documents for part in done.parts.values())
+    assert num_documents == len(corpus) + int(done.assignment.is_cut.sum())
 
 
 @property_test
 @given(sizes=st.lists(st.integers(2, 100), min_size=20, max_size=60))
-def test_no_small_group_is_torn_across_splits(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
-) -> None:
+def test_no_small_group_is_torn_across_splits(sizes: list[int]) -> None:
     """Each token is made to say which group it comes from."""
-    marked = [
-        (f"group {number}", [number] * (size - 1))
-        for number, size in enumerate(sizes, start=1)
-    ]
+    done = split([(f"group {n}", [n] * (size - 1)) for n, size in enumerate(sizes, 1)])
 
-    done = split(marked, tmp_path_factory.mktemp("splits"))
-
-    for number, size in enumerate(sizes, start=1):
-        holders = [name for name, tokens in done.files.items() if number in tokens]
-        assert len(holders) == 1 or size > 0.04 * sum(sizes)
-
-
-@property_test
-@given(corpus=corpora)
-def test_what_each_split_got_is_counted(
-    tmp_path_factory: pytest.TempPathFactory, corpus: Corpus
-) -> None:
-    done = split(corpus, tmp_path_factory.mktemp("splits"))
-
-    assert list(done.parts) == list(SPLITS)
-    for name, part in done.parts.items():
-        assert part.tokens == len(done.files[name])
-        assert part.bytes == sum(token % 10 for token in done.files[name])
-    num_cuts = int(done.assignment.is_cut.sum())
-    num_documents = sum(part.documents for part in done.parts.values())
-    assert num_documents == len(corpus) + num_cuts
-
-
-@property_test
-@given(corpus=corpora, at_once=st.integers(1, 5))
-def test_documents_too_long_to_be_copied_at_once_are_copied_whole(
-    tmp_path_factory: pytest.TempPathFactory, corpus: Corpus, at_once: int
-) -> None:
-    directory = tmp_path_factory.mktemp("splits")
-    expected = split(corpus, directory)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toygpt.data.split_files.TOKENS_AT_ONCE", at_once)
-        in_parts = split(corpus, directory)
-
-    assert (in_parts.parts, in_parts.files) == (expected.parts, expected.files)
+    for number, size in enumerate(sizes, 1):
+        num_holders = sum(number in tokens for tokens in done.files.values())
+        assert num_holders == 1 or size > 0.04 * sum(sizes)
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
@@ -317,31 +247,20 @@ def test_documents_and_their_groups_must_be_as_many(num_groups: int) -> None:
         )
 
 
-def test_a_group_that_is_too_large_gives_way_and_the_others_stay(
-    tmp_path: Path,
-) -> None:
+def test_a_group_that_is_too_large_gives_way_and_the_others_stay() -> None:
     """The first group in the order of the hash would make the test split too large."""
-    names = sorted(
-        (f"folder {number}" for number in range(100)),
-        key=lambda name: hash_of_group(name, key=9),
-    )
-    sizes = dict.fromkeys(names, 100) | {names[0]: 1_500}
-    corpus = [(name, [1 + names.index(name)] * (sizes[name] - 1)) for name in names]
-    limit = 0.08 * 2**64
-    own = [name for name in names[1:] if hash_of_group(name, key=9) < limit]
+    hashes = {f"folder {n}": hash_of_group(f"folder {n}", key=9) for n in range(100)}
+    names = sorted(hashes, key=hashes.__getitem__)
+    sizes = [1_500] + [100] * 99
+    corpus = [(names[n], [1 + n] * (sizes[n] - 1)) for n in range(100)]
+    own = {n for n in range(1, 100) if hashes[names[n]] < 0.08 * 2**64}
 
-    done = split(corpus, tmp_path)
+    done = split(corpus)
 
-    in_test = {names[token - 1] for token in done.files["test"] if token}
-    in_order = set(names[1 : 1 + len(in_test)])
-    assert set(own) <= in_test == in_order
+    in_test = {token - 1 for token in done.files["test"] if token}
+    assert own <= in_test == set(range(1, 1 + len(in_test)))
     assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
-    assert names.index(names[0]) + 1 in done.files["train"]
-
-
-def characters(text: str) -> list[int]:
-    """Return a token for each byte of a text; byte 0 would be the end of a document."""
-    return list(text.encode())
+    assert 1 in done.files["train"]
 
 
 ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
@@ -350,21 +269,17 @@ ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
 @pytest.mark.parametrize(
     ("sentence", "ending"),
     [
-        pytest.param("Some words\nof prose.\n\n", ".\n\n", id="after an empty line"),
-        pytest.param(
-            "Some words.\r\n\r\n", ".\r\n\r\n", id="after an empty line of DOS"
-        ),
-        pytest.param("if x:\n    return y\n", "\n", id="after the end of a line"),
-        pytest.param("日本語の文章です。", "", id="between characters"),
+        ("Some words\nof prose.\n\n", ".\n\n"),
+        ("Some words.\r\n\r\n", ".\r\n\r\n"),
+        ("if x:\n    return y\n", "\n"),
+        ("日本語の文章です。", ""),
     ],
 )
-def test_one_text_is_cut_where_it_pauses(
-    sentence: str, ending: str, tmp_path: Path
-) -> None:
+def test_one_text_is_cut_where_it_pauses(sentence: str, ending: str) -> None:
     """Train has its beginning, test its end; each part ends as a document does."""
     text = sentence * 300
 
-    done = split([("input.txt", characters(text))], tmp_path, bytes_of_token=ALL_BYTES)
+    done = split([("input.txt", [*text.encode()])], bytes_of_token=ALL_BYTES)
 
     parts = [bytes(done.files[name]) for name in SPLITS]
     assert all(part.endswith(b"\0") and part.count(b"\0") == 1 for part in parts)
@@ -376,36 +291,31 @@ def test_one_text_is_cut_where_it_pauses(
     assert [part.documents for part in done.parts.values()] == [1, 1, 1]
 
 
-def test_a_folder_is_cut_between_its_files(tmp_path: Path) -> None:
-    corpus = folders(20_000, documents=100)
-
-    done = split(corpus, tmp_path)
+def test_a_folder_is_cut_between_its_files() -> None:
+    done = split(folders(20_000, documents=100))
 
     assert not done.assignment.is_cut.any()
-    assert [part.documents for part in done.parts.values()] == [84, 8, 8]
     assert done.assignment.splits.tolist() == [0] * 84 + [1] * 8 + [2] * 8
 
 
-def test_a_small_held_out_part_is_not_made_of_scraps_of_every_group(
-    tmp_path: Path,
-) -> None:
+def test_a_small_held_out_part_is_not_made_of_scraps_of_every_group() -> None:
     """Each group has many times as much as is held out, but for a few."""
     corpus = folders(*[4_000] * 20, *[90] * 20)
 
-    done = split(corpus, tmp_path, validation_fraction=0.002, test_fraction=0.002)
+    done = split(corpus, validation_fraction=0.002, test_fraction=0.002)
 
     assert not done.assignment.num_groups_cut
     assert done.shares["test"] == pytest.approx(0.002, rel=TOLERANCE)
 
 
-def test_files_elsewhere_move_nothing_in_a_group_that_is_cut(tmp_path: Path) -> None:
+def test_files_elsewhere_move_nothing_in_a_group_that_is_cut() -> None:
     """Its rows may also be scattered among those of other groups."""
     book: Corpus = [("book", [number] * 600) for number in range(1, 31)]
     others: Corpus = [(f"page {number}", [500] * 40) for number in range(40)]
     mixed = [document for pair in zip(book, others, strict=False) for document in pair]
 
-    alone = split(book, tmp_path)
-    beside = split(mixed + others[30:], tmp_path)
+    alone = split(book)
+    beside = split(mixed + others[30:])
 
     assert beside.assignment.num_groups_cut == 1
     for name, tokens in beside.files.items():

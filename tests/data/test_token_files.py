@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from toygpt.data import token_files
 from toygpt.data.token_files import (
+    batched,
     count_tokens,
     largest_id,
     map_tokens,
@@ -75,3 +78,25 @@ def test_many_tokens_are_looked_at_piece_by_piece(
 
     assert largest_id(tokens) == 5
     assert count_tokens(tokens, 7).tolist() == [1, 1, 1, 0, 0, 2, 0]
+
+
+@given(items=st.lists(st.text(max_size=5)), size=st.integers(1, 10))
+def test_a_batch_is_full_and_none_could_have_ended_sooner(
+    items: list[str], size: int
+) -> None:
+    batches = list(batched(items, size=size))
+
+    assert [item for batch in batches for item in batch] == items
+    assert all(batches)
+    for batch in batches[:-1]:
+        assert sum(map(len, batch)) >= size
+    for batch in batches:
+        assert sum(map(len, batch[:-1])) < size
+
+
+def test_a_batch_is_yielded_before_the_next_item_is_read() -> None:
+    items = iter(["ab", "cd", "ef"])
+
+    assert next(batched(items, size=3)) == ["ab", "cd"]
+    assert list(items) == ["ef"]
+    assert list(batched([3, 1, 1, 2], size=3, length=int)) == [[3], [1, 1, 2]]

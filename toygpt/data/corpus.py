@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toygpt.data.inventory import Inventory, Reason
-from toygpt.data.streaming import batched
+from toygpt.data.token_files import batched
 from toygpt.pipeline.errors import InputError
 
 DOCUMENTS_FILE = "documents.parquet"

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.streaming import batched
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import TokenIds, batched
 
 # So few that their hashes stay in the processor's cache: twice as fast.
 NGRAMS_AT_ONCE = 2**15

@@ -5,14 +5,12 @@ in place; `ends.bin` holds where each document ends. What else there is to know 
 the files stands in the manifest beside them (manifest.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from toygpt.data.streaming import batched
 
 TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {
     "uint16": np.dtype("<u2"),
@@ -25,6 +23,8 @@ TOKENS_AT_ONCE = 8_000_000
 TOKENS_WRITTEN_AT_ONCE = 1_000_000
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
+
+Item = TypeVar("Item")
 
 
 def token_type_for(vocab_size: int) -> str:
@@ -78,3 +78,25 @@ def count_tokens(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:
         piece = tokens[first : first + TOKENS_AT_ONCE]
         counts += np.bincount(piece, minlength=vocab_size)
     return counts
+
+
+def batched(
+    items: Iterable[Item], *, size: int, length: Callable[[Any], int] = len
+) -> Iterator[list[Item]]:
+    """Yield items in lists whose lengths add up to `size`, or a little more.
+
+    Args:
+        items: Texts, arrays, or anything else that has a length.
+        size: What the lengths of one list's items add up to; the last list's to less.
+        length: Returns the length of an item.
+    """
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += length(item)
+        if total >= size:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

@@ -5,7 +5,7 @@ import pytest
 
 from toygpt.data.manifest import Part
 from toygpt.data.split import Assignment
-from toygpt.data.split_sizes import (
+from toygpt.data.split_files import (
     check_sizes,
     fractions_asked,
     fractions_got,
@@ -28,23 +28,17 @@ def check(sizes: dict[str, Part], block_size: int = 128) -> None:
 
 def test_what_was_asked_for_adds_up() -> None:
     assert sum(ASKED.values()) == pytest.approx(1)
-    assert fractions_got(parts(70, 20, 10)) == {
-        "train": 0.7,
-        "validation": 0.2,
-        "test": 0.1,
-    }
+    got = fractions_got(parts(70, 20, 10))
+    assert got == {"train": 0.7, "validation": 0.2, "test": 0.1}
 
 
-@pytest.mark.parametrize("sizes", [(257, 129, 129), (9_999, 129, 9_999)])
-def test_splits_of_one_block_are_large_enough(sizes: tuple[int, int, int]) -> None:
-    """Training needs two: it cuts its blocks from an offset."""
-    check(parts(*sizes))
-
-
-@pytest.mark.parametrize("sizes", [(256, 129, 129), (257, 128, 129), (257, 129, 128)])
-def test_splits_without_a_whole_block_are_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match="are too few for blocks of 128"):
-        check(parts(*sizes))
+def test_each_split_needs_a_block_and_training_two() -> None:
+    """It cuts its blocks from an offset."""
+    check(parts(257, 129, 129))
+    check(parts(9_999, 129, 9_999))
+    for sizes in ((256, 129, 129), (257, 128, 129), (257, 129, 128)):
+        with pytest.raises(InputError, match="are too few for blocks of 128"):
+            check(parts(*sizes))
 
 
 def test_the_message_names_each_way_out() -> None:
@@ -60,14 +54,16 @@ def test_the_message_names_each_way_out() -> None:
     check(parts(841, 81, 80), block_size=79)
 
 
-def test_ways_out_that_cannot_help_are_not_named() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "not_named"), [((252, 24, 24), "_fraction="), ((3, 1, 1), "block_size=")]
+)
+def test_ways_out_that_cannot_help_are_not_named(
+    sizes: tuple[int, int, int], not_named: str
+) -> None:
     with pytest.raises(InputError, match="too few") as caught:
-        check(parts(252, 24, 24))
-    assert "_fraction=" not in str(caught.value)
+        check(parts(*sizes))
 
-    with pytest.raises(InputError, match="too few") as caught:
-        check(parts(3, 1, 1))
-    assert "block_size=" not in str(caught.value)
+    assert not_named not in str(caught.value)
 
 
 def test_the_summary_says_what_was_asked_and_what_came_of_it() -> None:
