@@ -45,7 +45,7 @@ def test_points_of_a_curve_are_means_since_the_last_one(
 def test_curves_have_the_learning_rates_that_each_step_used(
     optimizer: str, highest: dict[str, float], tmp_path: Path
 ) -> None:
-    """Without Muon, the trackers get no rate of it; its column is there, but is NaN.
+    """Without Muon, the trackers get no rate for it; its column is there, but is NaN.
 
     DVC draws no plot where a column is missing, and would draw any number.
     """

@@ -1,4 +1,4 @@
-"""A training of ten steps without checkpoints, and what came of it."""
+"""A training of ten steps without checkpoints, and its results."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Points:
 
 
 class Trained(NamedTuple):
-    """A training and what came of it."""
+    """A training and its results."""
 
     model: GPT
     outcome: Outcome

@@ -1,4 +1,4 @@
-"""Notice that a training has diverged, before a checkpoint of it is saved."""
+"""Notice that a training has diverged, before it saves another checkpoint."""
 
 import math
 

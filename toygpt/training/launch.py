@@ -89,7 +89,7 @@ def _new_fabric(
     strategy: str | DDPStrategy,
 ) -> Fabric:
     with warnings.catch_warnings():
-        # Where Slurm is installed: the command in this hint is not one that works.
+        # Where Slurm is installed: the command in this hint would not work.
         warnings.filterwarnings("ignore", "The `srun` command is available")
         return Fabric(
             accelerator=runtime.accelerator,

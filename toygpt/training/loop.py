@@ -57,7 +57,7 @@ from toygpt.training.state import State
 
 
 class NextTokenLoss(nn.Module):
-    """The network and its loss as one: Fabric and torch.compile see the whole of it."""
+    """The network and its loss as one module, for Fabric and for torch.compile."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
