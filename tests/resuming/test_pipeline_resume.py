@@ -2,9 +2,8 @@
 
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,148 +133,77 @@ def results(root: Path) -> dict[str, str]:
     return {"weights": weights_digest(root / "models/toygpt"), **digests}
 
 
-@dataclass
-class History:
-    """A training that was ended three times, and then resumed to its end."""
-
-    root: Path
-    expected: dict[str, str]  # results of a training that nothing interrupts
-    dvc_lock: list[str] = field(default_factory=list)  # after each end
-    steps: list[int] = field(default_factory=list)  # the newest checkpoint then
-    outputs: list[str] = field(default_factory=list)  # of each command
-    announced_code: int = 0
-    branch: str = ""
-    stash: str = ""
-    refused: subprocess.CompletedProcess[str] | None = None
-    trainer: int = 0
-    dvc_code: int = 0
-    damaged: Path = Path()
-    step_before_damaged: int = 0
-
-
-@pytest.fixture(scope="module")
-def history(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> History:
-    """Announce its end to a training, kill it, and DVC above it; then finish it."""
-    folder = tmp_path_factory.mktemp("history")
-    uninterrupted = longer_project(built, folder / "uninterrupted" / "project", RATE)
+def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
+    built: Workspace, tmp_path: Path
+) -> None:
+    """Its end is announced, then it is killed, then DVC above it is."""
+    uninterrupted = longer_project(built, tmp_path / "uninterrupted" / "project", RATE)
     uninterrupted.run("python", "-m", "stages.train")
-    workspace = longer_project(built, folder / "project")
+    workspace = longer_project(built, tmp_path / "project")
     root = workspace.root
-    history = History(root, results(uninterrupted.root))
+    lock = root / "dvc.lock"
+    lock_before = lock.read_bytes()
 
-    def end(output: str) -> None:
-        history.outputs.append(output)
-        history.steps.append(newest_step(root))
-        history.dvc_lock.append((root / "dvc.lock").read_text(encoding="utf-8"))
-
-    history.dvc_lock.append((root / "dvc.lock").read_text(encoding="utf-8"))
+    # As Slurm announces it to a command, and the command to the stage.
     with started(workspace, *TRAIN) as command:
         trainer = wait_for_training(root, command, step=5)
         command.send(signal.SIGUSR1)
-        history.announced_code = command.wait()
+        code = command.wait()
         assert is_gone(trainer)
-        end(command.output)
-    history.stash = workspace.run("git", "stash", "list").stdout
-    history.branch = workspace.run("git", "branch", "--show-current").stdout
+    first_step = newest_step(root)
+    assert code not in (0, 128 + signal.SIGUSR1), "DVC has ended in order"
+    assert f"exited with {128 + signal.SIGUSR1}\n" in command.output
+    assert f"stopped by SIGUSR1 after step {first_step:,}; the same" in command.output
+    assert "resuming after" not in command.output
+    assert lock.read_bytes() == lock_before
+    assert workspace.run("git", "stash", "list").stdout == ""
+    assert workspace.run("git", "branch", "--show-current").stdout == "main\n"
     discard_edits(workspace)
 
+    # A damaged checkpoint costs the steps since the one before.
     (training,) = list_run_folders(root)
     newest, before = training.checkpoints()
-    history.damaged = training.path_of(newest)
-    history.step_before_damaged = before.step
-    with history.damaged.open("r+b") as file:
+    damaged = training.path_of(newest)
+    with damaged.open("r+b") as file:
         file.seek(newest.bytes // 2)
         file.write(b"\xff\x00\xff\x00")
     options = (training.fingerprint[:6], "--precision", "32-true")  # as it was
     with started(workspace, "python", ".", "resume", *options) as command:
-        trainer = wait_for_training(root, command, step=newest.step + 5)
-        trainer.kill()
+        wait_for_training(root, command, step=newest.step + 5).kill()
         assert command.wait() != 0
-        end(command.output)
+    second_step = newest_step(root)
+    assert f"WARNING: {damaged} is damaged" in command.output
+    assert_resumed(command.output, before.step)
+    assert lock.read_bytes() == lock_before
     discard_edits(workspace)
 
+    # A training that runs is not resumed; it ends with its DVC, and saves its step.
     workspace.set_params(RATE | TRACKED)
     with started(workspace, "dvc", "repro") as command:
-        trainer = wait_for_training(root, command, step=history.steps[-1] + 5)
+        trainer = wait_for_training(root, command, step=second_step + 5)
         trainer.suspend()  # so that it is still there when another command comes
-        history.trainer = trainer.pid
-        history.refused = workspace.run("python", ".", "resume", check=False)
+        refused = workspace.run("python", ".", "resume", check=False)
         trainer.resume()
         command.send(signal.SIGKILL)
-        history.dvc_code = command.wait()
+        assert command.wait() == -signal.SIGKILL
         wait_until(partial(is_gone, trainer))
-        end(command.output)
+    third_step = newest_step(root)
+    assert refused.returncode == 2
+    running = f"nothing to resume: process {trainer.pid} is still training"
+    assert running in refused.stderr
+    assert_resumed(command.output, second_step)
+    assert "stopping after this step" in command.output
+    assert first_step < second_step < third_step
+    assert lock.read_bytes() == lock_before
 
-    end(workspace.dvc("repro").stdout)
-    return history
-
-
-def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
-    history: History,
-) -> None:
-    assert results(history.root) == history.expected
-    assert list_run_folders(history.root) == []
-    assert len(set(history.steps[:3])) == 3, "it was ended at three different steps"
-
-
-def test_each_command_resumes_where_the_one_before_was_ended(history: History) -> None:
-    first, second, third, last = history.outputs
-
-    assert "resuming after" not in first
-    assert_resumed(second, history.step_before_damaged)
-    assert_resumed(third, history.steps[1])
-    assert_resumed(last, history.steps[2])
-
-
-def test_an_announced_end_reaches_the_training_and_dvc_ends_in_order(
-    history: History,
-) -> None:
-    """As Slurm announces it to a command, and the command to the stage."""
-    usr1 = signal.SIGUSR1
-    step = history.steps[0]
-
-    assert history.announced_code not in (0, 128 + usr1)  # that of DVC
-    assert f"stopped by SIGUSR1 after step {step:,}; the same" in history.outputs[0]
-    assert f"exited with {128 + usr1}\n" in history.outputs[0]
-    assert history.stash == ""
-    assert history.branch == "main\n"
-
-
-def test_dvc_takes_no_interrupted_training_for_done(history: History) -> None:
-    before, *interrupted, done = history.dvc_lock
-
-    assert interrupted == [before] * 3
-    assert done != before
-
-
-def test_a_training_that_runs_is_not_resumed_a_second_time(history: History) -> None:
-    assert history.refused is not None
-    assert history.refused.returncode == 2
-    running = f"nothing to resume: process {history.trainer} is still training"
-    assert running in history.refused.stderr
-
-
-def test_a_training_ends_with_its_dvc_and_saves_its_step(history: History) -> None:
-    assert history.dvc_code == -signal.SIGKILL
-    assert "stopping after this step" in history.outputs[2]
-    assert history.steps[2] > history.steps[1]
-
-
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
-    history: History,
-) -> None:
-    assert f"WARNING: {history.damaged} is damaged" in history.outputs[1]
-    assert 0 < history.step_before_damaged < history.steps[0]
-
-
-def test_the_trackers_have_one_whole_run_of_it(history: History) -> None:
-    run = the_run(history.root)
-
-    assert run.status == "FINISHED"
-    assert run.trackers == ["mlflow", "wandb"]
-    assert run.metadata["resumed.after"] == (
-        f"stopped by SIGTERM after step {history.steps[2]:,}"
-    )
+    assert_resumed(workspace.dvc("repro").stdout, third_step)
+    assert results(root) == results(uninterrupted.root)
+    assert lock.read_bytes() != lock_before
+    assert list_run_folders(root) == []
+    run = the_run(root)
+    assert (run.status, run.trackers) == ("FINISHED", ["mlflow", "wandb"])
+    after = f"stopped by SIGTERM after step {third_step:,}"
+    assert run.metadata["resumed.after"] == after
 
 
 @dataclass
