@@ -6,41 +6,31 @@ Reads:  data/splits/, data/tokens/tokenizer/
 Writes: models/toygpt/, reports/train/, metrics/train.json
 """
 
-import os
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
 import torch
 
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
 from toygpt.model.card import model_card
-from toygpt.model.device import device_for, device_name
+from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.huggingface import save_model, weights_digest
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json, write_text
-from toygpt.pipeline.measurements import remove_measurements
 from toygpt.pipeline.params import Params
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
-from toygpt.resuming.description import Description
 from toygpt.resuming.fingerprint import fingerprint_inputs
-from toygpt.resuming.run_folder import RunFolder, open_run_folder
 from toygpt.resuming.signals import Interruption
-from toygpt.tracking.environment import describe_environment, run_name
-from toygpt.tracking.record import new_run_id
-from toygpt.tracking.run import Run, training_run
+from toygpt.tracking.run import Run
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
-from toygpt.training.plan import num_steps
 from toygpt.training.precision import resolve_attention, resolve_precision
 from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
+from toygpt.training.resumable_run import open_run
 
 
 def main() -> None:
@@ -99,49 +89,6 @@ def main() -> None:
             f"{outcome.tokens:,} tokens; loss {outcome.train_loss:.3f} on what was "
             f"learned from, {outcome.validation_loss:.3f} on the validation split"
         )
-
-
-@contextmanager
-def open_run(
-    params: Params, splits: Manifest, inputs: dict[str, Any]
-) -> Iterator[tuple[RunFolder, Run]]:
-    """Hold the folder of the training, and log it; remove the folder at its end."""
-    root = paths.main_root()
-    with open_run_folder(
-        root,
-        inputs,
-        expected=os.environ.get("TOYGPT_RESUME"),
-        fresh=bool(os.environ.get("TOYGPT_FRESH")),
-    ) as run_folder:
-        remove_measurements()
-        before = run_folder.describe()
-        description = Description(
-            name=run_name(params.model, params.corpus),
-            run=before.run if before else new_run_id(),
-            started=before.started if before else time.time(),
-            experiment=os.environ.get("DVC_EXP_NAME"),
-            is_temporary=Path.cwd() != root,
-            max_steps=num_steps(params.train, params.chosen_model.block_size),
-            params=params.model_dump(by_alias=True),
-            inputs=inputs,
-        )
-        run_folder.write_description(description)
-        metadata = {
-            **describe_environment(device_name(device_for(params.runtime.accelerator))),
-            "corpus.sha256": splits.corpus_sha256,
-            **{f"{name}.sha256": file.sha256 for name, file in splits.files.items()},
-            "fingerprint": run_folder.fingerprint,
-        }
-        with training_run(
-            description.run,
-            description.name,
-            params.in_use(),
-            metadata,
-            tracking=params.tracking,
-            root=root,
-        ) as tracked:
-            yield run_folder, tracked
-        run_folder.remove()
 
 
 def write_results(

@@ -100,14 +100,15 @@ class Faults:
         return watched
 
     def point(self, word: str, file: Any, folder: int | None = None) -> str | None:
-        """Return the name of a failpoint, or None for a file outside the project."""
+        """Return the name of a failpoint, or None if no file of the project changes."""
         if isinstance(file, int):
             path = Path(f"/proc/self/fd/{file}").readlink()
         elif folder is not None:
             path = Path(f"/proc/self/fd/{folder}").readlink() / file
         else:
             path = Path.cwd() / file
-        if not path.is_relative_to(self.folder):
+        is_missing = word == "remove" and not path.exists()  # then nothing is removed
+        if is_missing or not path.is_relative_to(self.folder):
             return None
         return f"{word} {name_of(path)}"
 

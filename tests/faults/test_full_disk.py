@@ -1,6 +1,5 @@
 """A disk that is full at any write of a stage: one message, and no result is lost."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from tests.tiny import lively_model
 from toygpt.data.tokenizer import load_tokenizer, vocab_size_of
 from toygpt.model.huggingface import save_model
 from toygpt.pipeline import paths
-from toygpt.pipeline.files import new_directory, write_text
+from toygpt.pipeline.files import new_directory, sha256_of, write_text
 from toygpt.pipeline.stage import run
 
 pytestmark = pytest.mark.slow
@@ -64,37 +63,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Return every file below a folder, hidden ones too, with its digest."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(
-            path.read_bytes()
-        ).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".pyc"
-    }
-
-
 # Runs a stage again and again, with ever more room, until it passes. The disk is real:
 # a file system in memory, in a name space of its own. Each attempt is a process that
 # was forked when all that takes long had been imported.
 COUNT_UP = """
-import hashlib, importlib, json, os, runpy, shutil, subprocess, sys, tempfile, traceback
+import importlib, json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
+from tests.faults.test_full_disk import digests
+from toygpt.pipeline.stage import run
 
 made, disk, outputs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-for stage in outputs:
-    importlib.import_module(f"stages.{stage}")
-for stage in outputs:
-    del sys.modules[f"stages.{stage}"]
+stages = {name: importlib.import_module(f"stages.{name}") for name in outputs}
 sys.modules["toygpt.model.huggingface"].load_model(made / "models" / "toygpt")
 
 subprocess.run(["mount", "-t", "tmpfs", "tiny", disk], check=True)
 os.chdir(disk)
-for name in ("data", "models", "metrics", "reports", "texts"):
-    shutil.copytree(made / name, disk / name)
 for name in ("params.yaml", "dvc.yaml"):
     shutil.copy(made / name, disk / name)
+shutil.copytree(made / "texts", disk / "texts")
 
 
 def resize(kind, room):
@@ -107,73 +93,35 @@ def resize(kind, room):
     subprocess.run(["mount", "-o", options, disk], check=True)
 
 
-def is_full_after(kind, room):
-    test = disk / "test"
-    try:
-        if kind == "bytes":
-            test.write_bytes(bytes((room + 1) * os.statvfs(disk).f_frsize))
-        else:
-            test.mkdir()
-            for number in range(room):
-                (test / str(number)).touch()
-    except OSError as error:
-        return error.errno == 28
-    finally:
-        shutil.rmtree(test) if test.is_dir() else test.unlink(missing_ok=True)
-    return False
-
-
-def tree():
-    return {
-        str(path.relative_to(disk)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(disk.rglob("*")) if path.is_file()
-    }
-
-
-def put_old(names):
-    for name in names:
-        path = disk / name
-        if path.is_dir():
-            shutil.rmtree(path)
-            path.mkdir()
-            path /= "old"
-        path.write_text("old")
-
-
-def run_stage(stage):
-    # As Python itself would, but for tidying up all that torch brought along.
-    code = 0
-    try:
-        runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        print(ended.code, file=sys.stderr)
-        code = 1
-    except BaseException:
-        traceback.print_exc()
-        code = 70
-    sys.stdout.flush()
-    os._exit(code)
-
-
 def attempt(stage, kind, room):
     for name in ("data", "models", "metrics", "reports"):
-        shutil.rmtree(disk / name)
+        shutil.rmtree(disk / name, ignore_errors=True)
         shutil.copytree(made / name, disk / name)
-    put_old(outputs[stage])
-    before = tree()
+    for name in outputs[stage]:
+        for path in [disk / name, *(disk / name).rglob("*")]:
+            if path.is_file():
+                path.write_text("old")
+    before = digests(disk)
     resize(kind, room)
-    full = is_full_after(kind, room)
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if not child:
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
-            run_stage(stage)
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            code = 0
+            try:
+                run(stages[stage].main)
+            except SystemExit as ended:
+                print(ended.code, file=sys.stderr)
+                code = 1
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said.seek(0)
+        output.seek(0)
         report = {
-            "stage": stage, "kind": kind, "room": room, "full": full, "code": code,
-            "said": said.read(), "before": before, "after": tree(),
+            "stage": stage, "kind": kind, "code": code, "output": output.read(),
+            "before": before, "after": digests(disk),
         }
     resize("neither", 0)
     print(json.dumps(report), flush=True)
@@ -188,15 +136,22 @@ for stage in outputs:
 """
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """Return every file below a folder, hidden ones too, with its digest."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 class Attempt(NamedTuple):
     """A stage that ran with so many pages, or files, left on its disk."""
 
     stage: str
     kind: str
-    room: int
-    full: bool
     code: int
-    said: str
+    output: str
     before: dict[str, str]
     after: dict[str, str]
 
@@ -206,31 +161,21 @@ def attempts(
     made: Workspace, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Attempt]:
     """Return the attempts of each stage on a disk with more and more room."""
-    disk = tmp_path_factory.mktemp("disk")
+    disk = str(tmp_path_factory.mktemp("disk"))
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     workspace = Workspace(made.root)
-    if (
-        shutil.which("unshare") is None
-        or workspace.run(
-            *alone, "mount", "-t", "tmpfs", "tiny", str(disk), check=False
-        ).returncode
-    ):
+    mount = [*alone, "mount", "-t", "tmpfs", "tiny", disk]
+    if not shutil.which("unshare") or workspace.run(*mount, check=False).returncode:
         pytest.skip("this system lets no user mount a disk")
     workspace.environment["PYTHONPATH"] = str(PROJECT)
-    done = workspace.run(
-        *(*alone, "python", "-P", "-c", COUNT_UP),
-        *(str(made.root), str(disk), json.dumps(OUTPUTS)),
-    )
+    program = ["python", "-P", "-c", COUNT_UP, str(made.root), disk]
+    done = workspace.run(*alone, *program, json.dumps(OUTPUTS))
     return [Attempt(**json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def under(files: dict[str, str], name: str) -> dict[str, str]:
     """Return the files that make up an output."""
-    return {
-        path: digest
-        for path, digest in files.items()
-        if path == name or path.startswith(f"{name}/")
-    }
+    return {path: files[path] for path in files if f"{path}/".startswith(f"{name}/")}
 
 
 @pytest.mark.parametrize("kind", ["bytes", "files"])
@@ -240,27 +185,22 @@ def test_a_full_disk_ends_a_stage_and_leaves_the_old_results(
 ) -> None:
     """At any write: there is room for all writes before it, and none for it."""
     new = digests(made.root)
-    mine = [a for a in attempts if (a.stage, a.kind) == (stage, kind)]
-    *failed, passed = mine
+    *failed, passed = [a for a in attempts if (a.stage, a.kind) == (stage, kind)]
 
-    assert passed.code == 0, passed.said
+    assert passed.code == 0, passed.output
     for name in OUTPUTS[stage]:
         assert under(passed.after, name) == under(new, name)
     assert failed
     for attempt in failed:
-        assert attempt.full
         assert attempt.code == 1
-        (line,) = attempt.said.splitlines()
+        (line,) = attempt.output.splitlines()
         assert line.startswith("error: no room left for ")
         assert line.endswith(": make room on its disk, then run the same command again")
         (named,) = [n for n in OUTPUTS[stage] if f"for {n}" in line]
         assert under(attempt.after, named) == under(attempt.before, named)
         for name in OUTPUTS[stage]:
-            assert under(attempt.after, name) in (
-                under(attempt.before, name),
-                under(new, name),
-            )
-        assert attempt.after.keys() <= attempt.before.keys() | new.keys()
-        assert not [name for name in attempt.after if name.endswith(".tmp")]
+            old_and_new = (under(attempt.before, name), under(new, name))
+            assert under(attempt.after, name) in old_and_new
+        assert attempt.after.keys() == attempt.before.keys(), "no temporary file"
     # With no room at all, nothing has changed.
     assert failed[0].after == failed[0].before

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -13,7 +13,7 @@ import torch
 
 from stages import download, split, tokenize, train
 from tests.faults.faults import Effect, Ended, Fault, Workbench, name_of
-from tests.project import Workspace, tiny_project
+from tests.project import tiny_project
 from toygpt.model.huggingface import weights_digest
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import sha256_of, write_text
@@ -47,13 +47,6 @@ WRITE = "write step-N.ckpt"
 # A checkpoint consists of hundreds of writes; other tests take some of them.
 ANY_BUT_REMOVE = r"(?!remove|write step|flush [^.]+$).*"  # nor a flush of a folder
 OUTPUTS = ("models", "reports", "metrics/train.json", ".toygpt")
-
-
-class Results(NamedTuple):
-    """What a training comes to that nothing interrupts."""
-
-    digests: dict[str, str]  # of all files that it writes
-    writes_per_checkpoint: int
 
 
 class Moment(NamedTuple):
@@ -131,130 +124,95 @@ def naive() -> None:
     run(train.main)
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    with Workbench(__name__) as bench:
-        yield bench
+class Training:
+    """The train stage of a project, and its results if nothing goes wrong."""
+
+    def __init__(self, bench: Workbench, root: Path) -> None:
+        self.bench = bench
+        self.root = root
+        whole = self.run(Fault(WRITE, NEVER, "no room"))
+        assert (whole.code, whole.fired) == (0, []), whole.output
+        assert whole.num_calls is not None
+        self.writes_per_checkpoint, rest = divmod(whole.num_calls, NUM_CHECKPOINTS)
+        assert self.writes_per_checkpoint > 150 and not rest
+        self.expected = self.results()
+
+    def run(
+        self,
+        fault: Fault | None = None,
+        environment: Mapping[str, str] | None = None,
+        function: str = "real",
+    ) -> Ended:
+        """Train, or continue."""
+        return self.bench.run(function, self.root, fault, environment)
+
+    def break_by(
+        self, fault: Fault, environment: Mapping[str, str] | None = None
+    ) -> Ended:
+        """Train until the fault comes, which harms no checkpoint."""
+        ended = self.run(fault, environment)
+        assert ended.fired
+        if fault.effect == "no room":
+            check_message(ended)
+        else:
+            assert (ended.code, len(ended.fired)) == (-9, 1), ended.output
+        self.check_what_is_kept()
+        return ended
+
+    def check_what_is_kept(self) -> None:
+        """Every checkpoint that counts is whole, and there are two at most."""
+        for folder in list_run_folders(self.root):
+            checkpoints = folder.checkpoints()
+            assert len(checkpoints) <= 2
+            assert not [entry for entry in checkpoints if folder.damage_of(entry)]
+
+    def complete(self, environment: Mapping[str, str] | None = None) -> str:
+        """Train to the end, with the results of a whole training; return the output."""
+        ended = self.run(environment=environment)
+        assert ended.code == 0, ended.output
+        assert self.results() == self.expected
+        return ended.output
+
+    def results(self) -> dict[str, str]:
+        """Return the digest of everything that a finished training has written."""
+        found = {"weights": weights_digest(self.root / paths.MODEL)}
+        reports = (self.root / paths.TRAIN_REPORT).iterdir()
+        for path in [*reports, self.root / "metrics/train.json"]:
+            found[path.name] = sha256_of(path)
+        assert list_run_folders(self.root) == []
+        assert self.leftovers() == []
+        return found
+
+    def leftovers(self) -> list[Path]:
+        """Return everything that was begun and not finished."""
+        return [p for name in OUTPUTS for p in (self.root / name).rglob(".*.tmp")]
+
+    def forget(self) -> None:
+        """Remove everything that was trained."""
+        for path in [self.root / name for name in OUTPUTS]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, bench: Workbench) -> Workspace:
-    """A project in which everything is ready to train."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
+    """A project that was trained once, and nothing interrupted it."""
     workspace = tiny_project(tmp_path_factory.mktemp("faults") / "project")
     workspace.set_params(PARAMS)
     (workspace.root / "dvc.lock").unlink()  # to read it would be half of each run
     for number in range(12):
         text = f"def number_{number}(self):\n    return {number**9}\n" * 2
         write_text(workspace.root / "texts" / str(number) / "a.txt", text)
-    ended = bench.run("prepare", workspace.root)
-    assert ended.code == 0, ended.output
-    return workspace
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(made: Workspace, bench: Workbench) -> Results:
-    """The results if nothing goes wrong, and the number of writes on the way."""
-    ended = bench.run("real", made.root, Fault(WRITE, NEVER, "no room"))
-    assert (ended.code, ended.fired) == (0, []), ended.output
-    assert ended.num_calls is not None
-    writes, rest = divmod(ended.num_calls, NUM_CHECKPOINTS)
-    assert writes > 150 and not rest
-    return Results(results(made.root), writes)
+    with Workbench(__name__) as bench:
+        ended = bench.run("prepare", workspace.root)
+        assert ended.code == 0, ended.output
+        yield Training(bench, workspace.root)
 
 
 @pytest.fixture
-def project(made: Workspace, uninterrupted: Results) -> Path:
+def training(trained: Training) -> Training:
     """The project, not trained yet."""
-    forget(made.root)
-    return made.root
-
-
-def forget(root: Path) -> None:
-    for name in OUTPUTS:
-        path = root / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def results(root: Path) -> dict[str, str]:
-    """Return the digest of everything that a finished training has written."""
-    found = {"weights": weights_digest(root / paths.MODEL)}
-    for path in [*(root / paths.TRAIN_REPORT).iterdir(), root / "metrics/train.json"]:
-        found[path.name] = sha256_of(path)
-    assert list_run_folders(root) == []
-    assert leftovers(root) == []
-    return found
-
-
-def leftovers(root: Path) -> list[str]:
-    """Return the names of everything that was begun and not finished."""
-    return [
-        path.name
-        for name in OUTPUTS
-        for path in (root / name).rglob(".*.tmp")
-        if (root / name).is_dir()
-    ]
-
-
-def check_what_is_kept(root: Path) -> None:
-    """Every checkpoint that counts is whole, and there are two at most."""
-    for training in list_run_folders(root):
-        checkpoints = training.checkpoints()
-        assert len(checkpoints) <= 2
-        assert [training.damage_of(entry) for entry in checkpoints] == [None] * len(
-            checkpoints
-        )
-
-
-@pytest.mark.parametrize("number", FIRST_AND_LAST)
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.effect} {m.point}")
-def test_a_training_killed_while_it_saves_ends_as_if_it_had_not_been(
-    project: Path, bench: Workbench, uninterrupted: Results, moment: Moment, number: int
-) -> None:
-    per_checkpoint = moment.per_checkpoint
-    if per_checkpoint < 0:
-        per_checkpoint = uninterrupted.writes_per_checkpoint
-    call = moment.at_start + per_checkpoint * number + moment.which + 1
-
-    kill_and_repeat(bench, project, Fault(moment.point, call, moment.effect))
-
-    assert results(project) == uninterrupted.digests
-
-
-@pytest.mark.parametrize("fault", OTHER_KILLS, ids=str)
-def test_a_training_killed_later_ends_as_if_it_had_not_been(
-    project: Path, bench: Workbench, uninterrupted: Results, fault: Fault
-) -> None:
-    kill_and_repeat(bench, project, fault)
-
-    assert results(project) == uninterrupted.digests
-
-
-def kill_and_repeat(bench: Workbench, project: Path, fault: Fault) -> None:
-    killed = bench.run("real", project, fault)
-    assert (killed.code, len(killed.fired)) == (-9, 1), killed.output
-    check_what_is_kept(project)
-
-    ended = bench.run("real", project)
-
-    assert ended.code == 0, ended.output
-
-
-def test_a_disk_that_is_full_at_any_write_costs_no_step(
-    project: Path, bench: Workbench, uninterrupted: Results
-) -> None:
-    """Full at the first change of a file, then at the second, until it passes."""
-    number = 0
-    while True:
-        number += 1
-        ended = bench.run("real", project, Fault(ANY_BUT_REMOVE, number, "no room"))
-        if not ended.fired:
-            break
-        check_message(ended)
-        check_what_is_kept(project)
-
-    assert ended.code == 0, ended.output
-    assert number > 50
-    assert results(project) == uninterrupted.digests
+    trained.forget()
+    return trained
 
 
 def check_message(ended: Ended) -> None:
@@ -275,26 +233,59 @@ def check_message(ended: Ended) -> None:
     assert "Traceback" not in ended.output
 
 
-@pytest.mark.parametrize(("done", "write"), [(0, 1), (0, 150), (1, 100), (2, 150)])
-def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
-    project: Path, bench: Workbench, uninterrupted: Results, done: int, write: int
+@pytest.mark.parametrize("number", FIRST_AND_LAST)
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.effect} {m.point}")
+def test_a_training_killed_while_it_saves_ends_as_if_it_had_not_been(
+    training: Training, moment: Moment, number: int
 ) -> None:
-    number = done * uninterrupted.writes_per_checkpoint + write
-    full = bench.run("real", project, Fault(WRITE, number, "no room"))
-    assert full.fired
-    check_message(full)
-    assert ".ckpt: make room" in full.output
-    check_what_is_kept(project)
-    (training,) = list_run_folders(project)
-    assert [entry.step for entry in training.checkpoints()] == [
-        2 * n for n in range(done, max(0, done - 2), -1)
-    ]
-    assert leftovers(project) == []
+    per_checkpoint = moment.per_checkpoint
+    if per_checkpoint < 0:
+        per_checkpoint = training.writes_per_checkpoint
+    call = moment.at_start + per_checkpoint * number + moment.which + 1
 
-    ended = bench.run("real", project)
+    training.break_by(Fault(moment.point, call, moment.effect))
+
+    training.complete()
+
+
+@pytest.mark.parametrize("fault", OTHER_KILLS, ids=str)
+def test_a_training_killed_later_ends_as_if_it_had_not_been(
+    training: Training, fault: Fault
+) -> None:
+    training.break_by(fault)
+
+    training.complete()
+
+
+def test_a_disk_that_is_full_at_any_write_costs_no_step(training: Training) -> None:
+    """Full at the first change of a file, then at the second, until it passes."""
+    number = 0
+    while True:
+        number += 1
+        ended = training.run(Fault(ANY_BUT_REMOVE, number, "no room"))
+        if not ended.fired:
+            break
+        check_message(ended)
+        training.check_what_is_kept()
 
     assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted.digests
+    assert number > 50
+    assert training.results() == training.expected
+
+
+@pytest.mark.parametrize(("done", "write"), [(0, 1), (0, 150), (1, 100), (2, 150)])
+def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
+    training: Training, done: int, write: int
+) -> None:
+    number = done * training.writes_per_checkpoint + write
+
+    full = training.break_by(Fault(WRITE, number, "no room"))
+
+    assert ".ckpt: make room" in full.output
+    (folder,) = list_run_folders(training.root)
+    assert [entry.step for entry in folder.checkpoints()] == [4, 2][2 - done :]
+    assert training.leftovers() == []
+    training.complete()
 
 
 @pytest.mark.parametrize(
@@ -307,79 +298,39 @@ def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
     ids=str,
 )
 def test_temporary_files_may_lie_on_another_file_system(
-    project: Path, bench: Workbench, uninterrupted: Results, fault: Fault
+    training: Training, fault: Fault
 ) -> None:
     """There, what is written in one place and moved to another is written twice."""
     elsewhere = Path("/dev/shm")
-    if not elsewhere.is_dir() or elsewhere.stat().st_dev == project.stat().st_dev:
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == training.root.stat().st_dev:
         pytest.skip("there is no other file system")
     environment = {"TMPDIR": str(elsewhere)}
 
-    broken = bench.run("real", project, fault, environment)
-    ended = bench.run("real", project, environment=environment)
+    training.break_by(fault, environment)
 
-    assert broken.fired
-    assert broken.code != 0
-    assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted.digests
+    training.complete(environment)
 
 
-def test_naive_checkpoints_do_not_survive_the_same_faults(
-    project: Path, bench: Workbench, uninterrupted: Results
-) -> None:
+def test_naive_checkpoints_do_not_survive_the_same_faults(training: Training) -> None:
     """Without a fault they are as good: it is the faults that these tests see."""
-    assert bench.run("naive", project).code == 0
-    assert results(project) == uninterrupted.digests
+    assert training.run(function="naive").code == 0
+    assert training.results() == training.expected
     faults = [
         Fault("write last.ckpt", number, effect)
-        for number in (2, uninterrupted.writes_per_checkpoint + 100)
+        for number in (2, training.writes_per_checkpoint + 100)
         for effect in get_args(Effect)
         if effect != "kill after"
     ]
     broken = []
 
     for fault in faults:
-        forget(project)
-        assert bench.run("naive", project, fault).fired
-        if (
-            bench.run("naive", project).code
-            or results(project) != uninterrupted.digests
-        ):
+        training.forget()
+        assert training.run(fault, function="naive").fired
+        code = training.run(function="naive").code
+        if code or training.results() != training.expected:
             broken.append(fault)
 
     assert broken == faults
-
-
-def test_a_training_killed_between_two_folders_is_found_by_no_other(
-    project: Path, bench: Workbench, uninterrupted: Results
-) -> None:
-    bench.run("real", project, Fault("open LATEST.json", 3, "kill before"))
-    workspace = Workspace(project)
-    params = (project / "params.yaml").read_text()
-    try:
-        workspace.set_params({"train.learning_rate": 3e-3})
-        other = bench.run("real", project)
-        found = weights_digest(project / paths.MODEL)
-    finally:
-        (project / "params.yaml").write_text(params)
-    own = bench.run("real", project)
-
-    assert "resuming after" not in other.output
-    assert found != uninterrupted.digests["weights"]
-    assert "resuming after step 2" in own.output
-    assert results(project) == uninterrupted.digests
-
-
-def test_a_user_can_start_over(
-    project: Path, bench: Workbench, uninterrupted: Results
-) -> None:
-    bench.run("real", project, Fault("remove step-N.ckpt", 1, "kill before"))
-
-    fresh = bench.run("real", project, environment={"TOYGPT_FRESH": "1"})
-
-    assert "resuming after" not in fresh.output
-    assert fresh.code == 0, fresh.output
-    assert results(project) == uninterrupted.digests
 
 
 @pytest.mark.parametrize(
@@ -391,54 +342,44 @@ def test_a_user_can_start_over(
     ],
     ids=str,
 )
-def test_starting_over_can_be_killed_too(
-    project: Path, bench: Workbench, uninterrupted: Results, fault: Fault
-) -> None:
-    bench.run("real", project, Fault("remove step-N.ckpt", 1, "kill before"))
+def test_starting_over_can_be_killed_too(training: Training, fault: Fault) -> None:
+    training.break_by(Fault("remove step-N.ckpt", 1, "kill before"))
 
-    killed = bench.run("real", project, fault, {"TOYGPT_FRESH": "1"})
-    ended = bench.run("real", project)
+    training.break_by(fault, {"TOYGPT_FRESH": "1"})
 
-    assert (killed.code, len(killed.fired)) == (-9, 1)
-    assert ended.code == 0, ended.output
-    assert results(project) == uninterrupted.digests
+    training.complete()
 
 
 def test_damaged_checkpoints_end_the_stage_and_a_fresh_start_works(
-    project: Path, bench: Workbench, uninterrupted: Results
+    training: Training,
 ) -> None:
-    bench.run("real", project, Fault("make models", 1, "kill before"))
-    (training,) = list_run_folders(project)
-    for checkpoint in training.checkpoints():
-        os.truncate(training.path_of(checkpoint), 1000)
+    training.break_by(Fault("make models", 1, "kill before"))
+    (folder,) = list_run_folders(training.root)
+    for checkpoint in folder.checkpoints():
+        os.truncate(folder.path_of(checkpoint), 1000)
 
-    refused = bench.run("real", project)
-    started_over = bench.run("real", project, environment={"TOYGPT_FRESH": "1"})
+    refused = training.run()
 
     assert refused.code == 1
     assert refused.output.count("is damaged: 1,000 bytes instead of") == 2
     assert "error: no checkpoint of this training" in refused.output
     assert "--fresh" in refused.output
-    assert started_over.code == 0, started_over.output
-    assert results(project) == uninterrupted.digests
+    assert "resuming after" not in training.complete({"TOYGPT_FRESH": "1"})
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("effect", ["no room", "kill before", "kill half way"])
 def test_every_single_change_of_a_file_may_be_the_last(
-    project: Path, bench: Workbench, uninterrupted: Results, effect: Any
+    training: Training, effect: Any
 ) -> None:
     """Each from the beginning of a training, for every number until it passes."""
     number = 0
     while True:
         number += 1
-        forget(project)
-        broken = bench.run("real", project, Fault(".*", number, effect))
-        if not broken.fired:
+        training.forget()
+        if not training.run(Fault(".*", number, effect)).fired:
             break
-        check_what_is_kept(project)
-        ended = bench.run("real", project)
-        assert ended.code == 0, (broken.fired, ended.output)
-        assert results(project) == uninterrupted.digests, broken.fired
+        training.check_what_is_kept()
+        training.complete()
 
     assert number > 1000

@@ -116,7 +116,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_loud_message(
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_but_never_to_a_new_start(
     folder: CheckpointFolder, capsys: pytest.CaptureFixture[str], damage: Any
 ) -> None:
     damage(folder.folder / "step-6.ckpt")
@@ -126,39 +126,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_loud_message(
     assert first.startswith(f"WARNING: {folder.folder / 'step-6.ckpt'} is ")
     assert second == "WARNING: falling back to step 3"
 
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_where_no_checkpoint_is_good_nothing_starts_over_by_itself(
-    folder: CheckpointFolder, damage: Any
-) -> None:
-    for name in ("step-3.ckpt", "step-6.ckpt"):
-        damage(folder.folder / name)
-
+    damage(folder.folder / "step-3.ckpt")
     with pytest.raises(InputError, match=r"no checkpoint .* can be trusted.*--fresh"):
         folder.best_checkpoint()
 
 
-def test_a_damaged_checkpoint_is_not_kept_as_the_one_before(
-    folder: CheckpointFolder,
+@pytest.mark.parametrize(("saved", "kept"), [([7], [7, 3]), ([6, 9], [9, 6])])
+def test_a_damaged_checkpoint_does_not_count_until_its_step_is_saved_again(
+    folder: CheckpointFolder, saved: list[int], kept: list[int]
 ) -> None:
     flip_a_bit(folder.folder / "step-6.ckpt")
     assert best_step(folder) == 3
 
-    save(folder, 7)
+    save(folder, *saved)
 
-    assert files_of(folder) == ["LATEST.json", "step-3.ckpt", "step-7.ckpt"]
-    assert best_step(folder) == 7
-
-
-def test_a_step_that_was_damaged_counts_again_once_it_is_saved_again(
-    folder: CheckpointFolder,
-) -> None:
-    flip_a_bit(folder.folder / "step-6.ckpt")
-    assert best_step(folder) == 3
-
-    save(folder, 6, 9)
-
-    assert steps_of(folder) == [9, 6]
+    assert steps_of(folder) == kept
+    assert best_step(folder) == kept[0]
 
 
 def test_where_none_was_saved_there_is_none(tmp_path: Path) -> None:

@@ -6,94 +6,52 @@ import pytest
 
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 
+EACH = list(range(1, 11))
+NEVER = 1e9
 
-def steps_saved(
+
+@pytest.mark.parametrize(
+    ("every_steps", "every_minutes", "step_seconds", "write_seconds", "expected"),
+    [
+        # Every so many steps: validations make no difference.
+        (1, NEVER, 10, 0.1, EACH),
+        (3, NEVER, 10, 0.1, [3, 6, 9]),
+        (11, NEVER, 10, 0.1, []),
+        # Also every so many minutes: here a step takes one, and so does writing.
+        (4, 3, 60, 60, [3, 4, 7, 8]),
+        # At validations, where writing takes a fiftieth of the time at most. The first
+        # checkpoint is written to measure it.
+        (None, NEVER, 10, 0.3, [2, 4, 6, 8, 10]),
+        (None, NEVER, 10, 0.5, [2, 6, 10]),
+        (None, NEVER, 10, 16, [2]),
+        (None, 3, 60, 0.3, [2, 4, 6, 8, 10]),
+        (None, 3, 60, 60, [2, 5, 8]),
+    ],
+)
+def test_checkpoints_come_every_so_many_steps_or_minutes_or_where_they_are_cheap(
     monkeypatch: pytest.MonkeyPatch,
-    schedule: CheckpointSchedule,
-    *,
+    every_steps: int | None,
+    every_minutes: float,
     step_seconds: float,
     write_seconds: float,
-    validate_every: int = 10**9,
-) -> list[int]:
-    """Return after which of ten steps a checkpoint is due, by a simulated clock."""
-    now = 1000.0
+    expected: list[int],
+) -> None:
+    """Of ten steps, by a simulated clock; every second one is validated.
+
+    The time before the first step counts for nothing: compiling a model takes minutes.
+    """
+    now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    schedule = CheckpointSchedule(every_steps, every_minutes)
+    now = 1000.0
     schedule.start()
+
     saved = []
     for step in range(1, 11):
         now += step_seconds
-        was_validated = step % validate_every == 0 or step == 10
-        if schedule.is_due(step, was_validated=was_validated):
+        if schedule.is_due(step, was_validated=step % 2 == 0):
             now += write_seconds
             schedule.written(write_seconds)
             saved.append(step)
-    return saved
 
-
-@pytest.mark.parametrize(
-    ("every", "expected"), [(1, list(range(1, 11))), (3, [3, 6, 9]), (11, [])]
-)
-def test_checkpoints_come_every_so_many_steps(
-    monkeypatch: pytest.MonkeyPatch, every: int, expected: list[int]
-) -> None:
-    """Then validations, here every second step, make no difference."""
-    schedule = CheckpointSchedule(every, 1e9)
-
-    steps = steps_saved(
-        monkeypatch, schedule, step_seconds=10, write_seconds=0.1, validate_every=2
-    )
-
-    assert steps == expected
-
-
-@pytest.mark.parametrize(("every", "expected"), [(None, [3, 6, 9]), (4, [3, 4, 7, 8])])
-def test_checkpoints_come_every_so_many_minutes(
-    monkeypatch: pytest.MonkeyPatch, every: int | None, expected: list[int]
-) -> None:
-    """A step takes a minute, and so does writing a checkpoint."""
-    schedule = CheckpointSchedule(every, 3)
-
-    steps = steps_saved(monkeypatch, schedule, step_seconds=60, write_seconds=60)
-
-    assert steps == expected
-
-
-@pytest.mark.parametrize(
-    ("step_seconds", "write_seconds", "minutes", "expected"),
-    [
-        (10, 0.3, 1e9, [2, 4, 6, 8, 10]),
-        (10, 0.5, 1e9, [2, 6, 10]),
-        (10, 16, 1e9, [2]),
-        (60, 0.3, 3, [2, 4, 6, 8, 10]),
-        (60, 60, 3, [2, 5, 8]),
-    ],
-)
-def test_validations_save_a_checkpoint_where_it_takes_a_fiftieth_of_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-    step_seconds: float,
-    write_seconds: float,
-    minutes: float,
-    expected: list[int],
-) -> None:
-    """Every second step is validated. The first checkpoint is written to measure it."""
-    steps = steps_saved(
-        monkeypatch,
-        CheckpointSchedule(None, minutes),
-        step_seconds=step_seconds,
-        write_seconds=write_seconds,
-        validate_every=2,
-    )
-
-    assert steps == expected
-
-
-def test_the_minutes_count_from_the_start_of_training(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Not from when the schedule was made: compiling a model takes minutes."""
-    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    schedule = CheckpointSchedule(None, 3)
-
-    steps = steps_saved(monkeypatch, schedule, step_seconds=60, write_seconds=1)
-
-    assert steps[0] == 3
+    assert saved == expected

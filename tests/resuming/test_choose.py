@@ -71,6 +71,26 @@ def test_several_trainings_are_listed_with_the_inputs_that_differ(
     assert choose(found[:1], None) is found[0]
 
 
+def test_at_a_terminal_the_user_is_asked_until_the_answer_is_a_number_of_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for inputs in (INPUTS, OTHER_PRECISION):
+        interrupt(tmp_path, inputs)
+    found = interrupted_trainings(tmp_path)
+    found[0].training.keep([])
+    answers = io.StringIO("\nx\n0\n3\n2\n")
+    monkeypatch.setattr(answers, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", answers)
+
+    assert choose(found, None) is found[1]
+    with pytest.raises(InputError, match="no training was chosen"):
+        choose(found, None)  # the terminal is closed
+
+    shown = capsys.readouterr().err
+    assert shown.count("which one? [number] ") == 6
+    assert ", step 0 of 10): train.precision" in shown
+
+
 @pytest.mark.parametrize(
     "key", ["train.precision", "runtime.devices", "tracking.wandb"]
 )

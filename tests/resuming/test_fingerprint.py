@@ -31,13 +31,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def inputs(project: Path, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "seed": 1,
-        "rate": 0.1,
-        "layers": 2,
-        "vocab": 9,
-        "text": "aa",
-    } | changes
+    values: dict[str, Any] = {"seed": 1, "rate": 0.1, "layers": 2, "text": "aa"}
+    others = {"vocab_size": 9, "precision": "32-true", "attention": "flash"}
+    values |= others | changes
     params = SimpleNamespace(
         seed=values["seed"],
         chosen_model=SimpleNamespace(model_dump=lambda: {"layers": values["layers"]}),
@@ -47,11 +43,9 @@ def inputs(project: Path, **changes: Any) -> dict[str, Any]:
     )
     return fingerprint_inputs(
         params,  # type: ignore[arg-type]
-        vocab_size=values["vocab"],
         split_digests={"train.bin": values["text"]},
-        precision=changes.get("precision", "32-true"),
-        attention=changes.get("attention", "flash"),
         project=project,
+        **{name: values[name] for name in others},
     )
 
 
@@ -61,7 +55,7 @@ def inputs(project: Path, **changes: Any) -> dict[str, Any]:
         {"seed": 2},
         {"rate": 0.2},
         {"layers": 3},
-        {"vocab": 10},
+        {"vocab_size": 10},
         {"text": "bb"},
         {"precision": "bf16-mixed"},
         {"attention": "from_scratch"},

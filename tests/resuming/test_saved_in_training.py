@@ -9,14 +9,8 @@ import torch
 from tests.resuming.tiny_training import before_call, steps_kept, train_tiny
 from tests.tiny import tiny_model
 from toygpt.data.batches import TrainingBatches
-from toygpt.model.gpt import GPT
 from toygpt.pipeline.errors import InputError
 from toygpt.training import loop
-
-
-def assert_equal_weights(one: GPT, other: GPT) -> None:
-    for weight, same in zip(one.parameters(), other.parameters(), strict=True):
-        assert torch.equal(weight, same)
 
 
 @pytest.mark.parametrize("runtime", [{"checkpoint_every_steps": 3}, {}], ids=str)
@@ -29,7 +23,8 @@ def test_checkpoints_change_no_weight(tmp_path: Path, runtime: dict[str, Any]) -
 
     assert steps_kept(tmp_path / "with") == ([9, 6] if runtime else [5])
     assert steps_kept(tmp_path / "without") == []
-    assert_equal_weights(with_them, without)
+    for weight, same in zip(with_them.parameters(), without.parameters(), strict=True):
+        assert torch.equal(weight, same)
 
 
 @pytest.mark.parametrize(("every", "kept"), [(1, [6, 5]), (5, [5]), (7, [])])
@@ -71,12 +66,9 @@ def test_weights_that_a_step_has_spoiled_are_not_saved_though_its_loss_was_good(
     assert steps_kept(tmp_path) == []
 
 
-def test_where_the_last_validation_fails_earlier_steps_are_not_lost(
+def test_a_last_validation_that_fails_costs_no_more_than_a_kill(
     tmp_path: Path,
 ) -> None:
-    expected, resumed = tiny_model(num_layers=1), tiny_model(num_layers=1, seed=5)
-    train_tiny(tmp_path / "whole", model=expected)
-
     def run_out_of_memory() -> None:
         raise MemoryError
 
@@ -85,7 +77,5 @@ def test_where_the_last_validation_fails_earlier_steps_are_not_lost(
         before_call(loop, "validate", 2, run_out_of_memory),
     ):
         train_tiny(tmp_path, runtime={"checkpoint_every_steps": 3})
-    assert steps_kept(tmp_path) == [9, 6]
-    train_tiny(tmp_path, model=resumed)
 
-    assert_equal_weights(expected, resumed)
+    assert steps_kept(tmp_path) == [9, 6]

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ INT, TERM, USR1, KILL = (
     signal.SIGUSR1,
     signal.SIGKILL,
 )
-# Ten steps. A signal comes while the fourth one is computed, ...
+# Ten steps, validated after five. A signal comes while one of them is computed, ...
 STEP_4 = (TrainingBatches, "batch", 4)
-# ... before the first, while the second checkpoint of a training is saved, ...
+STEP_9 = (TrainingBatches, "batch", 9)
+# ... before the first, while the first checkpoint of a training is saved, ...
 START = (loop, "build_optimizer", 1)
-CHECKPOINT_AFTER_6 = (CheckpointFolder, "keep", 3)
+CHECKPOINT_AFTER_5 = (CheckpointFolder, "keep", 2)
 # ... and in the validation after the last step.
 LAST_VALIDATION = (loop, "validate", 2)
-
 
 Moment = tuple[Any, str, int]  # before a call of a function, see `before_call`
 
@@ -47,7 +48,7 @@ class Child:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def train(self, moment: Moment | None = None, *numbers: int, **options: Any) -> int:
+    def train(self, moment: Moment | None = None, *numbers: int) -> int:
         """Train, with these signals at that moment; return the exit code."""
         child = os.fork()
         if child:
@@ -56,12 +57,10 @@ class Child:
         try:
             os.dup2(os.open(self.root / "errors", os.O_WRONLY | os.O_CREAT), 2)
             sys.stderr = os.fdopen(2, "w")
-            if moment is None:
-                train_tiny(self.root, **options)
-            else:
-                owner, name, number = moment
-                with before_call(owner, name, number, lambda: send(numbers)):
-                    train_tiny(self.root, **options)
+            with (
+                before_call(*moment, lambda: send(numbers)) if moment else nullcontext()
+            ):
+                train_tiny(self.root)
             code = 0
         except Stopped as stopped:
             code = int(str(stopped.code))
@@ -80,28 +79,16 @@ def send(numbers: tuple[int, ...]) -> None:
         os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(TERM, 143), (INT, 130), (USR1, 138)])
-def test_the_first_signal_lets_the_step_be_finished_and_saved(
-    child: Child, number: int, code: int
-) -> None:
-    assert child.train(STEP_4, number) == code
-
-    assert child.errors == [
-        "",
-        "stopping after this step, which is saved (once more: at once)",
-        f"stopped by {signal.Signals(number).name} after step 4; the same command "
-        f"resumes from there",
-        "",
-    ]
-    assert steps_kept(child.root) == [4]
-
-
 @pytest.mark.parametrize(
     ("moment", "numbers", "code", "kept"),
     [
+        (STEP_4, (TERM,), 143, [4]),
+        (STEP_4, (INT,), 130, [4]),
+        (STEP_4, (USR1,), 138, [4]),
         (STEP_4, (INT, INT), 130, []),
         (STEP_4, (TERM, INT), 130, []),
         (STEP_4, (INT, TERM), 143, []),
+        # Slurm sends SIGUSR1, if asked to, and SIGTERM when the time is over.
         (STEP_4, (USR1, USR1), 138, [4]),
         (STEP_4, (USR1, TERM), 143, [4]),
         (STEP_4, (USR1, INT), 130, [4]),
@@ -110,37 +97,32 @@ def test_the_first_signal_lets_the_step_be_finished_and_saved(
         (START, (INT,), 130, [1]),
         (START, (USR1,), 138, [1]),
         (LAST_VALIDATION, (TERM,), 143, [10, 5]),
-        (LAST_VALIDATION, (INT,), 130, [10, 5]),
+        # The checkpoint before counts until the newer one is whole and named.
+        (CHECKPOINT_AFTER_5, (INT, INT), 130, []),
+        # A kill costs the steps since the last validation.
+        (STEP_9, (KILL,), -KILL, [5]),
     ],
 )
-def test_a_second_signal_ends_training_at_once_unless_the_first_was_an_announcement(
+def test_the_first_signal_lets_the_step_be_saved_and_a_second_one_ends_it_at_once(
     child: Child, moment: Any, numbers: tuple[int, ...], code: int, kept: list[int]
 ) -> None:
-    """Slurm sends SIGUSR1, if asked to, and SIGTERM when the time is over."""
     assert child.train(moment, *numbers) == code
     assert steps_kept(child.root) == kept
 
     assert child.train() == 0
 
 
-def test_the_second_signal_harms_no_checkpoint_that_is_being_saved(
+def test_a_signal_is_answered_by_what_happens_now_and_how_to_resume(
     child: Child,
 ) -> None:
-    every = {"checkpoint_every_steps": 3}
+    child.train(STEP_4, USR1)
 
-    assert child.train(CHECKPOINT_AFTER_6, INT, INT, runtime=every) == 130
-
-    (folder,) = child.root.glob(".toygpt/resume/*")
-    assert {"step-3.ckpt", "step-6.ckpt"} <= {path.name for path in folder.iterdir()}
-    assert steps_kept(child.root) == [3], "the newer one does not count yet"
-    assert child.train() == 0
-
-
-def test_a_kill_costs_the_steps_since_the_last_validation(child: Child) -> None:
-    """Ten steps, validated after five."""
-    assert child.train((TrainingBatches, "batch", 9), KILL) == -KILL
-
-    assert steps_kept(child.root) == [5]
+    assert child.errors == [
+        "",
+        "stopping after this step, which is saved (once more: at once)",
+        "stopped by SIGUSR1 after step 4; the same command resumes from there",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -197,11 +179,3 @@ def test_a_signal_while_something_is_being_printed_is_not_an_error() -> None:
         finally:
             stop.set()
             sender.join()
-
-
-def test_the_exit_code_names_the_signal_and_the_reason_the_step() -> None:
-    stopped = Stopped(signal.SIGTERM, 1_200, is_rank_zero=True)
-
-    assert stopped.code == 143
-    assert str(stopped) == "stopped by SIGTERM after step 1,200"
-    assert Stopped(signal.SIGTERM, 1_200, is_rank_zero=False).code == 0

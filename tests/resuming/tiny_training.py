@@ -1,12 +1,18 @@
 """A training of ten steps that saves checkpoints, in the process of the test."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.tiny import predictable_text, runtime_params, tiny_model, train_params
+from tests.tiny import (
+    BLOCK_SIZE,
+    predictable_text,
+    runtime_params,
+    tiny_model,
+    train_params,
+)
 from toygpt.model.gpt import GPT
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.run_folder import RunFolder, open_run_folder
@@ -14,15 +20,18 @@ from toygpt.resuming.signals import Interruption
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
+from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
 
-TEXT = predictable_text(1_000, seed=1)
+# Twenty-seven blocks, of which each step takes eight: three epochs.
+TEXT = predictable_text(29 * BLOCK_SIZE, seed=1)
 
 
 def train_tiny(
     root: Path,
     *,
     model: GPT | None = None,
+    curves: Curves | None = None,
     runtime: dict[str, Any] | None = None,
     **params: Any,
 ) -> Outcome:
@@ -31,16 +40,20 @@ def train_tiny(
     schedule = CheckpointSchedule(
         settings.checkpoint_every_steps, settings.checkpoint_every_minutes
     )
-    with open_run_folder(root, {}) as folder, Interruption() as interruption:
+    fabric = launch(settings, precision=params.get("precision", "32-true"))
+    with Interruption() as interruption, ExitStack() as stack:
+        folder = on_rank_zero(
+            fabric, lambda: stack.enter_context(open_run_folder(root, {}))
+        )
         return train(
-            launch(settings, precision="32-true"),
+            fabric,
             model or tiny_model(num_layers=1),
             TEXT,
             TEXT,
             params=train_params(**params),
             runtime=settings,
             seed=1,
-            curves=Curves(),
+            curves=curves or Curves(),
             checkpoints=Checkpointing(folder, schedule, interruption),
         )
 

@@ -13,6 +13,7 @@ from tests.tiny import BLOCK_SIZE, VOCAB_SIZE, tiny_model
 from tests.training.trained import TOKENS_PER_STEP, VALIDATION_TEXT, trained
 from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.pipeline.errors import InputError
+from toygpt.training.loop import NextTokenLoss
 
 
 def assert_same_weights(one: GPT, other: GPT) -> None:
@@ -24,8 +25,10 @@ def test_training_lowers_the_loss() -> None:
     """Each token has two followers, so that ln 2 is the best that can be reached."""
     result = trained(max_tokens=60 * TOKENS_PER_STEP, optimizer="muon")
 
+    untrained = result.curves.train[0]["train_loss"]
+    assert untrained == pytest.approx(math.log(VOCAB_SIZE), rel=0.05)
     assert math.log(2) < result.outcome.validation_loss < 2
-    assert result.outcome.train_loss < result.curves.train[0]["train_loss"] - 1
+    assert result.outcome.train_loss < untrained - 1
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4])
@@ -208,6 +211,20 @@ def test_half_precision_trains_as_well() -> None:
     assert half.model.token_embedding.weight.dtype == torch.float32
     assert half.outcome.train_loss != full.outcome.train_loss
     assert half.outcome.train_loss == pytest.approx(full.outcome.train_loss, rel=0.02)
+
+
+def test_the_network_is_compiled_with_its_loss_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[type[nn.Module]] = []
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda module, **_: compiled.append(type(module))
+    )
+
+    for choice in (False, True):
+        trained(runtime={"compile": choice}, max_tokens=1)
+
+    assert compiled == [NextTokenLoss]
 
 
 def test_both_attentions_learn_alike() -> None:

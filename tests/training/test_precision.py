@@ -18,6 +18,32 @@ def test_a_precision_that_was_chosen_is_kept(accelerator: str) -> None:
     assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "cpu", "expected"),
+    [
+        ("auto", True, False, "bf16-mixed"),
+        ("gpu", False, True, "32-true"),
+        ("cpu", True, False, "32-true"),
+        ("auto", None, True, "bf16-mixed"),
+        ("cpu", None, False, "32-true"),
+    ],
+)
+def test_precision_is_bf16_where_the_device_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    gpu: bool | None,
+    cpu: bool,
+    expected: str,
+) -> None:
+    """Whether the GPU does, if there is one, and whether the processor does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu})
+
+    assert resolve_precision("auto", accelerator) == expected
+
+
 def test_attention_is_by_matrices_where_flash_attention_is_slower() -> None:
     on_a_cpu = partial(resolve_attention, accelerator="cpu")
 

@@ -1,0 +1,74 @@
+"""Open the run of a training: the folder of its checkpoints, and its record."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toygpt.data.manifest import Manifest
+from toygpt.model.device import device_for, device_name
+from toygpt.pipeline import paths
+from toygpt.pipeline.measurements import remove_measurements
+from toygpt.pipeline.params import Params
+from toygpt.resuming.description import Description
+from toygpt.resuming.run_folder import RunFolder, open_run_folder
+from toygpt.tracking.environment import describe_environment, run_name
+from toygpt.tracking.record import new_run_id
+from toygpt.tracking.run import Run, training_run
+from toygpt.training.plan import num_steps
+
+
+@contextmanager
+def open_run(
+    params: Params, splits: Manifest, inputs: dict[str, Any]
+) -> Iterator[tuple[RunFolder, Run]]:
+    """Yield the folder of a training and its run, new or as they were interrupted.
+
+    The folder is removed when the block ends without an error.
+
+    Args:
+        params: All parameters.
+        splits: Describes the token files.
+        inputs: Inputs of the fingerprint.
+
+    Raises:
+        InputError: Another process trains this, or it cannot be resumed.
+    """
+    root = paths.main_root()
+    with open_run_folder(
+        root,
+        inputs,
+        expected=os.environ.get("TOYGPT_RESUME"),
+        fresh=bool(os.environ.get("TOYGPT_FRESH")),
+    ) as run_folder:
+        remove_measurements()
+        before = run_folder.describe()
+        description = Description(
+            name=run_name(params.model, params.corpus),
+            run=before.run if before else new_run_id(),
+            started=before.started if before else time.time(),
+            experiment=os.environ.get("DVC_EXP_NAME"),
+            is_temporary=Path.cwd() != root,
+            max_steps=num_steps(params.train, params.chosen_model.block_size),
+            params=params.model_dump(by_alias=True),
+            inputs=inputs,
+        )
+        run_folder.write_description(description)
+        metadata = {
+            **describe_environment(device_name(device_for(params.runtime.accelerator))),
+            "corpus.sha256": splits.corpus_sha256,
+            **{f"{name}.sha256": file.sha256 for name, file in splits.files.items()},
+            "fingerprint": run_folder.fingerprint,
+        }
+        with training_run(
+            description.run,
+            description.name,
+            params.in_use(),
+            metadata,
+            tracking=params.tracking,
+            root=root,
+        ) as tracked:
+            yield run_folder, tracked
+        run_folder.remove()
