@@ -185,7 +185,7 @@ def test_positions_are_sines_in_one_half_and_cosines_in_the_other() -> None:
         [math.sin(1), math.sin(slow), math.cos(1), math.cos(slow)],
         [math.sin(2), math.sin(2 * slow), math.cos(2), math.cos(2 * slow)],
     ]
-    torch.testing.assert_close(positions, torch.tensor(expected))
+    torch.testing.assert_close(positions, torch.tensor(expected), rtol=1e-6, atol=1e-7)
 
 
 def test_the_loss_is_the_mean_of_minus_log_the_probability_of_what_came() -> None:
