@@ -75,9 +75,12 @@ def test_after_a_move_old_models_are_found_and_new_files_are_here(
     client.create_registered_model("toy")
     source = f"{old.info.artifact_uri}/model"
     client.create_model_version("toy", source=source, run_id=old.info.run_id)
-    chosen = {"s3://bucket/mlartifacts/toy", (tmp_path / "store" / "mine").as_uri()}
-    for number, location in enumerate(chosen):
-        client.create_experiment(f"mine-{number}", location)
+    chosen = {
+        "s3": "s3://bucket/mlartifacts/s3",
+        "mine": (tmp_path / "store" / "mine").as_uri(),
+    }
+    for name, location in chosen.items():
+        client.create_experiment(name, location)
     moved = project.rename(tmp_path / "moved")
 
     for address in (f"runs:/{old.info.run_id}/model", "models:/toy/1"):
@@ -88,7 +91,7 @@ def test_after_a_move_old_models_are_found_and_new_files_are_here(
     assert not project.exists()
     here = f"{moved.as_uri()}/"
     elsewhere = {uri for uri in locations(moved) if not uri.startswith(here)}
-    assert elsewhere == chosen, "locations that the user chose stay"
+    assert elsewhere == {*chosen.values()}, "locations that the user chose stay"
     (shown,) = mlflow_client(moved).list_artifacts(old.info.run_id, "model")
     assert shown.path == "model/config.json"
 

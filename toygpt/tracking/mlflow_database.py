@@ -94,7 +94,6 @@ def configure_mlflow() -> None:
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     # A connection from a pool would write to a file that was deleted meanwhile.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
         # The sync worker warns of a failure, once.
         logging.getLogger(name).setLevel(logging.CRITICAL)
