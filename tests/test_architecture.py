@@ -69,11 +69,10 @@ def script_of(stage: str) -> Path:
     return Path(*module.split(".")).with_suffix(".py")
 
 
-@cache
 def code_of(stage: str) -> set[Path]:
     """Return the script of a stage, and all of our modules that it imports."""
     script = script_of(stage)
-    return {script, *imported_modules(script, root=PROJECT)}
+    return {script, *imported_modules(script)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -227,7 +226,7 @@ def test_the_reading_path_needs_few_packages(module: str, packages: set[str]) ->
 
 def packages_at_start_of(script: Path) -> set[str]:
     """Return the packages that a file imports, itself or through our modules."""
-    modules = {script, *imported_modules(script, root=PROJECT, at_start=True)}
+    modules = {script, *imported_modules(script, at_start=True)}
     return set().union(
         *(packages_of(PROJECT / path, at_start=True) for path in modules)
     )
