@@ -2,30 +2,27 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from tests.project import PROJECT
 
 PACKAGES = ("stages", "toygpt")
 
 
-def imported_modules(script: Path, *, root: Path, at_start: bool = False) -> set[Path]:
-    """Return the files of this project that running `script` imports.
+def imported_modules(script: Path, *, at_start: bool = False) -> set[Path]:
+    """Return the files of this project that running one of them imports.
 
-    Imports for type checkers alone do not count. Importing `a.b.c` runs
-    `a/__init__.py` and `a/b/__init__.py` as well.
-
-    Args:
-        script: The file, below `root`.
-        root: The folder of the packages.
-        at_start: Whether imports inside functions are left out.
+    Imports for type checkers alone do not count, nor, `at_start`, those in functions.
+    Importing `a.b.c` runs `a/__init__.py` and `a/b/__init__.py` as well.
     """
     found: set[Path] = set()
     waiting = [script]
     while waiting:
-        for name in imports_of(root / waiting.pop(), at_start=at_start):
-            for file in _files_of(name, root):
-                if file not in found:
-                    found.add(file)
-                    waiting.append(file)
+        for name in imports_of(PROJECT / waiting.pop(), at_start=at_start):
+            files = _files_of(name) - found
+            found |= files
+            waiting += files
     return found
 
 
@@ -41,14 +38,17 @@ def packages_of(path: Path, *, at_start: bool = False) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def _names_imported(path: Path, *, at_start: bool) -> Iterator[str]:
+@cache
+def _names_imported(path: Path, *, at_start: bool) -> set[str]:
+    names: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in _running_nodes(tree, at_start=at_start):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def _running_nodes(node: ast.AST, *, at_start: bool) -> Iterator[ast.AST]:
@@ -56,19 +56,15 @@ def _running_nodes(node: ast.AST, *, at_start: bool) -> Iterator[ast.AST]:
     yield node
     for child in ast.iter_child_nodes(node):
         is_for_checkers = (
-            isinstance(child, ast.If)
-            and isinstance(child.test, ast.Name)
-            and child.test.id == "TYPE_CHECKING"
+            isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
         )
         is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
         if not is_for_checkers and not (at_start and is_function):
             yield from _running_nodes(child, at_start=at_start)
 
 
-def _files_of(name: str, root: Path) -> set[Path]:
-    parts = name.split(".")
-    packages = [
-        Path(*parts[:length], "__init__.py") for length in range(1, len(parts) + 1)
-    ]
-    candidates = [*packages, Path(*parts).with_suffix(".py")]
-    return {path for path in candidates if (root / path).is_file()}
+def _files_of(name: str) -> set[Path]:
+    module = Path(*name.split("."))
+    packages = [folder / "__init__.py" for folder in (module, *module.parents)]
+    candidates = [module.with_suffix(".py"), *packages]
+    return {path for path in candidates if (PROJECT / path).is_file()}

@@ -23,16 +23,18 @@ STARTS = {
     "python -m toygpt": [sys.executable, "-m", "toygpt"],
     "toygpt": [str(Path(sys.executable).with_name("toygpt"))],
 }
-# The argument that selects a command, or a mistake in it, and the exit code.
-ARGUMENTS = [
-    ("python .", ["train", "--help"], 0),
-    ("toygpt", ["--help"], 0),
-    ("python -m toygpt", ["generate", "--prompt", ""], 2),
-    ("python -m toygpt", ["resume"], 2),
-]
 
 
-@pytest.mark.parametrize(("start", "arguments", "code"), ARGUMENTS, ids=str)
+@pytest.mark.parametrize(
+    ("start", "arguments", "code"),
+    [
+        ("python .", ["train", "--help"], 0),
+        ("toygpt", ["--help"], 0),
+        ("python -m toygpt", ["generate", "--prompt", ""], 2),
+        ("python -m toygpt", ["resume"], 2),
+    ],
+    ids=str,
+)
 def test_help_and_mistakes_come_before_any_heavy_import(
     folder: Path, start: str, arguments: list[str], code: int
 ) -> None:
@@ -58,7 +60,8 @@ def test_help_and_mistakes_come_before_any_heavy_import(
 
 def test_help_names_every_command_and_option(toygpt: Toygpt) -> None:
     overview = toygpt("--help").out
-    (commands,) = [a.choices for a in build_parser("toygpt")._actions if a.choices]
+    actions = build_parser("toygpt")._actions
+    (commands,) = [a.choices for a in actions if isinstance(a.choices, dict)]
 
     assert set(commands) == set(COMMANDS)
     for command in COMMANDS:

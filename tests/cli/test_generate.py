@@ -1,5 +1,6 @@
 """`toygpt generate`: a text appears as the model writes it."""
 
+import io
 import os
 import shutil
 import signal
@@ -135,6 +136,18 @@ def test_characters_come_whole_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -
 
     assert "".join(pieces) == f"{BY_HEART}\n"
     assert len(pieces) > len(BY_HEART) / 3
+
+
+@pytest.mark.usefixtures("project_with_model")
+def test_a_terminal_that_lacks_a_character_shows_its_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+
+    assert main(["generate"]) == 0
+
+    assert terminal.getvalue() == f"{BY_HEART}\n".encode("ascii", "backslashreplace")
 
 
 def test_sampling_is_repeatable_by_its_seed(toygpt: Toygpt, endless: Path) -> None:

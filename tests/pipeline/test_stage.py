@@ -1,5 +1,6 @@
 """A stage ends with one message when the user's input or the system refuses."""
 
+import io
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -39,7 +40,18 @@ def test_an_error_ends_a_stage_with_one_message(
 
 def test_a_fault_in_the_code_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        run(lambda: 1 // 0)
+        run(Mock(side_effect=ZeroDivisionError))
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+
+    run(lambda: print("é", flush=True))
+
+    assert terminal.getvalue() == b"\\xe9\n"
 
 
 @pytest.mark.parametrize(
