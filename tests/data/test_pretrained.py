@@ -152,8 +152,9 @@ def make_one_that_cuts_off(folder: Path) -> Made:
     tokenizer = byte_level()
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64, pad_id=400, pad_token=GPT2_END)
-    config = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 4}
-    return write_new(folder, tokenizer, **config)
+    return write_new(
+        folder, tokenizer, tokenizer_class="GPT2Tokenizer", model_max_length=4
+    )
 
 
 def make_one_with_added_tokens(folder: Path) -> Made:
@@ -442,9 +443,9 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(
 ) -> None:
     """Nor is the user asked whether it may be run."""
     ran = tmp_path / "ran"
-    monkeypatch.setattr("builtins.input", lambda *_: ran.touch() or "n")
+    monkeypatch.setattr("builtins.input", lambda *_: str(ran.write_text("asked")))
     code = {"AutoTokenizer": ["theirs.TheirTokenizer", None]}
-    config = {"tokenizer_class": "TheirTokenizer", "auto_map": code}
+    config: dict[str, Any] = {"tokenizer_class": "TheirTokenizer", "auto_map": code}
     folder = write_new(tmp_path / "made", byte_level(LLAMA_WORDS), **config).folder
     (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
 
