@@ -30,7 +30,11 @@ def test_checkpoints_change_no_weight(tmp_path: Path, runtime: dict[str, Any]) -
 @pytest.mark.parametrize(("every", "kept"), [(1, [6, 5]), (5, [5]), (7, [])])
 @pytest.mark.parametrize("micro_batch_size", [64, 4])
 def test_training_that_diverges_stops_in_its_step_and_keeps_the_good_ones(
-    tmp_path: Path, every: int, kept: list[int], micro_batch_size: int
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    every: int,
+    kept: list[int],
+    micro_batch_size: int,
 ) -> None:
     model = tiny_model(num_layers=1)
     runtime = {"checkpoint_every_steps": every, "micro_batch_size": micro_batch_size}
@@ -48,6 +52,8 @@ def test_training_that_diverges_stops_in_its_step_and_keeps_the_good_ones(
 
     assert steps_kept(tmp_path) == kept
     assert train_tiny(tmp_path, runtime=runtime).steps == 10
+    resumed = [f"resuming after step {step}\n" for step in kept]
+    assert all(line in capsys.readouterr().out for line in resumed[:1])
 
 
 def test_weights_that_a_step_has_spoiled_are_not_saved_though_its_loss_was_good(
