@@ -263,6 +263,18 @@ def test_a_group_that_is_too_large_gives_way_and_the_others_stay() -> None:
     assert 1 in done.files["train"]
 
 
+def test_a_cut_group_and_whole_ones_are_not_too_much_together() -> None:
+    """The last document of the book alone is 8 % more than the test should have."""
+    names = (f"page {number}" for number in range(100))
+    of_test = next(name for name in names if hash_of_group(name, key=9) < 0.08 * 2**64)
+    book: Corpus = [("book", [7] * (size - 1)) for size in [8_940] * 10 + [8_600]]
+
+    done = split([*book, (of_test, [7] * 1_499)])
+
+    assert done.assignment.num_groups_moved == 1
+    assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
+
+
 ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
 
 
