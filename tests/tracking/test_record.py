@@ -55,7 +55,7 @@ def test_run_json_keeps_the_keys_of_its_version(record: Record) -> None:
         *("version", "id", "name", "project", "params", "tags", "trackers", "status"),
         *("reason", "started", "ended", "facts", "weights_sha256", "told"),
     }
-    assert written["facts"] == {"device": "abacus"}
+    assert (written["version"], written["facts"]) == (1, {"device": "abacus"})
     assert written["told"]["mlflow"] == {
         "id": "1",
         "num_points": 2,
