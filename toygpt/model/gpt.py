@@ -79,7 +79,7 @@ class FeedForward(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time channels"]
     ) -> Float[Tensor, "batch time channels"]:
-        """Widen, set negative numbers to zero, narrow."""
+        """Widen, drop what is negative, narrow."""
         return self.to_output(F.relu(self.to_hidden(x)))
 
 
