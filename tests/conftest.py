@@ -49,8 +49,10 @@ settings.load_profile("patient")
 LONGEST_FIRST = [
     "tests/test_pipeline.py",
     "tests/faults/test_train_faults.py",
+    "tests/resuming/test_resume_training.py",
     "tests/resuming/test_pipeline_resume.py",
     "tests/cli/test_train.py",
+    "tests/training/test_launch.py",
     "tests/data/test_hub.py",
     "tests/doctor/test_leftovers.py",
     "tests/doctor/test_artifacts.py",
