@@ -29,6 +29,8 @@ from dvc.cli.parser import get_main_parser
 from tests.project import PROJECT
 from toygpt.cli import build_parser
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 # What may stand for a value that is unknown where the command is written.
 PLACEHOLDER = "X=1"

@@ -126,6 +126,7 @@ def test_dvc_reads_the_value_that_was_meant(tmp_path: Path, value: object) -> No
     assert repr(read["a"]) == repr(value), "1 is neither 1.0 nor True"
 
 
+@pytest.mark.slow
 @settings(max_examples=50, derandomize=True)
 @given(st.lists(st.text(st.sampled_from("aé \n'\"\\{}[],:=#")), min_size=1))
 def test_dvc_reads_any_text(texts: list[str]) -> None:

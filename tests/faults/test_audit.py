@@ -12,6 +12,8 @@ from tests.faults.audit import audit
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.run import training_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,6 +22,8 @@ from toygpt.training import plan
 from toygpt.training.loop import Outcome
 from toygpt.training.report import Curves
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 TOKENS_PER_STEP = 8 * BLOCK_SIZE
 
@@ -219,7 +221,6 @@ def on_two_devices(folder: str, stop_at: str) -> None:
         torch.save(result.weights, Path(folder) / "weights.pt")
 
 
-@pytest.mark.slow
 def test_two_devices_stop_together_and_resume_together(tmp_path: Path) -> None:
     """With the weights of one process, which accumulates two micro-batches.
 
