@@ -28,7 +28,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS_TO_END = 10
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
+PACKAGES = ("torch", "lightning-fabric", "transformers", "tokenizers", "numpy")
 
 # A case calls this when it is prepared, and after the work of each round; the call
 # returns when the case's next round begins.

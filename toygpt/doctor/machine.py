@@ -20,7 +20,7 @@ LEAST_FREE_BYTES = 10**9
 # A dependency of `download` in dvc.yaml, even if another corpus is chosen.
 WATCHED_FOLDER = "corpora.files.folder"
 
-PACKAGES = ("torch", "lightning", "transformers", "dvc", "mlflow", "wandb")
+PACKAGES = ("torch", "lightning-fabric", "transformers", "dvc", "mlflow", "wandb")
 
 
 def check_machine(root: Path) -> Iterator[Line]:

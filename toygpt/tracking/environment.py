@@ -8,7 +8,7 @@ from pathlib import Path
 from toygpt.pipeline import paths
 from toygpt.pipeline.git import git_or_nothing
 
-PACKAGES = ("torch", "lightning", "transformers")
+PACKAGES = ("torch", "lightning-fabric", "transformers")
 
 # Files that are not code: a run has its parameters and the digests of its corpus, with
 # or without a commit of them, and the stages rewrite the rest. (`:!` excludes a path.)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.signals import SIGNALS, Interruption, Stopped

@@ -14,9 +14,9 @@ from datetime import timedelta
 from typing import Literal
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from toygpt.pipeline.errors import InputError
 from toygpt.training.precision import resolve_precision
@@ -57,9 +57,7 @@ def launch(
         InputError: This machine does not fit the settings, or several processes were
             started of which each would train alone.
     """
-    # Of these two, Lightning writes its advertisements to the one imported last.
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for name in OVERRULING:
         os.environ.pop(name, None)
     torch.set_float32_matmul_precision("high")

@@ -6,7 +6,7 @@ With a single rank all of this costs nothing.
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor
 
 Result = TypeVar("Result")
