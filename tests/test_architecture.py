@@ -194,7 +194,14 @@ def test_stages_load_nothing_heavy_that_they_do_not_need(project: Workspace) -> 
     of_data = packages_loaded_by("download", "tokenize", "split")
     of_model = packages_loaded_by("evaluate", "generate_samples")
 
-    needed_by_none = {"lightning_fabric", "transformers", "mlflow", "wandb", "dvc", "datasets"}
+    needed_by_none = {
+        "lightning_fabric",
+        "transformers",
+        "mlflow",
+        "wandb",
+        "dvc",
+        "datasets",
+    }
     assert "pyarrow" in of_data
     assert not of_data & {"torch", *needed_by_none}
     assert "torch" in of_model
@@ -215,7 +222,10 @@ def test_training_starts_without_the_trackers_and_dvc() -> None:
     [
         ("model/gpt.py", {"jaxtyping", "torch"}),
         ("generation/simple.py", {"jaxtyping", "torch"}),
-        ("training/loop.py", {"jaxtyping", "lightning_fabric", "numpy", "torch", "tqdm"}),
+        (
+            "training/loop.py",
+            {"jaxtyping", "lightning_fabric", "numpy", "torch", "tqdm"},
+        ),
     ],
 )
 def test_the_reading_path_needs_few_packages(module: str, packages: set[str]) -> None:

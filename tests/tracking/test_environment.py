@@ -34,7 +34,10 @@ def no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_metadata_has_versions_and_the_device(no_repository: Path) -> None:
     assert describe_environment("a processor") == {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "lightning-fabric", "transformers")},
+        **{
+            name: version(name)
+            for name in ("torch", "lightning-fabric", "transformers")
+        },
         "device": "a processor",
     }
 

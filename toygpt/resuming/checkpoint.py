@@ -129,7 +129,7 @@ class CheckpointFolder:
             torch.save(checkpoint, cast("IO[bytes]", file))
         self._damaged_steps.discard(step)
         newest = Checkpoint(step, file.sha256, file.num_bytes)
-        self.keep([newest, *earlier][:NUM_KEPT])
+        self.remove_all_but([newest, *earlier][:NUM_KEPT])
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Read a checkpoint, with all its tensors on the CPU.
@@ -153,7 +153,7 @@ class CheckpointFolder:
             ) from None
         return values
 
-    def keep(self, checkpoints: Sequence[Checkpoint]) -> None:
+    def remove_all_but(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Write the list of the checkpoints that count, and remove all others."""
         entries = [asdict(checkpoint) for checkpoint in checkpoints]
         path = self.folder / LATEST_FILE

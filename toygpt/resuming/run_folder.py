@@ -68,7 +68,7 @@ class RunFolder(CheckpointFolder):
 
     def reset(self) -> None:
         """Remove the checkpoints and the description, but not the lock."""
-        self.keep([])
+        self.remove_all_but([])
         (self.folder / DESCRIPTION_FILE).unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -109,34 +109,34 @@ def open_run_folder(
         InputError: Another process trains it, it is damaged, or it is not the training
             that the user asked for.
     """
-    own = RunFolder(run_folders_root(root) / fingerprint_of(inputs))
-    if expected is not None and expected != own.fingerprint:
-        _rename(RunFolder(run_folders_root(root) / expected), own, inputs)
+    run_folder = RunFolder(run_folders_root(root) / fingerprint_of(inputs))
+    if expected is not None and expected != run_folder.fingerprint:
+        _rename(RunFolder(run_folders_root(root) / expected), run_folder, inputs)
     sweep_leftovers(run_folders_root(root))
-    if not own.folder.exists():
+    if not run_folder.folder.exists():
         _warn_of_other_versions(root)
-    with own.locked():
+    with run_folder.locked():
         if fresh:
-            own.reset()
-        own.keep(own.checkpoints())
-        yield own
+            run_folder.reset()
+        run_folder.remove_all_but(run_folder.checkpoints())
+        yield run_folder
 
 
-def _rename(other: RunFolder, own: RunFolder, inputs: Mapping[str, Any]) -> None:
-    """Make a training our own that differs in its precision alone, to continue it."""
-    missing = InputError(f"there is no interrupted training {other.fingerprint}")
-    if not other.folder.is_dir():
+def _rename(found: RunFolder, wanted: RunFolder, inputs: Mapping[str, Any]) -> None:
+    """Continue a training in another precision: its folder gets the wanted name."""
+    missing = InputError(f"there is no interrupted training {found.fingerprint}")
+    if not found.folder.is_dir():
         raise missing
-    with other.locked():
-        if (description := other.describe()) is None:
+    with found.locked():
+        if (description := found.describe()) is None:
             raise missing
         check_same_but_precision(description.name, description.inputs, inputs)
-        if own.folder.exists():
+        if wanted.folder.exists():
             raise InputError(
                 f"there is an interrupted training with these parameters, too; resume "
-                f"that one, or delete {own.folder}"
+                f"that one, or delete {wanted.folder}"
             )
-        other.folder.rename(own.folder)
+        found.folder.rename(wanted.folder)
 
 
 def _warn_of_other_versions(root: Path) -> None:

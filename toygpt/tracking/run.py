@@ -94,7 +94,7 @@ def training_run(
         root: The project that the user works in.
     """
     # If a tracker fails, this run will warn of it.
-    bring_up_to_date(tracking, root, but=run_id, is_quiet=True)
+    bring_up_to_date(tracking, root, except_run=run_id, is_quiet=True)
     folder = runs_folder(root) / run_id
     with alone_in(folder):
         record = _readable_record(folder)

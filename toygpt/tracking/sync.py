@@ -80,7 +80,7 @@ def bring_up_to_date(
     tracking: TrackingParams,
     root: Path,
     *,
-    but: str | None = None,
+    except_run: str | None = None,
     is_quiet: bool = False,
 ) -> list[str]:
     """Sync what the trackers missed, and end the runs whose process is gone.
@@ -88,7 +88,7 @@ def bring_up_to_date(
     Args:
         tracking: Which trackers.
         root: The project that the user works in.
-        but: Id of a record to leave as it is.
+        except_run: Id of a record to leave as it is.
         is_quiet: Whether failing trackers cause no warning.
 
     Returns:
@@ -101,7 +101,7 @@ def bring_up_to_date(
         is_settled = info.status != "RUNNING" and not info.unsynced(
             responsive, count_points(folder / POINTS_FILE)
         )
-        if info.id == but or is_settled:
+        if info.id == except_run or is_settled:
             continue
         try:
             record = Record(folder)
