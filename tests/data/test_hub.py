@@ -7,13 +7,12 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
@@ -30,6 +29,7 @@ from tests.data.hub_repositories import (
     wikisource_files,
     wikisource_rows,
 )
+from tests.data.test_local_files import parquet
 from tests.project import PROJECT, Workspace, tiny_project
 from toygpt.data.corpus import DOCUMENTS_FILE, RawDocument
 from toygpt.data.hub import read_hub_dataset
@@ -128,7 +128,8 @@ def seed_run(tmp_path_factory: pytest.TempPathFactory) -> SeedRun:
             "hub.wikisource.revision": hub.add(WIKISOURCE, wikisource_files()),
             "hub.redpajama.revision": hub.add(REDPAJAMA, redpajama_files()),
         }
-        gpt2 = hub.add("gpt2", gpt2_tokenizer_files())
+        model = {"model.safetensors": bytes(9999)}
+        gpt2 = hub.add("gpt2", gpt2_tokenizer_files() | model)
         hub.add(WIKISOURCE, wikisource_files(seed=1))
         hub.add(REDPAJAMA, redpajama_files(seed=1))
         hub.add("gpt2", gpt2_tokenizer_files(vocab_size=300))
@@ -179,7 +180,8 @@ def test_only_the_pinned_commits_are_asked_for_and_no_other_file(
     names = files_asked_for(seed_run.requests)
 
     assert {part for part in asked if len(part) == 40} == seed_run.commits
-    assert not {"README.md", "RedPajama-Data-1T-Sample.py"} & set(names)
+    not_wanted = {"README.md", "RedPajama-Data-1T-Sample.py", "model.safetensors"}
+    assert not not_wanted & set(names)
     assert len([name for name in names if name.endswith((".parquet", ".jsonl"))]) == 16
 
 
@@ -207,22 +209,6 @@ def test_the_cache_has_everything_when_there_is_no_hub(seed_run: SeedRun) -> Non
 
     assert output == seed_run.output
     assert before == {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
-
-
-def test_a_file_in_the_cache_is_not_asked_for_again(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = client.read()
-    num_requests = len(client.hub.requests)
-
-    second = client.read()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    offline = client.read()
-
-    assert first == second == offline == texts_of(*range(5))
-    assert len(client.hub.requests) == num_requests
-    assert [r.method for r in client.hub.requests].count("GET") == 5
-    assert {request.token for request in client.hub.requests} == {""}
 
 
 def test_a_file_that_is_left_out_is_never_fetched_nor_is_one_not_reached(
@@ -387,24 +373,8 @@ def test_an_error_is_explained_by_its_cause_and_tried_again_only_if_that_may_hel
     assert problem.pause_seconds == pause
 
 
-def row(text: object, **others: object) -> bytes:
-    return json.dumps({"text": text} | others, ensure_ascii=False).encode() + b"\n"
-
-
-def table(kind: str, columns: Mapping[str, object]) -> bytes:
-    """Return the bytes of a table that is stored as Parquet, CSV or Arrow."""
-    rows, sink = pa.table(dict(columns)), io.BytesIO()
-    if kind == "arrow":
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
-    else:
-        write = {"parquet": pq.write_table, "csv": pyarrow.csv.write_csv}[kind]
-        write(rows, sink)
-    return sink.getvalue()
-
-
-def parquet(columns: Mapping[str, object]) -> bytes:
-    return table("parquet", columns)
+def row(text: str) -> bytes:
+    return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
 UNREADABLE = {
@@ -413,7 +383,6 @@ UNREADABLE = {
         row("a") + b'{"txt": 1}\n',
         "row 2: no string in the column 'text' (hub.odd.text in params.yaml)",
     ),
-    "deep.jsonl": (b'{"text":' + 10**5 * b"[" + 10**5 * b"]" + b"}", "recursion"),
     "latin-1.jsonl": (row("a") + b'{"text": "caf\xe9"}\n', "can't decode byte 0xe9"),
     "torn.jsonl.gz": (gzip.compress(99 * row("a"))[:-12], "ended before"),
     "no gzip.jsonl.gz": (99 * row("a"), "Not a gzipped file"),
@@ -422,19 +391,25 @@ UNREADABLE = {
         "none of the columns title (`group` in `hub` of params.yaml), but text, id",
     ),
     "none.parquet": (b"<html>\n</html>\n" * 1000, "magic bytes not found"),
-    "torn.parquet": (parquet({"text": ["a" * 9999], "title": ["T"]})[:-9], "magic"),
     "no text.parquet": (parquet({"title": ["T"]}), "'text' (hub.odd.text in params"),
     "null.parquet": (
         parquet({"text": ["a", None], "title": ["T", "T"]}),
         "row 2: no string in the column 'text'",
     ),
 }
+
+
+def arrow(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
 TABLE = {"text": ['one, "two"', "three"], "title": ["a/1", "a/2"]}
 READABLE: dict[str, tuple[bytes, list[str]]] = {
-    "plain.jsonl": (row("one") + row("two"), ["one", "two"]),
     "packed.jsonl.gz": (gzip.compress(row("one") + row("two")), ["one", "two"]),
-    "no last line end.jsonl": ((row("one") + row("two"))[:-1], ["one", "two"]),
-    "windows.jsonl": (b'{"text": "one"}\r\n\r\n{"text": "two"}\r\n', ["one", "two"]),
+    "windows.jsonl": (b'{"text": "one"}\r\n\r\n{"text": "two"}', ["one", "two"]),
     "other line ends.jsonl": (
         row("a\u2028b\x85c\x1cd\x0be\x0cf\rg\nh"),
         ["a\u2028b\x85c\x1cd\x0be\x0cf\rg\nh"],
@@ -447,8 +422,8 @@ READABLE: dict[str, tuple[bytes, list[str]]] = {
         ["one"],
     ),
     "part [1] of *.parquet": (parquet(TABLE), TABLE["text"]),
-    "a.csv": (table("csv", TABLE), TABLE["text"]),
-    "a.arrow": (table("arrow", TABLE), TABLE["text"]),
+    "a.csv": (b'text,title\n"one, ""two""",a/1\nthree,a/2\n', TABLE["text"]),
+    "a.arrow": (arrow(pa.table(TABLE)), TABLE["text"]),
 }
 
 
@@ -495,14 +470,12 @@ def test_contents_that_are_odd_but_whole_are_read(
         assert [document.group for document in documents] == ["owner/odd:title:a"] * 2
 
 
-@pytest.mark.parametrize("has_links", [True, False])
 def test_the_cache_may_be_on_a_disk_without_links(
-    client: Client, monkeypatch: pytest.MonkeyPatch, has_links: bool
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows; the cache then holds no digests."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not has_links)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
 
     assert client.read() == texts_of(*range(5))
 
-    files = client.home.rglob(FIRST_FILE)
-    assert [path.is_symlink() for path in files] == [has_links]
+    assert [path.is_symlink() for path in client.home.rglob(FIRST_FILE)] == [False]

@@ -8,6 +8,7 @@ import lzma
 import os
 import sys
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,9 +61,9 @@ def not_utf8(*texts: bytes) -> pa.Array:
     return pa.array(texts, pa.binary()).view(pa.string())
 
 
-def parquet(columns: dict[str, object]) -> bytes:
+def parquet(columns: Mapping[str, object]) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(pa.table(dict(columns)), sink)
     return sink.getvalue()
 
 
