@@ -359,7 +359,7 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(
 
 
 @pytest.mark.slow
-def test_more_ids_than_two_bytes_hold_take_four(
+def test_the_stages_split_texts_of_more_token_ids_than_two_bytes_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_large(tmp_path / "made")
@@ -386,6 +386,14 @@ def test_more_ids_than_two_bytes_hold_take_four(
     splits = read_manifest(paths.SPLITS, made_by="split")
     num_bytes = sum(len(text.encode()) for text in texts)
     assert sum(part.bytes for part in splits.parts.values()) == num_bytes
+    metrics = json.loads((paths.METRICS / "split.json").read_text(encoding="utf-8"))
+    for name in ("validation", "test"):
+        assert metrics[f"{name}_fraction_asked"] == 0.2
+        assert metrics[f"{name}_fraction"] == pytest.approx(0.2, rel=0.25)
+        assert metrics[f"{name}_documents"] == splits.parts[name].documents
+    assert metrics["groups"] == len(texts)
+    assert metrics["groups_cut"] <= metrics["groups_moved"]
+    assert 0 <= metrics["test_leakage"] < 1
 
 
 HUB_FILES = gpt2_tokenizer_files()
