@@ -1,23 +1,19 @@
 """What stages do about damaged results, files that are not text, and gigantic text."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import pre_tokenizers
 
-from stages import download, evaluate, split, tokenize
+from stages import download, evaluate, split
 from tests.data.test_local_files import not_utf8
 from tests.project import Workspace
-from toygpt.data.corpus import read_groups, read_texts
-from toygpt.data.tokenizer import load_tokenizer, train_tokenizer
-from toygpt.pipeline import paths
+from toygpt.data.tokenizer import train_tokenizer
 from toygpt.pipeline.files import sha256_of
 from toygpt.pipeline.stage import run
 
@@ -111,37 +107,6 @@ def texts(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in Path("texts").iterdir():
         path.unlink()
     return Path("texts")
-
-
-def test_rows_that_are_not_text_are_left_out_counted_and_stop_no_stage(
-    texts: Path,
-) -> None:
-    (texts / "nul.txt").write_bytes(b"one\0two" + bytes(1000))
-    (texts / "rows.jsonl").write_text(
-        '{"text": "\\ud800"}\n{"text": "row\\u0000", "group": "\\udfff"}\n'
-    )
-    columns = {
-        "text": not_utf8(b"\xed\xa0\x80", b"a", b"b"),
-        "group": not_utf8(b"x", b"\xed\xa0\x80", b"\xff\0"),
-    }
-    pq.write_table(pa.table(columns), texts / "table.parquet")
-
-    run(download.main)
-    run(tokenize.main)
-
-    found = [text for batch in read_texts(paths.DOCUMENTS) for text in batch]
-    assert found == ["row\0", "a", "b"]
-    groups = list(read_groups(paths.DOCUMENTS))
-    assert groups == ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    metrics = json.loads(Path("metrics/download.json").read_text(encoding="utf-8"))
-    assert {key: number for key, number in metrics.items() if number} == {
-        "corpus_documents": 3,
-        "corpus_bytes": 6,
-        "left_out_binary": 1,
-        "left_out_not_utf8": 2,
-    }
-    ids = np.fromfile(paths.TOKENS / "tokens.bin", dtype="<u2").tolist()
-    assert load_tokenizer(paths.TOKENIZER).decode(ids) == "".join(found)
 
 
 def test_a_corpus_of_binary_files_alone_leaves_the_old_documents(

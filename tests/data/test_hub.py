@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from tests.data.hub_repositories import (
 )
 from tests.data.test_local_files import parquet
 from tests.project import PROJECT, Workspace, tiny_project
-from toygpt.data.corpus import DOCUMENTS_FILE, RawDocument
+from toygpt.data.corpus import DOCUMENTS_FILE
 from toygpt.data.hub import read_hub_dataset
 from toygpt.data.hub_client import MAX_TRIES, explain
 from toygpt.pipeline.errors import InputError
@@ -332,10 +331,6 @@ def test_what_cannot_be_fetched_is_named_at_once_with_the_key_to_change(
     assert client.naps == []
 
 
-def system_error(number: int, *names: str) -> OSError:
-    return OSError(number, os.strerror(number), *names)
-
-
 def refused(status: int, **headers: str) -> Exception:
     """Return an error with an HTTP response, as the client raises it."""
     error = RuntimeError(f"HTTP {status}")
@@ -346,9 +341,9 @@ def refused(status: int, **headers: str) -> Exception:
 @pytest.mark.parametrize(
     ("cause", "reason", "pause"),
     [
-        (system_error(errno.ENOSPC), "the disk is full; HF_", None),
-        (system_error(errno.EDQUOT), "the disk is full; HF_", None),
-        (system_error(errno.EACCES, "/a"), "Permission denied: /a (", None),
+        (OSError(errno.ENOSPC, "full"), "the disk is full; HF_", None),
+        (OSError(errno.EDQUOT, "full"), "the disk is full; HF_", None),
+        (OSError(errno.EACCES, "denied", "/a"), "denied: /a (", None),
         (refused(429, RateLimit='"api";r=0;t=7'), "(HTTP 429); after `hf", 8),
         (refused(429, RateLimit='"api";r=0;t=9999'), "(HTTP 429)", 600),
         (refused(429), "the hub asks to wait", 60),
@@ -377,7 +372,7 @@ def row(text: str) -> bytes:
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
-UNREADABLE = {
+UNREADABLE: dict[str, tuple[bytes, str | list[str]]] = {
     "broken.jsonl": (row("a") + b'{"text": \n' + row("b"), "line 2, is not JSON"),
     "no text.jsonl": (
         row("a") + b'{"txt": 1}\n',
@@ -407,7 +402,7 @@ def arrow(table: pa.Table) -> bytes:
 
 
 TABLE = {"text": ['one, "two"', "three"], "title": ["a/1", "a/2"]}
-READABLE: dict[str, tuple[bytes, list[str]]] = {
+READABLE: dict[str, tuple[bytes, str | list[str]]] = {
     "packed.jsonl.gz": (gzip.compress(row("one") + row("two")), ["one", "two"]),
     "windows.jsonl": (b'{"text": "one"}\r\n\r\n{"text": "two"}', ["one", "two"]),
     "other line ends.jsonl": (
@@ -427,47 +422,32 @@ READABLE: dict[str, tuple[bytes, list[str]]] = {
 }
 
 
-def read_odd(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
-) -> list[RawDocument]:
-    """Return the documents in a file, as if it had come from the hub."""
-    (folder / name).write_bytes(content)
-    monkeypatch.setattr("toygpt.data.hub.fetch_file", lambda *_: folder / name)
-    changes = {"repository": "owner/odd", "files": [name], "group": ["title"]}
-    dataset = DATASETS["wikisource"].model_copy(update=changes)
-    return list(read_hub_dataset("odd", dataset))
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_contents_that_cannot_be_read_are_named_in_one_line(
+@pytest.mark.parametrize("name", [*READABLE, *UNREADABLE])
+def test_odd_contents_are_read_or_named_in_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     name: str,
 ) -> None:
-    """And no library adds lines of its own."""
-    content, reason = UNREADABLE[name]
+    """As if the file had come from the hub; no library adds lines of its own."""
+    content, expected = (READABLE | UNREADABLE)[name]
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr("toygpt.data.hub.fetch_file", lambda *_: tmp_path / name)
+    changes = {"repository": "owner/odd", "files": [name], "group": ["title"]}
+    dataset = DATASETS["wikisource"].model_copy(update=changes)
 
-    with pytest.raises(InputError) as caught:
-        read_odd(tmp_path, monkeypatch, name, content)
-
-    assert f"owner/odd/{name}" in str(caught.value)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
+    try:
+        documents = list(read_hub_dataset("odd", dataset))
+    except InputError as error:
+        assert f"owner/odd/{name}" in str(error)
+        assert isinstance(expected, str)
+        assert expected in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert [document.content.decode() for document in documents] == expected
+        if expected == TABLE["text"]:
+            assert {document.group for document in documents} == {"owner/odd:title:a"}
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", READABLE)
-def test_contents_that_are_odd_but_whole_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    content, expected = READABLE[name]
-
-    documents = read_odd(tmp_path, monkeypatch, name, content)
-
-    assert [document.content.decode() for document in documents] == expected
-    if expected == TABLE["text"]:
-        assert [document.group for document in documents] == ["owner/odd:title:a"] * 2
 
 
 def test_the_cache_may_be_on_a_disk_without_links(

@@ -120,26 +120,40 @@ def test_many_small_groups_go_where_their_hash_puts_them() -> None:
     ]
 
 
+def book_and_page() -> Corpus:
+    """Return a book to be cut, and a page whose hash puts it into the test split.
+
+    The last document of the book alone is 8 % more than the test split should have.
+    """
+    names = (f"page {number}" for number in range(100))
+    of_test = next(name for name in names if hash_of_group(name, key=9) < 0.08 * 2**64)
+    book: Corpus = [("book", [7] * (size - 1)) for size in [8_940] * 10 + [8_600]]
+    return [*book, (of_test, [7] * 1_499)]
+
+
 @pytest.mark.parametrize(
-    ("corpus", "num_cut", "num_moved"),
+    ("corpus", "asked", "num_cut", "num_moved"),
     [
-        (folders(20_000), 1, 0),  # one file
-        (folders(20_000, documents=200), 1, 0),  # one folder
-        (folders(10_000, 10_000), 2, 0),
-        (folders(*[3_000] * 9), 9, 0),  # too few groups to hold out one
-        (folders(*[3_000] * 12), 0, 1),
-        (folders(88_000, *range(100, 580, 11)), 1, 0),  # one has 88 % of the text
-        (folders(*range(500, 7_000, 500)), 0, 4),  # thirteen unequal folders
+        (folders(20_000), 0.08, 1, 0),  # one file
+        (folders(20_000, documents=200), 0.08, 1, 0),  # one folder
+        (folders(10_000, 10_000), 0.08, 2, 0),
+        (folders(*[3_000] * 9), 0.08, 9, 0),  # too few groups to hold out one
+        (folders(*[3_000] * 12), 0.08, 0, 1),
+        (folders(88_000, *range(100, 580, 11)), 0.08, 1, 0),  # one has 88 % of the text
+        (folders(*range(500, 7_000, 500)), 0.08, 0, 4),  # thirteen unequal folders
+        (book_and_page(), 0.08, 1, 1),
+        # Each group has many times as much as is held out, but for a few.
+        (folders(*[4_000] * 20, *[90] * 20), 0.002, 0, 4),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_the_shares_are_about_what_was_asked_for(
-    corpus: Corpus, num_cut: int, num_moved: int
+    corpus: Corpus, asked: float, num_cut: int, num_moved: int
 ) -> None:
-    done = split(corpus)
+    done = split(corpus, validation_fraction=asked, test_fraction=asked)
 
-    assert done.shares["validation"] == pytest.approx(0.08, rel=TOLERANCE)
-    assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
+    assert done.shares["validation"] == pytest.approx(asked, rel=TOLERANCE)
+    assert done.shares["test"] == pytest.approx(asked, rel=TOLERANCE)
     assert done.assignment.num_groups == len({group for group, _ in corpus})
     assert done.assignment.num_groups_cut == num_cut
     assert done.assignment.num_groups_moved == num_moved
@@ -232,18 +246,6 @@ def test_a_group_that_is_too_large_gives_way_and_the_others_stay() -> None:
     assert 1 in done.files["train"]
 
 
-def test_a_cut_group_and_whole_ones_are_not_too_much_together() -> None:
-    """The last document of the book alone is 8 % more than the test should have."""
-    names = (f"page {number}" for number in range(100))
-    of_test = next(name for name in names if hash_of_group(name, key=9) < 0.08 * 2**64)
-    book: Corpus = [("book", [7] * (size - 1)) for size in [8_940] * 10 + [8_600]]
-
-    done = split([*book, (of_test, [7] * 1_499)])
-
-    assert done.assignment.num_groups_moved == 1
-    assert done.shares["test"] == pytest.approx(0.08, rel=TOLERANCE)
-
-
 ALL_BYTES = [b"", *(bytes([byte]) for byte in range(1, 256))]
 
 
@@ -277,16 +279,6 @@ def test_a_folder_is_cut_between_its_files() -> None:
 
     assert not done.assignment.is_cut.any()
     assert done.assignment.splits.tolist() == [0] * 84 + [1] * 8 + [2] * 8
-
-
-def test_a_small_held_out_part_is_not_made_of_scraps_of_every_group() -> None:
-    """Each group has many times as much as is held out, but for a few."""
-    corpus = folders(*[4_000] * 20, *[90] * 20)
-
-    done = split(corpus, validation_fraction=0.002, test_fraction=0.002)
-
-    assert not done.assignment.num_groups_cut
-    assert done.shares["test"] == pytest.approx(0.002, rel=TOLERANCE)
 
 
 def test_files_elsewhere_move_nothing_in_a_group_that_is_cut() -> None:
