@@ -21,16 +21,12 @@ END_OF_TEXT = 0
 
 
 def evaluation_of(
-    model: GPT,
-    tokens: TokenIds,
-    *,
-    batch_size: int = 3,
-    overlap_fraction: float = 0.5,
+    model: GPT, tokens: TokenIds, *, overlap_fraction: float = 0.5
 ) -> Evaluation:
     return evaluate(
         model,
         tokens,
-        batch_size=batch_size,
+        batch_size=3,
         overlap_fraction=overlap_fraction,
         end_of_text_id=END_OF_TEXT,
     )
@@ -73,18 +69,6 @@ def test_sliding_windows_equal_a_token_by_token_loop(
     )
     assert evaluation.loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert evaluation.accuracy == pytest.approx(guessed.float().mean().item())
-
-
-@pytest.mark.parametrize("batch_size", [1, 1000])
-def test_the_batch_size_changes_nothing(batch_size: int) -> None:
-    model, tokens = lively_model(), random_text(100)
-
-    one, other = (
-        evaluation_of(model, tokens, batch_size=size) for size in (5, batch_size)
-    )
-
-    assert one.loss == pytest.approx(other.loss, rel=1e-5)
-    assert one.accuracy == other.accuracy
 
 
 def test_accuracy_is_the_share_of_first_choices_that_came() -> None:

@@ -1,6 +1,5 @@
 """Attention: one formula, computed in four ways."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -78,31 +77,6 @@ def test_every_rung_computes_the_same(
     expected = value_and_gradients(attention_from_scratch, heads)
     for ours, theirs in zip(computed, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@every_rung
-def test_a_query_of_zeros_gets_the_mean_of_all_values_so_far(
-    attention: Attention,
-) -> None:
-    query, key, value = random_heads(1, 1, 5, 4)
-
-    mixed = attention(torch.zeros_like(query), key, value)
-
-    for time in range(5):
-        expected = value[0, 0, : time + 1].mean(dim=0)
-        torch.testing.assert_close(mixed[0, 0, time], expected)
-
-
-@every_rung
-def test_scores_are_divided_by_the_root_of_head_dim(attention: Attention) -> None:
-    """With head_dim 4, a score of 2 ln 3 counts three times as much as one of 0."""
-    query = torch.tensor([[[[0.0] * 4, [1.0, 0, 0, 0]]]])
-    key = torch.tensor([[[[2 * math.log(3), 0, 0, 0], [0.0] * 4]]])
-    value = torch.tensor([[[[1.0] * 4, [0.0] * 4]]])
-
-    mixed = attention(query, key, value)
-
-    torch.testing.assert_close(mixed[0, 0, 1], torch.full((4,), 0.75))
 
 
 @every_rung

@@ -71,21 +71,15 @@ def test_a_pipeline_continues_a_batch_as_it_continues_each_text(write: Any) -> N
 
 
 def test_a_pipeline_keeps_to_the_block(write: Any) -> None:
-    """Its own limit, 256 new tokens, would lead beyond it."""
+    """Its own limit, 256 new tokens, would lead beyond it; it can cut a prompt."""
     text = write("def", return_tensors=True)[0]
+    more = write(20 * TEXT, handle_long_generation="hole", max_new_tokens=8)[0]
 
     assert len(text["generated_token_ids"]) == 64
+    assert more["generated_text"].startswith(20 * TEXT)
+    assert len(more["generated_text"]) > len(20 * TEXT)
     with pytest.raises(ValueError, match="`max_length` is set to 64"):
         write(20 * TEXT)
-
-
-def test_a_pipeline_can_cut_a_prompt_that_is_too_long(write: Any) -> None:
-    prompt = 20 * TEXT
-
-    text = write(prompt, handle_long_generation="hole", max_new_tokens=8)[0]
-
-    assert text["generated_text"].startswith(prompt)
-    assert len(text["generated_text"]) > len(prompt)
 
 
 def test_a_prompt_is_cut_at_its_beginning(larger: Saved) -> None:
