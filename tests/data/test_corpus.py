@@ -139,7 +139,6 @@ def test_missing_or_damaged_documents_name_the_stage_that_makes_them(
     ("limits", "expected"),
     [
         ({}, "abcd"),
-        ({"max_documents": 2}, "ab"),
         ({"max_bytes": 6}, "abc"),
         ({"max_bytes": 5}, "ab"),
         ({"max_documents": 1, "max_bytes": 5}, "a"),

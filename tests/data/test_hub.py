@@ -48,13 +48,13 @@ class Client(NamedTuple):
 
     hub: LoopbackHub
     home: Path
-    commits: dict[str, str]
+    commit: str  # of Wikisource
     naps: list[float]  # in seconds
 
     def dataset(self, **changes: object) -> HubDataset:
         """Return Wikisource as params.yaml describes it, pinned to the hub's commit."""
-        pinned = {"revision": self.commits[WIKISOURCE]}
-        return DATASETS["wikisource"].model_copy(update=pinned | changes)
+        pinned = {"revision": self.commit} | changes
+        return DATASETS["wikisource"].model_copy(update=pinned)
 
     def read(self, **changes: object) -> list[str]:
         """Return the texts of Wikisource."""
@@ -73,12 +73,8 @@ class Client(NamedTuple):
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     with LoopbackHub() as hub:
-        commits = {
-            WIKISOURCE: hub.add(WIKISOURCE, wikisource_files()),
-            REDPAJAMA: hub.add(REDPAJAMA, redpajama_files()),
-        }
-        naps = hub.talk_to(monkeypatch, tmp_path / "home")
-        yield Client(hub, tmp_path / "home", commits, naps)
+        commit, home = hub.add(WIKISOURCE, wikisource_files()), tmp_path / "home"
+        yield Client(hub, home, commit, naps=hub.talk_to(monkeypatch, home))
 
 
 def texts_of(*numbers: int) -> list[str]:
@@ -172,25 +168,18 @@ def test_the_seed_corpus_is_every_row_of_all_sixteen_files(seed_run: SeedRun) ->
 
 
 @pytest.mark.slow
-def test_only_the_pinned_commits_are_asked_for_and_no_other_file(
+def test_only_the_pinned_files_are_asked_for_and_the_token_goes_to_the_hub_alone(
     seed_run: SeedRun,
 ) -> None:
     asked = {part for r in seed_run.requests for part in r.path.split("/")}
     names = files_asked_for(seed_run.requests)
-
-    assert {part for part in asked if len(part) == 40} == seed_run.commits
-    not_wanted = {"README.md", "RedPajama-Data-1T-Sample.py", "model.safetensors"}
-    assert not not_wanted & set(names)
-    assert len([name for name in names if name.endswith((".parquet", ".jsonl"))]) == 16
-
-
-@pytest.mark.slow
-def test_a_token_goes_to_the_hub_alone_and_is_written_nowhere(
-    seed_run: SeedRun,
-) -> None:
+    tokens = {(request.origin, request.token) for request in seed_run.requests}
     files = [p for p in seed_run.workspace.root.parent.rglob("*") if p.is_file()]
 
-    tokens = {(request.origin, request.token) for request in seed_run.requests}
+    assert {part for part in asked if len(part) == 40} == seed_run.commits
+    assert not {"README.md", "RedPajama-Data-1T-Sample.py"} & set(names)
+    assert "model.safetensors" not in names
+    assert len([name for name in names if name.endswith((".parquet", ".jsonl"))]) == 16
     assert tokens == {("hub", TOKEN), ("cdn", "")}
     assert len(files) > 100
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]

@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,13 @@ from tokenizers import (
     normalizers,
     pre_tokenizers,
     processors,
-    trainers,
 )
 from transformers import AutoTokenizer, GPT2Tokenizer
 
 from stages import download, split, tokenize
+from tests.data import hub_repositories
 from tests.data.hub import LoopbackHub
-from tests.data.hub_repositories import gpt2_tokenizer_files
+from tests.data.hub_repositories import GPT2_WORDS, gpt2_tokenizer_files
 from tests.data.test_local_files import write
 from tests.project import PROJECT, TINY, Workspace
 from toygpt.data.corpus import read_texts
@@ -75,7 +75,6 @@ class Made(NamedTuple):
 
 
 ByteLevel = pre_tokenizers.ByteLevel
-GPT2_WORDS = ByteLevel(add_prefix_space=False)
 WHOLE_LINES = ByteLevel(add_prefix_space=False, use_regex=False)
 LLAMA_WORDS = pre_tokenizers.Sequence(
     [
@@ -92,17 +91,7 @@ LLAMA_WORDS = pre_tokenizers.Sequence(
 )
 
 
-def byte_level(words: Any = GPT2_WORDS, special: Sequence[str] = (GPT2_END,)) -> Any:
-    """Train a byte-level tokenizer; its special tokens come last, as GPT-2's does."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = words
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(SOURCES, trainer)
-    tokenizer.add_special_tokens(list(special))
-    return tokenizer
+byte_level = partial(hub_repositories.byte_level, SOURCES)
 
 
 def id_of(tokenizer: Tokenizer, token: str) -> int:
@@ -170,9 +159,8 @@ def make_large(folder: Path) -> Made:
     """Merged tokens have ids beyond two bytes; as in many, one below is of no token."""
     small = json.loads(byte_level(special=[]).to_str())["model"]
     by_id = sorted(small["vocab"], key=small["vocab"].__getitem__)
-    letters, merged = by_id[:256], by_id[256:]
-    unused = [f"unused{number}" for number in range(len(letters), LARGE)]
-    tokens = [*letters, *unused, *merged, GPT2_END]
+    unused = [f"unused{number}" for number in range(256, LARGE)]
+    tokens = [*by_id[:256], *unused, *by_id[256:], GPT2_END]
     vocab = {token: place for place, token in enumerate(tokens)}
     del vocab["unused1000"]
     tokenizer = Tokenizer(models.BPE(vocab, [tuple(pair) for pair in small["merges"]]))

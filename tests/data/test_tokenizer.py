@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from toygpt.data.manifest import tokenizer_digest
@@ -20,7 +20,6 @@ from toygpt.data.tokenizer import (
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
-    vocab_size_of,
 )
 from toygpt.pipeline.errors import InputError
 
@@ -90,18 +89,6 @@ def test_the_vocabulary_is_as_large_as_asked(
     assert sorted(tokenizer.get_vocab().values()) == list(range(VOCAB_SIZE))
     assert sorted(bytewise.get_vocab().values()) == list(range(257))
     assert bytewise.decode(bytewise.encode("é λ").ids) == "é λ"
-
-
-def test_token_ids_that_stand_for_nothing_count() -> None:
-    """A network needs a row for the largest id, also if ids below it are not used.
-
-    Llama's and Qwen's vocabularies have such holes.
-    """
-    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 7}, merges=[]))
-
-    assert tokenizer.get_vocab_size() == 2
-    assert vocab_size_of(tokenizer) == 8
-    assert bytes_of_tokens(tokenizer) == [b"a", *[b""] * 6, b"b"]
 
 
 def test_the_alphabet_of_bytes_is_the_one_of_gpt2() -> None:
