@@ -50,8 +50,6 @@ REFUSALS: dict[Trouble, tuple[int, dict[str, str]]] = {
 
 
 class Request(NamedTuple):
-    """What a client sent."""
-
     method: str
     path: str
     origin: Literal["hub", "cdn"]
@@ -60,8 +58,6 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What the client gets, and after how many bytes the connection ends."""
-
     status: int
     headers: dict[str, str]
     body: bytes = b""

@@ -50,7 +50,6 @@ PLAIN = train_tokenizer([SOURCES], vocab_size=500)
 
 
 def trained() -> Tokenizer:
-    """Return a copy of a trained tokenizer, to be changed."""
     copy = Tokenizer.from_str(PLAIN.to_str())
     treat_markers_as_text(copy)
     return copy
@@ -71,7 +70,6 @@ def found(encoder: Encoder, texts: list[str]) -> list[list[int]]:
 
 
 def assert_slow(encoder: Encoder, tokenizer: Tokenizer, texts: list[str]) -> None:
-    """Assert that `tokenizers` encodes, all texts and nothing else."""
     assert found(encoder, texts) == expected(tokenizer, texts)
     assert not encoder.is_fast
 

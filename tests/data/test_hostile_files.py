@@ -24,7 +24,6 @@ def results(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def message_of(stage: ModuleType) -> str:
-    """Return the message that ends a stage."""
     with pytest.raises(SystemExit) as ended:
         run(stage.main)
     message = ended.value.code

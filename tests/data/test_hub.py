@@ -57,12 +57,10 @@ class Client(NamedTuple):
         return DATASETS["wikisource"].model_copy(update=pinned)
 
     def read(self, **changes: object) -> list[str]:
-        """Return the texts of Wikisource."""
         documents = read_hub_dataset("wikisource", self.dataset(**changes))
         return [document.content.decode() for document in documents]
 
     def complaint(self, **changes: object) -> str:
-        """Return what the user reads when it cannot be read."""
         with pytest.raises(InputError) as caught:
             self.read(**changes)
         assert "\n" not in str(caught.value)
@@ -78,7 +76,6 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 
 def texts_of(*numbers: int) -> list[str]:
-    """Return the texts in some of Wikisource's files."""
     return [row["text"] for number in numbers for row in wikisource_rows(number)]
 
 
@@ -399,12 +396,7 @@ READABLE: dict[str, tuple[bytes, str | list[str]]] = {
         ["a\u2028b\x85c\x1cd\x0be\x0cf\rg\nh"],
     ),
     "empty.jsonl": (b"", []),
-    "long.jsonl": (row(11_000_000 * "x") + row("two"), [11_000_000 * "x", "two"]),
     "no rows.parquet": (parquet(dict.fromkeys(TABLE, pa.array([], pa.string()))), []),
-    "large strings.parquet": (
-        parquet({"text": pa.array(["one"], pa.large_string()), "title": ["T"]}),
-        ["one"],
-    ),
     "part [1] of *.parquet": (parquet(TABLE), TABLE["text"]),
     "a.csv": (b'text,title\n"one, ""two""",a/1\nthree,a/2\n', TABLE["text"]),
     "a.arrow": (arrow(pa.table(TABLE)), TABLE["text"]),

@@ -30,7 +30,6 @@ from toygpt.pipeline.errors import InputError
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:
-    """Write files under their names, making folders as needed."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,6 @@ def write(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def read(folder: Path) -> list[RawDocument]:
-    """Return the documents in a folder."""
     return list(read_local_files(folder, Inventory()))
 
 
@@ -52,7 +50,6 @@ def taken(folder: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
 
 
 def complaint(folder: Path) -> str:
-    """Return what the user reads when a folder cannot be used."""
     with pytest.raises(InputError) as caught:
         read(folder)
     return str(caught.value)
@@ -359,7 +356,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
 
 
 def links(folder: Path, targets: dict[str, str]) -> None:
-    """Make symbolic links under their names."""
     for name, target in targets.items():
         (folder / name).symlink_to(target)
 

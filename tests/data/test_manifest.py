@@ -31,7 +31,6 @@ def write(
     *,
     vocab_size: int = 300,
 ) -> Manifest:
-    """Write documents of token ids and their manifest."""
     directory.mkdir(exist_ok=True)
     num_tokens, num_documents = write_tokens(
         (np.array(document, dtype=np.uint32) for document in documents),
@@ -54,7 +53,6 @@ def read(directory: Path) -> Manifest:
 
 
 def complaint(directory: Path) -> str:
-    """Return what the user reads when token files cannot be trusted."""
     with pytest.raises(InputError) as caught:
         read(directory)
     assert str(caught.value).startswith(str(directory))

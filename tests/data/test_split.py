@@ -41,8 +41,6 @@ Corpus = list[tuple[str, list[int]]]
 
 
 class Split(NamedTuple):
-    """What became of a corpus."""
-
     assignment: Assignment
     parts: dict[str, Part]
     files: dict[str, list[int]]  # the token ids of each split
