@@ -90,6 +90,7 @@ class LoopbackHub(ThreadingHTTPServer):
     """A hub that answers from when it is made until it is closed."""
 
     daemon_threads = False  # closing waits for them
+    request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -1,6 +1,7 @@
 """How well a model predicts a text, and how sure that number is."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,16 +21,9 @@ from toygpt.model.gpt import GPT
 END_OF_TEXT = 0
 
 
-def evaluation_of(
-    model: GPT, tokens: TokenIds, *, overlap_fraction: float = 0.5
-) -> Evaluation:
-    return evaluate(
-        model,
-        tokens,
-        batch_size=3,
-        overlap_fraction=overlap_fraction,
-        end_of_text_id=END_OF_TEXT,
-    )
+evaluation_of = partial(
+    evaluate, batch_size=3, overlap_fraction=0.5, end_of_text_id=END_OF_TEXT
+)
 
 
 def token_by_token(
@@ -106,10 +100,11 @@ def sample_of_documents(
     return np.array(losses, np.float32), np.array(tokens, np.uint16)
 
 
-def standard_error_of(losses: NDArray[np.float32], tokens: TokenIds) -> float:
-    return bits_per_byte_standard_error(
-        losses, tokens, bytes_of_token=BYTES_OF_TOKEN, end_of_text_id=END_OF_TEXT
-    )
+standard_error_of = partial(
+    bits_per_byte_standard_error,
+    bytes_of_token=BYTES_OF_TOKEN,
+    end_of_text_id=END_OF_TEXT,
+)
 
 
 def test_the_standard_error_is_how_much_other_documents_would_change() -> None:
