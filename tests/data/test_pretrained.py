@@ -134,9 +134,8 @@ def make_llama(folder: Path) -> Made:
 
 
 def make_one_that_cuts_off(folder: Path) -> Made:
-    """Like those saved after a training that cut, filled up and changed its texts."""
+    """Like those saved after a training that cut and filled up its texts."""
     tokenizer = byte_level()
-    tokenizer.model.dropout = 0.5  # the same text would have other ids each time
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64, pad_id=400, pad_token=GPT2_END)
     return write_new(
@@ -147,6 +146,7 @@ def make_one_that_cuts_off(folder: Path) -> Made:
 def make_one_with_added_tokens(folder: Path) -> Made:
     """Like phi-2's, which has tokens of its own for rows of spaces."""
     tokenizer = byte_level()
+    tokenizer.model.dropout = 0.5  # the same text would have other ids each time
     tokenizer.add_tokens([AddedToken("    ", normalized=False), " \n"])
     return write_new(folder, tokenizer)
 
