@@ -181,7 +181,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
+@pytest.fixture(scope="module", params=[*KINDS.values()], ids=[*KINDS])
 def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return request.param(tmp_path_factory.mktemp("made") / "tokenizer")
 
