@@ -17,15 +17,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-# The CDN has these, from this size on (the real one: from 10 MB on).
+# The CDN has these (of the real hub, those of 10 MB and more).
 LARGE_FILE_SUFFIXES = {".parquet", ".jsonl", ".safetensors"}
-LARGE_FILE_BYTES = 4096
 ALWAYS = sys.maxsize
 
 # What goes wrong: HTTP 429, 503 and 401 (the token, or access to the repository), and
@@ -36,24 +35,29 @@ NAME = r"(?P<name>[^/]+(?:/[^/]+)??)"
 FILE = re.compile(
     rf"/(?:cdn/)?(?:datasets/)?{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 )
-API = re.compile(
-    rf"/api/(?:datasets|models)/{NAME}/(?P<topic>revision|tree)/(?P<revision>[^/]+)"
-)
+API = re.compile(rf"/api/models/{NAME}/(?P<topic>revision|tree)/(?P<revision>[^/]+)")
+
+# How it refuses, in the headers that huggingface_hub understands.
+REFUSALS: dict[Trouble, tuple[int, dict[str, str]]] = {
+    "unavailable": (503, {}),
+    "bad token": (
+        401,
+        {"X-Error-Message": "Invalid credentials in Authorization header"},
+    ),
+    "gated": (401, {"X-Error-Code": "GatedRepo"}),
+    "rate limit": (429, {}),
+}
 
 
 class Request(NamedTuple):
-    """What a client sent."""
-
     method: str
     path: str
     origin: Literal["hub", "cdn"]
-    range: str  # such as "bytes=100-", or "" for all
     token: str  # "" if none came along
+    first: int  # byte of the file
 
 
 class Response(NamedTuple):
-    """What the client gets, and after how many bytes the connection ends."""
-
     status: int
     headers: dict[str, str]
     body: bytes = b""
@@ -71,33 +75,15 @@ class Fault:
     fired: int = 0
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of a repository; the client calls it by its etag."""
+def is_large(path: str) -> bool:
+    return Path(path).suffix in LARGE_FILE_SUFFIXES
 
-    path: str
-    content: bytes
 
-    @property
-    def is_large(self) -> bool:
-        suffix = PurePosixPath(self.path).suffix
-        return len(self.content) >= LARGE_FILE_BYTES and suffix in LARGE_FILE_SUFFIXES
-
-    @property
-    def digest(self) -> str:
-        """Git LFS's name for the content, or for a small file Git's."""
-        if self.is_large:
-            return hashlib.sha256(self.content).hexdigest()
-        header = b"blob %d\0" % len(self.content)
-        return hashlib.sha1(header + self.content).hexdigest()
-
-    def entry(self) -> dict[str, Any]:
-        """Describe the file as listings do."""
-        size = len(self.content)
-        entry = {"type": "file", "path": self.path, "oid": self.digest, "size": size}
-        if self.is_large:
-            entry["lfs"] = {"oid": self.digest, "size": size, "pointerSize": 134}
-        return entry
+def digest_of(path: str, content: bytes) -> str:
+    """Return Git LFS's name for the content, or for a small file Git's."""
+    if is_large(path):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class LoopbackHub(ThreadingHTTPServer):
@@ -109,7 +95,7 @@ class LoopbackHub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[Request] = []
-        self._repositories: dict[str, dict[str, dict[str, StoredFile]]] = {}
+        self._repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         loop = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
@@ -119,11 +105,6 @@ class LoopbackHub(ThreadingHTTPServer):
         """Stop answering; from now on connections are refused."""
         self.shutdown()
         super().server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent where it is the client who hung up: tests kill clients."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return what makes a new process talk to this hub only, and write to `home`.
@@ -169,27 +150,20 @@ class LoopbackHub(ThreadingHTTPServer):
 
         The id follows from the files alone.
         """
-        stored = {path: StoredFile(path, files[path]) for path in sorted(files)}
-        names = "".join(f"{file.digest} {path}\n" for path, file in stored.items())
+        stored = dict(sorted(files.items()))
+        names = "".join(f"{digest_of(*file)} {file[0]}\n" for file in stored.items())
         commit = hashlib.sha1(names.encode()).hexdigest()
         with self._lock:
             commits = self._repositories.setdefault(name, {})
             commits[commit] = commits["main"] = stored
         return commit
 
-    def fail(
-        self,
-        trouble: Trouble,
-        where: str = "",
-        *,
-        times: int = ALWAYS,
-        seconds: int = 0,
-    ) -> Fault:
+    def fail(self, trouble: Trouble, where: str = "", **changes: int) -> Fault:
         """Make requests with `where` in their path fail; of several the oldest first.
 
         A rate limit says to wait some seconds; huggingface_hub adds one.
         """
-        fault = Fault(trouble, where, times, seconds)
+        fault = Fault(trouble, where, **changes)
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -210,43 +184,43 @@ class LoopbackHub(ThreadingHTTPServer):
         return None
 
     def _refusal(self, request: Request) -> Response | None:
-        if self._strike("unavailable", request):
-            return _error(503, "Service Unavailable")
-        if request.token and self._strike("bad token", request):
-            return _error(401, "Invalid credentials in Authorization header")
-        if self._strike("gated", request):
-            return _error(401, "Access is restricted.", code="GatedRepo")
-        if fault := self._strike("rate limit", request):
-            limit = {"RateLimit": f'"resolvers";r=0;t={fault.seconds}'}
-            return _error(429, "We had to rate limit your IP.", headers=limit)
+        for trouble, (status, headers) in REFUSALS.items():
+            if trouble == "bad token" and not request.token:
+                continue
+            if fault := self._strike(trouble, request):
+                limit = {"RateLimit": f'"resolvers";r=0;t={fault.seconds}'}
+                return Response(status, headers | limit)
         return None
 
     def _answer(self, request: Request) -> Response:
         asked = FILE.fullmatch(request.path) or API.fullmatch(request.path)
         if asked is None:
-            return _error(404, "Not Found")
-        name, revision = asked["name"], unquote(asked["revision"])
-        if (commits := self._repositories.get(name)) is None:
+            return Response(404, {})
+        if (commits := self._repositories.get(asked["name"])) is None:
             # So does the real hub hide private repositories.
-            return _error(401, "Invalid username or password.", code="RepoNotFound")
-        if (files := commits.get(revision)) is None:
-            return _error(404, "Invalid rev id", code="RevisionNotFound")
+            return Response(401, {"X-Error-Code": "RepoNotFound"})
+        if (files := commits.get(unquote(asked["revision"]))) is None:
+            return Response(404, {"X-Error-Code": "RevisionNotFound"})
         commit = next(each for each, stored in commits.items() if stored is files)
-        if asked.re is API and asked["topic"] == "tree":
-            return _json([file.entry() for file in files.values()])
         if asked.re is API:
-            siblings = [{"rfilename": path} for path in files]
-            return _json({"id": name, "sha": commit, "siblings": siblings})
-        headers = {"X-Repo-Commit": commit}
-        if (file := files.get(unquote(asked["path"]))) is None:
-            return _error(404, "no such file", code="EntryNotFound", headers=headers)
-        headers["ETag"] = etag = f'"{file.digest}"'
-        if request.origin == "hub" and file.is_large:
-            size, port = str(len(file.content)), self.server_port
+            info = {"id": asked["name"], "sha": commit}
+            tree = [
+                {"type": "file", "path": path, "oid": digest_of(path, content)}
+                | {"size": len(content)}
+                for path, content in files.items()
+            ]
+            answer = json.dumps(tree if asked["topic"] == "tree" else info)
+            return Response(200, {}, answer.encode())
+        headers, path = {"X-Repo-Commit": commit}, unquote(asked["path"])
+        if (content := files.get(path)) is None:
+            return Response(404, headers | {"X-Error-Code": "EntryNotFound"})
+        headers["ETag"] = etag = f'"{digest_of(path, content)}"'
+        if request.origin == "hub" and is_large(path):
+            size, port = str(len(content)), self.server_port
             headers |= {"X-Linked-Size": size, "X-Linked-ETag": etag}
             headers["Location"] = f"http://localhost:{port}/cdn{request.path}"
             return Response(302, headers)
-        return self._content(request, file.content, headers)
+        return self._content(request, content, headers)
 
     def _content(
         self, request: Request, body: bytes, headers: dict[str, str]
@@ -259,30 +233,10 @@ class LoopbackHub(ThreadingHTTPServer):
                 body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
             if self._strike("cut", request):
                 cut_after = middle
-        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", request.range):
-            first, last = int(part[1]), min(int(part[2] or size), size - 1)
-            headers = headers | {"Content-Range": f"bytes {first}-{last}/{size}"}
-            return Response(206, headers, body[first : last + 1], cut_after)
+        if first := request.first:
+            headers = headers | {"Content-Range": f"bytes {first}-{size - 1}/{size}"}
+            return Response(206, headers, body[first:], cut_after)
         return Response(200, headers, body, cut_after)
-
-
-def _json(
-    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    headers = {"Content-Type": "application/json"} | dict(headers or {})
-    return Response(status, headers, json.dumps(content).encode())
-
-
-def _error(
-    status: int,
-    message: str,
-    *,
-    code: str = "",
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Return an error in the form that huggingface_hub understands."""
-    headers = {"X-Error-Message": message, "X-Error-Code": code} | dict(headers or {})
-    return _json({"error": message}, status, headers)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -295,12 +249,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request of any method."""
         is_cdn = self.headers.get("Host", "").startswith("localhost")
+        part = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         request = Request(
             method=self.command,
             path=urlsplit(self.path).path,
             origin="cdn" if is_cdn else "hub",
-            range=self.headers.get("Range", ""),
             token=self.headers.get("Authorization", "").removeprefix("Bearer "),
+            first=int(part[1]) if part else 0,
         )
         response = self.server.answer(request)
         self.send_response(response.status)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -94,22 +95,35 @@ def redpajama_files(seed: int = 0) -> dict[str, bytes]:
     return files
 
 
-def gpt2_tokenizer_files(*, vocab_size: int = 512) -> dict[str, bytes]:
-    """Build what openai-community/gpt2 has of a tokenizer, but of a small vocabulary.
+GPT2_WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
-    As there, the end of text is the last token; a newly trained tokenizer has its
-    special tokens first.
+
+def byte_level(
+    texts: Iterable[str],
+    words: Any = GPT2_WORDS,
+    special: Sequence[str] = (END_OF_TEXT,),
+    num_others: int = 400,
+) -> Any:
+    """Train a byte-level tokenizer; its special tokens come last, as GPT-2's does.
+
+    A tokenizer that our own code trained has them first.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
+        vocab_size=num_others,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(map(prose, range(20)), trainer)
-    tokenizer.add_special_tokens([END_OF_TEXT])
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def gpt2_tokenizer_files(*, vocab_size: int = 512) -> dict[str, bytes]:
+    """Build what openai-community/gpt2 has of a tokenizer, with fewer tokens."""
+    tokenizer = byte_level(map(prose, range(20)), num_others=vocab_size - 1)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
     return {

@@ -1,23 +1,16 @@
 """What stages do about damaged results, files that are not text, and gigantic text."""
 
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tokenizers import pre_tokenizers
 
-from stages import download, evaluate, split, tokenize
-from tests.data.test_local_files import not_utf8
+from stages import download, evaluate, split
+from tests.data.test_local_files import write
 from tests.project import Workspace
-from toygpt.data.corpus import read_groups, read_texts
-from toygpt.data.tokenizer import load_tokenizer, train_tokenizer
-from toygpt.pipeline import paths
+from toygpt.data.tokenizer import train_tokenizer
 from toygpt.pipeline.files import sha256_of
 from toygpt.pipeline.stage import run
 
@@ -31,7 +24,6 @@ def results(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def message_of(stage: ModuleType) -> str:
-    """Return the message that ends a stage."""
     with pytest.raises(SystemExit) as ended:
         run(stage.main)
     message = ended.value.code
@@ -57,14 +49,6 @@ def flip_one_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-def swap(file: Path) -> None:
-    """Give it the contents of another token file, and that one its own."""
-    other = next(path for path in sorted(file.parent.glob("*.bin")) if path != file)
-    aside = file.rename(file.with_suffix(".aside"))
-    other.rename(file)
-    aside.rename(other)
-
-
 @pytest.mark.parametrize(
     ("file", "maker", "stage"),
     [
@@ -72,21 +56,16 @@ def swap(file: Path) -> None:
         ("data/splits/validation.bin", "split", evaluate),
     ],
 )
-@pytest.mark.parametrize("damage", [flip_one_bit, swap])
 def test_a_damaged_token_file_is_named_and_nothing_else_changes(
-    results: Path,
-    damage: Callable[[Path], None],
-    file: str,
-    maker: str,
-    stage: ModuleType,
+    results: Path, file: str, maker: str, stage: ModuleType
 ) -> None:
-    damage(Path(file))
+    flip_one_bit(Path(file))
     before = digests(results)
 
     message = message_of(stage)
 
     assert message.startswith(str(Path(file).parent))
-    assert Path(file).name in message or damage is swap
+    assert Path(file).name in message
     assert message.endswith(f"run `dvc repro --force --single-item {maker}`")
     assert digests(results) == before
 
@@ -102,54 +81,14 @@ def test_another_tokenizer_beside_the_token_ids_is_refused(results: Path) -> Non
     assert message.endswith("run `dvc repro`")
 
 
-@pytest.fixture
-def texts(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of the user's own files, which are the corpus."""
-    limits = {"download.max_documents": None, "tokenize.vocab_size": 260}
-    project.set_params({"corpus": "files"} | limits)
+def test_a_corpus_of_binary_files_alone_leaves_the_old_documents(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.set_params({"corpus": "files"})
     monkeypatch.chdir(project.root)
     for path in Path("texts").iterdir():
         path.unlink()
-    return Path("texts")
-
-
-def test_rows_that_are_not_text_are_left_out_counted_and_stop_no_stage(
-    texts: Path,
-) -> None:
-    (texts / "nul.txt").write_bytes(b"one\0two" + bytes(1000))
-    (texts / "rows.jsonl").write_text(
-        '{"text": "\\ud800"}\n{"text": "row\\u0000", "group": "\\udfff"}\n'
-    )
-    columns = {
-        "text": not_utf8(b"\xed\xa0\x80", b"a", b"b"),
-        "group": not_utf8(b"x", b"\xed\xa0\x80", b"\xff\0"),
-    }
-    pq.write_table(pa.table(columns), texts / "table.parquet")
-
-    run(download.main)
-    run(tokenize.main)
-
-    found = [text for batch in read_texts(paths.DOCUMENTS) for text in batch]
-    assert found == ["row\0", "a", "b"]
-    groups = list(read_groups(paths.DOCUMENTS))
-    assert groups == ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    metrics = json.loads(Path("metrics/download.json").read_text(encoding="utf-8"))
-    assert {key: number for key, number in metrics.items() if number} == {
-        "corpus_documents": 3,
-        "corpus_bytes": 6,
-        "left_out_binary": 1,
-        "left_out_not_utf8": 2,
-    }
-    ids = np.fromfile(paths.TOKENS / "tokens.bin", dtype="<u2").tolist()
-    assert load_tokenizer(paths.TOKENIZER).decode(ids) == "".join(found)
-
-
-def test_a_corpus_of_binary_files_alone_leaves_the_old_documents(
-    project: Workspace, texts: Path
-) -> None:
-    for number in range(12):
-        (texts / str(number)).mkdir()
-        (texts / str(number) / "a.txt").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    write(Path("texts"), {f"{n}/a.txt": b"\x89PNG\r\n" + bytes(99) for n in range(12)})
     before = digests(project.root)
 
     with pytest.raises(SystemExit) as ended:
@@ -162,33 +101,6 @@ def test_a_corpus_of_binary_files_alone_leaves_the_old_documents(
     )
     assert first.endswith("12 binary")
     assert second.startswith("  binary: 0/a.txt, 1/a.txt, 10/a.txt, …; if it is text")
-    assert digests(project.root) == before
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        None,
-        pa.table({"text": not_utf8(b"\xed\xa0\x80").dictionary_encode()}),
-        pa.table({"text": ["a"], "group": pa.array([2**62], pa.timestamp("us"))}),
-        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]),
-    ],
-    ids=["gigantic line", "half a character", "a date too late", "two columns `text`"],
-)
-def test_a_table_that_cannot_be_read_is_named(
-    project: Workspace, texts: Path, table: pa.Table | None
-) -> None:
-    path = texts / ("a.parquet" if table else "a.jsonl")
-    if table:
-        pq.write_table(table, path)
-    else:
-        path.write_bytes(b"x" * 20_000_000)
-    before = digests(project.root)
-
-    message = message_of(download)
-
-    assert str(path) in message
-    assert len(message) < 300
     assert digests(project.root) == before
 
 

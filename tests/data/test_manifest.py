@@ -31,7 +31,6 @@ def write(
     *,
     vocab_size: int = 300,
 ) -> Manifest:
-    """Write documents of token ids and their manifest."""
     directory.mkdir(exist_ok=True)
     num_tokens, num_documents = write_tokens(
         (np.array(document, dtype=np.uint32) for document in documents),
@@ -54,7 +53,6 @@ def read(directory: Path) -> Manifest:
 
 
 def complaint(directory: Path) -> str:
-    """Return what the user reads when token files cannot be trusted."""
     with pytest.raises(InputError) as caught:
         read(directory)
     assert str(caught.value).startswith(str(directory))
@@ -70,15 +68,12 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     tokens = open_tokens(tmp_path, written, "tokens")
     ends = read_ends(tmp_path, written).astype(int)
     assert [part.tolist() for part in np.split(tokens, ends[:-1])] == DOCUMENTS
-
-
-def test_the_same_tokens_have_the_same_manifest_anywhere(tmp_path: Path) -> None:
-    """No time and no place in it: else nothing made from it could be reused."""
-    folders = [tmp_path / name for name in ("here", "there")]
-
-    assert write(folders[0]) == write(folders[1])
-
-    here, there = ((folder / "manifest.json").read_bytes() for folder in folders)
+    # No time and no place in it: else nothing made from it could be reused.
+    write(tmp_path / "elsewhere", vocab_size=70_000)
+    here, there = (
+        (folder / "manifest.json").read_bytes()
+        for folder in (tmp_path, tmp_path / "elsewhere")
+    )
     assert here == there
 
 
@@ -128,12 +123,11 @@ def test_no_manifest_vouches_for_a_token_id_beyond_the_vocabulary(
     "damage",
     [
         lambda content: content[:-1],
-        lambda content: content[:-8],
         lambda content: content + bytes(8),
         lambda content: bytes([content[0] ^ 0b100]) + content[1:],
         lambda content: content[:-1] + bytes([content[-1] ^ 0b100]),
     ],
-    ids=["cut", "cut a lot", "longer", "first bit", "last bit"],
+    ids=["cut", "longer", "first bit", "last bit"],
 )
 def test_a_damaged_file_is_named(
     tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
@@ -160,19 +154,6 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         assert complaint(tmp_path) == message
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"plain", b"\xff\xfe", b"null", b"[]", b"{}", b'"a"']
-)
-def test_a_file_that_is_not_a_manifest_is_named(tmp_path: Path, content: bytes) -> None:
-    write(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(content)
-
-    message = complaint(tmp_path)
-
-    assert message.startswith(f"{tmp_path / 'manifest.json'} is damaged")
-    assert FORCE in message
-
-
 ELSEWHERE = {"bytes": 18, "sha256": "a" * 64}
 ONE = {"tokens": 1, "documents": 1, "bytes": 1}
 
@@ -180,6 +161,7 @@ ONE = {"tokens": 1, "documents": 1, "bytes": 1}
 @pytest.mark.parametrize(
     ("section", "change", "reason"),
     [
+        *(("", content, "is damaged") for content in (b"", b"\xff\xfe", b"[]")),
         ("", {"token_type": None}, "token_type"),
         ("", {"mood": "good"}, "mood"),
         ("", {"version": 2}, "has version 2, this toyGPT reads 1"),
@@ -194,14 +176,16 @@ ONE = {"tokens": 1, "documents": 1, "bytes": 1}
     ],
 )
 def test_a_manifest_that_cannot_be_true_is_refused(
-    tmp_path: Path, section: str, change: dict[str, Any], reason: str
+    tmp_path: Path, section: str, change: dict[str, Any] | bytes, reason: str
 ) -> None:
     """It cannot name files elsewhere either."""
     write(tmp_path)
     path = tmp_path / "manifest.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    reduce(getitem, section.split(), values).update(change)
-    path.write_text(json.dumps(values), encoding="utf-8")
+    if isinstance(change, dict):
+        values = json.loads(path.read_bytes())
+        reduce(getitem, section.split(), values).update(change)
+        change = json.dumps(values).encode()
+    path.write_bytes(change)
 
     message = complaint(tmp_path)
 

@@ -8,7 +8,6 @@ from toygpt.data.split import Assignment
 from toygpt.data.split_files import (
     check_sizes,
     fractions_asked,
-    fractions_got,
     summary,
     warnings,
 )
@@ -24,12 +23,6 @@ def parts(train: int, validation: int, test: int) -> dict[str, Part]:
 
 def check(sizes: dict[str, Part], block_size: int = 128) -> None:
     check_sizes(sizes, ASKED, model="nano", block_size=block_size)
-
-
-def test_what_was_asked_for_adds_up() -> None:
-    assert sum(ASKED.values()) == pytest.approx(1)
-    got = fractions_got(parts(70, 20, 10))
-    assert got == {"train": 0.7, "validation": 0.2, "test": 0.1}
 
 
 def test_each_split_needs_a_block_and_training_two() -> None:

@@ -1,6 +1,7 @@
 """How well a model predicts a text, and how sure that number is."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,20 +21,9 @@ from toygpt.model.gpt import GPT
 END_OF_TEXT = 0
 
 
-def evaluation_of(
-    model: GPT,
-    tokens: TokenIds,
-    *,
-    batch_size: int = 3,
-    overlap_fraction: float = 0.5,
-) -> Evaluation:
-    return evaluate(
-        model,
-        tokens,
-        batch_size=batch_size,
-        overlap_fraction=overlap_fraction,
-        end_of_text_id=END_OF_TEXT,
-    )
+evaluation_of = partial(
+    evaluate, batch_size=3, overlap_fraction=0.5, end_of_text_id=END_OF_TEXT
+)
 
 
 def token_by_token(
@@ -75,18 +65,6 @@ def test_sliding_windows_equal_a_token_by_token_loop(
     assert evaluation.accuracy == pytest.approx(guessed.float().mean().item())
 
 
-@pytest.mark.parametrize("batch_size", [1, 1000])
-def test_the_batch_size_changes_nothing(batch_size: int) -> None:
-    model, tokens = lively_model(), random_text(100)
-
-    one, other = (
-        evaluation_of(model, tokens, batch_size=size) for size in (5, batch_size)
-    )
-
-    assert one.loss == pytest.approx(other.loss, rel=1e-5)
-    assert one.accuracy == other.accuracy
-
-
 def test_accuracy_is_the_share_of_first_choices_that_came() -> None:
     model = lively_model()
     with torch.no_grad():
@@ -122,10 +100,11 @@ def sample_of_documents(
     return np.array(losses, np.float32), np.array(tokens, np.uint16)
 
 
-def standard_error_of(losses: NDArray[np.float32], tokens: TokenIds) -> float:
-    return bits_per_byte_standard_error(
-        losses, tokens, bytes_of_token=BYTES_OF_TOKEN, end_of_text_id=END_OF_TEXT
-    )
+standard_error_of = partial(
+    bits_per_byte_standard_error,
+    bytes_of_token=BYTES_OF_TOKEN,
+    end_of_text_id=END_OF_TEXT,
+)
 
 
 def test_the_standard_error_is_how_much_other_documents_would_change() -> None:

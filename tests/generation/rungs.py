@@ -37,7 +37,6 @@ def generate(
     end_of_text_id: int = NEVER,
     rung: str = "engine",
 ) -> list[int]:
-    """Return a continuation by one of the rungs."""
     return RUNGS[rung](
         model,
         prompt_ids,
@@ -55,7 +54,6 @@ def generate_batch(
     *,
     end_of_text_id: int = NEVER,
 ) -> list[list[int]]:
-    """Return the continuations of all prompts as lists."""
     texts: list[list[int]] = [[] for _ in prompts]
     for new_ids in engine.generate_batch(
         model,

@@ -1,7 +1,6 @@
 """Many texts at once: each is the one that it would be alone."""
 
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.generation.rungs import NEVER, generate, generate_batch
-from tests.model.saved import save
 from tests.tiny import BLOCK_SIZE, VOCAB_SIZE, lively_model, random_tokens
 from toygpt.generation import engine
 from toygpt.generation.sampling import Sampling
@@ -41,8 +39,6 @@ def prompts_of(*lengths: int, seed: int = 0) -> list[list[int]]:
 
 
 MIXED = [9, 40, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 1]
-
-
 STEADY = {"num_tokens": 24, "end_of_text_id": NEVER, "seed": 5, "is_greedy": True}
 
 
@@ -83,27 +79,6 @@ def test_no_text_depends_on_the_other_texts(
         )
         for number, prompt in enumerate(prompts)
     ]
-
-
-@pytest.mark.slow
-def test_a_batch_gives_the_texts_of_transformers(tmp_path: Path) -> None:
-    """As long as a block: there, `generate` of transformers has to stop."""
-    from transformers import AutoModelForCausalLM
-
-    saved = save(tmp_path, seed=5, block_size=64)
-    theirs = AutoModelForCausalLM.from_pretrained(saved.directory)
-    prompts = prompts_of(1, 5, BLOCK_SIZE)
-
-    texts = generate_batch(saved.model, prompts, 48, end_of_text_id=0)
-
-    for prompt, new_ids in zip(prompts, texts, strict=True):
-        ids = torch.tensor([prompt])
-        output = theirs.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=48
-        )
-        expected = output[0, len(prompt) :].tolist()
-        end = expected.index(0) if 0 in expected else len(expected)
-        assert new_ids == expected[:end]
 
 
 @pytest.mark.parametrize("sampling", [None, Sampling(seed=1)], ids=str)
@@ -159,12 +134,6 @@ def test_no_prompts_give_no_texts() -> None:
 def test_an_empty_prompt_is_refused(prompts: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
         generate_batch(lively_model(), prompts, 3)
-
-
-def test_sampling_continues_the_same_prompt_in_many_ways() -> None:
-    texts = generate_batch(lively_model(), [[3, 4]] * 8, 10, Sampling(temperature=2.0))
-
-    assert len({tuple(text) for text in texts}) == 8
 
 
 def test_tokens_come_one_by_one_and_the_caller_can_still_learn() -> None:

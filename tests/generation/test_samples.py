@@ -21,16 +21,10 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([["def main(path): return path"]], vocab_size=VOCAB_SIZE)
 
 
-def sample(prompt: str = "Once", continuation: str = " upon", **changes: Any) -> Sample:
+def sample(prompt: str = "Once", continuation: str = "upon", **changes: Any) -> Sample:
     """Return a sample that was cut off."""
-    values: dict[str, Any] = {
-        "prompt": prompt,
-        "continuation": continuation,
-        "prompt_tokens": 3,
-        "new_tokens": 4,
-        "stop_reason": "max_new_tokens",
-    }
-    return Sample(**(values | changes))
+    cut_off = Sample(prompt, continuation, 3, 4, "max_new_tokens")
+    return cut_off._replace(**changes)
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

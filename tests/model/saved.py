@@ -31,7 +31,6 @@ def save(
     end_of_text_id: int = 0,
     **changes: Any,
 ) -> Saved:
-    """Write a model to a new folder."""
     tokenizer = train_tokenizer([[text]], vocab_size=vocab_size)
     save_tokenizer(tokenizer, folder / "tokenizer", end_of_text=END_OF_TEXT)
     model = lively_model(vocab_size=vocab_size, **changes)

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from tests.model.saved import Saved, save
 from tests.tiny import lively_model, random_tokens
 from toygpt.model.huggingface import load_model, save_model, weights_digest
-from toygpt.model.loading import load_model_and_tokenizer
 
 
 def test_a_loaded_model_gives_the_very_same_logits(tmp_path: Path) -> None:
@@ -22,16 +21,6 @@ def test_a_loaded_model_gives_the_very_same_logits(tmp_path: Path) -> None:
     assert loaded.config == saved.model.config
     assert not loaded.training
     assert loaded.to_logits.weight is loaded.token_embedding.weight
-
-
-def test_a_model_comes_with_its_tokenizer(saved: Saved) -> None:
-    model, tokenizer, end_of_text_id = load_model_and_tokenizer(
-        saved.directory, torch.device("cpu")
-    )
-
-    assert model.config == saved.model.config
-    assert tokenizer.encode("def").ids == saved.tokenizer.encode("def").ids
-    assert end_of_text_id == 42
 
 
 def test_the_directory_holds_a_checkpoint_and_its_tokenizer(saved: Saved) -> None:

@@ -43,6 +43,9 @@ def test_transformers_loads_the_model_by_its_own_code_and_computes_the_same(
     token_ids = tokenizer(TEXT)["input_ids"]
     assert token_ids == saved.tokenizer.encode(TEXT).ids
     assert tokenizer.decode(token_ids) == TEXT
+    # As the model card advises, a prompt is cut at its beginning.
+    cut = tokenizer(TEXT, truncation=True, max_length=8)["input_ids"]
+    assert cut == token_ids[-8:]
     assert tokenizer.eos_token_id == 0
 
 
@@ -71,32 +74,12 @@ def test_a_pipeline_continues_a_batch_as_it_continues_each_text(write: Any) -> N
 
 
 def test_a_pipeline_keeps_to_the_block(write: Any) -> None:
-    """Its own limit, 256 new tokens, would lead beyond it."""
+    """Its own limit, 256 new tokens, would lead beyond it; it can cut a prompt."""
     text = write("def", return_tensors=True)[0]
+    more = write(20 * TEXT, handle_long_generation="hole", max_new_tokens=8)[0]
 
     assert len(text["generated_token_ids"]) == 64
+    assert more["generated_text"].startswith(20 * TEXT)
+    assert len(more["generated_text"]) > len(20 * TEXT)
     with pytest.raises(ValueError, match="`max_length` is set to 64"):
         write(20 * TEXT)
-
-
-def test_a_pipeline_can_cut_a_prompt_that_is_too_long(write: Any) -> None:
-    prompt = 20 * TEXT
-
-    text = write(prompt, handle_long_generation="hole", max_new_tokens=8)[0]
-
-    assert text["generated_text"].startswith(prompt)
-    assert len(text["generated_text"]) > len(prompt)
-
-
-def test_a_prompt_is_cut_at_its_beginning(larger: Saved) -> None:
-    """As the model card advises: the continuation follows the end."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(larger.directory)
-    prompt = 20 * TEXT
-
-    inputs = tokenizer(prompt, truncation=True, max_length=32, return_tensors="pt")
-    output = AutoModelForCausalLM.from_pretrained(larger.directory).generate(**inputs)
-
-    assert inputs["input_ids"][0].tolist() == tokenizer(prompt)["input_ids"][-32:]
-    assert 32 < len(output[0]) <= 64
