@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.faults.audit import audit
 from tests.faults.kills import is_gone, wait_until
 from tests.tracking.trackers import (
     MODEL_FILES,
@@ -22,13 +23,10 @@ from tests.tracking.trackers import (
     end_wandb,
     log,
     log_everything,
-    read_only,
     record_in,
-    rows_of,
     run_in,
     tracked_by,
     wandb_core,
-    wandb_rows,
 )
 from toygpt.tracking import sync_worker
 from toygpt.tracking import wandb as wandb_tracker
@@ -59,15 +57,10 @@ def warning_of(warned: Warned) -> str:
     return warning
 
 
-def check_that_it_is_synced(root: Path, num_steps: int) -> None:
+def check_that_it_is_synced(root: Path) -> None:
     """Check that W&B has each point once, and the run's end."""
-    expected = rows_of(record_in(root))
-    assert len(expected) == 2 * num_steps
-    assert wandb_rows(root) == expected
-    last = read_runs(root)[-1]
-    assert (last.run_id, last.exit_code) == (RUN_ID, 0)
-    assert last.config == {"seed": 7, "device": "abacus"}
-    assert last.summary["parameters"] == 123.0
+    assert audit(root) == []
+    assert read_runs(root)[-1].config == {"seed": 7, "device": "abacus"}
     assert record_in(root).unsynced(["wandb"]) == []
 
 
@@ -90,10 +83,8 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
         {"loss": 3.0, "speed": 10.0, "step": 5},
         {"loss": 2.0, "step": 10},
     ]
-    assert found.summary["loss"] == 2.0
-    assert found.summary["parameters"] == 123.0
+    assert audit(root) == []
     assert found.artifacts == {f"model-{RUN_ID}": set(MODEL_FILES)}
-    assert found.exit_code == 0
     info = record_in(root).info
     assert info.synced["wandb"].directories == ["model"]
     known = points_in_wandb(info, root) or {}
@@ -168,7 +159,7 @@ def test_points_that_wandb_lost_are_synced_again(
         run.log_metrics({"parameters": 123.0})
 
     warning_of(warned)
-    check_that_it_is_synced(root, 8)
+    check_that_it_is_synced(root)
 
 
 @pytest.mark.slow
@@ -191,7 +182,7 @@ def test_a_run_that_its_process_lost_at_the_end_is_synced_again(
 
     assert not faults, "the fault fired"
     warning_of(warned)
-    check_that_it_is_synced(root, 0)
+    check_that_it_is_synced(root)
 
 
 @pytest.mark.slow
@@ -220,7 +211,7 @@ def test_a_process_that_hangs_is_given_up_and_the_next_start_syncs_the_rest(
     assert waited < 10
     assert "it does not answer" in warning_of(warned)
     assert unsynced == ["wandb"]
-    check_that_it_is_synced(root, 39)
+    check_that_it_is_synced(root)
 
 
 @contextmanager
@@ -231,26 +222,16 @@ def file_in_place_of(folder: Path) -> Iterator[None]:
     folder.unlink()
 
 
-def read_only_folder(folder: Path) -> AbstractContextManager[None]:
-    """Make the folder, read-only."""
-    folder.mkdir()
-    return read_only(folder)
-
-
-def without_wandb(_: Path) -> AbstractContextManager[Any]:
-    """Make W&B's package impossible to import."""
-    return patch.dict(sys.modules, wandb=None)
-
-
-FAULTS = [
-    (file_in_place_of, "File exists"),
-    (read_only_folder, "cannot be written"),  # W&B would write to the temporary folder
-    (without_wandb, "wandb"),
-]
-
-
 @pytest.mark.usefixtures("gives_up_soon")
-@pytest.mark.parametrize(("fault", "message"), FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (file_in_place_of, "File exists"),
+        # W&B would write to the temporary folder.
+        (lambda _: patch("os.access", return_value=False), "cannot be written"),
+        (lambda _: patch.dict(sys.modules, wandb=None), "wandb"),
+    ],
+)
 def test_a_run_that_wandb_could_not_have_is_synced_later(
     root: Path,
     warned: Warned,
@@ -267,4 +248,4 @@ def test_a_run_that_wandb_could_not_have_is_synced_later(
 
     assert message in warning, "the fault fired"
     assert synced == ["nano-python"]
-    check_that_it_is_synced(root, 3)
+    check_that_it_is_synced(root)

@@ -1,10 +1,7 @@
 """A run as MLflow and W&B have it, seen from outside."""
 
 import gc
-import os
 import resource
-import shutil
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.faults.kills import is_gone
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import database_uri
-from toygpt.tracking.points import curves_of, known_of
 from toygpt.tracking.record import Record, runs_folder
 from toygpt.tracking.run import Run, training_run
-from toygpt.tracking.wandb_files import read_runs
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
@@ -29,9 +23,6 @@ MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
 
 # Returns the warnings that our own code has printed since the last call.
 Warned = Callable[[], list[str]]
-
-# The points of a tracker, repeated ones included: step, name, value.
-Rows = list[tuple[int, str, float]]
 
 
 def tracked_by(*trackers: str, **changes: Any) -> TrackingParams:
@@ -93,12 +84,6 @@ def record_in(root: Path, run_id: str = RUN_ID) -> Record:
     return Record(runs_folder(root) / run_id)
 
 
-def rows_of(record: Record) -> Rows:
-    """Return the points that a tracker should have of a record's curves."""
-    known = known_of(curves_of(record.points))
-    return sorted((step or 0, name, value) for (step, name), value in known.items())
-
-
 def log(run: Run, steps: range) -> None:
     """Log a point for each step, without waiting for a tracker."""
     for step in steps:
@@ -118,26 +103,6 @@ def disk_full_after(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@contextmanager
-def read_only(path: Path) -> Iterator[None]:
-    """Make a file or folder read-only; for the superuser only some systems can."""
-    mode = path.stat().st_mode
-    if os.geteuid():
-        path.chmod(mode & ~0o222)
-    elif (
-        shutil.which("chattr") is None
-        or subprocess.run(["chattr", "+i", path], capture_output=True).returncode
-    ):
-        pytest.skip("this system lets the superuser write everything")
-    try:
-        yield
-    finally:
-        if os.geteuid():
-            path.chmod(mode)
-        else:
-            subprocess.run(["chattr", "-i", path], check=True)
-
-
 def mlflow_client(root: Path) -> Any:
     """Return MLflow's own client for a project's database."""
     from mlflow import MlflowClient
@@ -153,24 +118,9 @@ def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def mlflow_rows(root: Path, run: Any = None) -> Rows:
-    """Return the curves of a run; by default of the only one, if there is one yet."""
-    runs = [run] if run else mlflow_runs(root)
-    assert len(runs) <= 1
-    client = mlflow_client(root)
-    return sorted(
-        (point.step, name, point.value)
-        for run in runs
-        for name in run.data.metrics
-        if not name.startswith("system/")
-        for point in client.get_metric_history(run.info.run_id, name)
-    )
-
-
 def mlflow_files(root: Path, run: Any) -> dict[str, str]:
     """Return the files that MLflow keeps of a run, and their texts."""
-    folder = root / "mlartifacts" / "toy" / run.info.run_id / "artifacts"
-    return files_in(folder)
+    return files_in(root / "mlartifacts" / "toy" / run.info.run_id / "artifacts")
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:
@@ -187,20 +137,6 @@ def files_in(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def wandb_rows(root: Path, run_id: str = "*") -> Rows:
-    """Return the curves of a run, by default of the only one, of all its folders."""
-    runs = read_runs(root, run_id)
-    # A folder in which nothing was written has no id.
-    assert len({run.run_id for run in runs} - {""}) <= 1
-    return sorted(
-        (row["step"], name, value)
-        for run in runs
-        for row in run.history
-        for name, value in row.items()
-        if name != "step"
-    )
 
 
 def wandb_core() -> psutil.Process:
