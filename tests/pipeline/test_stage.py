@@ -38,11 +38,6 @@ def test_an_error_ends_a_stage_with_one_message(
     assert ended.value.code == ending
 
 
-def test_a_fault_in_the_code_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run(Mock(side_effect=ZeroDivisionError))
-
-
 def test_a_terminal_that_lacks_a_character_shows_its_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from tests.files import write_files
 from tests.project import PROJECT
 from tests.tracking.trackers import (
+    POINTS,
+    RESULTS,
     mlflow_client,
     mlflow_files,
     mlflow_runs,
     record_in,
     run_in,
     tracked_by,
-    write_files,
 )
 from toygpt.cli import main
 from toygpt.doctor.finding import Finding
@@ -212,16 +214,10 @@ def test_the_doctor_corrects_locations_and_copies_files(
 def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
     project: Path,
 ) -> None:
-    """As DVC restores them; earlier versions called each loss `loss`."""
+    """As DVC restores them. The evaluation may be of another model: nothing says it."""
     shutil.rmtree(project / ".toygpt" / "runs")
-    results = {
-        "reports/train/train.csv": "step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n",
-        "reports/train/validation.csv": "step,loss\n2,2.75\n",
-        "metrics/train.json": '{"parameters": 123, "steps": 2}',
-        "metrics/evaluate.json": '{"test_loss": 2.5}',
-        "dvc.lock": "{}",
-    }
-    write_files(project, results)
+    evaluation = {"metrics/evaluate.json": '{"test_loss": 2.5}', "dvc.lock": "{}"}
+    write_files(project, RESULTS | evaluation)
 
     first, again = track(), track()
 
@@ -231,14 +227,7 @@ def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
     assert run.info.run_name.endswith("-restored")
     assert run.info.status == "FINISHED"
     (record,) = (Record(folder) for folder, _ in all_infos(project))
-    assert known_of(record.points) == {
-        (1, "train_loss"): 3.0,
-        (2, "train_loss"): 2.5,
-        (2, "speed"): 9.0,
-        (2, "validation_loss"): 2.75,
-        (None, "parameters"): 123.0,
-        (None, "steps"): 2.0,
-    }, "the evaluation may be of another model: dvc.lock does not say"
+    assert known_of(record.points) == POINTS
     batch_size = record.info.params["train.batch_size"]
     assert run.data.params["train.batch_size"] == str(batch_size)
     assert run.data.tags["restored.from"] == "the workspace"

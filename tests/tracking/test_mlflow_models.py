@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.files import files_in
 from tests.tracking.trackers import (
     MODEL_FILES,
-    files_in,
     log_everything,
     mlflow_files,
     mlflow_runs,
@@ -23,7 +23,6 @@ def test_a_kept_model_is_there_for_as_long_as_it_is_needed(
     log_everything(root, "mlflow")
     (kept,) = mlflow_runs(root)
     temporary = root / ".toygpt" / "tmp"
-    (temporary / ".toygpt.1.tmp" / "model").mkdir(parents=True)
 
     with (
         pytest.raises(ValueError, match="its use failed"),
@@ -32,7 +31,6 @@ def test_a_kept_model_is_there_for_as_long_as_it_is_needed(
         files = files_in(directory)
         (directory / "deep" / "file").write_text("changed")
         assert directory.is_relative_to(temporary)
-        assert len(list(temporary.iterdir())) == 1, "the killed process's is gone"
         raise ValueError("its use failed")
 
     assert files == MODEL_FILES

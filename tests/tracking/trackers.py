@@ -4,7 +4,7 @@ import gc
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from tests.faults.kills import is_gone
+from tests.files import files_in, write_files
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import database_uri
 from toygpt.tracking.record import Record, runs_folder
@@ -20,6 +21,22 @@ from toygpt.tracking.run import Run, training_run
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
 MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
+
+# Of a training of two steps; earlier versions called each loss `loss`.
+RESULTS = {
+    "models/toygpt/model.safetensors": "weights",
+    "reports/train/train.csv": "step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n",
+    "reports/train/validation.csv": "step,loss\n2,2.75\n",
+    "metrics/train.json": '{"parameters": 123, "steps": 2}',
+}
+POINTS = {
+    (1, "train_loss"): 3.0,
+    (2, "train_loss"): 2.5,
+    (2, "speed"): 9.0,
+    (2, "validation_loss"): 2.75,
+    (None, "parameters"): 123.0,
+    (None, "steps"): 2.0,
+}
 
 # Returns the warnings that our own code has printed since the last call.
 Warned = Callable[[], list[str]]
@@ -121,22 +138,6 @@ def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
 def mlflow_files(root: Path, run: Any) -> dict[str, str]:
     """Return the files that MLflow keeps of a run, and their texts."""
     return files_in(root / "mlartifacts" / "toy" / run.info.run_id / "artifacts")
-
-
-def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files below a folder."""
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
-def files_in(folder: Path) -> dict[str, str]:
-    """Return the texts of all files below a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def wandb_core() -> psutil.Process:
