@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tests.project import PROJECT
 from toygpt.pipeline.errors import InputError
@@ -191,13 +190,6 @@ def test_values_that_do_not_fit_together_are_refused(
     (found,) = complaints(changes)
 
     assert found.startswith(line)
-
-
-def test_a_stage_cannot_change_the_parameters() -> None:
-    params = load_params(PARAMS)
-
-    with pytest.raises(ValidationError, match="frozen"):
-        params.train.batch_size = 1
 
 
 def test_overrides_may_add_an_entry_to_a_menu_and_choose_it() -> None:
