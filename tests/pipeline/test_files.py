@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,6 @@ from toygpt.pipeline.files import (
     write_json,
     write_text,
 )
-
-
-@contextmanager
-def killed_while_writing(path: Path) -> Iterator[None]:
-    """Kill a process whose new directory is half written.
-
-    Its parent asks only at the end how it ended: until then it is a zombie, with an id.
-    """
-    child = os.fork()
-    if not child:
-        try:
-            with new_directory(path) as directory:
-                (directory / "half").write_text("written")
-                os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    yield
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
 def test_a_digest_is_that_of_all_that_was_written(tmp_path: Path) -> None:
@@ -163,16 +144,26 @@ def test_an_old_directory_comes_back_if_the_new_one_cannot_take_its_place(
 def test_a_killed_process_leaves_the_old_directory_and_the_next_removes_its_leftover(
     tmp_path: Path,
 ) -> None:
+    """Until its parent asks how it ended it is a zombie, with an id."""
     path = tmp_path / "tokens"
     write_text(path / "part", "old")
+    child = os.fork()
+    if not child:
+        try:
+            with new_directory(path) as directory:
+                write_text(directory / "half", "written")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 
-    with killed_while_writing(path):
-        assert files_in(path) == {"part": "old"}
-        assert sorted(files_in(tmp_path).values()) == ["old", "written"]
-        with new_directory(path) as directory:
-            write_text(directory / "part", "new")
+    assert files_in(path) == {"part": "old"}
+    assert sorted(files_in(tmp_path).values()) == ["old", "written"]
+    with new_directory(path) as directory:
+        write_text(directory / "part", "new")
 
     assert files_in(tmp_path) == {"tokens/part": "new"}
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
 @pytest.mark.parametrize("make", [new_file, new_directory])

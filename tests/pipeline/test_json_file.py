@@ -61,11 +61,9 @@ def test_fields_may_have_another_name_in_the_file_and_may_hold_the_version(
     ("text", "what"),
     [
         ("", "Expecting value"),
-        ("{", "Expecting property name"),
         ("[" * 100_000, "recursion"),
         ("\ud800", "surrogates|decode"),
         ("[]", "not a JSON object with a version"),
-        ("null", "not a JSON object with a version"),
         ("{}", "not a JSON object with a version"),
         (json.dumps(VALUES | {"name": 1}), "name: .* valid string, got 1"),
         (json.dumps(VALUES | {"seconds": True}), "seconds: .* valid number, got True"),

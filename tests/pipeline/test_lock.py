@@ -5,8 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,20 +29,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "lock"
 
 
-@contextmanager
-def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Hold the lock in another process."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)],
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        yield process
-
-
 def test_the_holder_is_known_while_it_holds(path: Path) -> None:
     assert holder_of(path) is None
     assert not path.parent.exists(), "to ask makes nothing"
@@ -62,7 +46,10 @@ def test_the_holder_is_known_while_it_holds(path: Path) -> None:
 
 
 def test_a_killed_process_holds_nothing(path: Path) -> None:
-    with held_elsewhere(path) as process:
+    command, pipe = [sys.executable, "-c", HOLD, str(path)], subprocess.PIPE
+    with subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
         with pytest.raises(AlreadyLockedError) as refused, locked(path, wait=False):
             pass
         process.kill()

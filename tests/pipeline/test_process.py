@@ -92,20 +92,15 @@ FAULTS = """
 import resource
 from toygpt.pipeline.process import keep_freed_memory
 
-def use_and_free() -> None:
-    blocks = [bytearray(8_000_000) for _ in range(5)]
-    for block in blocks:
-        block[::4096] = b"x" * len(range(0, len(block), 4096))
-
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
-        use_and_free()
+        [b"x" * 8_000_000 for _ in range(5)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 given_back = faults()
 keep_freed_memory()
-use_and_free()
+faults()
 print(given_back, faults())
 """
 

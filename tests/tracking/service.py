@@ -26,11 +26,9 @@ class Service:
         self.num_fired = 0
 
     def fail(self, method: str, *faults: Fault) -> None:
-        """Make the next calls of a method fail, each in its way."""
         self.faults[method] = list(faults)
 
     def meet_fault(self, method: str) -> None:
-        """Fail if that is what the test wants."""
         if self.faults.get(method):
             self.num_fired += 1
             fault = self.faults[method].pop(0)

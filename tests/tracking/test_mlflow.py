@@ -112,7 +112,6 @@ def test_a_run_that_the_user_deleted_is_not_restored(
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Lock the database by another connection."""
     connection = sqlite3.connect(root / "mlflow.db", isolation_level=None)
     with closing(connection):
         connection.execute("BEGIN EXCLUSIVE")

@@ -50,7 +50,6 @@ def train(root: Path, run_id: str = RUN_ID, *, text: str = "{}") -> Any:
 
 
 def locations(root: Path) -> set[str]:
-    """Return all locations in the database."""
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         selects = (
             f"SELECT {column} FROM {table}" for table, column in LOCATION_COLUMNS
@@ -60,9 +59,12 @@ def locations(root: Path) -> set[str]:
 
 
 def model_of(root: Path, address: str) -> str:
-    """Return the text of a model that MLflow keeps."""
+    """Return the text of a model of MLflow's, from a copy that goes with the block."""
     with model_from_mlflow(address, root=root) as directory:
-        return (directory / "config.json").read_text()
+        assert directory.is_relative_to(root / ".toygpt" / "tmp")
+        text = (directory / "config.json").read_text()
+    assert not directory.exists()
+    return text
 
 
 def test_after_a_move_old_models_are_found_and_new_files_are_here(

@@ -22,12 +22,10 @@ def record(record: Record) -> Record:
 
 @pytest.fixture
 def curves(record: Record) -> Path:
-    """Return the file of that record's points."""
     return record.folder / "metrics.jsonl"
 
 
 def metrics_in(path: Path) -> list[dict[str, float]]:
-    """Return the metrics of each point."""
     return [point.metrics for point in read_points(path)]
 
 

@@ -24,7 +24,6 @@ from toygpt.tracking.record import (
 
 
 def points_of(record: Record) -> list[tuple[int | None, dict[str, float]]]:
-    """Return the points without their times."""
     return [(point.step, point.metrics) for point in record.points]
 
 

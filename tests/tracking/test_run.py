@@ -165,27 +165,21 @@ def trained(tmp_path: Path) -> Record:
 
 
 def test_a_failing_later_stage_leaves_the_training_finished(
-    tmp_path: Path, trained: Record
+    tmp_path: Path, service: Service, trained: Record
 ) -> None:
+    """A tracker that the training did not have gets nothing later."""
     with (
         pytest.raises(ValueError, match="no test split"),
-        run_of_model(WEIGHTS, tracking=NONE, root=tmp_path),
+        run_of_model(WEIGHTS, tracking=MLFLOW, root=tmp_path) as run,
     ):
+        run.log_metrics({"test_loss": 1.0})
         raise ValueError("no test split")
 
-    assert record_in(tmp_path).info.status == "FINISHED"
-    assert not trained.is_being_written()
-
-
-@pytest.mark.usefixtures("trained")
-def test_a_tracker_that_the_training_did_not_have_gets_nothing_later(
-    tmp_path: Path, service: Service
-) -> None:
-    with run_of_model(WEIGHTS, tracking=MLFLOW, root=tmp_path) as run:
-        run.log_metrics({"test_loss": 1.0})
-
+    record = record_in(tmp_path)
+    assert record.info.status == "FINISHED"
+    assert record.points[-1].metrics == {"test_loss": 1.0}
     assert service.opened == []
-    assert record_in(tmp_path).points[-1].metrics == {"test_loss": 1.0}
+    assert not trained.is_being_written()
 
 
 @pytest.mark.parametrize(("file", "num"), [("run.json", 0), ("metrics.jsonl", 1)])
@@ -279,24 +273,7 @@ def test_a_resumed_training_continues_its_runs(killed: Path, tmp_path: Path) -> 
     assert mlflow_runs(killed)[0].info.status == meanwhile.info.status == "RUNNING"
     assert in_mlflow.data.tags["resumed.after"] == "its process is gone"
     assert [part.exit_code for part in read_runs(root)] == [None, 0]
+    (temporary,) = (root / ".toygpt" / "wandb" / "tmp").iterdir()
+    assert not list(killed.rglob(temporary.name)), "of this process"
     assert not record.is_being_written()
     assert record.unsynced(["mlflow", "wandb"]) == []
-
-
-@pytest.mark.slow
-def test_a_killed_training_is_ended_in_both_trackers(
-    killed: Path, tmp_path: Path
-) -> None:
-    root = Path(shutil.copytree(killed, tmp_path / "root"))
-
-    synced = bring_up_to_date(BOTH, root)
-    again = bring_up_to_date(BOTH, root)
-    end_wandb()
-
-    assert (synced, again) == (["nano-python"], [])
-    record = record_in(root)
-    (in_mlflow,) = mlflow_runs(root)
-    assert audit(root) == []
-    assert record.info.status == "KILLED"
-    assert in_mlflow.data.tags["reason"] == "its process is gone"
-    assert in_mlflow.info.end_time == int(1000 * record.points[-1].time)

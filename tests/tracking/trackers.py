@@ -97,7 +97,6 @@ def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
 
 
 def record_in(root: Path, run_id: str = RUN_ID) -> Record:
-    """Return the record of that run."""
     return Record(runs_folder(root) / run_id)
 
 
@@ -121,7 +120,6 @@ def disk_full_after(num_bytes: int) -> Iterator[None]:
 
 
 def mlflow_client(root: Path) -> Any:
-    """Return MLflow's own client for a project's database."""
     from mlflow import MlflowClient
 
     uri = database_uri(root / "mlflow.db")
@@ -129,14 +127,12 @@ def mlflow_client(root: Path) -> Any:
 
 
 def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
-    """Return all runs of a project."""
     client = mlflow_client(root)
     experiment = client.get_experiment_by_name(project)
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
 def mlflow_files(root: Path, run: Any) -> dict[str, str]:
-    """Return the files that MLflow keeps of a run, and their texts."""
     return files_in(root / "mlartifacts" / "toy" / run.info.run_id / "artifacts")
 
 
