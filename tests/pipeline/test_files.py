@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +165,7 @@ def test_a_killed_process_leaves_the_old_directory_and_the_next_removes_its_left
 
 
 @pytest.mark.parametrize("make", [new_file, new_directory])
-def test_what_is_being_written_is_not_a_leftover(
-    tmp_path: Path, make: Callable[[Path], AbstractContextManager[object]]
-) -> None:
+def test_what_is_being_written_is_not_a_leftover(tmp_path: Path, make: Any) -> None:
     """Two attempts at once do not remove each other's; the last to end counts."""
     with make(tmp_path / "tokens"):
         (first,) = tmp_path.iterdir()
@@ -186,9 +182,7 @@ def test_what_is_being_written_is_not_a_leftover(
 
 @pytest.mark.parametrize("make", [new_file, new_directory])
 def test_a_sweep_before_it_is_locked_costs_no_attempt(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    make: Callable[[Path], AbstractContextManager[object]],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
     """Between its beginning and its lock it looks like a leftover."""
     swept: list[Path] = []

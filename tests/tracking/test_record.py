@@ -202,17 +202,3 @@ def test_ids_differ_and_sort_by_time() -> None:
 
     assert len(set(ids)) == 100
     assert [run_id[:15] for run_id in ids] == sorted(run_id[:15] for run_id in ids)
-
-
-def test_a_tracker_is_synced_if_it_has_all_points_and_the_status(
-    record: Record,
-) -> None:
-    record.append({"loss": 1.0}, step=1)
-    record.update(status="FINISHED")
-    record.note_synced("mlflow", Synced("1", 1, "FINISHED"))
-    record.note_synced("wandb", Synced("1", 1, "RUNNING"))
-
-    assert record.unsynced(["mlflow", "wandb", "unknown"]) == ["wandb"]
-    assert record.info.unsynced(["mlflow"], 2) == ["mlflow"]
-    record.note_synced("mlflow", Synced("", is_wanted=False))
-    assert record.info.unsynced(["mlflow"], 2) == [], "it was deleted there"
