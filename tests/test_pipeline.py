@@ -116,6 +116,7 @@ def test_the_pipeline_needs_no_network_and_asks_for_none(built: Workspace) -> No
 
 def test_nothing_stays_in_the_temporary_folder(built: Workspace) -> None:
     assert list(temporary_of(built).iterdir()) == []
+    assert list((built.root / ".toygpt" / "wandb" / "tmp").iterdir()) == []
 
 
 def test_the_curves_are_dense_and_reach_the_last_step(built: Workspace) -> None:

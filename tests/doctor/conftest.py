@@ -1,6 +1,5 @@
 """Projects for the doctor, and visits to it."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +35,7 @@ class Visit:
 def untracked(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return a copy of the built project in which no tracker has logged anything."""
     workspace = built.copy_to(tmp_path_factory.mktemp("untracked") / "project")
-    subprocess.run(
-        ["rm", "-rf", "mlflow.db", "mlartifacts", "wandb", ".toygpt"],
-        cwd=workspace.root,
-        check=True,
-    )
+    workspace.run("rm", "-rf", "mlflow.db", "mlartifacts", "wandb", ".toygpt")
     workspace.set_params({"tracking.mlflow": False, "tracking.wandb": "disabled"})
     workspace.commit("untracked")
     return workspace

@@ -28,21 +28,15 @@ def test_each_interrupted_training_is_named_with_the_command_that_resumes_it(
     assert problem.startswith("nano: step 3 of 10, ")
     assert "; interrupted " in problem
     assert command == "python . resume"
+    with open_run_folder(tmp_path, INPUTS):  # one that runs is not a problem
+        (line,) = check_trainings(tmp_path)
+    assert str(line).endswith(f"; process {os.getpid()} trains it now")
 
     interrupt(tmp_path, OTHER_PRECISION)
 
     commands = [command for _, command in findings(tmp_path)]
     assert f"python . resume {training.fingerprint[:8]}" in commands
     assert len(commands) == 2
-
-
-def test_a_training_that_runs_is_not_a_problem(tmp_path: Path) -> None:
-    interrupt(tmp_path)
-
-    with open_run_folder(tmp_path, INPUTS):
-        (line,) = check_trainings(tmp_path)
-
-    assert str(line).endswith(f"; process {os.getpid()} trains it now")
 
 
 def test_damage_is_named_with_what_it_costs(tmp_path: Path) -> None:
@@ -78,21 +72,12 @@ def test_a_folder_without_description_is_named(tmp_path: Path) -> None:
     assert (problem, command) == (f"{folder} holds no training", f"rm -r {folder}")
 
 
-def test_a_training_of_another_version_is_named_with_how_to_remove_it(
-    tmp_path: Path,
-) -> None:
-    folder = leave_outdated(tmp_path).relative_to(tmp_path)
+def test_a_training_of_another_version_is_named_unless_it_runs(tmp_path: Path) -> None:
+    folder = leave_outdated(tmp_path)
 
     ((problem, command),) = findings(tmp_path)
 
     assert "was written by another version of toyGPT" in problem
-    assert command == f"rm -r {folder}"
-
-
-def test_a_training_that_another_version_runs_now_is_left_alone(
-    tmp_path: Path,
-) -> None:
-    folder = leave_outdated(tmp_path)
-
+    assert command == f"rm -r {folder.relative_to(tmp_path)}"
     with locked(folder / "lock"):
         assert findings(tmp_path) == []

@@ -26,6 +26,7 @@ class Manifest:
 @dataclass(frozen=True)
 class WithVersion:
     version: int
+    tokens: int
 
 
 VALUES = {"version": 3, "name": "a", "seconds": 1, "parts": {"x": {"tokens": 1}}}
@@ -48,23 +49,21 @@ def test_a_file_becomes_what_it_declares(path: Path) -> None:
 def test_fields_may_have_another_name_in_the_file_and_may_hold_the_version(
     path: Path,
 ) -> None:
-    path.write_text(json.dumps({"version": 3, "facts": 5}))
-    renamed = read_json(path, Part, version=3, advice="", renamed={"facts": "tokens"})
-    path.write_text('{"version": 3}')
+    path.write_text('{"version": 3, "facts": 5}')
+    renamed = {"facts": "tokens"}
 
-    assert renamed == Part(5)
-    assert read_json(path, WithVersion, version=3, advice="") == WithVersion(3)
+    found = read_json(path, WithVersion, version=3, advice="", renamed=renamed)
+
+    assert found == WithVersion(3, 5)
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         ("", "Expecting value"),
-        ("{", "Expecting property name"),
         ("[" * 100_000, "recursion"),
         ("\ud800", "surrogates|decode"),
         ("[]", "not a JSON object with a version"),
-        ("null", "not a JSON object with a version"),
         ("{}", "not a JSON object with a version"),
         (json.dumps(VALUES | {"name": 1}), "name: .* valid string, got 1"),
         (json.dumps(VALUES | {"seconds": True}), "seconds: .* valid number, got True"),

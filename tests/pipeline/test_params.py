@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tests.project import PROJECT
 from toygpt.pipeline.errors import InputError
@@ -24,13 +23,6 @@ def complaints(changes: Mapping[str, Any]) -> list[str]:
     first, *lines = str(caught.value).splitlines()
     assert first == f"in {PARAMS} with these options:"
     return [line.strip() for line in lines]
-
-
-def test_the_project_can_use_its_own_params_file() -> None:
-    params = load_params(PARAMS)
-
-    assert params.chosen_model is params.models[params.model]
-    assert params.chosen_corpus is params.corpora[params.corpus]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +73,7 @@ def test_a_tilde_stands_for_the_home_directory(
 ) -> None:
     monkeypatch.setenv("HOME", "/me")
 
-    path = LocalFiles(source="local_files", folder=folder).path()
-
-    assert path == Path(expected)
+    assert LocalFiles(source="local_files", folder=folder).path() == Path(expected)
 
 
 def test_the_home_directory_of_an_unknown_user_is_named() -> None:
@@ -200,19 +190,6 @@ def test_values_that_do_not_fit_together_are_refused(
     (found,) = complaints(changes)
 
     assert found.startswith(line)
-
-
-def test_a_stage_cannot_change_the_parameters() -> None:
-    params = load_params(PARAMS)
-
-    with pytest.raises(ValidationError, match="frozen"):
-        params.train.batch_size = 1
-
-
-def test_flattening_writes_keys_as_dvc_does() -> None:
-    values = {"a": 1, "b": {"c": {"d-e": ["x", "y"]}, "f": {}}}
-
-    assert dict(flatten(values)) == {"a": 1, "b.c.d-e": ["x", "y"], "b.f": {}}
 
 
 def test_overrides_may_add_an_entry_to_a_menu_and_choose_it() -> None:

@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from tests.faults.kills import is_gone, wait_until
 from tests.project import PROJECT
+from toygpt.pipeline import process as processes
 from toygpt.pipeline.process import (
     ENVIRONMENT,
+    end_with_dvc,
+    find_dvc,
     keep_freed_memory,
     without_garbage_collection,
 )
@@ -22,48 +26,19 @@ STAGE = """
 import os, signal, sys, time
 from pathlib import Path
 from toygpt.pipeline import process as processes
-from toygpt.pipeline.process import end_with_dvc, find_dvc
-
-processes.POLL_SECONDS = 0.05
-folder = Path(sys.argv[1])
 
 def stop(number, frame):
-    (folder / "signal").write_text(str(number))
+    Path(sys.argv[1]).write_text(str(number))
     sys.exit(7)
 
 signal.signal(signal.SIGTERM, stop)
-end_with_dvc(find_dvc())
-(folder / "pid").write_text(str(os.getpid()))
-while not (folder / "may end").exists():
-    time.sleep(processes.POLL_SECONDS)
-time.sleep(10 * processes.POLL_SECONDS)
-(folder / "end").write_text("")
+processes.POLL_SECONDS = 0.05
+processes.end_with_dvc(processes.find_dvc())
+print(os.getpid(), flush=True)
+time.sleep(600)
 """
 # DVC waits for its stage, which a shell starts that may stay or not.
-DVC = """
-import subprocess, sys
-sys.exit(subprocess.call(sys.argv[1:]))
-"""
-
-
-def dvc(
-    folder: Path, *, through_shell: bool, is_dvc: bool = True
-) -> tuple[subprocess.Popen[bytes], psutil.Process]:
-    """Start a process in the place of DVC, and wait until its stage runs."""
-    stage = [sys.executable, "-c", STAGE, str(folder)]
-    # A second command keeps the shell from becoming the first one.
-    command = ["sh", "-c", '"$@"; exit $?', "sh", *stage] if through_shell else stage
-    environment = {
-        name: value for name, value in os.environ.items() if name != "DVC_STAGE"
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", DVC, *command],
-        cwd=PROJECT,
-        env=environment | ({"DVC_STAGE": "train"} if is_dvc else {}),
-    )
-    pid = folder / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text())
-    return process, psutil.Process(int(pid.read_text()))
+DVC = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
 
 
 @pytest.mark.parametrize(
@@ -72,38 +47,31 @@ def dvc(
 def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
     tmp_path: Path, through_shell: bool, number: signal.Signals
 ) -> None:
-    process, stage = dvc(tmp_path, through_shell=through_shell)
-
-    process.send_signal(number)
-    process.wait()
+    command = [sys.executable, "-c", STAGE, str(tmp_path / "signal")]
+    if through_shell:  # a second command keeps it from becoming the first one
+        command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
+    with subprocess.Popen(
+        [sys.executable, "-c", DVC, *command],
+        cwd=PROJECT,
+        env=os.environ | {"DVC_STAGE": "train"},
+        stdout=subprocess.PIPE,
+    ) as dvc:
+        assert dvc.stdout is not None
+        stage = psutil.Process(int(dvc.stdout.readline()))
+        dvc.send_signal(number)
     wait_until(lambda: is_gone(stage))
 
     assert (tmp_path / "signal").read_text() == str(int(signal.SIGTERM))
-    assert not (tmp_path / "end").exists()
 
 
-@pytest.mark.parametrize("through_shell", [False, True])
-def test_a_stage_whose_dvc_lives_comes_to_its_end(
-    tmp_path: Path, through_shell: bool
+def test_a_stage_that_was_started_by_hand_outlives_its_shell(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    process, _ = dvc(tmp_path, through_shell=through_shell)
+    monkeypatch.setattr(processes, "Thread", thread := Mock())
 
-    (tmp_path / "may end").touch()
-    assert process.wait() == 0
-    assert (tmp_path / "end").exists()
-    assert not (tmp_path / "signal").exists()
+    end_with_dvc(find_dvc())
 
-
-def test_a_stage_that_was_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
-    process, stage = dvc(tmp_path, through_shell=False, is_dvc=False)
-
-    process.kill()
-    process.wait()
-    (tmp_path / "may end").touch()
-    wait_until(lambda: is_gone(stage))
-
-    assert (tmp_path / "end").exists()
-    assert not (tmp_path / "signal").exists()
+    assert not thread.called
 
 
 @pytest.mark.parametrize("was_enabled", [True, False])
@@ -124,20 +92,15 @@ FAULTS = """
 import resource
 from toygpt.pipeline.process import keep_freed_memory
 
-def use_and_free() -> None:
-    blocks = [bytearray(8_000_000) for _ in range(5)]
-    for block in blocks:
-        block[::4096] = b"x" * len(range(0, len(block), 4096))
-
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
-        use_and_free()
+        [b"x" * 8_000_000 for _ in range(5)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 given_back = faults()
 keep_freed_memory()
-use_and_free()
+faults()
 print(given_back, faults())
 """
 

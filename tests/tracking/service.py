@@ -1,15 +1,14 @@
 """A tracker that keeps what arrives, and fails when a test wants it to."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.project import PATIENCE_SECONDS
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.record import RunInfo, Status
 
-Fault = Callable[[], None]
+# An error that a call raises, or a function that it calls before its work.
+Fault = BaseException | Callable[[], object]
 
 
 class Service:
@@ -27,14 +26,15 @@ class Service:
         self.num_fired = 0
 
     def fail(self, method: str, *faults: Fault) -> None:
-        """Make the next calls of a method fail, each in its way."""
         self.faults[method] = list(faults)
 
     def meet_fault(self, method: str) -> None:
-        """Fail if that is what the test wants."""
         if self.faults.get(method):
             self.num_fired += 1
-            self.faults[method].pop(0)()
+            fault = self.faults[method].pop(0)
+            if isinstance(fault, BaseException):
+                raise fault
+            fault()
 
     def open(self, info: RunInfo | None = None, *_: object) -> Self:
         """Open the run of a record, as a tracker's class does."""
@@ -68,29 +68,3 @@ class Service:
 
     def abandon(self) -> None:
         self.meet_fault("abandon")
-
-
-class Hang:
-    """A fault that lasts until the test ends it."""
-
-    def __init__(self) -> None:
-        self.began, self.is_over, self.has_ended = (threading.Event() for _ in range(3))
-
-    def __call__(self) -> None:
-        self.began.set()
-        self.is_over.wait(PATIENCE_SECONDS)
-        self.has_ended.set()
-
-    @property
-    def lasts(self) -> bool:
-        """Whether it has begun, and not ended."""
-        return self.began.is_set() and not self.has_ended.is_set()
-
-
-def raising(error: BaseException) -> Fault:
-    """Return a fault that raises an error."""
-
-    def fault() -> None:
-        raise error
-
-    return fault

@@ -5,18 +5,21 @@ import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.files import write_files
 from tests.project import PROJECT
 from tests.tracking.trackers import (
-    files_in,
+    POINTS,
+    RESULTS,
     mlflow_client,
+    mlflow_files,
     mlflow_runs,
     record_in,
     run_in,
     tracked_by,
-    write_files,
 )
 from toygpt.cli import main
 from toygpt.doctor.finding import Finding
@@ -41,19 +44,23 @@ pytestmark = pytest.mark.usefixtures("gives_up_soon")
 def project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a project with a model whose training MLflow could not log."""
     params = (PROJECT / "params.yaml").read_text()
-    files = {
-        "params.yaml": params.replace("wandb: offline", "wandb: disabled"),
-        "dvc.yaml": "",
-        "dvc.lock": "{}",
-        "models/toygpt/model.safetensors": "weights",
-    }
-    write_files(root, files)
+    for before, after in (("wandb: offline", "wandb: disabled"), (": toygpt", ": toy")):
+        params = params.replace(before, after)
+    model = "models/toygpt/model.safetensors"
+    write_files(root, {"params.yaml": params, "dvc.yaml": "", model: "weights"})
     monkeypatch.chdir(root)
-    with run_in(root, tracked_by(project="toygpt")) as run:
+    with run_in(root, tracked_by()) as run:
         run.log_metrics({"loss": 1.0}, step=1)
         run.remember_weights(hashlib.sha256(b"weights").hexdigest())
     record_in(root).update(trackers=["mlflow"])
     return root
+
+
+@pytest.fixture
+def database(project: Path, empty_database: Path) -> Any:
+    """Return MLflow's client for the project's database, which has no runs yet."""
+    shutil.copy(empty_database, project)
+    return mlflow_client(project)
 
 
 def track(*options: str) -> tuple[int, str, str]:
@@ -81,13 +88,12 @@ def sentences(root: Path) -> list[str]:
 
 
 def model_in_mlflow(root: Path) -> dict[str, str]:
-    """Return the files of the model that MLflow keeps of the only run."""
-    (run,) = mlflow_runs(root, "toygpt")
-    folder = root / "mlartifacts" / "toygpt" / run.info.run_id / "artifacts"
-    return files_in(folder / "model")
+    """Return the files that MLflow keeps of the only run: those of its model."""
+    (run,) = mlflow_runs(root)
+    return mlflow_files(root, run)
 
 
-WEIGHTS = {"model.safetensors": "weights"}
+MODEL = {"model/model.safetensors": "weights"}
 SYNCED = (0, "synced: nano-python\n", "")
 
 
@@ -109,7 +115,7 @@ def test_a_run_whose_files_mlflow_refuses_is_an_error_until_it_is_synced(
     assert after_fix == [LACKS_RESULTS]
     assert track() == SYNCED
     assert findings(project) == []
-    assert model_in_mlflow(project) == WEIGHTS
+    assert model_in_mlflow(project) == MODEL
     assert sentences(project) == ["1 run, and mlflow has all of it"]
 
 
@@ -119,7 +125,7 @@ def test_a_lost_database_is_rebuilt_when_that_is_asked_for(project: Path) -> Non
 
     assert track() == (0, "everything is synced\n", "")
     assert track("--rebuild") == SYNCED
-    assert model_in_mlflow(project) == WEIGHTS
+    assert model_in_mlflow(project) == MODEL
 
 
 def test_a_damaged_lock_file_is_an_error_in_one_line(project: Path) -> None:
@@ -131,46 +137,30 @@ def test_a_damaged_lock_file_is_an_error_in_one_line(project: Path) -> None:
     assert findings(project) == [], "of the trackers"
 
 
-@pytest.mark.parametrize("lock", [LOCK_WITH_EVALUATE, None])
-def test_without_the_results_of_the_evaluation_the_model_is_synced(
-    project: Path, lock: str | None
-) -> None:
-    """Where metrics/evaluate.json was deleted, or dvc.lock."""
-    path = project / "dvc.lock"
-    path.write_text(lock) if lock else path.unlink()
-
-    assert track() == SYNCED
-    assert model_in_mlflow(project) == WEIGHTS
-
-
 def test_a_run_without_the_results_of_its_evaluation_is_a_finding_until_it_has_them(
     project: Path,
 ) -> None:
     """As where DVC has restored them from its run cache."""
     (project / "dvc.lock").write_text(LOCK_WITH_EVALUATE)
-    track()
+    assert track() == SYNCED
     assert findings(project) == []
     write_files(project, {"metrics/evaluate.json": '{"test_loss": 2.5}'})
 
     assert findings(project) == [LACKS_RESULTS]
     assert track() == SYNCED
-    assert mlflow_runs(project, "toygpt")[0].data.metrics["test_loss"] == 2.5
+    assert mlflow_runs(project)[0].data.metrics["test_loss"] == 2.5
     assert findings(project) == []
 
 
 def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
-    project: Path, empty_database: Path
+    project: Path, database: Any
 ) -> None:
-    (project / "mlflow.db").write_bytes(empty_database.read_bytes())
-    client = mlflow_client(project)
-    location = (project / "mlartifacts" / "toygpt").as_uri()
-    experiment_id = client.create_experiment("toygpt", location)
-    client.delete_experiment(experiment_id)
+    location = (project / "mlartifacts" / "toy").as_uri()
+    experiment_id = database.create_experiment("toy", location)
+    database.delete_experiment(experiment_id)
 
     code, output, errors = track()
     (found,) = findings(project)
-    while_deleted = sentences(project)
-    client.restore_experiment(experiment_id)
 
     assert (code, output) == (1, "")
     warning, error = errors.splitlines()
@@ -179,22 +169,22 @@ def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
     assert "another tracking.project in params.yaml" in warning
     assert error == "error: not synced with mlflow: nano-python"
     assert command in found
-    assert while_deleted == [], "MLflow has nothing, and no other tracker is wanted"
+    assert sentences(project) == [], "MLflow has nothing; no other tracker is wanted"
+    database.restore_experiment(experiment_id)
     assert track() == SYNCED
     assert findings(project) == []
 
 
 def test_an_experiment_of_the_server_is_a_finding_until_another_is_chosen(
-    project: Path, empty_database: Path
+    project: Path, database: Any
 ) -> None:
     """As the interface of `mlflow ui` creates it."""
-    (project / "mlflow.db").write_bytes(empty_database.read_bytes())
-    mlflow_client(project).create_experiment("toygpt", "mlflow-artifacts:/2")
+    database.create_experiment("toy", "mlflow-artifacts:/2")
 
     refused, _, refusal = track()
     (found,) = findings(project)
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("project: toygpt", "project: mine"))
+    params.write_text(params.read_text().replace("project: toy", "project: mine"))
 
     assert refused == 1
     assert "choose another tracking.project" in refusal
@@ -218,42 +208,30 @@ def test_the_doctor_corrects_locations_and_copies_files(
     assert "The files of 1 run are there alone" in found
     assert "python . doctor --fix" in found
     assert findings(moved, fix=True) == []
-    assert model_in_mlflow(moved) == WEIGHTS
+    assert model_in_mlflow(moved) == MODEL
 
 
 def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
     project: Path,
 ) -> None:
-    """As DVC restores them; earlier versions called each loss `loss`."""
+    """As DVC restores them. The evaluation may be of another model: nothing says it."""
     shutil.rmtree(project / ".toygpt" / "runs")
-    results = {
-        "reports/train/train.csv": "step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n",
-        "reports/train/validation.csv": "step,loss\n2,2.75\n",
-        "metrics/train.json": '{"parameters": 123, "steps": 2}',
-        "metrics/evaluate.json": '{"test_loss": 2.5}',
-    }
-    write_files(project, results)
+    evaluation = {"metrics/evaluate.json": '{"test_loss": 2.5}', "dvc.lock": "{}"}
+    write_files(project, RESULTS | evaluation)
 
     first, again = track(), track()
 
-    (run,) = mlflow_runs(project, "toygpt")
+    (run,) = mlflow_runs(project)
     assert first == (0, f"synced: {run.info.run_name}\n", "")
     assert again == (0, "everything is synced\n", "")
     assert run.info.run_name.endswith("-restored")
     assert run.info.status == "FINISHED"
     (record,) = (Record(folder) for folder, _ in all_infos(project))
-    assert known_of(record.points) == {
-        (1, "train_loss"): 3.0,
-        (2, "train_loss"): 2.5,
-        (2, "speed"): 9.0,
-        (2, "validation_loss"): 2.75,
-        (None, "parameters"): 123.0,
-        (None, "steps"): 2.0,
-    }, "the evaluation may be of another model: dvc.lock does not say"
+    assert known_of(record.points) == POINTS
     batch_size = record.info.params["train.batch_size"]
     assert run.data.params["train.batch_size"] == str(batch_size)
     assert run.data.tags["restored.from"] == "the workspace"
-    assert model_in_mlflow(project) == WEIGHTS
+    assert model_in_mlflow(project) == MODEL
 
 
 @pytest.mark.parametrize("report", ["step\n1,", "no table\n1", None])

@@ -50,26 +50,12 @@ def test_of_a_result_that_changed_the_last_value_stays(
 ) -> None:
     record.append({"test_loss": 2.5, "xz": 1.0}, step=None)
     record.append({"test_loss": 2.25}, step=None)
-    service.points = [*EVERYTHING, (None, "test_loss", 2.25), (None, "xz", 1.0)]
-    expected = list(service.points)
+    has_all = [*EVERYTHING, (None, "test_loss", 2.25), (None, "xz", 1.0)]
+    service.points = list(has_all)
 
     sync(record, service)
 
-    assert service.points == expected
-
-
-def test_the_reason_of_a_failure_is_taken_back_when_the_run_is_resumed(
-    record: Record, service: Service
-) -> None:
-    record.update(status="FAILED", reason="no power", metadata={"device": "abacus"})
-    sync(record, service)
-    record.update(reason=None, metadata={"resumed.after": "no power"})
-    sync(record, service)
-
-    assert service.metadata == [
-        {"device": "abacus", "reason": "no power"},
-        {"resumed.after": "no power", "reason": ""},
-    ]
+    assert service.points == has_all
 
 
 @pytest.mark.parametrize(("run_id", "whole"), [("1", ["samples"]), ("0", [])])

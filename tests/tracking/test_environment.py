@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.trackers import write_files
+from tests.files import write_files
 from toygpt.pipeline.git import git
 from toygpt.tracking.environment import describe_environment, run_name
 

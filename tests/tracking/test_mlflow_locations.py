@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 
+from tests.files import write_files
 from tests.tracking.trackers import (
     RUN_ID,
     Warned,
@@ -19,7 +20,6 @@ from tests.tracking.trackers import (
     record_in,
     run_in,
     tracked_by,
-    write_files,
 )
 from toygpt.tracking.mlflow_locations import (
     LOCATION_COLUMNS,
@@ -30,7 +30,6 @@ from toygpt.tracking.mlflow_models import model_from_mlflow
 from toygpt.tracking.sync import bring_up_to_date
 
 TRACKING = tracked_by("mlflow")
-NAMES = ["a%20b", "a%2Fb", "what?", """# '"&=;:@[]+\\%ß"""]
 
 
 @pytest.fixture
@@ -51,20 +50,21 @@ def train(root: Path, run_id: str = RUN_ID, *, text: str = "{}") -> Any:
 
 
 def locations(root: Path) -> set[str]:
-    """Return all locations in the database."""
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
-        return {
-            location
-            for table, column in LOCATION_COLUMNS
-            for (location,) in connection.execute(f"SELECT {column} FROM {table}")
-            if location
-        }
+        selects = (
+            f"SELECT {column} FROM {table}" for table, column in LOCATION_COLUMNS
+        )
+        rows = connection.execute(" UNION ".join(selects))
+        return {location for (location,) in rows if location}
 
 
 def model_of(root: Path, address: str) -> str:
-    """Return the text of a model that MLflow keeps."""
+    """Return the text of a model of MLflow's, from a copy that goes with the block."""
     with model_from_mlflow(address, root=root) as directory:
-        return (directory / "config.json").read_text()
+        assert directory.is_relative_to(root / ".toygpt" / "tmp")
+        text = (directory / "config.json").read_text()
+    assert not directory.exists()
+    return text
 
 
 def test_after_a_move_old_models_are_found_and_new_files_are_here(
@@ -75,12 +75,9 @@ def test_after_a_move_old_models_are_found_and_new_files_are_here(
     client.create_registered_model("toy")
     source = f"{old.info.artifact_uri}/model"
     client.create_model_version("toy", source=source, run_id=old.info.run_id)
-    chosen = {
-        "s3": "s3://bucket/mlartifacts/s3",
-        "mine": (tmp_path / "store" / "mine").as_uri(),
-    }
-    for name, location in chosen.items():
-        client.create_experiment(name, location)
+    chosen = {"s3://bucket/mlartifacts/s3", (tmp_path / "store" / "mine").as_uri()}
+    for location in chosen:
+        client.create_experiment(Path(location).name, location)
     moved = project.rename(tmp_path / "moved")
 
     for address in (f"runs:/{old.info.run_id}/model", "models:/toy/1"):
@@ -89,9 +86,10 @@ def test_after_a_move_old_models_are_found_and_new_files_are_here(
 
     assert mlflow_files(moved, new) == {"model/config.json": "[]"}
     assert not project.exists()
-    here = f"{moved.as_uri()}/"
-    elsewhere = {uri for uri in locations(moved) if not uri.startswith(here)}
-    assert elsewhere == {*chosen.values()}, "locations that the user chose stay"
+    elsewhere = {
+        uri for uri in locations(moved) if not uri.startswith(f"{moved.as_uri()}/")
+    }
+    assert elsewhere == chosen, "locations that the user chose stay"
     (shown,) = mlflow_client(moved).list_artifacts(old.info.run_id, "model")
     assert shown.path == "model/config.json"
 
@@ -112,7 +110,6 @@ def test_a_copy_and_its_original_each_keep_their_own(
     assert model_of(copy, f"runs:/{old.info.run_id}/model") == "of the copy"
     assert model_of(project, f"runs:/{old.info.run_id}/model") == "{}"
     assert locations(project) == before
-    assert len(mlflow_runs(project)) == 1
     assert new.info.run_id not in str(list((project / "mlartifacts").rglob("*")))
 
 
@@ -131,9 +128,8 @@ def test_files_that_exist_at_the_old_place_alone_are_found_there_and_can_be_copi
     (old,) = mlflow_runs(project)
     address = f"runs:/{old.info.run_id}/model"
 
-    new = train(copy, "2")
+    train(copy, "2")
 
-    assert mlflow_files(copy, new) == {"model/config.json": "{}"}
     assert model_of(copy, address) == "{}"
     assert not mlflow_files(copy, old)
 
@@ -160,7 +156,7 @@ def test_files_of_a_run_are_copied_from_elsewhere_when_it_gets_more(
     assert mlflow_files(project, old) == {"model/config.json": "{}"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["a%20b", "a%2Fb", "what?", """# '"&=;:@[]+\\%ß"""])
 def test_a_folder_may_have_any_name(
     root: Path, tmp_path: Path, warned: Warned, name: str
 ) -> None:
@@ -169,16 +165,12 @@ def test_a_folder_may_have_any_name(
     for neighbour in ("a b", "a", "what", "a%2520b"):
         (tmp_path / neighbour).mkdir()
 
-    def others() -> set[Path]:
-        return {path for path in tmp_path.rglob("*") if root not in path.parents}
-
-    before = others()
-
     run = train(root)
 
     assert model_of(root, f"runs:/{run.info.run_id}/model") == "{}"
     assert mlflow_files(root, run) == {"model/config.json": "{}"}
-    assert others() == before
+    elsewhere = [it for it in tmp_path.rglob("*") if not it.is_relative_to(root)]
+    assert len(elsewhere) == 4, "the neighbours, which are empty"
     assert warned() == []
 
 

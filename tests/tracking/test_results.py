@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
+from tests.files import files_in, write_files
 from tests.project import PROJECT
-from tests.tracking.trackers import files_in, tracked_by, write_files
+from tests.tracking.trackers import (
+    POINTS,
+    RESULTS,
+    tracked_by,
+)
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.git import git
 from toygpt.tracking.backfill import track
@@ -16,16 +21,16 @@ from toygpt.tracking.record import Record, all_infos
 from toygpt.tracking.results import Results, all_results
 
 
-def test_the_results_of_a_revision_make_a_record(repository: Path) -> None:
+@pytest.fixture
+def repository(repository: Path) -> Path:
+    """Return that repository, with DVC in it."""
     Repo.init(str(repository))
-    files = {
-        "params.yaml": (PROJECT / "params.yaml").read_text(),
-        "models/toygpt/model.safetensors": "weights",
-        "reports/train/train.csv": "step,train_loss\n1,3.0\n",
-        "reports/train/validation.csv": "step,validation_loss\n1,2.75\n",
-        "metrics/train.json": '{"parameters": 123, "steps": 1}',
-    }
-    write_files(repository, files)
+    return repository
+
+
+def test_the_results_of_a_revision_make_a_record(repository: Path) -> None:
+    write_files(repository, RESULTS)
+    shutil.copy(PROJECT / "params.yaml", repository)
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message", "trained elsewhere")
     shutil.rmtree(repository / "models")
@@ -36,12 +41,7 @@ def test_the_results_of_a_revision_make_a_record(repository: Path) -> None:
     ((folder, info),) = all_infos(repository)
     assert (info.name, info.metadata["restored.from"]) == ("HEAD", "HEAD")
     assert info.params["train.batch_size"] > 0
-    assert known_of(Record(folder).points) == {
-        (1, "train_loss"): 3.0,
-        (1, "validation_loss"): 2.75,
-        (None, "parameters"): 123.0,
-        (None, "steps"): 1.0,
-    }
+    assert known_of(Record(folder).points) == POINTS
     with Results(repository, "HEAD").directories() as found:
         assert found.keys() == {"model"}
         assert files_in(found["model"]) == {"model.safetensors": "weights"}
@@ -57,8 +57,6 @@ def test_the_results_of_a_revision_make_a_record(repository: Path) -> None:
 def test_a_revision_without_results_is_named(
     repository: Path, revision: str, message: str
 ) -> None:
-    Repo.init(str(repository))
-
     with pytest.raises(InputError, match=message):
         track(repository, tracked_by(), revisions=[revision])
 

@@ -1,32 +1,29 @@
 """A training has one run, however it ends and however often it is resumed."""
 
-import os
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
-from tests.project import PATIENCE_SECONDS, PROJECT
-from tests.tracking.service import Service, raising
+from tests.faults.audit import audit
+from tests.faults.kills import started, wait_until
+from tests.project import PATIENCE_SECONDS, PROJECT, Workspace
+from tests.tracking.service import Service
 from tests.tracking.trackers import (
     RUN_ID,
     WEIGHTS,
     Warned,
     end_wandb,
-    mlflow_rows,
     mlflow_runs,
     record_in,
-    rows_of,
     run_in,
     tracked_by,
-    wandb_rows,
 )
-from toygpt.tracking import sync
 from toygpt.tracking.points import read_points
 from toygpt.tracking.record import Record, runs_folder
 from toygpt.tracking.run import run_of_model
@@ -115,30 +112,15 @@ def test_a_record_of_which_only_the_curves_are_left_is_continued(
 def test_a_full_disk_ends_the_training_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    no_space = raising(OSError(28, "No space left on device"))
+    no_space = OSError(28, "No space left on device")
 
     with pytest.raises(ValueError, match="the first"), run_in(tmp_path, NONE) as run:
-        monkeypatch.setattr(run.record, "update", lambda **_: no_space())
+        monkeypatch.setattr(run.record, "update", Mock(side_effect=no_space))
         raise ValueError("the first error")
 
     assert record_in(tmp_path).info.status == "RUNNING", "the next start ends it"
     bring_up_to_date(NONE, tmp_path)
     assert record_in(tmp_path).info.status == "KILLED"
-
-
-def test_one_failing_tracker_does_not_stop_the_other(
-    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch, warned: Warned
-) -> None:
-    other = Service()
-    monkeypatch.setitem(sync.OPEN, "wandb", other.open)
-    service.fail("open", raising(OSError("no entry")))
-
-    with run_in(tmp_path, BOTH) as run:
-        run.log_metrics({"loss": 3.0}, step=1)
-
-    (warning,) = warned()
-    assert warning.startswith("warning: mlflow cannot be synced: no entry. ")
-    assert service.points == other.points == [(1, "loss", 3.0)]
 
 
 def test_a_model_that_was_trained_elsewhere_has_no_run(
@@ -183,27 +165,21 @@ def trained(tmp_path: Path) -> Record:
 
 
 def test_a_failing_later_stage_leaves_the_training_finished(
-    tmp_path: Path, trained: Record
-) -> None:
-    with (
-        pytest.raises(ValueError, match="no test split"),
-        run_of_model(WEIGHTS, tracking=NONE, root=tmp_path),
-    ):
-        raise ValueError("no test split")
-
-    assert record_in(tmp_path).info.status == "FINISHED"
-    assert not trained.is_being_written()
-    assert [path.name for path in tmp_path.iterdir()] == [".toygpt"]
-
-
-def test_a_tracker_that_the_training_did_not_have_gets_nothing_later(
     tmp_path: Path, service: Service, trained: Record
 ) -> None:
-    with run_of_model(WEIGHTS, tracking=MLFLOW, root=tmp_path) as run:
+    """A tracker that the training did not have gets nothing later."""
+    with (
+        pytest.raises(ValueError, match="no test split"),
+        run_of_model(WEIGHTS, tracking=MLFLOW, root=tmp_path) as run,
+    ):
         run.log_metrics({"test_loss": 1.0})
+        raise ValueError("no test split")
 
+    record = record_in(tmp_path)
+    assert record.info.status == "FINISHED"
+    assert record.points[-1].metrics == {"test_loss": 1.0}
     assert service.opened == []
-    assert record_in(tmp_path).points[-1].metrics == {"test_loss": 1.0}
+    assert not trained.is_being_written()
 
 
 @pytest.mark.parametrize(("file", "num"), [("run.json", 0), ("metrics.jsonl", 1)])
@@ -220,79 +196,62 @@ def test_a_damaged_record_does_not_fail_a_later_stage(
 
 # Logs eight points; when it is killed, MLflow has six of them, or more.
 AT_WORK = """
-import os, sys, time
+import time
 from pathlib import Path
 from tests.faults.kills import wait_until
-from tests.tracking.trackers import log, run_in, tracked_by, mlflow_rows
+from tests.tracking.trackers import log, run_in, tracked_by
+from toygpt.tracking.mlflow import points_in_mlflow
 
-root = Path(sys.argv[1])
-os.chdir(root)  # as a stage
+root = Path.cwd()  # as a stage
 with run_in(root, tracked_by("mlflow", "wandb")) as run:
     log(run, range(1, 7))
-    wait_until(lambda: len(mlflow_rows(root)) == 12)
+    wait_until(lambda: len(points_in_mlflow(run.record.info, root) or {}) == 12)
     log(run, range(7, 9))
     print("halfway", flush=True)
     time.sleep(600)
 """
 
 
-class Killed:
-    """A training with both trackers that was killed, and its state before that."""
-
-    def __init__(self, folder: Path, database: Path) -> None:
-        # Deep: a socket's path may have 107 bytes at most.
-        self.root = folder / ("deep" * 15) / ("folder" * 10)
-        self.root.mkdir(parents=True)
-        shutil.copy(database, self.root)
-        (folder / "tmp").mkdir()
-        settings = {"TMPDIR": str(folder / "tmp"), "HOME": str(folder)}
-        process = subprocess.Popen(
-            [sys.executable, "-c", AT_WORK, self.root],
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=dict(os.environ, PYTHONPATH=str(PROJECT), **settings),
-        )
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "halfway\n"
-            temporary = self.root / ".toygpt" / "wandb" / "tmp"
-            self.sockets = list(temporary.glob(f"*/wandb-{process.pid}-*/socket"))
-            (self.in_mlflow,) = mlflow_runs(self.root)
-        finally:
-            children = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            process.communicate()
-        _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
-        assert not alive, "W&B's process ends by itself when there is nothing to follow"
-        self.leftovers = list(temporary.glob("*/*"))
-        self.outside = [
-            *(folder / "tmp").iterdir(),
-            *Path("/tmp").glob(f"wandb-{process.pid}-*"),
-        ]
-
-
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Killed:
-    """Return a training with both trackers that was killed."""
-    return Killed(tmp_path_factory.mktemp("killed"), empty_database)
+def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """Return the project of a training with both trackers that was killed.
+
+    It left temporary files in the project alone. The project lies deep: a socket's path
+    may have 107 bytes at most.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    root = folder / ("deep" * 15) / ("folder" * 10)
+    for path in (root, folder / "tmp"):
+        path.mkdir(parents=True)
+    shutil.copy(empty_database, root)
+    workspace = Workspace(root)
+    workspace.environment |= {
+        "TMPDIR": str(folder / "tmp"),
+        "HOME": str(folder),
+        "PYTHONPATH": str(PROJECT),
+    }
+    temporary = root / ".toygpt" / "wandb" / "tmp"
+    with started(workspace, sys.executable, "-c", AT_WORK) as command:
+        wait_until(lambda: "halfway" in command.output or not command.is_running)
+        process = psutil.Process(command.process.pid)
+        children = process.children(recursive=True)
+        sockets = list(temporary.glob(f"*/wandb-{process.pid}-*/socket"))
+        process.kill()
+        _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
+
+    assert not alive, "W&B's process ends by itself when there is nothing to follow"
+    assert len(sockets) == 1
+    assert list(temporary.glob("*/*")), "it was killed"
+    outside = Path("/tmp").glob(f"wandb-{process.pid}-*")
+    assert [*(folder / "tmp").iterdir(), *outside] == []
+    return root
 
 
 @pytest.mark.slow
-def test_a_killed_training_leaves_temporary_files_in_the_project_alone(
-    killed: Killed,
-) -> None:
-    assert len(killed.sockets) == 1
-    assert killed.leftovers, "it was killed"
-    assert killed.outside == []
-
-
-@pytest.mark.slow
-def test_a_resumed_training_continues_its_runs(killed: Killed, tmp_path: Path) -> None:
+def test_a_resumed_training_continues_its_runs(killed: Path, tmp_path: Path) -> None:
     """Its end is in no tracker; some of its steps are repeated."""
-    root = Path(shutil.copytree(killed.root, tmp_path / "root"))
-    before, record = record_in(killed.root), record_in(root)
+    root = Path(shutil.copytree(killed, tmp_path / "root"))
+    before, record = record_in(killed), record_in(root)
     for step in (9, 10):  # logged, and then the power failed
         record.append({"loss": 1 / step, "speed": 10.0 * step}, step=step)
     with (record.folder / "metrics.jsonl").open("ab") as file:
@@ -303,44 +262,18 @@ def test_a_resumed_training_continues_its_runs(killed: Killed, tmp_path: Path) -
         for step in range(7, 15):
             run.log_metrics({"loss": 2 / step, "speed": 20.0}, step=step)
         run.log_metrics({"parameters": 123.0})
-        run.log_directory(PROJECT / "stages", name="model")
     end_wandb()
 
     record = record_in(root)
-    expected = rows_of(record)
     assert len(before.points) == 8, "no point was lost with the process"
-    assert [row[0] for row in expected[::2]] == list(range(1, 15)), "no gap"
-    assert expected[:16] == rows_of(before), "the points that were logged stay"
-    assert [row for row in mlflow_rows(root) if row[0]] == expected, "none twice"
-    assert wandb_rows(root) == expected
+    assert record.points[:8] == before.points
+    assert [point.step for point in record.points] == [*range(1, 15), None], "no gap"
+    assert audit(root) == []
     (in_mlflow,) = mlflow_runs(root)
-    assert in_mlflow.info.run_id == killed.in_mlflow.info.run_id
-    assert killed.in_mlflow.info.status == meanwhile.info.status == "RUNNING"
-    assert (in_mlflow.info.status, record.info.status) == ("FINISHED", "FINISHED")
-    assert in_mlflow.data.metrics["parameters"] == 123.0
+    assert mlflow_runs(killed)[0].info.status == meanwhile.info.status == "RUNNING"
     assert in_mlflow.data.tags["resumed.after"] == "its process is gone"
-    first, last = read_runs(root)
-    assert (first.exit_code, last.exit_code, last.run_id) == (None, 0, RUN_ID)
-    assert last.summary["parameters"] == 123.0
+    assert [part.exit_code for part in read_runs(root)] == [None, 0]
+    (temporary,) = (root / ".toygpt" / "wandb" / "tmp").iterdir()
+    assert not list(killed.rglob(temporary.name)), "of this process"
     assert not record.is_being_written()
     assert record.unsynced(["mlflow", "wandb"]) == []
-
-
-@pytest.mark.slow
-def test_a_killed_training_is_ended_in_both_trackers(
-    killed: Killed, tmp_path: Path
-) -> None:
-    root = Path(shutil.copytree(killed.root, tmp_path / "root"))
-
-    synced = bring_up_to_date(BOTH, root)
-    again = bring_up_to_date(BOTH, root)
-    end_wandb()
-
-    assert (synced, again) == (["nano-python"], [])
-    record = record_in(root)
-    (in_mlflow,) = mlflow_runs(root)
-    assert (record.info.status, in_mlflow.info.status) == ("KILLED", "KILLED")
-    assert in_mlflow.data.tags["reason"] == "its process is gone"
-    assert in_mlflow.info.end_time == int(1000 * record.points[-1].time)
-    assert [run.exit_code for run in read_runs(root)] == [None, 130]
-    assert mlflow_rows(root) == wandb_rows(root) == rows_of(record)

@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.service import Service, raising
-from tests.tracking.trackers import (
-    RUN_ID,
-    Warned,
-    record_in,
-    run_in,
-    tracked_by,
-)
+from tests.tracking.service import Service
+from tests.tracking.trackers import RUN_ID, Warned, record_in, run_in, tracked_by
 from toygpt.tracking import sync
 from toygpt.tracking.record import Record
 from toygpt.tracking.sync import bring_up_to_date, forget_lost, sync_run
@@ -40,8 +34,7 @@ def test_trackers_open_one_after_the_other(
         events.append("is open")
         return Service().open()
 
-    for name in ("mlflow", "wandb"):
-        monkeypatch.setitem(sync.OPEN, name, open_slowly)
+    monkeypatch.setattr(sync, "OPEN", {"mlflow": open_slowly, "wandb": open_slowly})
     with run_in(tmp_path, tracked_by("mlflow", "wandb")):
         pass
 
@@ -84,12 +77,9 @@ def test_a_tracker_that_is_muted_on_the_way_is_synced_later(
         raise KeyboardInterrupt
     with run_in(tmp_path, NONE) as run:
         run.log_metrics({"loss": 0.5}, step=2)
-    muted = list(service.points)
+    assert service.points == [(1, "loss", 1.0)]
 
-    synced = bring_up_to_date(MLFLOW, tmp_path)
-
-    assert muted == [(1, "loss", 1.0)]
-    assert synced == ["nano-python"]
+    assert bring_up_to_date(MLFLOW, tmp_path) == ["nano-python"]
     assert service.points == [(1, "loss", 1.0), (2, "loss", 0.5)]
     assert service.statuses == ["KILLED", "FINISHED"]
 
@@ -129,25 +119,24 @@ def test_of_a_tracker_that_fails_the_user_is_warned_once_however_many_runs_wait(
 ) -> None:
     for run_id in ("1", "2", "3"):
         finish(tmp_path, run_id)
-    service.fail("open", *[raising(OSError("no entry"))] * 99)
+    service.fail("open", *[OSError("no entry")] * 99)
 
     with run_in(tmp_path, MLFLOW, run_id="4"):
         pass
-    at_start = warned()
-    synced = bring_up_to_date(MLFLOW, tmp_path)
-
-    assert set(service.opened) == {"3", "4"}, "it was tried with one of the three"
-    assert len(at_start) == 1
-    assert synced == []
     assert len(warned()) == 1
-
-
-STEP_1, STEP_2 = (1, "loss"), (2, "loss")
+    assert bring_up_to_date(MLFLOW, tmp_path) == []
+    assert len(warned()) == 1
+    assert set(service.opened) == {"3", "4"}, "it was tried with one of the three"
 
 
 @pytest.mark.parametrize(
     ("known", "is_lost"),
-    [(None, True), ({}, True), ({STEP_1: 1.0}, False), ({STEP_1: 1, STEP_2: 1}, False)],
+    [
+        (None, True),
+        ({}, True),
+        ({(1, "loss"): 1.0}, False),
+        ({(1, "loss"): 1.0, (2, "loss"): 1.0}, False),
+    ],
 )
 def test_a_run_that_a_tracker_lost_is_synced_again(
     tmp_path: Path,
@@ -161,12 +150,9 @@ def test_a_run_that_a_tracker_lost_is_synced_again(
         run.log_metrics({"parameters": 123.0})  # results are not looked up
     monkeypatch.setitem(sync.LOOK_UP, "mlflow", lambda *_: known)
 
-    unnoticed = bring_up_to_date(MLFLOW, tmp_path)
-    lost = forget_lost(MLFLOW, tmp_path)
+    assert bring_up_to_date(MLFLOW, tmp_path) == []
+    assert forget_lost(MLFLOW, tmp_path) == ({RUN_ID} if is_lost else set())
     synced = bring_up_to_date(MLFLOW, tmp_path)
-
-    assert unnoticed == []
-    assert lost == ({RUN_ID} if is_lost else set())
     assert synced == (["nano-python"] if is_lost else [])
 
 

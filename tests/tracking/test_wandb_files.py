@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.trackers import RUN_ID, end_wandb, run_in, tracked_by
+from toygpt.tracking.points import Point
 from toygpt.tracking.wandb_files import WandbRun, read_runs
 
 NUM_STEPS = 500
@@ -14,25 +16,16 @@ HISTORY = [{"loss": step / 2, "step": step} for step in range(NUM_STEPS)]
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return the file of a run that is too large for one block, as W&B wrote it."""
-    import wandb
-
     root = tmp_path_factory.mktemp("wandb")
-    run = wandb.init(
-        project="toy",
-        id="abc",
-        name="nano",
-        dir=root,
-        mode="offline",
-        tags=["mood: good"],
-        config={"seed": 7, "text": "x" * 100_000, "nested": {"key": 1}},
-        settings=wandb.Settings(console="off", disable_git=True, silent=True),
-        reinit="create_new",
-    )
-    for row in HISTORY:
-        run.log(row)
-    run.summary.update({"parameters": 123.0})
-    run.finish(exit_code=3)
-    wandb.teardown()
+    tracking = tracked_by("wandb", tags={"mood": "good"})
+    params = {"seed": 7, "text": "x" * 100_000}
+    with pytest.raises(KeyboardInterrupt), run_in(root, tracking, params=params) as run:
+        run.record.points += [
+            Point(step, 0.0, {"loss": step / 2}) for step in range(NUM_STEPS)
+        ]
+        run.log_metrics({"parameters": 123.0})
+        raise KeyboardInterrupt
+    end_wandb()
     (path,) = root.glob("wandb/*run-*/*.wandb")
     return path.read_bytes()
 
@@ -40,7 +33,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def write(
     root: Path, data: bytes, name: str = "offline-run-1-abc", run_id: str = "abc"
 ) -> Path:
-    """Write a file of W&B, and return its path."""
     path = root / "wandb" / name / f"run-{run_id}.wandb"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -48,7 +40,6 @@ def write(
 
 
 def read(root: Path, data: bytes) -> WandbRun:
-    """Return the run that is read of these bytes."""
     write(root, data)
     (run,) = read_runs(root)
     return run
@@ -57,13 +48,13 @@ def read(root: Path, data: bytes) -> WandbRun:
 def test_a_run_of_any_size_is_read_as_a_whole(written: bytes, tmp_path: Path) -> None:
     run = read(tmp_path, written)
 
-    assert (run.run_id, run.project, run.name) == ("abc", "toy", "nano")
+    assert (run.run_id, run.project, run.name) == (RUN_ID, "toy", "nano-python")
     assert run.tags == ["mood: good"]
     assert run.config["text"] == "x" * 100_000, "longer than a block"
     assert run.config["seed"] == 7
     assert run.history == HISTORY
     assert run.summary["parameters"] == 123.0
-    assert run.exit_code == 3
+    assert run.exit_code == 130
 
 
 def test_a_file_that_was_cut_short_is_read_up_to_its_last_whole_record(
@@ -105,7 +96,7 @@ def test_runs_are_found_by_their_id_oldest_first(
     os.utime(older, (0, 0))
     write(tmp_path, written, "run-2-xyz", "xyz")
 
-    assert [run.run_id for run in read_runs(tmp_path, "abc")] == ["", "abc"]
+    assert [run.run_id for run in read_runs(tmp_path, "abc")] == ["", RUN_ID]
     assert len(read_runs(tmp_path)) == 3
     assert len(read_runs(tmp_path, "xyz")) == 1
     assert read_runs(tmp_path, "other") == read_runs(tmp_path / "elsewhere") == []

@@ -1,37 +1,45 @@
 """A run as MLflow and W&B have it, seen from outside."""
 
 import gc
-import os
 import resource
-import shutil
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.faults.kills import is_gone
+from tests.files import files_in, write_files
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import database_uri
-from toygpt.tracking.points import curves_of, known_of
 from toygpt.tracking.record import Record, runs_folder
 from toygpt.tracking.run import Run, training_run
-from toygpt.tracking.wandb_files import read_runs
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
 MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
 
+# Of a training of two steps; earlier versions called each loss `loss`.
+RESULTS = {
+    "models/toygpt/model.safetensors": "weights",
+    "reports/train/train.csv": "step,train_loss,speed\n1,3.0,nan\n2,2.5,9\n",
+    "reports/train/validation.csv": "step,loss\n2,2.75\n",
+    "metrics/train.json": '{"parameters": 123, "steps": 2}',
+}
+POINTS = {
+    (1, "train_loss"): 3.0,
+    (2, "train_loss"): 2.5,
+    (2, "speed"): 9.0,
+    (2, "validation_loss"): 2.75,
+    (None, "parameters"): 123.0,
+    (None, "steps"): 2.0,
+}
+
 # Returns the warnings that our own code has printed since the last call.
 Warned = Callable[[], list[str]]
-
-# The points of a tracker, repeated ones included: step, name, value.
-Rows = list[tuple[int, str, float]]
 
 
 def tracked_by(*trackers: str, **changes: Any) -> TrackingParams:
@@ -89,14 +97,7 @@ def new_record(root: Path, run_id: str = RUN_ID, **changes: Any) -> Record:
 
 
 def record_in(root: Path, run_id: str = RUN_ID) -> Record:
-    """Return the record of that run."""
     return Record(runs_folder(root) / run_id)
-
-
-def rows_of(record: Record) -> Rows:
-    """Return the points that a tracker should have of a record's curves."""
-    known = known_of(curves_of(record.points))
-    return sorted((step or 0, name, value) for (step, name), value in known.items())
 
 
 def log(run: Run, steps: range) -> None:
@@ -118,28 +119,7 @@ def disk_full_after(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@contextmanager
-def read_only(path: Path) -> Iterator[None]:
-    """Make a file or folder read-only; for the superuser only some systems can."""
-    mode = path.stat().st_mode
-    if os.geteuid():
-        path.chmod(mode & ~0o222)
-    elif (
-        shutil.which("chattr") is None
-        or subprocess.run(["chattr", "+i", path], capture_output=True).returncode
-    ):
-        pytest.skip("this system lets the superuser write everything")
-    try:
-        yield
-    finally:
-        if os.geteuid():
-            path.chmod(mode)
-        else:
-            subprocess.run(["chattr", "-i", path], check=True)
-
-
 def mlflow_client(root: Path) -> Any:
-    """Return MLflow's own client for a project's database."""
     from mlflow import MlflowClient
 
     uri = database_uri(root / "mlflow.db")
@@ -147,60 +127,13 @@ def mlflow_client(root: Path) -> Any:
 
 
 def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
-    """Return all runs of a project."""
     client = mlflow_client(root)
     experiment = client.get_experiment_by_name(project)
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def mlflow_rows(root: Path, run: Any = None) -> Rows:
-    """Return the curves of a run; by default of the only one, if there is one yet."""
-    runs = [run] if run else mlflow_runs(root)
-    assert len(runs) <= 1
-    client = mlflow_client(root)
-    return sorted(
-        (point.step, name, point.value)
-        for run in runs
-        for name in run.data.metrics
-        if not name.startswith("system/")
-        for point in client.get_metric_history(run.info.run_id, name)
-    )
-
-
 def mlflow_files(root: Path, run: Any) -> dict[str, str]:
-    """Return the files that MLflow keeps of a run, and their texts."""
-    folder = root / "mlartifacts" / "toy" / run.info.run_id / "artifacts"
-    return files_in(folder)
-
-
-def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files below a folder."""
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
-def files_in(folder: Path) -> dict[str, str]:
-    """Return the texts of all files below a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def wandb_rows(root: Path, run_id: str = "*") -> Rows:
-    """Return the curves of a run, by default of the only one, of all its folders."""
-    runs = read_runs(root, run_id)
-    # A folder in which nothing was written has no id.
-    assert len({run.run_id for run in runs} - {""}) <= 1
-    return sorted(
-        (row["step"], name, value)
-        for run in runs
-        for row in run.history
-        for name, value in row.items()
-        if name != "step"
-    )
+    return files_in(root / "mlartifacts" / "toy" / run.info.run_id / "artifacts")
 
 
 def wandb_core() -> psutil.Process:
