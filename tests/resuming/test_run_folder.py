@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from tests.resuming.folders import (
     FINGERPRINT,
     INPUTS,
     OTHER_PRECISION,
+    files_of,
     interrupt,
     leave_outdated,
+    steps_of,
 )
 from toygpt.pipeline.errors import InputError
 from toygpt.resuming.fingerprint import fingerprint_of
@@ -25,22 +26,6 @@ from toygpt.resuming.run_folder import (
     open_run_folder,
     run_folders_root,
 )
-
-
-@pytest.fixture
-def training(tmp_path: Path) -> Iterator[RunFolder]:
-    """A training that this process holds, with nothing done."""
-    with open_run_folder(tmp_path, INPUTS) as training:
-        training.write_description(DESCRIPTION)
-        yield training
-
-
-def steps_of(training: RunFolder) -> list[int]:
-    return [checkpoint.step for checkpoint in training.checkpoints()]
-
-
-def files_of(training: RunFolder) -> list[str]:
-    return sorted(path.name for path in training.folder.iterdir())
 
 
 def refused(root: Path, match: str, inputs: dict[str, Any], **options: Any) -> None:
@@ -62,15 +47,13 @@ def test_the_same_training_is_found_again_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_second_trainer_is_refused_with_the_process_of_the_first(
-    tmp_path: Path, training: RunFolder
+    tmp_path: Path,
 ) -> None:
-    running = rf"running already: process {os.getpid()} works in {training.folder}"
+    with open_run_folder(tmp_path, INPUTS) as training:
+        running = rf"running already: process {os.getpid()} works in {training.folder}"
 
-    refused(tmp_path, running, INPUTS)
-    refused(tmp_path, running, OTHER_PRECISION, expected=FINGERPRINT)
-
-    holder = training.holder()
-    assert holder is not None and holder.process == os.getpid()
+        refused(tmp_path, running, INPUTS)
+        refused(tmp_path, running, OTHER_PRECISION, expected=FINGERPRINT)
 
 
 def test_an_error_of_the_system_in_training_is_not_taken_for_a_second_trainer(
@@ -78,17 +61,6 @@ def test_an_error_of_the_system_in_training_is_not_taken_for_a_second_trainer(
 ) -> None:
     with pytest.raises(BlockingIOError), open_run_folder(tmp_path, INPUTS):
         raise BlockingIOError
-
-
-def test_a_finished_training_leaves_nothing(
-    tmp_path: Path, training: RunFolder
-) -> None:
-    training.save(3, {})
-
-    training.remove()
-
-    assert list(run_folders_root(tmp_path).iterdir()) == []
-    assert training.holder() is None
 
 
 def test_starting_over_removes_all_but_the_lock_however_damaged_it_is(
@@ -108,23 +80,17 @@ def test_what_a_killed_process_left_is_swept_when_training_resumes(
 ) -> None:
     """The id in the name may be that of a running process, even of this one."""
     training = interrupt(tmp_path)
-    for name in (
-        f".step-7.ckpt.{os.getpid()}.tmp",
-        ".LATEST.json.1.tmp",
-        "step-7.ckpt",
-    ):
+    with open_run_folder(tmp_path, INPUTS):
+        before = files_of(training)
+    temporary = f".step-7.ckpt.{os.getpid()}.tmp"
+    for name in (temporary, ".LATEST.json.1.tmp", "step-7.ckpt"):
         (training.folder / name).write_text("half")
     half_removed = run_folders_root(tmp_path) / ".0123.1.tmp"
     half_removed.mkdir()
     (half_removed / "step-3.ckpt").write_text("outdated")
 
-    with open_run_folder(tmp_path, INPUTS) as training:
-        assert files_of(training) == [
-            "LATEST.json",
-            "lock",
-            "step-3.ckpt",
-            "training.json",
-        ]
+    with open_run_folder(tmp_path, INPUTS):
+        assert files_of(training) == before
     assert [path.name for path in run_folders_root(tmp_path).iterdir()] == [FINGERPRINT]
 
 
