@@ -12,6 +12,7 @@ from typing import TypeVar
 import psutil
 
 from tests.project import PATIENCE_SECONDS, Workspace
+from toygpt.resuming.run_folder import list_run_folders
 
 Found = TypeVar("Found")
 
@@ -118,3 +119,12 @@ def is_gone(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True
+
+
+def newest_step(root: Path, name: str | None = None) -> int:
+    """Return the step of the newest checkpoint of all trainings, or of one by name."""
+    steps = [0]
+    for training in list_run_folders(root):
+        if name is None or getattr(training.describe(), "name", None) == name:
+            steps += [checkpoint.step for checkpoint in training.checkpoints()]
+    return max(steps)

@@ -1,10 +1,11 @@
-"""A project of a few kB, whose stages take a moment each."""
+"""A project of a few kB, and what a training of it has written."""
 
 from pathlib import Path
 from typing import Any
 
 from tests.project import Workspace, tiny_project
-from toygpt.pipeline.files import write_text
+from toygpt.model.huggingface import weights_digest
+from toygpt.pipeline.files import sha256_of, write_text
 
 SMALL: dict[str, Any] = {
     "corpus": "files",
@@ -24,3 +25,10 @@ def small_project(root: Path, changes: dict[str, Any]) -> Workspace:
         text = f"def number_{number}(self):\n    return {number**9}\n" * 2
         write_text(root / "texts" / str(number) / "a.txt", text)
     return workspace
+
+
+def results_of(root: Path) -> dict[str, str]:
+    """Return the digests of everything that a finished training has written."""
+    files = [root / "metrics/train.json", *(root / "reports/train").iterdir()]
+    digests = {path.name: sha256_of(path) for path in files}
+    return {"weights": weights_digest(root / "models/toygpt"), **digests}

@@ -19,6 +19,7 @@ from tests.faults.audit import audit
 from tests.faults.kills import (
     Command,
     is_gone,
+    newest_step,
     stage_processes,
     started,
     wait_for_stage,
@@ -245,11 +246,11 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
         steps = {}
         for name in ("rate-0.002", "rate-0.003"):
             trainer = wait_until(partial(trainer_of, workspace.root, name))
-            wait_until(partial(kept_step, workspace.root, name))
+            wait_until(partial(newest_step, workspace.root, name))
             trainer.kill()
             assert running[name].wait() != 0
             assert is_gone(trainer)
-            steps[name] = kept_step(workspace.root, name)
+            steps[name] = newest_step(workspace.root, name)
             running[name] = start(name)
         for name, command in running.items():
             last, said = command, ""
@@ -277,15 +278,6 @@ def trainer_of(root: Path, name: str) -> psutil.Process | None:
             if process.environ().get("DVC_EXP_NAME") == name:
                 return process
     return None
-
-
-def kept_step(root: Path, name: str) -> int:
-    """Return the step of the newest checkpoint of a training."""
-    for training in list_run_folders(root):
-        description = training.describe()
-        if description is not None and description.name == name:
-            return max((each.step for each in training.checkpoints()), default=0)
-    return 0
 
 
 def results_of(workspace: Workspace, info: RunInfo) -> set[str]:

@@ -12,10 +12,7 @@ import torch
 
 from stages import download, split, tokenize, train
 from tests.faults.faults import Effect, Ended, Fault, Workbench, name_of
-from tests.faults.small import small_project
-from toygpt.model.huggingface import weights_digest
-from toygpt.pipeline import paths
-from toygpt.pipeline.files import sha256_of
+from tests.faults.small import results_of, small_project
 from toygpt.pipeline.stage import run
 from toygpt.resuming import run_folder
 from toygpt.resuming.checkpoint import Checkpoint
@@ -156,14 +153,10 @@ class Training:
         assert self.results() == self.expected
 
     def results(self) -> dict[str, str]:
-        """Return the digest of everything that a finished training has written."""
-        found = {"weights": weights_digest(self.root / paths.MODEL)}
-        reports = (self.root / paths.TRAIN_REPORT).iterdir()
-        for path in [*reports, self.root / "metrics/train.json"]:
-            found[path.name] = sha256_of(path)
+        """Return the digests of a finished training, of which nothing else is left."""
         assert list_run_folders(self.root) == []
         assert self.leftovers() == []
-        return found
+        return results_of(self.root)
 
     def leftovers(self) -> list[Path]:
         """Return everything that was begun and not finished."""

@@ -14,14 +14,14 @@ from tests.faults.audit import audit
 from tests.faults.kills import (
     Command,
     is_gone,
+    newest_step,
     stage_processes,
     started,
     wait_for_stage,
     wait_until,
 )
+from tests.faults.small import results_of
 from tests.project import Workspace
-from toygpt.model.huggingface import weights_digest
-from toygpt.pipeline.files import sha256_of
 from toygpt.resuming.run_folder import list_run_folders
 from toygpt.tracking.record import RunInfo, all_infos
 
@@ -42,8 +42,8 @@ LONGER = {
 RATE = {"train.learning_rate": 4e-3}
 OTHER_RATE = {"train.learning_rate": 5e-3}
 TRACKED = {"tracking.mlflow": True, "tracking.wandb": "offline"}
-TRAIN = "python . train --lr 4e-3 --name by-hand".split()
-EXPERIMENT = "dvc exp run --name by-hand -S train.learning_rate=0.004".split()
+TRAIN = ("python", ".", "train", "--lr", "4e-3", "--name", "by-hand")
+EXPERIMENT = ("dvc", "exp", "run", "-nby-hand", "-Strain.learning_rate=0.004")
 RESUME = ("python", ".", "resume")
 
 
@@ -62,13 +62,6 @@ def longer_project(built: Workspace, root: Path, **changes: Any) -> Workspace:
     (workspace.root / "mlflow.db").unlink(missing_ok=True)
     workspace.commit("longer")
     return workspace
-
-
-def newest_step(root: Path) -> int:
-    """Return the step of the newest checkpoint of all trainings."""
-    folders = list_run_folders(root)
-    steps = [entry.step for folder in folders for entry in folder.checkpoints()]
-    return max(steps, default=0)
 
 
 def wait_for_training(root: Path, command: Command, *, step: int) -> psutil.Process:
@@ -108,13 +101,6 @@ def the_run(root: Path) -> RunInfo:
     assert audit(root) == []
     (info,) = [info for _, info in all_infos(root)]
     return info
-
-
-def results(root: Path) -> dict[str, str]:
-    """Return the digests of the files that a training writes."""
-    files = [root / "metrics/train.json", *(root / "reports/train").iterdir()]
-    digests = {path.name: sha256_of(path) for path in files}
-    return {"weights": weights_digest(root / "models/toygpt"), **digests}
 
 
 def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
@@ -178,7 +164,7 @@ def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     assert (root / "dvc.lock").read_bytes() == lock
 
     assert_resumed(workspace.dvc("repro").stdout, third_step)
-    assert results(root) == results(uninterrupted.root)
+    assert results_of(root) == results_of(uninterrupted.root)
     assert (root / "dvc.lock").read_bytes() != lock
     assert list_run_folders(root) == []
     run = the_run(root)
