@@ -96,7 +96,7 @@ class Faults:
         return watched
 
     def point(self, word: str, file: Any, folder: int | None = None) -> str | None:
-        """Return the name of a failpoint, or None if no file of the project changes."""
+        """Return a failpoint's name, or None if no file of the project changes."""
         if isinstance(file, int):
             path = Path(f"/proc/self/fd/{file}").readlink()
         elif folder is not None:

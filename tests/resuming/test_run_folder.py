@@ -134,13 +134,16 @@ def test_no_other_training_passes_for_the_one_that_was_asked_for(
     tmp_path: Path,
 ) -> None:
     missing = "there is no interrupted training "
-    changed = OTHER_PRECISION | {"train.lr": 0.25}
+    changed = OTHER_PRECISION | {"train.lr": 0.25, "train.bin": "ab" * 32}
     refused(tmp_path, f"{missing}0123", INPUTS, expected="0123")
     assert list_run_folders(tmp_path) == []
     training = interrupt(tmp_path)
 
-    other = r"not the training that was interrupted \(nano\): train\.lr was 0\.5 and is"
-    refused(tmp_path, other, changed, expected=FINGERPRINT)
+    another = (
+        r"not the training that was interrupted \(nano\): "
+        r"train\.bin was None and is (ab){6}…; train\.lr was 0\.5 and is 0\.25$"
+    )
+    refused(tmp_path, another, changed, expected=FINGERPRINT)
     (training.folder / "training.json").unlink()
     refused(tmp_path, f"{missing}{FINGERPRINT}", OTHER_PRECISION, expected=FINGERPRINT)
 
