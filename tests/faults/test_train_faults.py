@@ -118,6 +118,7 @@ class Training:
         self,
         fault: Fault | None = None,
         function: Callable[[], None] = real,
+        /,
         **environment: str,
     ) -> Ended:
         """Train, or continue."""
@@ -256,7 +257,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
 
 def test_naive_checkpoints_do_not_survive_the_same_faults(training: Training) -> None:
     """Without a fault they are as good: it is the faults that these tests see."""
-    assert training.run(function=naive).code == 0
+    assert training.run(None, naive).code == 0
     assert training.results() == training.expected
 
     for number in (2, training.number_of(WRITE, 1, 99)):
@@ -264,7 +265,7 @@ def test_naive_checkpoints_do_not_survive_the_same_faults(training: Training) ->
             training.forget()
             fault = Fault("write last.ckpt", number, effect)
             assert training.run(fault, naive).fired
-            code = training.run(function=naive).code
+            code = training.run(None, naive).code
             assert code or training.results() != training.expected, fault
 
 

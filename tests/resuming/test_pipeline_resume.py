@@ -47,10 +47,10 @@ EXPERIMENT = ("dvc", "exp", "run", "-nby-hand", "-Strain.learning_rate=0.004")
 RESUME = ("python", ".", "resume")
 
 
-def longer_project(built: Workspace, root: Path, **changes: Any) -> Workspace:
+def longer_project(built: Workspace, root: Path) -> Workspace:
     """Return a copy of the tiny project in which only training is left to do."""
     workspace = built.copy_to(root)
-    workspace.set_params(LONGER | changes)
+    workspace.set_params(LONGER)
     yaml = YAML()
     for file in ("dvc.yaml", "dvc.lock"):  # the stages after training take longer
         pipeline = yaml.load(workspace.root / file)

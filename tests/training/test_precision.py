@@ -36,8 +36,8 @@ def test_precision_is_bf16_where_the_device_multiplies_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu})
 
     assert resolve_precision("auto", accelerator) == expected
-    for chosen in ("32-true", "bf16-mixed"):
-        assert resolve_precision(chosen, accelerator) == chosen
+    assert resolve_precision("32-true", accelerator) == "32-true"
+    assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
 
 
 @pytest.mark.parametrize(
