@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,43 +10,42 @@ from typing import Any
 
 from toygpt.tracking.mlflow import RECORD_TAG
 from toygpt.tracking.mlflow_database import DATABASE
-from toygpt.tracking.points import Known, known_of
+from toygpt.tracking.points import known_of
 from toygpt.tracking.record import Record, all_infos
 from toygpt.tracking.wandb import EXIT_CODES
-from toygpt.tracking.wandb_files import WandbRun, read_runs
-
-Seen = list[tuple[int, str, float]]  # step, name and value of each point
+from toygpt.tracking.wandb_files import read_runs
 
 
 @dataclass
-class MLflowRun:
-    """A run in MLflow's database, without its system metrics."""
+class Seen:
+    """A run as a tracker has it, without its system metrics."""
 
-    name: str
-    status: str
+    name: str = ""
+    status: object = None  # of W&B, the exit code
+    results: dict[str, Any] = field(default_factory=dict)
     points: list[tuple[int, str, float]] = field(default_factory=list)
 
 
 def audit(root: Path) -> list[str]:
     """Return every disagreement between our records, MLflow and W&B."""
     records = {info.id: Record(folder) for folder, info in all_infos(root)}
-    in_mlflow, in_wandb = _runs_in_mlflow(root), _runs_in_wandb(root)
-    found = [
-        f"{tracker} has a run without a record: {run_id}"
-        for tracker, run_ids in (("mlflow", {*in_mlflow}), ("wandb", {*in_wandb}))
-        for run_id in sorted(run_ids - records.keys())
-    ]
-    for run_id, record in records.items():
-        differences = []
-        if "mlflow" in record.info.trackers:
-            differences += _differences_in_mlflow(record, in_mlflow.get(run_id, []))
-        if "wandb" in record.info.trackers:
-            differences += _differences_in_wandb(record, in_wandb.get(run_id, []))
-        found += [f"{record.info.name} ({run_id}): {text}" for text in differences]
+    found = []
+    for tracker, runs in (("mlflow", in_mlflow(root)), ("wandb", in_wandb(root))):
+        for run_id in sorted(runs.keys() - records.keys()):
+            found.append(f"{tracker} has a run without a record: {run_id}")
+        for run_id, record in records.items():
+            if tracker in record.info.trackers:
+                seen = runs.get(run_id, [])
+                problems = (
+                    differences(tracker, record, *seen)
+                    if len(seen) == 1
+                    else [f"{tracker} has {len(seen)} runs of it"]
+                )
+                found += [f"{record.info.name} ({run_id}): {text}" for text in problems]
     return found
 
 
-def _runs_in_mlflow(root: Path) -> dict[str, list[MLflowRun]]:
+def in_mlflow(root: Path) -> dict[str, list[Seen]]:
     """Return all runs by the id of their record; each record should have one.
 
     They are read without MLflow: it keeps a file open that a test may replace.
@@ -53,7 +53,7 @@ def _runs_in_mlflow(root: Path) -> dict[str, list[MLflowRun]]:
     database = root / DATABASE
     if not database.exists():
         return {}
-    runs: dict[str, list[MLflowRun]] = {}
+    runs: dict[str, list[Seen]] = {}
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         found = connection.execute(
             "SELECT runs.run_uuid, coalesce(value, 'none'), name, status FROM runs "
@@ -66,84 +66,60 @@ def _runs_in_mlflow(root: Path) -> dict[str, list[MLflowRun]]:
                 "SELECT step, key, value FROM metrics "
                 "WHERE run_uuid = ? AND key NOT LIKE 'system/%' ORDER BY timestamp",
                 [mlflow_id],
-            )
-            run = MLflowRun(name, status, points.fetchall())
-            runs.setdefault(run_id, []).append(run)
+            ).fetchall()
+            # MLflow keeps results at step 0, where no curve has a point; the last one
+            # counts.
+            results = {key: value for step, key, value in points if step == 0}
+            curves = [point for point in points if point[0] != 0]
+            runs.setdefault(run_id, []).append(Seen(name, status, results, curves))
     return runs
 
 
-def _runs_in_wandb(root: Path) -> dict[str, list[WandbRun]]:
-    """Return the files of each run, one for each time that it was opened, oldest first.
+def in_wandb(root: Path) -> dict[str, list[Seen]]:
+    """Return each run, put together from one file for each time that it was opened.
 
     If W&B was killed at once, it wrote nothing, not even the run's id.
     """
-    runs: dict[str, list[WandbRun]] = {}
-    for run in read_runs(root):
-        if run.run_id:
-            runs.setdefault(run.run_id, []).append(run)
+    runs: dict[str, list[Seen]] = {}
+    for part in read_runs(root):  # the oldest first
+        if part.run_id:
+            (seen,) = runs.setdefault(part.run_id, [Seen()])
+            seen.name, seen.status = part.name, part.exit_code
+            seen.results |= part.summary
+            for row in part.history:
+                step = row["step"]
+                seen.points += [(step, n, v) for n, v in row.items() if n != "step"]
     return runs
 
 
-def _differences_in_mlflow(record: Record, runs: list[MLflowRun]) -> list[str]:
-    if len(runs) != 1:
-        return [f"mlflow has {len(runs)} runs of it"]
-    (run,) = runs
-    curves, results = _curves_and_results(record)
-    # MLflow keeps results at step 0, where no curve has a point; the last one counts.
-    results_seen = {name: value for step, name, value in run.points if step == 0}
-    return [
-        *_compared("mlflow's name", record.info.name, run.name),
-        *_compared("mlflow's status", record.info.status, run.status),
-        *_compared("mlflow's results", results, results_seen),
-        *_compared_curves("mlflow", curves, [p for p in run.points if p[0] != 0]),
-    ]
-
-
-def _differences_in_wandb(record: Record, parts: list[WandbRun]) -> list[str]:
-    if not parts:
-        return ["wandb has no run of it"]
-    curves, results = _curves_and_results(record)
-    summary: dict[str, Any] = {}
-    for part in parts:
-        summary |= part.summary
-    results_seen = {name: summary[name] for name in results if name in summary}
-    points = [
-        (row["step"], name, value)
-        for part in parts
-        for row in part.history
-        for name, value in row.items()
-        if name != "step"
-    ]
-    exit_code = EXIT_CODES.get(record.info.status)
-    return [
-        *_compared("wandb's name", record.info.name, parts[-1].name),
-        *_compared("wandb's exit code", exit_code, parts[-1].exit_code),
-        *_compared("wandb's results", results, results_seen),
-        *_compared_curves("wandb", curves, points),
-    ]
-
-
-def _curves_and_results(record: Record) -> tuple[Known, dict[str, float]]:
+def differences(tracker: str, record: Record, seen: Seen) -> list[str]:
+    """Return what differs; each point must be there exactly once, with its value."""
     known = known_of(record.points)
     curves = {key: value for key, value in known.items() if key[0] is not None}
-    results = {name: value for (step, name), value in known.items() if step is None}
-    return curves, results
-
-
-def _compared_curves(tracker: str, expected: Known, seen: Seen) -> list[str]:
-    """Each point must be there exactly once, with its value."""
-    times = Counter((step, name) for step, name, _ in seen)
+    results: Mapping[str, Any] = {
+        n: v for (step, n), v in known.items() if step is None
+    }
+    status: object = record.info.status
+    if tracker == "wandb":  # its summary has the ends of all curves as well
+        status = EXIT_CODES.get(record.info.status)
+        seen.results = {n: v for n, v in seen.results.items() if n in results}
+    times = Counter((step, name) for step, name, _ in seen.points)
     return [
-        *(f"{tracker} lacks {key}" for key in expected.keys() - times.keys()),
-        *(f"only {tracker} has {key}" for key in times.keys() - expected.keys()),
+        *(
+            f"{tracker}'s {what}: {got!r} instead of {expected!r}"
+            for what, expected, got in (
+                ("name", record.info.name, seen.name),
+                ("status", status, seen.status),
+                ("results", results, seen.results),
+            )
+            if got != expected
+        ),
+        *(f"{tracker} lacks {key}" for key in curves.keys() - times.keys()),
+        *(f"only {tracker} has {key}" for key in times.keys() - curves.keys()),
         *(f"{tracker} has {key} {n} times" for key, n in times.items() if n > 1),
         *(
-            f"{tracker} has {value} for {step, name}, not {expected[step, name]}"
-            for step, name, value in seen
-            if expected.get((step, name), value) != value
+            f"{tracker} has {value} for {step, name}, not {curves[step, name]}"
+            for step, name, value in seen.points
+            if curves.get((step, name), value) != value
         ),
     ]
-
-
-def _compared(what: str, expected: object, got: object) -> list[str]:
-    return [] if expected == got else [f"{what}: {got!r} instead of {expected!r}"]

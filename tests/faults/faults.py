@@ -9,20 +9,16 @@ not part of a name: `rename step-N.ckpt`, `write LATEST.json`.
 import errno
 import gc
 import io
-import json
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
-from tests.project import PROJECT
 from toygpt.pipeline.files import TEMPORARY_NAME
 
 T = TypeVar("T")
@@ -100,7 +96,7 @@ class Faults:
         return watched
 
     def point(self, word: str, file: Any, folder: int | None = None) -> str | None:
-        """Return the name of a failpoint, or None if no file of the project changes."""
+        """Return a failpoint's name, or None if no file of the project changes."""
         if isinstance(file, int):
             path = Path(f"/proc/self/fd/{file}").readlink()
         elif folder is not None:
@@ -119,30 +115,20 @@ class Faults:
         file: Any = None,
         half: Callable[[], object] | None = None,
     ) -> T:
-        """Make a call, unless it is the one that fails.
-
-        Args:
-            point: The failpoint's name.
-            whole: Makes the call.
-            file: The path that the system's error names if there is no room.
-            half: Makes half of the call, where there are halves.
-        """
+        """Make a call, or half of it; the system's error names the file."""
         if self.fault is None or not re.fullmatch(self.fault.point, point):
             return whole()
         self.num_calls += 1
+        self.report.write(point + "\n")
         if self.num_calls < self.fault.number:
             return whole()
-        if self.num_calls > self.fault.number and self.fault.effect != "no room":
-            return whole()
-        self.report.write(point + "\n")
-        if self.fault.effect == "no room":  # for this call, and for all later ones
-            if half is not None:
-                half()
+        effect = self.fault.effect
+        if half is not None and effect in ("no room", "kill half way"):
+            half()
+        if effect == "no room":  # for this call, and for all later ones
             name = None if file is None or isinstance(file, int) else str(file)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-        if self.fault.effect == "kill half way" and half is not None:
-            half()
-        if self.fault.effect == "kill after":
+        if effect == "kill after":
             whole()
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("killed")
@@ -178,95 +164,52 @@ class Ended(NamedTuple):
     """How a program ended."""
 
     code: int  # negative after a signal
-    fired: list[str]  # the failpoints at which it was broken
+    calls: list[str]  # of the failpoints that the fault matches
+    fired: list[str]  # those of them at which it was broken
     output: str
-    num_calls: int | None  # of the failpoints that the fault matches; None if killed
 
 
 class Workbench:
     """A process that has imported a module once, and runs its functions in forks."""
 
     def __init__(self, module: str) -> None:
-        self._process = Popen(
-            [
-                sys.executable,
-                "-c",
-                f"from tests.faults.faults import serve; serve({module!r})",
-            ],
-            cwd=PROJECT,
-            stdin=PIPE,
-            stdout=PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._process:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+        self._forks = multiprocessing.get_context("forkserver")
+        self._forks.set_forkserver_preload([module])
 
     def run(
         self,
-        function: str,
+        function: Callable[[], object],
         folder: Path,
         fault: Fault | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run a function in a folder, and break it if there is a fault."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with tempfile.TemporaryDirectory() as notes:
-            task = [function, str(folder), fault, dict(environment or {}), notes]
-            self._process.stdin.write(json.dumps(task) + "\n")
-            self._process.stdin.flush()
-            code = int(self._process.stdout.readline())
-            fired = (Path(notes) / "report").read_text(encoding="utf-8").splitlines()
-            output = (Path(notes) / "output").read_text(encoding="utf-8")
-            calls = Path(notes) / "calls"
-            num_calls = int(calls.read_text()) if calls.exists() else None
-        return Ended(code, fired, output, num_calls)
+        with tempfile.TemporaryDirectory() as name:
+            notes = Path(name)
+            task = (function, folder, fault, environment or {}, notes)
+            process = self._forks.Process(target=_run, args=task)
+            process.start()
+            process.join()
+            assert process.exitcode is not None
+            calls = (notes / "report").read_text(encoding="utf-8").splitlines()
+            fired = calls[fault.number - 1 :] if fault else []
+            output = (notes / "output").read_text(encoding="utf-8")
+        return Ended(process.exitcode, calls, fired, output)
 
 
-def serve(module: str) -> None:
-    """Run each requested function in a fork of this process, until the input ends."""
-    import torch
-
-    torch.set_num_threads(1)  # a process with threads cannot be forked
-    functions = import_module(module)
+def _run(
+    function: Callable[[], object],
+    folder: Path,
+    fault: Fault | None,
+    environment: Mapping[str, str],
+    notes: Path,
+) -> None:
     gc.freeze()  # so that all forks share the memory of what was imported
-    for line in sys.stdin:
-        function, folder, fault, environment, notes = json.loads(line)
-        child = os.fork()
-        if not child:
-            output = os.open(f"{notes}/output", os.O_WRONLY | os.O_CREAT)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.chdir(folder)
-            os.environ.update(environment)
-            tempfile.tempdir = None  # TMPDIR may be another now
-            report = Path(notes, "report")
-            faults = Faults(Fault(*fault) if fault else None, Path(folder), report)
-            faults.install()
-            code = _exit_code_of(getattr(functions, function))
-            Path(notes, "calls").write_text(str(faults.num_calls))
-            os._exit(code)
-        status = os.waitpid(child, 0)[1]
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-def _exit_code_of(function: Callable[[], object]) -> int:
-    """Run a function, and return the exit code that Python would end with."""
-    try:
-        function()
-    except SystemExit as ended:
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-        return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
+    output = os.open(notes / "output", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR may be another now
+    Faults(fault, folder, notes / "report").install()
+    function()

@@ -12,6 +12,7 @@ from typing import TypeVar
 import psutil
 
 from tests.project import PATIENCE_SECONDS, Workspace
+from toygpt.resuming.run_folder import list_run_folders
 
 Found = TypeVar("Found")
 
@@ -33,6 +34,7 @@ class Command:
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
         self.process = process
+        self.send = process.send_signal  # to it alone
         self._output = output
 
     @property
@@ -42,16 +44,10 @@ class Command:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
         return self.process.poll() is None
 
     def wait(self) -> int:
-        """Return its exit code, when it has ended."""
         return self.process.wait(PATIENCE_SECONDS)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to it alone."""
-        self.process.send_signal(number)
 
     def press_ctrl_c(self) -> None:
         """Do as a terminal does: all processes that run in it get the signal."""
@@ -97,13 +93,7 @@ def stage_processes(root: Path, stage: str | None = None) -> list[psutil.Process
 
 
 def wait_for_stage(root: Path, stage: str, *, beside: Command) -> psutil.Process:
-    """Return the process that runs a stage, when there is one.
-
-    Args:
-        root: Of the project.
-        stage: As in `python -m stages.STAGE`.
-        beside: The command that is to start it: once it has ended, no stage will come.
-    """
+    """Return the process that runs a stage, once the command beside has started it."""
 
     def look() -> psutil.Process | None:
         processes = stage_processes(root, stage)
@@ -118,3 +108,12 @@ def is_gone(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True
+
+
+def newest_step(root: Path, name: str | None = None) -> int:
+    """Return the step of the newest checkpoint of all trainings, or of one by name."""
+    steps = [0]
+    for training in list_run_folders(root):
+        if name is None or getattr(training.describe(), "name", None) == name:
+            steps += [checkpoint.step for checkpoint in training.checkpoints()]
+    return max(steps)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -19,14 +20,15 @@ from tests.faults.audit import audit
 from tests.faults.kills import (
     Command,
     is_gone,
+    newest_step,
     stage_processes,
     started,
     wait_for_stage,
     wait_until,
 )
-from tests.project import Workspace, tiny_project
+from tests.project import tiny_project
 from toygpt.resuming.run_folder import list_run_folders
-from toygpt.tracking.record import Record, RunInfo, all_infos, runs_folder
+from toygpt.tracking.record import Record, all_infos, runs_folder
 
 pytestmark = pytest.mark.chaos
 
@@ -177,11 +179,7 @@ def repeat(kill: Kill, chaos: Chaos) -> str:
             chaos.workspace.run("python", ".", "doctor", "--fix", check=False)
     else:
         raise AssertionError(said)
-    kill.resumed_after = "".join(
-        line.removeprefix("resuming after ")
-        for line in said.splitlines()
-        if line.startswith("resuming after ")
-    )
+    kill.resumed_after = "".join(re.findall("^resuming after (.*)", said, re.M))
     return said
 
 
@@ -245,11 +243,11 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
         steps = {}
         for name in ("rate-0.002", "rate-0.003"):
             trainer = wait_until(partial(trainer_of, workspace.root, name))
-            wait_until(partial(kept_step, workspace.root, name))
+            wait_until(partial(newest_step, workspace.root, name))
             trainer.kill()
             assert running[name].wait() != 0
             assert is_gone(trainer)
-            steps[name] = kept_step(workspace.root, name)
+            steps[name] = newest_step(workspace.root, name)
             running[name] = start(name)
         for name, command in running.items():
             last, said = command, ""
@@ -264,7 +262,10 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
     assert sorted(info.name for info in infos) == sorted(commands)
     assert {info.status for info in infos} == {"FINISHED"}
     assert {*infos[0].trackers} == {"mlflow", "wandb"}
-    assert all("test_bits_per_byte" in results_of(workspace, info) for info in infos)
+    for info in infos:
+        points = Record(runs_folder(workspace.root) / info.id).points
+        results = {name for p in points if p.step is None for name in p.metrics}
+        assert "test_bits_per_byte" in results
     assert list_run_folders(workspace.root) == []
     assert temporaries(workspace.root) == []
     assert audit(workspace.root) == []
@@ -279,23 +280,5 @@ def trainer_of(root: Path, name: str) -> psutil.Process | None:
     return None
 
 
-def kept_step(root: Path, name: str) -> int:
-    """Return the step of the newest checkpoint of a training."""
-    for training in list_run_folders(root):
-        description = training.describe()
-        if description is not None and description.name == name:
-            return max((each.step for each in training.checkpoints()), default=0)
-    return 0
-
-
-def results_of(workspace: Workspace, info: RunInfo) -> set[str]:
-    """Return the names of the results of a whole run."""
-    record = Record(runs_folder(workspace.root) / info.id)
-    return {
-        name for point in record.points if point.step is None for name in point.metrics
-    }
-
-
 def temporaries(root: Path) -> list[Path]:
-    """Return the temporary files that are left."""
     return [path for path in root.rglob(".*.tmp") if ".git" not in path.parts]

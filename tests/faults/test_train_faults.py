@@ -1,11 +1,11 @@
 """The train stage, killed and starved at every moment, ends with the same weights."""
 
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import omegaconf  # noqa: F401  (torch loads it late: here once, not in every fork)
 import pytest
@@ -13,10 +13,7 @@ import torch
 
 from stages import download, split, tokenize, train
 from tests.faults.faults import Effect, Ended, Fault, Workbench, name_of
-from tests.project import tiny_project
-from toygpt.model.huggingface import weights_digest
-from toygpt.pipeline import paths
-from toygpt.pipeline.files import sha256_of, write_text
+from tests.faults.small import results_of, small_project
 from toygpt.pipeline.stage import run
 from toygpt.resuming import run_folder
 from toygpt.resuming.checkpoint import Checkpoint
@@ -26,9 +23,6 @@ pytestmark = pytest.mark.slow
 
 # Six steps with dropout, in the middle of epochs, and a checkpoint at every second.
 PARAMS: dict[str, Any] = {
-    "corpus": "files",
-    "tokenize.vocab_size": 260,
-    "models.nano.block_size": 4,
     "train.batch_size": 4,
     "train.max_tokens": 6 * 16,
     "train.warmup_tokens": 0,
@@ -38,45 +32,32 @@ PARAMS: dict[str, Any] = {
     "train.dropout": 0.1,
     "runtime.micro_batch_size": 3,
     "runtime.checkpoint_every_steps": 2,
-    "tracking.mlflow": False,
-    "tracking.wandb": "disabled",
 }
 NUM_CHECKPOINTS = 3
 NEVER = 10**9
+OPEN = "open step-N.ckpt"
 WRITE = "write step-N.ckpt"
 # A checkpoint consists of hundreds of writes; other tests take some of them.
 ANY_BUT_REMOVE = r"(?!remove|write step|flush [^.]+$).*"  # nor a flush of a folder
 OUTPUTS = ("models", "reports", "metrics/train.json", ".toygpt")
 
 
-class Moment(NamedTuple):
-    """A moment while a checkpoint is saved, to be killed at."""
-
-    point: str
-    effect: Effect = "kill before"
-    per_checkpoint: int = 1  # so many calls belong to each checkpoint
-    # Calls before the first checkpoint: LATEST.json and training.json are written when
-    # training starts, and the folder that holds them is flushed each time.
-    at_start: int = 0
-    which: int = 0  # of the calls for one checkpoint
-
-
-# Every change of a file that saves a checkpoint, in order; `-1` is counted at run time.
-MOMENTS = [
-    Moment("open step-N.ckpt"),
-    Moment(WRITE, per_checkpoint=-1),
-    Moment(WRITE, "kill half way", per_checkpoint=-1, which=150),
-    Moment("flush step-N.ckpt"),
-    Moment("rename step-N.ckpt"),
-    Moment("flush training", per_checkpoint=2, at_start=2),
-    Moment("open LATEST.json", at_start=1),
-    Moment("write LATEST.json", at_start=1),
-    Moment("write LATEST.json", "kill half way", at_start=1),
-    Moment("flush LATEST.json", at_start=1),
-    Moment("rename LATEST.json", at_start=1),
-    Moment("flush training", per_checkpoint=2, at_start=2, which=1),
+# Every change of a file that saves a checkpoint, in order; the number says which of
+# the calls in this checkpoint.
+MOMENTS: list[tuple[str, Effect, int]] = [
+    (OPEN, "kill before", 0),
+    (WRITE, "kill before", 0),
+    (WRITE, "kill half way", 150),
+    ("flush step-N.ckpt", "kill before", 0),
+    ("rename step-N.ckpt", "kill before", 0),
+    ("flush training", "kill before", 0),
+    ("open LATEST.json", "kill before", 0),
+    ("write LATEST.json", "kill before", 0),
+    ("write LATEST.json", "kill half way", 0),
+    ("flush LATEST.json", "kill before", 0),
+    ("rename LATEST.json", "kill before", 0),
+    ("flush training", "kill before", 1),
 ]
-FIRST_AND_LAST = (0, 2)  # of the three checkpoints; the last one replaces the first
 OTHER_KILLS = [
     Fault("remove step-N.ckpt", 1, "kill before"),
     Fault("remove step-N.ckpt", 1, "kill after"),
@@ -87,17 +68,18 @@ OTHER_KILLS = [
     Fault("rename training", 1, "kill before"),
     Fault("rename training", 1, "kill after"),
     Fault("remove LATEST.json", 1, "kill after"),
+    Fault(WRITE, 300, "kill half way"),
+    Fault("rename step-N.ckpt", 2, "kill before"),
+    Fault("rename LATEST.json", 3, "no room"),
 ]
 
 
 def prepare() -> None:
-    """Run the stages before `train`."""
     for stage in (download, tokenize, split):
         run(stage.main)
 
 
 def real() -> None:
-    """Run the train stage."""
     run(train.main)
 
 
@@ -105,16 +87,13 @@ class Naive(RunFolder):
     """The way that one writes first: a file overwritten in its place, and trusted."""
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:
-        """Write over the checkpoint before."""
-        with (self.folder / "last.ckpt").open("wb") as file:
+        with self.path_of().open("wb") as file:
             torch.save(checkpoint, file)
 
     def best_checkpoint(self) -> Checkpoint | None:
-        """Return the file that is there."""
-        return Checkpoint(0, "", 0) if (self.folder / "last.ckpt").exists() else None
+        return Checkpoint(0, "", 0) if self.path_of().exists() else None
 
-    def path_of(self, checkpoint: Checkpoint) -> Path:
-        """Return its path."""
+    def path_of(self, checkpoint: Checkpoint | None = None) -> Path:
         return self.folder / "last.ckpt"
 
 
@@ -130,27 +109,30 @@ class Training:
     def __init__(self, bench: Workbench, root: Path) -> None:
         self.bench = bench
         self.root = root
-        whole = self.run(Fault(WRITE, NEVER, "no room"))
+        whole = self.run(Fault(".*", NEVER, "no room"))
         assert (whole.code, whole.fired) == (0, []), whole.output
-        assert whole.num_calls is not None
-        self.writes_per_checkpoint, rest = divmod(whole.num_calls, NUM_CHECKPOINTS)
-        assert self.writes_per_checkpoint > 150 and not rest
+        self.calls = whole.calls
         self.expected = self.results()
 
     def run(
         self,
         fault: Fault | None = None,
-        environment: Mapping[str, str] | None = None,
-        function: str = "real",
+        function: Callable[[], None] = real,
+        /,
+        **environment: str,
     ) -> Ended:
         """Train, or continue."""
         return self.bench.run(function, self.root, fault, environment)
 
-    def break_by(
-        self, fault: Fault, environment: Mapping[str, str] | None = None
-    ) -> Ended:
+    def number_of(self, point: str, checkpoint: int, call: int) -> int:
+        """Return the number of a failpoint's call; all of these count from zero."""
+        opened = [i for i, found in enumerate(self.calls) if found == OPEN]
+        assert len(opened) == NUM_CHECKPOINTS
+        return self.calls[: opened[checkpoint]].count(point) + call + 1
+
+    def break_by(self, fault: Fault, **environment: str) -> Ended:
         """Train until the fault comes, which harms no checkpoint."""
-        ended = self.run(fault, environment)
+        ended = self.run(fault, **environment)
         assert ended.fired
         if fault.effect == "no room":
             check_message(ended)
@@ -166,46 +148,33 @@ class Training:
             assert len(checkpoints) <= 2
             assert not [entry for entry in checkpoints if folder.damage_of(entry)]
 
-    def complete(self, environment: Mapping[str, str] | None = None) -> str:
-        """Train to the end, with the results of a whole training; return the output."""
-        ended = self.run(environment=environment)
+    def complete(self, **environment: str) -> None:
+        """Train to the end, with the results of a whole training."""
+        ended = self.run(**environment)
         assert ended.code == 0, ended.output
         assert self.results() == self.expected
-        return ended.output
 
     def results(self) -> dict[str, str]:
-        """Return the digest of everything that a finished training has written."""
-        found = {"weights": weights_digest(self.root / paths.MODEL)}
-        reports = (self.root / paths.TRAIN_REPORT).iterdir()
-        for path in [*reports, self.root / "metrics/train.json"]:
-            found[path.name] = sha256_of(path)
+        """Return the digests of a finished training, of which nothing else is left."""
         assert list_run_folders(self.root) == []
         assert self.leftovers() == []
-        return found
+        return results_of(self.root)
 
     def leftovers(self) -> list[Path]:
-        """Return everything that was begun and not finished."""
         return [p for name in OUTPUTS for p in (self.root / name).rglob(".*.tmp")]
 
     def forget(self) -> None:
-        """Remove everything that was trained."""
         for path in [self.root / name for name in OUTPUTS]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
-    """A project that was trained once, and nothing interrupted it."""
-    workspace = tiny_project(tmp_path_factory.mktemp("faults") / "project")
-    workspace.set_params(PARAMS)
-    (workspace.root / "dvc.lock").unlink()  # to read it would be half of each run
-    for number in range(12):
-        text = f"def number_{number}(self):\n    return {number**9}\n" * 2
-        write_text(workspace.root / "texts" / str(number) / "a.txt", text)
-    with Workbench(__name__) as bench:
-        ended = bench.run("prepare", workspace.root)
-        assert ended.code == 0, ended.output
-        yield Training(bench, workspace.root)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    root = small_project(tmp_path_factory.mktemp("faults") / "project", PARAMS).root
+    bench = Workbench(__name__)
+    ended = bench.run(prepare, root)
+    assert ended.code == 0, ended.output
+    return Training(bench, root)
 
 
 @pytest.fixture
@@ -233,35 +202,33 @@ def check_message(ended: Ended) -> None:
     assert "Traceback" not in ended.output
 
 
-@pytest.mark.parametrize("number", FIRST_AND_LAST)
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.effect} {m.point}")
+@pytest.mark.parametrize("checkpoint", [0, 2])  # of 3; the last replaces the first
+@pytest.mark.parametrize(("point", "effect", "call"), MOMENTS)
 def test_a_training_killed_while_it_saves_ends_as_if_it_had_not_been(
-    training: Training, moment: Moment, number: int
+    training: Training, point: str, effect: Effect, call: int, checkpoint: int
 ) -> None:
-    per_checkpoint = moment.per_checkpoint
-    if per_checkpoint < 0:
-        per_checkpoint = training.writes_per_checkpoint
-    call = moment.at_start + per_checkpoint * number + moment.which + 1
+    number = training.number_of(point, checkpoint, call)
 
-    training.break_by(Fault(moment.point, call, moment.effect))
+    training.break_by(Fault(point, number, effect))
 
     training.complete()
 
 
 @pytest.mark.parametrize("fault", OTHER_KILLS, ids=str)
-def test_a_training_killed_later_ends_as_if_it_had_not_been(
+def test_a_training_killed_later_or_with_temporary_files_elsewhere_ends_the_same(
     training: Training, fault: Fault
 ) -> None:
-    training.break_by(fault)
+    """On another file system, if there is one: a move to it writes a second time."""
+    elsewhere = {"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {}
 
-    training.complete()
+    training.break_by(fault, **elsewhere)
+
+    training.complete(**elsewhere)
 
 
 def test_a_disk_that_is_full_at_any_write_costs_no_step(training: Training) -> None:
     """Full at the first change of a file, then at the second, until it passes."""
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         ended = training.run(Fault(ANY_BUT_REMOVE, number, "no room"))
         if not ended.fired:
             break
@@ -273,11 +240,11 @@ def test_a_disk_that_is_full_at_any_write_costs_no_step(training: Training) -> N
     assert training.results() == training.expected
 
 
-@pytest.mark.parametrize(("done", "write"), [(0, 1), (0, 150), (1, 100), (2, 150)])
+@pytest.mark.parametrize(("done", "write"), [(0, 0), (0, 149), (1, 99), (2, 149)])
 def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
     training: Training, done: int, write: int
 ) -> None:
-    number = done * training.writes_per_checkpoint + write
+    number = training.number_of(WRITE, done, write)
 
     full = training.break_by(Fault(WRITE, number, "no room"))
 
@@ -288,49 +255,18 @@ def test_a_disk_that_is_full_in_the_midst_of_a_checkpoint_leaves_the_one_before(
     training.complete()
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(WRITE, 300, "kill half way"),
-        Fault("rename step-N.ckpt", 2, "kill before"),
-        Fault("rename LATEST.json", 3, "no room"),
-    ],
-    ids=str,
-)
-def test_temporary_files_may_lie_on_another_file_system(
-    training: Training, fault: Fault
-) -> None:
-    """There, what is written in one place and moved to another is written twice."""
-    elsewhere = Path("/dev/shm")
-    if not elsewhere.is_dir() or elsewhere.stat().st_dev == training.root.stat().st_dev:
-        pytest.skip("there is no other file system")
-    environment = {"TMPDIR": str(elsewhere)}
-
-    training.break_by(fault, environment)
-
-    training.complete(environment)
-
-
 def test_naive_checkpoints_do_not_survive_the_same_faults(training: Training) -> None:
     """Without a fault they are as good: it is the faults that these tests see."""
-    assert training.run(function="naive").code == 0
+    assert training.run(None, naive).code == 0
     assert training.results() == training.expected
-    faults = [
-        Fault("write last.ckpt", number, effect)
-        for number in (2, training.writes_per_checkpoint + 100)
-        for effect in get_args(Effect)
-        if effect != "kill after"
-    ]
-    broken = []
 
-    for fault in faults:
-        training.forget()
-        assert training.run(fault, function="naive").fired
-        code = training.run(function="naive").code
-        if code or training.results() != training.expected:
-            broken.append(fault)
-
-    assert broken == faults
+    for number in (2, training.number_of(WRITE, 1, 99)):
+        for effect in get_args(Effect)[:-1]:  # all but "kill after"
+            training.forget()
+            fault = Fault("write last.ckpt", number, effect)
+            assert training.run(fault, naive).fired
+            code = training.run(None, naive).code
+            assert code or training.results() != training.expected, fault
 
 
 @pytest.mark.parametrize(
@@ -345,26 +281,9 @@ def test_naive_checkpoints_do_not_survive_the_same_faults(training: Training) ->
 def test_starting_over_can_be_killed_too(training: Training, fault: Fault) -> None:
     training.break_by(Fault("remove step-N.ckpt", 1, "kill before"))
 
-    training.break_by(fault, {"TOYGPT_FRESH": "1"})
+    training.break_by(fault, TOYGPT_FRESH="1")
 
     training.complete()
-
-
-def test_damaged_checkpoints_end_the_stage_and_a_fresh_start_works(
-    training: Training,
-) -> None:
-    training.break_by(Fault("make models", 1, "kill before"))
-    (folder,) = list_run_folders(training.root)
-    for checkpoint in folder.checkpoints():
-        os.truncate(folder.path_of(checkpoint), 1000)
-
-    refused = training.run()
-
-    assert refused.code == 1
-    assert refused.output.count("is damaged: 1,000 bytes instead of") == 2
-    assert "error: no checkpoint of this training" in refused.output
-    assert "--fresh" in refused.output
-    assert "resuming after" not in training.complete({"TOYGPT_FRESH": "1"})
 
 
 @pytest.mark.chaos
@@ -373,9 +292,7 @@ def test_every_single_change_of_a_file_may_be_the_last(
     training: Training, effect: Any
 ) -> None:
     """Each from the beginning of a training, for every number until it passes."""
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         training.forget()
         if not training.run(Fault(".*", number, effect)).fired:
             break

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from toygpt.resuming.checkpoint import CheckpointFolder
 from toygpt.resuming.description import Description
 from toygpt.resuming.fingerprint import fingerprint_of
 from toygpt.resuming.run_folder import RunFolder, open_run_folder, run_folders_root
@@ -24,14 +25,23 @@ DESCRIPTION = Description(
 )
 
 
+def steps_of(folder: CheckpointFolder) -> list[int]:
+    """Return the steps of the checkpoints that count."""
+    return [checkpoint.step for checkpoint in folder.checkpoints()]
+
+
+def files_of(folder: CheckpointFolder) -> list[str]:
+    """Return the names of all files."""
+    return sorted(path.name for path in folder.folder.iterdir())
+
+
 def interrupt(
     root: Path, inputs: dict[str, Any] = INPUTS, **description: Any
 ) -> RunFolder:
     """Leave a training after its third step."""
+    changes = {"inputs": inputs, **description}
     with open_run_folder(root, inputs) as training:
-        training.write_description(
-            replace(DESCRIPTION, **{"inputs": inputs, **description})
-        )
+        training.write_description(replace(DESCRIPTION, **changes))
         training.save(3, {})
     return training
 
@@ -43,12 +53,11 @@ def leave_outdated(root: Path) -> Path:
     description = asdict(DESCRIPTION)
     description["deciding"] = description.pop("inputs")
     entry = {"file": "step-20.ckpt", "sha256": "0" * 64, "bytes": 7, "step": 20}
-    values: dict[str, dict[str, Any]] = {
-        "LATEST.json": {"version": 1, "checkpoints": [entry]},
-        "training.json": {"version": 1, **description},
-    }
-    for name, value in values.items():
-        (folder / name).write_text(json.dumps(value, indent=2) + "\n")
-    (folder / "step-20.ckpt").write_bytes(b"weights")
-    (folder / "lock").write_text("123\n")
+    for name, text in {
+        "LATEST.json": json.dumps({"version": 1, "checkpoints": [entry]}),
+        "training.json": json.dumps({"version": 1, **description}),
+        "step-20.ckpt": "weights",
+        "lock": "123\n",
+    }.items():
+        (folder / name).write_text(text)
     return folder

@@ -2,8 +2,6 @@
 
 import shutil
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ from tests.faults.audit import audit
 from tests.faults.kills import (
     Command,
     is_gone,
+    newest_step,
     stage_processes,
     started,
     wait_for_stage,
     wait_until,
 )
+from tests.faults.small import results_of
 from tests.project import Workspace
-from toygpt.model.huggingface import weights_digest
-from toygpt.pipeline.files import sha256_of
 from toygpt.resuming.run_folder import list_run_folders
 from toygpt.tracking.record import RunInfo, all_infos
 
@@ -45,23 +43,14 @@ RATE = {"train.learning_rate": 4e-3}
 OTHER_RATE = {"train.learning_rate": 5e-3}
 TRACKED = {"tracking.mlflow": True, "tracking.wandb": "offline"}
 TRAIN = ("python", ".", "train", "--lr", "4e-3", "--name", "by-hand")
-EXPERIMENT = (
-    "dvc",
-    "exp",
-    "run",
-    "--name",
-    "by-hand",
-    "-S",
-    "train.learning_rate=0.004",
-)
+EXPERIMENT = ("dvc", "exp", "run", "-nby-hand", "-Strain.learning_rate=0.004")
+RESUME = ("python", ".", "resume")
 
 
-def longer_project(
-    built: Workspace, root: Path, changes: Mapping[str, Any] | None = None
-) -> Workspace:
+def longer_project(built: Workspace, root: Path) -> Workspace:
     """Return a copy of the tiny project in which only training is left to do."""
     workspace = built.copy_to(root)
-    workspace.set_params({**LONGER, **(changes or {})})
+    workspace.set_params(LONGER)
     yaml = YAML()
     for file in ("dvc.yaml", "dvc.lock"):  # the stages after training take longer
         pipeline = yaml.load(workspace.root / file)
@@ -73,18 +62,6 @@ def longer_project(
     (workspace.root / "mlflow.db").unlink(missing_ok=True)
     workspace.commit("longer")
     return workspace
-
-
-def newest_step(root: Path) -> int:
-    """Return the step of the newest checkpoint of all trainings."""
-    return max(
-        (
-            checkpoint.step
-            for training in list_run_folders(root)
-            for checkpoint in training.checkpoints()
-        ),
-        default=0,
-    )
 
 
 def wait_for_training(root: Path, command: Command, *, step: int) -> psutil.Process:
@@ -126,23 +103,16 @@ def the_run(root: Path) -> RunInfo:
     return info
 
 
-def results(root: Path) -> dict[str, str]:
-    """Return the digests of the files that a training writes."""
-    files = [root / "metrics/train.json", *(root / "reports/train").iterdir()]
-    digests = {path.name: sha256_of(path) for path in files}
-    return {"weights": weights_digest(root / "models/toygpt"), **digests}
-
-
 def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     built: Workspace, tmp_path: Path
 ) -> None:
     """Its end is announced, then it is killed, then DVC above it is."""
-    uninterrupted = longer_project(built, tmp_path / "uninterrupted" / "project", RATE)
+    uninterrupted = longer_project(built, tmp_path / "uninterrupted" / "project")
+    uninterrupted.set_params(RATE)
     uninterrupted.run("python", "-m", "stages.train")
     workspace = longer_project(built, tmp_path / "project")
     root = workspace.root
-    lock = root / "dvc.lock"
-    lock_before = lock.read_bytes()
+    lock = (root / "dvc.lock").read_bytes()
 
     # As Slurm announces it to a command, and the command to the stage.
     with started(workspace, *TRAIN) as command:
@@ -155,7 +125,7 @@ def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     assert f"exited with {128 + signal.SIGUSR1}\n" in command.output
     assert f"stopped by SIGUSR1 after step {first_step:,}; the same" in command.output
     assert "resuming after" not in command.output
-    assert lock.read_bytes() == lock_before
+    assert (root / "dvc.lock").read_bytes() == lock
     assert workspace.run("git", "stash", "list").stdout == ""
     assert workspace.run("git", "branch", "--show-current").stdout == "main\n"
     discard_edits(workspace)
@@ -164,17 +134,14 @@ def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     (training,) = list_run_folders(root)
     newest, before = training.checkpoints()
     damaged = training.path_of(newest)
-    with damaged.open("r+b") as file:
-        file.seek(newest.bytes // 2)
-        file.write(b"\xff\x00\xff\x00")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     options = (training.fingerprint[:6], "--precision", "32-true")  # as it was
-    with started(workspace, "python", ".", "resume", *options) as command:
+    with started(workspace, *RESUME, *options) as command:
         wait_for_training(root, command, step=newest.step + 5).kill()
         assert command.wait() != 0
     second_step = newest_step(root)
     assert f"WARNING: {damaged} is damaged" in command.output
     assert_resumed(command.output, before.step)
-    assert lock.read_bytes() == lock_before
     discard_edits(workspace)
 
     # A training that runs is not resumed; it ends with its DVC, and saves its step.
@@ -182,7 +149,7 @@ def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     with started(workspace, "dvc", "repro") as command:
         trainer = wait_for_training(root, command, step=second_step + 5)
         trainer.suspend()  # so that it is still there when another command comes
-        refused = workspace.run("python", ".", "resume", check=False)
+        refused = workspace.run(*RESUME, check=False)
         trainer.resume()
         command.send(signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
@@ -194,11 +161,11 @@ def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     assert_resumed(command.output, second_step)
     assert "stopping after this step" in command.output
     assert first_step < second_step < third_step
-    assert lock.read_bytes() == lock_before
+    assert (root / "dvc.lock").read_bytes() == lock
 
     assert_resumed(workspace.dvc("repro").stdout, third_step)
-    assert results(root) == results(uninterrupted.root)
-    assert lock.read_bytes() != lock_before
+    assert results_of(root) == results_of(uninterrupted.root)
+    assert (root / "dvc.lock").read_bytes() != lock
     assert list_run_folders(root) == []
     run = the_run(root)
     assert (run.status, run.trackers) == ("FINISHED", ["mlflow", "wandb"])
@@ -206,12 +173,9 @@ def test_a_training_ended_three_times_has_the_results_of_an_uninterrupted_one(
     assert run.metadata["resumed.after"] == after
 
 
-@dataclass
-class Prepared:
+class Prepared(Workspace):
     """A project kept as `ready` to train, and as `interrupted` in an experiment."""
 
-    workspace: Workspace
-    root: Path
     lock: str  # dvc.lock after a training that nothing interrupted
 
     def lock_now(self) -> str:
@@ -221,37 +185,43 @@ class Prepared:
     def lock_of_experiment(self, name: str) -> str:
         """Return what DVC has noted as done in an experiment."""
         listing = ("git", "for-each-ref", "--format=%(refname)", "refs/exps")
-        refs = self.workspace.run(*listing).stdout.split()
+        refs = self.run(*listing).stdout.split()
         (ref,) = [ref for ref in refs if ref.endswith(f"/{name}")]
-        return self.workspace.run("git", "show", f"{ref}:dvc.lock").stdout
+        return self.run("git", "show", f"{ref}:dvc.lock").stdout
+
+    def rate_now(self) -> Any:
+        """Return the learning rate in params.yaml."""
+        params = YAML(typ="safe").load(self.root / "params.yaml")
+        return params["train"]["learning_rate"]
 
 
 @pytest.fixture(scope="module")
 def prepared(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    workspace = longer_project(built, tmp_path_factory.mktemp("resume") / "project")
-    workspace.keep("ready")
-    workspace.set_params(RATE)
-    workspace.dvc("repro")
-    lock = (workspace.root / "dvc.lock").read_text()
+    root = tmp_path_factory.mktemp("resume") / "project"
+    project = Prepared(longer_project(built, root).root)
+    project.keep("ready")
+    project.set_params(RATE)
+    project.dvc("repro")
+    project.lock = project.lock_now()
 
-    workspace.put_back("ready")
-    kill_in_training(workspace, *EXPERIMENT, step=15)
-    discard_edits(workspace)
-    workspace.keep("interrupted")
-    return Prepared(workspace, workspace.root, lock)
+    project.put_back("ready")
+    kill_in_training(project, *EXPERIMENT, step=15)
+    discard_edits(project)
+    project.keep("interrupted")
+    return project
 
 
 @pytest.mark.chaos
 def test_an_experiment_elsewhere_is_resumed_by_the_same_command(
     prepared: Prepared,
 ) -> None:
-    prepared.workspace.put_back("ready")
+    prepared.put_back("ready")
     overrides = [f"-S{key}={value}" for key, value in (RATE | TRACKED).items()]
     command = ["dvc", "exp", "run", "--temp", "--name", "killed", *overrides]
     lock_before = prepared.lock_now()
 
-    step = kill_in_training(prepared.workspace, *command)
-    done = prepared.workspace.run(*command)
+    step = kill_in_training(prepared, *command)
+    done = prepared.run(*command)
 
     assert_resumed(done.stdout, step)
     assert prepared.lock_of_experiment("killed") == prepared.lock
@@ -263,24 +233,23 @@ def test_an_experiment_elsewhere_is_resumed_by_the_same_command(
 
 @pytest.mark.chaos
 def test_the_queue_resumes_a_killed_training(prepared: Prepared) -> None:
-    workspace = prepared.workspace
-    workspace.put_back("ready")
+    prepared.put_back("ready")
     queue = (*EXPERIMENT[1:], "--queue")
 
     try:
-        workspace.dvc(*queue)
-        with started(workspace, "dvc", "queue", "start") as worker:
+        prepared.dvc(*queue)
+        with started(prepared, "dvc", "queue", "start") as worker:
             assert worker.wait() == 0
         wait_until(lambda: newest_step(prepared.root))
         (trainer,) = stage_processes(prepared.root, "train")
         trainer.kill()
-        wait_until(lambda: "Failed" in workspace.dvc("queue", "status").stdout)
+        wait_until(lambda: "Failed" in prepared.dvc("queue", "status").stdout)
         step = newest_step(prepared.root)
-        workspace.dvc(*queue)
-        workspace.dvc("queue", "start")
-        wait_until(lambda: "Success" in workspace.dvc("queue", "status").stdout)
+        prepared.dvc(*queue)
+        prepared.dvc("queue", "start")
+        wait_until(lambda: "Success" in prepared.dvc("queue", "status").stdout)
     finally:
-        workspace.dvc("queue", "stop", "--kill", check=False)
+        prepared.dvc("queue", "stop", "--kill", check=False)
 
     outputs = prepared.root.glob(".dvc/tmp/exps/run/*/*.out")
     assert_resumed("".join(path.read_text() for path in outputs), step)
@@ -291,22 +260,20 @@ def test_the_queue_resumes_a_killed_training(prepared: Prepared) -> None:
 
 @pytest.mark.chaos
 def test_each_of_two_trainings_is_resumed_as_itself(prepared: Prepared) -> None:
-    workspace = prepared.workspace
-    workspace.put_back("interrupted")
+    prepared.put_back("interrupted")
     first_step = newest_step(prepared.root)
-    workspace.set_params(OTHER_RATE)
-    other_step = kill_in_training(workspace, "dvc", "repro", step=first_step + 15)
-    discard_edits(workspace)
+    prepared.set_params(OTHER_RATE)
+    other_step = kill_in_training(prepared, "dvc", "repro", step=first_step + 15)
+    discard_edits(prepared)
 
-    no_terminal = workspace.run("python", ".", "resume", check=False)
-    first = workspace.run("python", ".", "resume", "by-hand").stdout
-    first_rate = learning_rate_now(prepared.root)
-    first_lock = prepared.lock_now()
-    discard_edits(workspace)
-    other = workspace.run("python", ".", "resume").stdout
-    other_rate = learning_rate_now(prepared.root)
-    workspace.set_params(RATE)
-    again = workspace.dvc("repro").stdout
+    no_terminal = prepared.run(*RESUME, check=False)
+    first = prepared.run(*RESUME, "by-hand").stdout
+    first_rate, first_lock = prepared.rate_now(), prepared.lock_now()
+    discard_edits(prepared)
+    other = prepared.run(*RESUME).stdout
+    other_rate = prepared.rate_now()
+    prepared.set_params(RATE)
+    again = prepared.dvc("repro").stdout
 
     assert no_terminal.returncode == 2
     assert "several trainings were interrupted; say which" in no_terminal.stderr
@@ -320,21 +287,16 @@ def test_each_of_two_trainings_is_resumed_as_itself(prepared: Prepared) -> None:
     assert first_lock == prepared.lock_now() == prepared.lock
 
 
-def learning_rate_now(root: Path) -> Any:
-    return YAML(typ="safe").load(root / "params.yaml")["train"]["learning_rate"]
-
-
 @pytest.mark.chaos
 def test_only_the_precision_may_change_on_the_way(prepared: Prepared) -> None:
-    prepared.workspace.put_back("interrupted")
+    prepared.put_back("interrupted")
     step = newest_step(prepared.root)
     (prepared.root / "changes.yaml").write_text("seed: 5\n")
     params = (prepared.root / "params.yaml").read_bytes()
-    resume = ("python", ".", "resume")
 
-    seed = prepared.workspace.run(*resume, "--config", "changes.yaml", check=False)
+    seed = prepared.run(*RESUME, "--config", "changes.yaml", check=False)
     params_then = (prepared.root / "params.yaml").read_bytes()
-    precision = prepared.workspace.run(*resume, "--precision", "bf16-mixed")
+    precision = prepared.run(*RESUME, "--precision", "bf16-mixed")
 
     assert seed.returncode == 2
     assert "seed was 1337 and would be 5" in seed.stderr

@@ -6,27 +6,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.resuming.tiny_training import before_call, train_tiny
-from tests.tiny import BLOCK_SIZE, tiny_model
+from tests.tiny import tiny_model
+from tests.training.trained import TOKENS_PER_STEP
 from toygpt.data.batches import TrainingBatches
 from toygpt.resuming.signals import Stopped
 from toygpt.training import plan
 from toygpt.training.loop import Outcome
-from toygpt.training.report import Curves
 
 pytestmark = pytest.mark.slow
 
 STEPS = 10
-TOKENS_PER_STEP = 8 * BLOCK_SIZE
-
 # Validated at steps 4, 8 and 10: an interruption comes before, at, and after each.
 PARAMS: dict[str, Any] = {
     "max_tokens": STEPS * TOKENS_PER_STEP,
@@ -70,14 +69,13 @@ class StopAt:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def trained(
+def resumed(
     root: Path,
     *,
     logger: StopAt | None = None,
     every: int | None = None,
     micro_batch_size: int = 64,
     devices: int = 1,
-    dropout: float = 0.0,
     attention: str = "flash",
     **changes: Any,
 ) -> Result:
@@ -86,29 +84,25 @@ def trained(
     Raises:
         Stopped: As was asked for.
     """
+    dropout = changes.get("dropout", 0.0)
     model = tiny_model(dropout=dropout, attention=attention, num_layers=1)
     torch.manual_seed(random.randrange(2**32))  # as if other work had come before
-    curves = Curves(logger)
-    outcome = train_tiny(
-        root,
-        model=model,
-        curves=curves,
-        runtime={
-            "micro_batch_size": micro_batch_size,
-            "devices": devices,
-            "checkpoint_every_steps": every,
-        },
-        **PARAMS | changes,
-    )
+    runtime = {
+        "micro_batch_size": micro_batch_size,
+        "devices": devices,
+        "checkpoint_every_steps": every,
+    }
+    changes = PARAMS | changes
+    done = train_tiny(root, model=model, logger=logger, runtime=runtime, **changes)
     shutil.rmtree(root / ".toygpt", ignore_errors=True)
     weights = [weight.detach().numpy().tobytes() for weight in model.parameters()]
-    return Result(outcome, weights, curves.state_dict())
+    return Result(done.outcome, weights, done.curves.state_dict())
 
 
 def stopped(root: Path, *, stop_at: int, **options: Any) -> None:
     """Train until a signal comes at a step."""
     with pytest.raises(Stopped, match=f"SIGTERM after step {stop_at}") as ended:
-        trained(root, logger=StopAt(stop_at), **options)
+        resumed(root, logger=StopAt(stop_at), **options)
     assert ended.value.code == 143
 
 
@@ -116,7 +110,7 @@ def stopped(root: Path, *, stop_at: int, **options: Any) -> None:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """The result of each variant without an interruption."""
     root = tmp_path_factory.mktemp("uninterrupted")
-    return {name: trained(root, **changes) for name, changes in VARIANTS.items()}
+    return {name: resumed(root, **changes) for name, changes in VARIANTS.items()}
 
 
 def test_the_variants_differ(uninterrupted: dict[str, Result]) -> None:
@@ -126,76 +120,65 @@ def test_the_variants_differ(uninterrupted: dict[str, Result]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("stops", "every"),
+    [(range(1, STEPS + 1), None), ((3, 6, 9), 2), ((2, 4, 10), 1)],
+    ids=["after each step", "in three parts", "at validations"],
+)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_training_stopped_after_any_step_resumes_to_the_same_end(
-    tmp_path: Path, uninterrupted: dict[str, Result], variant: str
+def test_a_training_stopped_again_and_again_comes_to_the_same_end(
+    tmp_path: Path,
+    uninterrupted: dict[str, Result],
+    variant: str,
+    stops: Iterable[int],
+    every: int | None,
 ) -> None:
-    for step in range(1, STEPS + 1):
-        stopped(tmp_path, stop_at=step, **VARIANTS[variant])
-
-        resumed = trained(tmp_path, **VARIANTS[variant])
-
-        assert resumed == uninterrupted[variant], f"stopped after step {step}"
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_training_stopped_four_times_comes_to_the_same_end(
-    tmp_path: Path, uninterrupted: dict[str, Result], seed: int
-) -> None:
-    """Also with checkpoints between the interruptions."""
-    schedule = random.Random(seed)
-    variant = schedule.choice(list(VARIANTS))
-    for step in sorted(schedule.sample(range(1, STEPS + 1), 4)):
-        every = schedule.choice([None, 1, 2, 3])
+    for step in stops:
         stopped(tmp_path, stop_at=step, every=every, **VARIANTS[variant])
 
-    assert trained(tmp_path, every=2, **VARIANTS[variant]) == uninterrupted[variant]
+    assert resumed(tmp_path, **VARIANTS[variant]) == uninterrupted[variant]
 
 
 def test_points_far_apart_are_means_of_steps_before_and_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "POINTS_PER_CURVE", 2)  # after steps 5 and 10
-    expected = trained(tmp_path)
+    expected = resumed(tmp_path)
 
     with (
         pytest.raises(Stopped, match="after step 3"),
         before_call(TrainingBatches, "batch", 3, lambda: signal.raise_signal(15)),
     ):
-        trained(tmp_path)
-    resumed = trained(tmp_path)
+        resumed(tmp_path)
+    result = resumed(tmp_path)
 
-    assert [row["step"] for row in resumed.curves["train"]] == [5, 10]
-    assert resumed == expected
+    assert [row["step"] for row in result.curves["train"]] == [5, 10]
+    assert result == expected
 
 
-@pytest.mark.parametrize(("before", "after"), [(64, 3), (3, 64), (2, 1)])
+@pytest.mark.parametrize(
+    ("before", "after", "num_parts"), [(64, 3, 4), (3, 64, 1), (2, 1, 8)]
+)
 @pytest.mark.parametrize("stop_at", [3, 4, 10])
 def test_a_training_resumes_with_other_micro_batches_and_the_same_batches(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     uninterrupted: dict[str, Result],
     before: int,
     after: int,
+    num_parts: int,
     stop_at: int,
 ) -> None:
     """After it has run out of memory, its user lowers runtime.micro_batch_size."""
     stopped(tmp_path, stop_at=stop_at, optimizer="adamw", micro_batch_size=before)
-    seen: list[int] = []
     batch = TrainingBatches.batch
 
-    def watched_batch(self: TrainingBatches, step: int, **rows: Any) -> Any:
-        seen.append(step)
-        return batch(self, step, **rows)
+    with patch.object(TrainingBatches, "batch", autospec=True, side_effect=batch) as it:
+        result = resumed(tmp_path, optimizer="adamw", micro_batch_size=after)
 
-    monkeypatch.setattr(TrainingBatches, "batch", watched_batch)
-
-    resumed = trained(tmp_path, optimizer="adamw", micro_batch_size=after)
-
-    per_step = {64: 1, 3: 4, 2: 4, 1: 8}[after]
-    assert seen == [step for step in range(stop_at, STEPS) for _ in range(per_step)]
+    steps = [step for step in range(stop_at, STEPS) for _ in range(num_parts)]
+    assert [call.args[1] for call in it.call_args_list] == steps
     for curve, rows in uninterrupted["adamw"].curves.items():
-        for row, same in zip(resumed.curves[curve], rows, strict=True):
+        for row, same in zip(result.curves[curve], rows, strict=True):
             assert row == pytest.approx(same, rel=1e-3)
 
 
@@ -203,14 +186,14 @@ def test_steps_before_the_checkpoint_are_not_logged_again(tmp_path: Path) -> Non
     stopped(tmp_path, stop_at=4)
     logger = StopAt(None)
 
-    trained(tmp_path, logger=logger)
+    resumed(tmp_path, logger=logger)
 
     assert logger.logged == {5, 6, 7, 8, 9, 10}
 
 
 def on_two_devices(folder: str, stop_at: str) -> None:
     """Train on two devices, stopped by a signal to the other rank alone."""
-    result = trained(
+    result = resumed(
         Path(folder),
         logger=StopAt(int(stop_at), devices=2),
         devices=2,
@@ -239,7 +222,7 @@ def test_two_devices_stop_together_and_resume_together(tmp_path: Path) -> None:
         assert kept == ({"step-4.ckpt"} if stop_at else set())
 
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
-    alone = trained(tmp_path / "alone", micro_batch_size=4, optimizer="muon")
+    alone = resumed(tmp_path / "alone", micro_batch_size=4, optimizer="muon")
     assert weights == alone.weights
 
 

@@ -1,12 +1,11 @@
 """Signals: the first ends a training after its step, a second one ends it at once."""
 
+import io
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tests.resuming.tiny_training import before_call, steps_kept, train_tiny
 from toygpt.data.batches import TrainingBatches
 from toygpt.pipeline.process import own_signals
 from toygpt.resuming.checkpoint import CheckpointFolder
-from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
+from toygpt.resuming.signals import SIGNALS, Interruption
 from toygpt.training import loop
 
 INT, TERM, USR1, KILL = (
@@ -34,49 +33,26 @@ CHECKPOINT_AFTER_5 = (CheckpointFolder, "keep", 2)
 # ... and in the validation after the last step.
 LAST_VALIDATION = (loop, "validate", 2)
 
-Moment = tuple[Any, str, int]  # before a call of a function, see `before_call`
+
+def train_in_fork(root: Path, moment: Any = None, *numbers: int) -> int | None:
+    """Train, with these signals before that call; return the exit code."""
+    arguments = (root, moment, numbers)
+    process = get_context("fork").Process(target=train, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
-@pytest.fixture
-def child(tmp_path: Path) -> "Child":
-    return Child(tmp_path)
+def train(root: Path, moment: Any, numbers: tuple[int, ...]) -> None:
+    os.dup2(os.open(root / "errors", os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = os.fdopen(2, "w")
 
+    def send() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
 
-class Child:
-    """Trains in forks of this process, where signals may come at a moment."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def train(self, moment: Moment | None = None, *numbers: int) -> int:
-        """Train, with these signals at that moment; return the exit code."""
-        child = os.fork()
-        if child:
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        code = 99
-        try:
-            os.dup2(os.open(self.root / "errors", os.O_WRONLY | os.O_CREAT), 2)
-            sys.stderr = os.fdopen(2, "w")
-            with (
-                before_call(*moment, lambda: send(numbers)) if moment else nullcontext()
-            ):
-                train_tiny(self.root)
-            code = 0
-        except Stopped as stopped:
-            code = int(str(stopped.code))
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-
-    @property
-    def errors(self) -> list[str]:
-        """What it has written for its user."""
-        return (self.root / "errors").read_text().split("\n")
-
-
-def send(numbers: tuple[int, ...]) -> None:
-    for number in numbers:
-        os.kill(os.getpid(), number)
+    with before_call(*moment, send) if moment else nullcontext():
+        train_tiny(root)
 
 
 @pytest.mark.parametrize(
@@ -104,25 +80,23 @@ def send(numbers: tuple[int, ...]) -> None:
     ],
 )
 def test_the_first_signal_lets_the_step_be_saved_and_a_second_one_ends_it_at_once(
-    child: Child, moment: Any, numbers: tuple[int, ...], code: int, kept: list[int]
+    tmp_path: Path, moment: Any, numbers: tuple[int, ...], code: int, kept: list[int]
 ) -> None:
-    assert child.train(moment, *numbers) == code
-    assert steps_kept(child.root) == kept
+    assert train_in_fork(tmp_path, moment, *numbers) == code
+    assert steps_kept(tmp_path) == kept
 
-    assert child.train() == 0
+    assert train_in_fork(tmp_path) == 0
 
 
 def test_a_signal_is_answered_by_what_happens_now_and_how_to_resume(
-    child: Child,
+    tmp_path: Path,
 ) -> None:
-    child.train(STEP_4, USR1)
+    train_in_fork(tmp_path, STEP_4, USR1)
 
-    assert child.errors == [
-        "",
-        "stopping after this step, which is saved (once more: at once)",
-        "stopped by SIGUSR1 after step 4; the same command resumes from there",
-        "",
-    ]
+    assert (tmp_path / "errors").read_text() == (
+        "\nstopping after this step, which is saved (once more: at once)\n"
+        "stopped by SIGUSR1 after step 4; the same command resumes from there\n"
+    )
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -137,45 +111,38 @@ def test_the_end_of_dvc_is_not_a_second_signal(first: int) -> None:
     assert own_signals == []
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The handlers of this process, afterwards as they were before."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
-def test_afterwards_signals_are_handled_as_before(
-    handlers: None, handler: object
+def test_afterwards_signals_are_handled_as_before(handler: Any) -> None:
+    before = [signal.signal(number, handler) for number in SIGNALS]
+    try:
+        with pytest.raises(ZeroDivisionError), Interruption():
+            assert handler not in {signal.getsignal(number) for number in SIGNALS}
+            raise ZeroDivisionError
+    finally:
+        after = [*map(signal.signal, SIGNALS, before)]
+
+    assert after == [handler] * 3
+
+
+class InterruptedStream(io.RawIOBase):
+    """A file to which each write is interrupted by a signal."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return len(data)
+
+
+def test_a_signal_while_something_is_being_printed_is_not_an_error(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number in SIGNALS:
-        signal.signal(number, handler)  # type: ignore[arg-type]
-
-    with pytest.raises(ZeroDivisionError), Interruption():
-        assert handler not in {signal.getsignal(number) for number in SIGNALS}
-        raise ZeroDivisionError
-
-    assert [signal.getsignal(number) for number in SIGNALS] == [handler] * 3
-
-
-def test_a_signal_while_something_is_being_printed_is_not_an_error() -> None:
     """Python's files refuse to be used by a handler that interrupts their use."""
-    stop = threading.Event()
-
-    def send_often() -> None:
-        while not stop.wait(0.0005):
-            interruption.signal = None
-            os.kill(os.getpid(), signal.SIGINT)
+    stream = io.TextIOWrapper(io.BufferedWriter(InterruptedStream()))
+    monkeypatch.setattr(sys, "stderr", stream)
 
     with Interruption() as interruption:
-        sender = threading.Thread(target=send_often)
-        sender.start()
-        try:
-            end = time.monotonic() + 0.5
-            while time.monotonic() < end:
-                print("." * 10_000, file=sys.stderr, flush=True)
-        finally:
-            stop.set()
-            sender.join()
+        print("losses", file=sys.stderr, flush=True)
+
+    assert interruption.signal == signal.SIGINT

@@ -6,34 +6,27 @@ import pytest
 import torch
 
 from toygpt.pipeline.errors import InputError
-from toygpt.training.divergence import DivergenceWatch, check_finite
-
-BAD = [math.nan, math.inf, -math.inf]
+from toygpt.training.divergence import DivergenceWatch
 
 
 def check(watch: DivergenceWatch, step: int, loss: float, norm: float) -> None:
     watch.check(step, torch.tensor(loss), torch.tensor(norm))
 
 
-@pytest.mark.parametrize("value", BAD)
-def test_a_loss_that_is_not_finite_is_named_with_its_step_and_its_batch(
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_named_with_its_step_and_its_batch(
     value: float,
 ) -> None:
     watch = DivergenceWatch()
     check(watch, 1, 2.5, 1.0)
 
-    with pytest.raises(
-        InputError, match=rf"the loss is {value} in step 2, which learned from batch 1 "
-    ):
+    where = (
+        rf"{value} in step 2, which learned from batch 1 .* Lower train\.learning_rate"
+    )
+    with pytest.raises(InputError, match=f"the loss is {where}"):
         check(watch, 2, value, 1.0)
-
-
-@pytest.mark.parametrize("value", BAD)
-def test_a_gradient_that_is_not_finite_is_noticed_though_the_loss_is_good(
-    value: float,
-) -> None:
-    with pytest.raises(InputError, match=rf"gradient norm is {value} in step"):
-        check(DivergenceWatch(), 1, 2.5, value)
+    with pytest.raises(InputError, match=f"the gradient norm is {where}"):
+        check(watch, 2, 2.5, value)
 
 
 def test_a_large_loss_is_not_divergence() -> None:
@@ -47,11 +40,6 @@ def test_a_step_is_checked_once() -> None:
         check(watch, 1, math.nan, 1.0)
 
     watch.check_rest()
-
-
-def test_the_message_says_what_to_change() -> None:
-    with pytest.raises(InputError, match=r"Lower train\.learning_rate or train\.muon_"):
-        check_finite(1_000, "loss", math.nan)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

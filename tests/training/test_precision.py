@@ -1,6 +1,6 @@
 """What `auto` stands for: precision, attention, compiling."""
 
-from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +10,6 @@ from toygpt.training.precision import (
     resolve_precision,
     should_compile,
 )
-
-
-@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
-def test_a_precision_that_was_chosen_is_kept(accelerator: str) -> None:
-    assert resolve_precision("32-true", accelerator) == "32-true"
-    assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
 
 
 @pytest.mark.parametrize(
@@ -42,24 +36,33 @@ def test_precision_is_bf16_where_the_device_multiplies_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu})
 
     assert resolve_precision("auto", accelerator) == expected
+    assert resolve_precision("32-true", accelerator) == "32-true"
+    assert resolve_precision("bf16-mixed", accelerator) == "bf16-mixed"
 
 
-def test_attention_is_by_matrices_where_flash_attention_is_slower() -> None:
-    on_a_cpu = partial(resolve_attention, accelerator="cpu")
-
-    assert on_a_cpu("auto", precision="bf16-mixed") == "from_scratch"
-    assert on_a_cpu("auto", precision="32-true") == "flash"
-    for precision in ("bf16-mixed", "32-true"):
-        assert on_a_cpu("flash", precision=precision) == "flash"
-        assert on_a_cpu("from_scratch", precision=precision) == "from_scratch"
-
-
-def test_attention_on_a_gpu_is_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("attention", "precision", "accelerator", "expected"),
+    [
+        ("auto", "bf16-mixed", "cpu", "from_scratch"),
+        ("auto", "32-true", "cpu", "flash"),
+        ("auto", "bf16-mixed", "auto", "flash"),
+        ("flash", "bf16-mixed", "cpu", "flash"),
+        ("from_scratch", "32-true", "cpu", "from_scratch"),
+    ],
+)
+def test_attention_is_by_matrices_where_flash_attention_is_slower(
+    monkeypatch: pytest.MonkeyPatch,
+    attention: Any,
+    precision: Any,
+    accelerator: str,
+    expected: str,
+) -> None:
+    """On a machine that has a GPU, too."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
-    assert (
-        resolve_attention("auto", precision="bf16-mixed", accelerator="auto") == "flash"
-    )
+    found = resolve_attention(attention, precision=precision, accelerator=accelerator)
+
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -93,16 +93,6 @@ def test_curves_on_disk_are_dense_and_end_at_the_last_step(tmp_path: Path) -> No
     )
 
 
-def test_the_same_training_writes_the_same_bytes(tmp_path: Path) -> None:
-    """No seconds, no dates: `dvc repro --force` finds nothing changed."""
-    for name in ("one", "other"):
-        trained().curves.write(tmp_path / name)
-
-    for file in ("train.csv", "validation.csv"):
-        one, other = ((tmp_path / name / file) for name in ("one", "other"))
-        assert one.read_bytes() == other.read_bytes()
-
-
 def test_a_logger_gets_every_point_at_once() -> None:
     result = trained(validate_every_tokens=4 * TOKENS_PER_STEP)
 

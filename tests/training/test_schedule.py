@@ -26,50 +26,29 @@ def multipliers(**changes: Any) -> list[float]:
     ]
 
 
-def test_the_learning_rate_rises_in_a_straight_line() -> None:
-    rise = multipliers()[:10]
-
-    assert rise == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-
-
-def test_the_learning_rate_stays_at_its_highest_between_rise_and_fall() -> None:
-    assert multipliers()[9:61] == [1.0] * 52
-
-
-def test_the_learning_rate_falls_in_a_straight_line() -> None:
-    fall = multipliers()[60:]
-
-    assert fall == pytest.approx([1 - place / 40 for place in range(40)])
-
-
-def test_the_last_step_is_almost_at_zero() -> None:
-    assert multipliers()[-1] == pytest.approx(100 / 4_000)
+@pytest.mark.parametrize(
+    ("changes", "steps", "expected"),
+    [
+        ({}, slice(0, 10), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+        ({}, slice(9, 61), [1.0] * 52),
+        ({}, slice(60, 100), [1 - place / 40 for place in range(40)]),
+        ({"warmup_tokens": 0}, slice(0, 1), [1.0]),
+        ({"warmup_tokens": 99}, slice(0, 1), [1.0]),  # shorter than a step
+        ({"decay_tokens": 0}, slice(10, 100), [1.0] * 90),
+        # Too short for its fall, training still reaches its highest rate.
+        ({"max_tokens": 2_000}, slice(9, 20), [1, *(1 - n / 10 for n in range(10))]),
+    ],
+)
+def test_the_learning_rate_rises_in_a_straight_line_stays_and_falls_in_another(
+    changes: dict[str, int], steps: slice, expected: list[float]
+) -> None:
+    assert multipliers(**changes)[steps] == pytest.approx(expected)
 
 
 def test_after_the_last_step_the_learning_rate_is_zero() -> None:
     """Also where the last step goes beyond max_tokens: it is never negative."""
     for tokens_seen in (10_000, 10_099, 20_000):
         assert learning_rate_multiplier(tokens_seen, **SCHEDULE) == 0.0
-
-
-def test_without_a_rise_the_first_step_is_at_the_highest() -> None:
-    assert multipliers(warmup_tokens=0)[0] == 1.0
-
-
-def test_a_rise_shorter_than_a_step_is_left_out() -> None:
-    assert multipliers(warmup_tokens=99)[0] == 1.0
-
-
-def test_without_a_fall_the_last_step_is_at_the_highest() -> None:
-    assert multipliers(decay_tokens=0)[10:] == [1.0] * 90
-
-
-def test_a_training_too_short_for_its_fall_falls_right_after_the_rise() -> None:
-    """It still reaches its highest rate, and still ends close to zero."""
-    short = multipliers(max_tokens=2_000)
-
-    assert short[9] == 1.0
-    assert short[10:] == pytest.approx([1 - place / 10 for place in range(10)])
 
 
 def test_another_batch_size_leaves_the_schedule_where_it_was() -> None:

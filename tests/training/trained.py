@@ -1,6 +1,8 @@
-"""A training of ten steps without checkpoints, and its results."""
+"""A training of ten steps, and its results."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.tiny import (
@@ -12,8 +14,13 @@ from tests.tiny import (
 )
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT
+from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
+from toygpt.resuming.run_folder import open_run_folder
+from toygpt.resuming.signals import Interruption
+from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
+from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
 
 TOKENS_PER_STEP = 8 * BLOCK_SIZE
@@ -44,26 +51,45 @@ class Trained(NamedTuple):
 def trained(
     model: GPT | None = None,
     *,
+    root: Path | None = None,
     seed: int = 1,
     text: TokenIds = TRAIN_TEXT,
     runtime: dict[str, Any] | None = None,
     logger: Any = None,
     **changes: Any,
 ) -> Trained:
-    """Train a model, by default for ten steps."""
+    """Train a model, by default for ten steps.
+
+    With a root, its checkpoints lie there: training resumes from the last one, and a
+    signal stops it.
+    """
     model = model or tiny_model()
     points = Points()
     curves = Curves(logger or points)
     params = train_params(**changes)
     settings = runtime_params(**runtime or {})
-    outcome = train(
-        launch(settings, precision=params.precision),
-        model,
-        text,
-        VALIDATION_TEXT,
-        params=params,
-        runtime=settings,
-        seed=seed,
-        curves=curves,
-    )
+    fabric = launch(settings, precision=params.precision)
+    with ExitStack() as stack:
+        checkpoints = None
+        if root is not None:
+            interruption = stack.enter_context(Interruption())
+            opened = open_run_folder(root, {})
+            checkpoints = Checkpointing(
+                on_rank_zero(fabric, lambda: stack.enter_context(opened)),
+                CheckpointSchedule(
+                    settings.checkpoint_every_steps, settings.checkpoint_every_minutes
+                ),
+                interruption,
+            )
+        outcome = train(
+            fabric,
+            model,
+            text,
+            VALIDATION_TEXT,
+            params=params,
+            runtime=settings,
+            seed=seed,
+            curves=curves,
+            checkpoints=checkpoints,
+        )
     return Trained(model, outcome, curves, points.noted)
