@@ -41,26 +41,24 @@ def packages_of(path: Path, *, at_start: bool = False) -> set[str]:
 @cache
 def _names_imported(path: Path, *, at_start: bool) -> set[str]:
     names: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in _running_nodes(tree, at_start=at_start):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    for node in _running_nodes(ast.parse(path.read_text(encoding="utf-8")), at_start):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module)):
+                names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return names
 
 
-def _running_nodes(node: ast.AST, *, at_start: bool) -> Iterator[ast.AST]:
-    """Yield all nodes but those under `if TYPE_CHECKING`, and in functions at will."""
+def _running_nodes(node: ast.AST, at_start: bool) -> Iterator[ast.AST]:
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return
+        case ast.FunctionDef() | ast.AsyncFunctionDef() if at_start:
+            return
     yield node
     for child in ast.iter_child_nodes(node):
-        is_for_checkers = (
-            isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-        )
-        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-        if not is_for_checkers and not (at_start and is_function):
-            yield from _running_nodes(child, at_start=at_start)
+        yield from _running_nodes(child, at_start)
 
 
 def _files_of(name: str) -> set[Path]:

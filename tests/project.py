@@ -4,19 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from tests.isolation import can_isolate, isolated
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# How long a test waits for the state that it asserts. Beside other load everything
-# takes several times as long; only a failing test waits to the end.
+# How long a test waits for the state that it asserts, beside any other load.
 PATIENCE_SECONDS = 600.0
 
 # Variables of a surrounding `dvc repro`, tracker, hub or Slurm job.
@@ -68,14 +68,13 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._kept = root.with_name(f"{root.name}-kept")
-        venv = Path(sys.executable).parent
         self.environment = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(SETTINGS_FROM_OUTSIDE)
             and name != "PYTHONDONTWRITEBYTECODE"
         } | {
-            "PATH": f"{venv}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(root.parent / "dvc-site-cache"),
             "GIT_AUTHOR_NAME": "test",
@@ -85,31 +84,37 @@ class Workspace:
             "OMP_NUM_THREADS": "1",
         }
 
+    @property
+    def here(self) -> dict[str, Any]:
+        """How `subprocess` starts a command here: folder, environment, no input."""
+        stdin = subprocess.DEVNULL
+        return {"cwd": self.root, "env": self.environment, "stdin": stdin}
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Move the process of the test here, with these variables."""
+        monkeypatch.chdir(self.root)
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+
     def run(
-        self, *command: str, check: bool = True, timeout: float = PATIENCE_SECONDS
+        self, *command: str, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is shown if it fails."""
         done = subprocess.run(
             command,
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
+            **self.here,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=PATIENCE_SECONDS,
         )
         if check and done.returncode:
-            raise AssertionError(
-                f"{' '.join(command)} ended with {done.returncode}:\n"
-                f"{done.stdout}\n{done.stderr}"
-            )
+            output = f"{done.stdout}\n{done.stderr}"
+            raise AssertionError(f"{command} ended with {done.returncode}:\n{output}")
         return done
 
-    def dvc(
-        self, *arguments: str, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def dvc(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run DVC."""
-        return self.run("dvc", *arguments, check=check)
+        return self.run("dvc", *words, check=check)
 
     def commit(self, message: str) -> None:
         """Commit everything that Git does not ignore."""
@@ -121,17 +126,6 @@ class Workspace:
         root.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-a", str(self.root), str(root)], check=True)
         return Workspace(root)
-
-    @contextmanager
-    def changed(self, values: dict[str, Any]) -> Iterator[None]:
-        """Change params.yaml, and at the end put it back."""
-        path = self.root / "params.yaml"
-        before = path.read_bytes()
-        self.set_params(values)
-        try:
-            yield
-        finally:
-            path.write_bytes(before)
 
     def keep(self, name: str) -> None:
         """Remember all files as they are now."""
@@ -149,27 +143,26 @@ class Workspace:
         params = yaml.load(path)
         for key, value in values.items():
             *sections, name = key.split(".")
-            section = params
-            for part in sections:
-                section = section[part]
+            section = reduce(getitem, sections, params)
             assert name in section, f"{key} is not in params.yaml"
             section[name] = value
         yaml.dump(params, path)
 
 
+def project_files(*options: str) -> list[Path]:
+    """Return the files that `git ls-files` lists."""
+    command = ["git", "ls-files", *options]
+    listing = subprocess.check_output(command, cwd=PROJECT, text=True)
+    paths = (PROJECT / name for name in listing.splitlines())
+    return [path for path in paths if path.is_file()]
+
+
 def copy_project(root: Path) -> Workspace:
     """Copy what a clone would hold, the uncommitted changes included."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listing.stdout.splitlines():
-        if (PROJECT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, root / name)
+    for path in project_files("--cached", "--others", "--exclude-standard"):
+        copy = root / path.relative_to(PROJECT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     workspace = Workspace(root)
     workspace.run("git", "init", "--quiet", "--initial-branch", "main")
     workspace.commit("the project")

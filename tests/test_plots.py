@@ -25,13 +25,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return a clone in which nothing was run, but which has curves."""
     project = copy_project(tmp_path_factory.mktemp("project"))
     for path, columns in plotted(project).items():
-        names = dict.fromkeys(columns)
-        rows = [
-            ["tokens_seen", *names],
-            ["1", *("9" for _ in names)],
-            ["2", *("4.5" for _ in names)],
-            ["3", *("" for _ in names)],  # not measured, which is not zero
-        ]
+        names = list(dict.fromkeys(columns))
+        rows = [["tokens_seen", *names]]
+        # Not measured is not zero; nor is the learning rate of an optimizer not used.
+        for tokens, value in (("1", "9"), ("2", "4.5"), ("3", ""), ("4", "nan")):
+            rows.append([tokens, *(value for _ in names)])
         (project.root / path).parent.mkdir(parents=True, exist_ok=True)
         (project.root / path).write_text("\n".join(map(",".join, rows)))
     return project
@@ -96,11 +94,8 @@ def seen_in_browser(page: Path) -> str:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here")
     profile = f"--user-data-dir={page.parent / 'profile'}"
-    done = subprocess.run(
-        [CHROMIUM, *OFFLINE, profile, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=True,
+    command = [CHROMIUM, *OFFLINE, profile, "--dump-dom", page.as_uri()]
+    seen = subprocess.check_output(
+        command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_SECONDS
     )
-    return re.sub("<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    return re.sub("<script.*?</script>", "", seen, flags=re.DOTALL)

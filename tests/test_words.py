@@ -1,15 +1,15 @@
 """The prose and the names use the field's words, and the reading path simple Python."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.project import PROJECT
+from tests.project import PROJECT, project_files
 from tests.tree import reading_order
 
+SUFFIXES = ("*.py", "*.md", "*.yaml", "*.sh", "*.toml", "*.html")
 COMPARED = "one|more|less|[a-z]+er(?![a-z])"  # as in "is no longer"
 
 # What was written before, as a pattern, and what to write instead. A space also matches
@@ -36,31 +36,24 @@ INSTEAD = {
     rf"(?<!there[\x20_])(is|are|was|were) no (?!{COMPARED})[a-z]+": "is not a …",
     r'"""(say|let|have)': "Return …, Return whether …, a plain verb",
 }
-# Replaced words that stay in one file, with the reason.
-KEY = "a key in the file run.json"
-MAY_SAY = {
-    ("toygpt/tracking/record.py", "facts"): KEY,
-    ("toygpt/tracking/record.py", "told"): KEY,
-    ("docs/decisions/tracking.md", "facts"): KEY,
-    ("docs/decisions/tracking.md", "told"): KEY,
-    ("tests/tracking/test_record.py", "facts"): KEY,
-    ("tests/tracking/test_record.py", "told"): KEY,
-    ("tests/resuming/test_pipeline_resume.py", "facts"): KEY,
-    ("toygpt/pipeline/json_file.py", "facts"): KEY,
-    ("tests/pipeline/test_json_file.py", "facts"): KEY,
+# Keys in the file run.json, and the files that may name them.
+KEYS = ("facts", "told")
+MAY_NAME_KEYS = {
+    "docs/decisions/tracking.md",
+    "tests/pipeline/test_json_file.py",
+    "tests/resuming/test_pipeline_resume.py",
+    "tests/tracking/test_record.py",
+    "toygpt/pipeline/json_file.py",
+    "toygpt/tracking/record.py",
 }
 
-SUFFIXES = ("*.py", "*.md", "*.yaml", "*.sh", "*.toml", "*.html")
 SPACE = r"(?:[\s_]|\n\s*#\s)+"
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern that finds its words in names and across lines, too."""
-    words = pattern.replace(" ", SPACE)
-    return re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE)
-
-
-PATTERNS = {compiled(pattern): advice for pattern, advice in INSTEAD.items()}
+PATTERNS = {
+    re.compile(
+        rf"(?<![A-Za-z])(?:{words.replace(' ', SPACE)})(?![A-Za-z])", re.IGNORECASE
+    ): advice
+    for words, advice in INSTEAD.items()
+}
 
 
 def replaced_words(text: str) -> Iterator[tuple[int, str, str]]:
@@ -73,26 +66,14 @@ def replaced_words(text: str) -> Iterator[tuple[int, str, str]]:
                 yield text.count("\n", 0, found.start()) + 1, words, advice
 
 
-def tracked_files() -> list[Path]:
-    listing = subprocess.run(
-        ["git", "ls-files", *SUFFIXES],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [PROJECT / name for name in listing.stdout.splitlines()]
-
-
 def test_no_file_says_a_word_that_was_replaced() -> None:
-    complaints = []
-    for path in tracked_files():
-        name = path.relative_to(PROJECT).as_posix()
-        if path == Path(__file__) or not path.exists():
-            continue
-        for line, words, advice in replaced_words(path.read_text(encoding="utf-8")):
-            if (name, words) not in MAY_SAY:
-                complaints.append(f"{name}:{line}: {words!r}: write {advice}")
+    complaints = [
+        f"{name}:{line}: {words!r}: write {advice}"
+        for path in project_files(*SUFFIXES)
+        if (name := path.relative_to(PROJECT).as_posix()) != "tests/test_words.py"
+        for line, words, advice in replaced_words(path.read_text(encoding="utf-8"))
+        if not (words in KEYS and name in MAY_NAME_KEYS)
+    ]
 
     if complaints:
         pytest.fail("\n".join([f"{len(complaints)} replaced words:", *complaints]))

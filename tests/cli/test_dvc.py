@@ -16,18 +16,21 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cli.test_train import AWKWARD_PROMPTS
 from tests.project import PATIENCE_SECONDS, PROJECT
-from toygpt.cli import build_parser, dvc
+from toygpt.cli import dvc
 from toygpt.cli.dvc import run_experiment, to_hydra
-from toygpt.cli.options import overrides_of
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.params import flatten
+from toygpt.pipeline.git import git
 from toygpt.pipeline.params_file import read_yaml
+
+Run = Callable[..., bool]
+# They mean something to YAML, to DVC's grammar, or to both.
+PROMPTS = ["it's", "it\\'s", "C:\\new\\table", "$x and $y", "# no comment", " spaces "]
+PROMPTS += ["1e-3", "道 Straße 😀", "[1, 2], {a: b}, c=d", 'def f(self):\n    """\n']
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return how to run an experiment; it returns whether DVC was started."""
     monkeypatch.setattr(dvc, "run_dvc", lambda *_, **__: 0)
 
@@ -41,18 +44,15 @@ def repository(root: Path) -> Path:
     """Make a repository that holds params.yaml."""
     root.mkdir()
     shutil.copy(PROJECT / "params.yaml", root)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for command in (
-        ["init", "--quiet"],
-        ["add", "--all"],
-        [*identity, "commit", "--quiet", "--message", "first"],
-    ):
-        subprocess.run(["git", *command], cwd=root, check=True)
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    git(root, *identity, "commit", "--quiet", "--message", "first")
     return root
 
 
 def test_git_must_know_the_user_once_there_are_edits_to_stash(
-    tmp_path: Path, run: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without edits DVC gets by, as on a machine that only runs experiments."""
     for variable in os.environ:
@@ -65,24 +65,19 @@ def test_git_must_know_the_user_once_there_are_edits_to_stash(
     with (root / "params.yaml").open("a") as file:
         file.write("# an edit\n")
 
-    with pytest.raises(InputError) as refused:
+    complaint = r"does not know your name and email, .*: git config .* user\.name "
+    with pytest.raises(InputError, match=complaint):
         run(root)
-
-    assert str(refused.value) == (
-        "Git does not know your name and email, which DVC's experiments need: "
-        'git config --global user.name "Your Name" && '
-        "git config --global user.email you@example.com"
-    )
     monkeypatch.setenv("GIT_COMMITTER_NAME", "test")
     with pytest.raises(InputError, match="does not know your email, which"):
         run(root)
-    subprocess.run(["git", "config", "user.email", "a@b.c"], cwd=root, check=True)
+    git(root, "config", "user.email", "a@b.c")
     assert run(root)
 
 
 @pytest.mark.parametrize("part", ["#", "?", "ü", "%20", "%2F", "a b 100%;+'~"])
 def test_a_path_that_is_not_a_url_keeps_experiments_in_the_workspace(
-    tmp_path: Path, run: Callable[..., bool], part: str
+    tmp_path: Path, run: Run, part: str
 ) -> None:
     root = repository(tmp_path / f"my{part}project")
 
@@ -112,8 +107,8 @@ def through_dvc(values: dict[str, object], folder: Path) -> dict[str, object]:
         *(None, True, False, 0, -1, 10**20, 1.0, 1e-5, 1e22, -0.5, 0.1),
         *([], ["a"], [1, None, True, 0.5, "1"], [["a"], []]),
         *("", "null", "true", "1", "~", "a: b", "-", "%", "@", "\t", "\r\n", "\u2028"),
-        *AWKWARD_PROMPTS,
-        AWKWARD_PROMPTS,
+        *PROMPTS,
+        PROMPTS,
         *("C:\\", "C:\\\\", "it\\\\'s", ["C:\\", "D:\\"], {"C": {"D": 1}}),
         "C:\\\n",
     ],
@@ -136,32 +131,11 @@ def test_dvc_reads_any_text(texts: list[str]) -> None:
     assert read == {"a": texts, "b": texts[0]}
 
 
-@pytest.mark.parametrize("tags", ["{}", "{mood: bad}", "{other: tag}"])
-def test_dvc_merges_a_mapping_as_the_check_before_does(
-    tmp_path: Path, tags: str
-) -> None:
-    """`load_params` validates the parameters that the run will have."""
-    path = tmp_path / "params.yaml"
-    path.write_text(f"tracking:\n  tags: {tags}\n", encoding="utf-8")
-    known = dict(flatten(read_yaml(path)))
-    options = ["train", "-S", "tracking.tags={mood: good}"]
-    overrides = overrides_of(build_parser("toygpt").parse_args(options))
-
-    arguments = [to_hydra(k, v, is_new=k not in known) for k, v in overrides.items()]
-    apply_overrides(path, arguments)
-
-    changed = dict(flatten(read_yaml(path)))
-    kept = {key: value for key, value in known.items() if value != {}}
-    assert changed == kept | {"tracking.tags.mood": "good"}
-    assert overrides.keys() == {"tracking.tags.mood"}
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("tracking.tags.my tag", "x"),
-        ("tracking.tags.größe", "x"),
-        ("tracking.project", "a ${b}"),
+        ("my tag", "x"),
+        ("größe", "x"),
         ("tracking.project", "???"),
         ("generate-samples.prompts", ["one", "two ${x}"]),
     ],

@@ -6,17 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from tests.cli.command import Toygpt, assert_refused
+from tests.cli.conftest import Toygpt, assert_refused
 from tests.project import PATIENCE_SECONDS, PROJECT, Workspace
-from tests.tiny import ABSENT_ACCELERATOR, lively_model, tiny_model
+from tests.tiny import ABSENT_ACCELERATOR, lively_model
 from toygpt.cli import main
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
@@ -24,79 +21,47 @@ from toygpt.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from toygpt.generation.engine import generate
 from toygpt.generation.packed import pack
 from toygpt.generation.samples import continue_prompts
-from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import load_model, save_model
 
 VOCAB_SIZE = 270
-# The tokenizer knows English alone: each byte of other characters is a token.
-BY_HEART = "The road — Straße, 道 — was so naïve that it smiled: 😀."
 
 
 @pytest.fixture(scope="module")
-def save(tmp_path_factory: pytest.TempPathFactory) -> Callable[[GPT], Path]:
-    """Return a function that writes a model to a directory of its own."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two models: one never ends its text, the other at once."""
+    folder = tmp_path_factory.mktemp("models")
     english = "The road was so naive that it smiled. Once upon a time"
     tokenizer = train_tokenizer([[english]], vocab_size=VOCAB_SIZE)
-    tokenizer_directory = tmp_path_factory.mktemp("made") / "tokenizer"
-    save_tokenizer(tokenizer, tokenizer_directory, end_of_text=END_OF_TEXT)
-
-    def save_it(model: GPT) -> Path:
-        directory = tmp_path_factory.mktemp("model")
-        save_model(
-            model, directory, end_of_text_id=0, tokenizer_directory=tokenizer_directory
-        )
-        return directory
-
-    return save_it
-
-
-@pytest.fixture(scope="module")
-def endless(save: Callable[[GPT], Path]) -> Path:
-    """Return a model that writes nonsense, and never ends."""
+    save_tokenizer(tokenizer, folder / "tokenizer", end_of_text=END_OF_TEXT)
     model = lively_model(vocab_size=VOCAB_SIZE)
-    with torch.no_grad():
-        model.to_logits.bias[0] = -1e9
-    return save(model)
-
-
-@pytest.fixture(scope="module")
-def by_heart(save: Callable[[GPT], Path], endless: Path) -> Path:
-    """Return a model that has learned one text by heart, and where it ends."""
-    ids = load_tokenizer(endless).encode(BY_HEART).ids
-    model = tiny_model(vocab_size=VOCAB_SIZE, block_size=128)
-    # With a prompt and without one: every token is at a place of its own.
-    tokens = torch.tensor([[0, *ids, 0], [*ids, 0, 0]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(100):
-        logits = model(tokens[:, :-1])
-        loss = F.cross_entropy(logits.mT, tokens[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return save(model.eval())
+    for name, bias in (("endless", -1e9), ("ending", 1e9)):
+        torch.nn.init.constant_(model.to_logits.bias[:1], bias)
+        (folder / name).mkdir()
+        save_model(
+            model,
+            folder / name,
+            end_of_text_id=0,
+            tokenizer_directory=folder / "tokenizer",
+        )
+    return folder
 
 
 @pytest.fixture
-def project_with_model(folder: Path, by_heart: Path) -> Path:
-    """Return the working directory: a project whose model knows one text."""
-    shutil.copytree(by_heart, folder / "models" / "toygpt")
-    return folder
+def endless(models: Path) -> Path:
+    """Return a model that writes nonsense, and never ends."""
+    return models / "endless"
 
 
 @pytest.mark.parametrize("prompt", ["The", "Once upon", "\n", "<|endoftext|>", "道é"])
 @pytest.mark.parametrize("num_tokens", [1, 40])
 def test_the_text_is_that_of_the_samples(
-    toygpt: Toygpt,
-    endless: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    prompt: str,
-    num_tokens: int,
+    toygpt: Toygpt, endless: Path, prompt: str, num_tokens: int
 ) -> None:
     """Also where it is longer than the model's 16 tokens."""
-    monkeypatch.chdir(endless.parent)
-    options = ("--model", endless.name, "--max-new-tokens", num_tokens)
+    options = ("--model", endless, "--max-new-tokens", num_tokens)
     output = toygpt("generate", "--prompt", prompt, *options)
 
     [sample] = continue_prompts(
@@ -109,45 +74,40 @@ def test_the_text_is_that_of_the_samples(
     assert output == (0, f"{prompt}{sample.continuation}\n", "")
 
 
-@pytest.mark.parametrize(
-    "options", [(), ("--prompt", "The road —", "--max-new-tokens", 10_000)], ids=str
-)
 @pytest.mark.parametrize("place", [".", "notes/old"])
-def test_the_projects_model_writes_a_text_to_its_end(
+def test_without_a_prompt_the_projects_model_begins_a_text(
     toygpt: Toygpt,
-    project_with_model: Path,
+    folder: Path,
+    endless: Path,
     monkeypatch: pytest.MonkeyPatch,
-    options: tuple[object, ...],
     place: str,
 ) -> None:
-    """From any folder of the project; without a prompt the model begins a text."""
-    (project_with_model / place).mkdir(parents=True, exist_ok=True)
-    monkeypatch.chdir(project_with_model / place)
+    """From any folder of the project."""
+    shutil.copytree(endless, folder / "models/toygpt")
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(folder / place)
+    model = pack(load_model(endless))
+    new_ids = generate(model, [0], max_new_tokens=40, end_of_text_id=0)
 
-    assert toygpt("generate", *options) == (0, f"{BY_HEART}\n", "")
-
-
-@pytest.mark.usefixtures("project_with_model")
-def test_characters_come_whole_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces: list[str] = []
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=pieces.append, flush=int))
-
-    main(["generate"])
-
-    assert "".join(pieces) == f"{BY_HEART}\n"
-    assert len(pieces) > len(BY_HEART) / 3
+    text = load_tokenizer(endless).decode(list(new_ids))
+    assert toygpt("generate", "--max-new-tokens", 40) == (0, f"{text}\n", "")
 
 
-@pytest.mark.usefixtures("project_with_model")
+def test_the_text_ends_where_the_model_ends_it(toygpt: Toygpt, models: Path) -> None:
+    options = ("--model", models / "ending", "--prompt", "The")
+
+    assert toygpt("generate", *options) == (0, "The\n", "")
+
+
 def test_a_terminal_that_lacks_a_character_shows_its_code(
-    monkeypatch: pytest.MonkeyPatch,
+    models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
 
-    assert main(["generate"]) == 0
+    main(["generate", f"--model={models / 'ending'}", "--prompt=Straße"])
 
-    assert terminal.getvalue() == f"{BY_HEART}\n".encode("ascii", "backslashreplace")
+    assert terminal.getvalue() == b"Stra\\xdfe\n"
 
 
 def test_sampling_is_repeatable_by_its_seed(toygpt: Toygpt, endless: Path) -> None:
@@ -168,28 +128,14 @@ def test_sampling_is_repeatable_by_its_seed(toygpt: Toygpt, endless: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "options", "num_bytes", "is_interrupted"),
-    [
-        ("endless", ["--max-new-tokens", "100000", "--seed", "1"], 20, False),
-        ("endless", ["--max-new-tokens", "100000", "--seed", "1"], 20, True),
-        ("by_heart", [], len(BY_HEART.encode()), False),  # before the last newline
-    ],
-)
+@pytest.mark.parametrize("is_interrupted", [False, True])
 def test_the_text_appears_while_it_is_written_and_may_be_cut_off(
-    request: pytest.FixtureRequest,
-    model: str,
-    options: list[str],
-    num_bytes: int,
-    is_interrupted: bool,
+    endless: Path, is_interrupted: bool
 ) -> None:
     """By a reader who has seen enough, or by Ctrl-C."""
-    directory = str(request.getfixturevalue(model))
+    options = f"--model={endless} --prompt=The --max-new-tokens=100000 --seed=1"
     with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "toygpt", "generate", "--model", directory),
-            *("--prompt", "The", *options),
-        ],
+        [sys.executable, "-m", "toygpt", "generate", *options.split()],
         cwd=PROJECT,
         env=os.environ | {"PYTHONUNBUFFERED": ""},
         stdout=subprocess.PIPE,
@@ -198,8 +144,8 @@ def test_the_text_appears_while_it_is_written_and_may_be_cut_off(
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        begun = b"".join(process.stdout.read(1) for _ in range(num_bytes))
-        still_running = process.poll() is None
+        begun = b"".join(process.stdout.read(1) for _ in range(20))
+        assert process.poll() is None, "it came at the end, in one block"
         if is_interrupted:
             process.send_signal(signal.SIGINT)
             while process.stdout.read(100_000):
@@ -209,7 +155,6 @@ def test_the_text_appears_while_it_is_written_and_may_be_cut_off(
         complaints = process.stderr.read()
 
     assert begun.startswith(b"The")
-    assert still_running or model == "by_heart", "it came at the end, in one block"
     assert process.returncode == (130 if is_interrupted else 0)
     assert complaints == b""
 
@@ -217,17 +162,12 @@ def test_the_text_appears_while_it_is_written_and_may_be_cut_off(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--frobnicate"], "--frobnicate"),
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "caf\udce9"], "--prompt is not text in UTF-8: 'caf\\udce9'"),
         (["--max-new-tokens", "0"], "--max-new-tokens must be positive: 0"),
-        (["--max-new-tokens", "many"], "'many'"),
         (["--temperature", "0"], "temperature must be positive, got 0.0"),
-        (["--temperature", "nan"], "temperature must be positive, got nan"),
         (["--temperature", "warm"], "'warm'"),
         (["--top-k", "0"], "top_k must be at least 1, got 0"),
-        (["--top-p", "2"], "top_p must be above 0 and at most 1, got 2.0"),
-        (["--seed", "-1"], "seed must be from 0 to 2^63 - 1, got -1"),
         (["--accelerator", "abacus"], "'abacus'"),
         (
             ["--accelerator", ABSENT_ACCELERATOR],

@@ -4,51 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Toygpt, assert_refused
-from toygpt.cli import main
-from toygpt.resuming.description import Description
-from toygpt.resuming.run_folder import open_run_folder
+from tests.cli.conftest import Toygpt, assert_refused
+from tests.resuming.folders import interrupt
 
-
-def interrupt(root: Path, *rates: float, experiment: str | None = None) -> list[str]:
-    """Make interrupted trainings, and return their ids."""
-    ids = []
-    for rate in rates:
-        inputs = {"seed": 1337, "train.learning_rate": rate, "train.bin": "a" * 64}
-        with open_run_folder(root, inputs) as training:
-            training.write_description(
-                Description(
-                    name=f"rate-{rate}",
-                    run="a-run",
-                    started=0.0,
-                    experiment=experiment,
-                    is_temporary=False,
-                    params={"seed": 1337, "train": {"learning_rate": rate}},
-                    inputs=inputs,
-                    max_steps=1000,
-                )
-            )
-            training.save(600, {"weights": 1})
-            ids.append(training.fingerprint)
-    return ids
-
-
-@pytest.mark.usefixtures("no_dvc")
-def test_where_nothing_was_interrupted_nothing_is_resumed(toygpt: Toygpt) -> None:
-    assert_refused(toygpt("resume"), "nothing to resume: no training was interrupted")
-    assert_refused(toygpt("resume", "by-hand"), "nothing to resume")
-
-
-def test_of_several_interrupted_trainings_one_must_be_named(
-    toygpt: Toygpt, no_dvc: Path
-) -> None:
-    ids = interrupt(no_dvc, 0.004, 0.005)
-
-    assert_refused(
-        toygpt("resume"),
-        "several trainings were interrupted; say which, by its id",
-        *(training_id[:8] for training_id in ids),
-    )
+PARAMS = {"seed": 1337, "train": {"learning_rate": 0.004}}
 
 
 @pytest.mark.parametrize(
@@ -60,13 +19,14 @@ def test_of_several_interrupted_trainings_one_must_be_named(
     ],
 )
 def test_parameters_of_another_training_are_refused(
-    toygpt: Toygpt, no_dvc: Path, content: str | None, named: str
+    toygpt: Toygpt, folder: Path, content: str | None, named: str
 ) -> None:
+    """Also where the training is one of several, named by its id."""
     if content is not None:
-        (no_dvc / "config.yaml").write_text(content)
-    first, _ = interrupt(no_dvc, 0.004, 0.005)
+        (folder / "config.yaml").write_text(content)
+    training, _ = (interrupt(folder, {"seed": n}, params=PARAMS) for n in range(2))
 
-    output = toygpt("resume", first, "--config", "config.yaml")
+    output = toygpt("resume", training.fingerprint, "--config", "config.yaml")
 
     assert_refused(output, named)
     assert "tracking" not in output.err
@@ -80,18 +40,15 @@ def test_parameters_of_another_training_are_refused(
     ],
 )
 def test_dvc_gets_the_parameters_that_the_training_had(
-    fake_dvc: Path,
-    capfd: pytest.CaptureFixture[str],
-    rate: float,
-    experiment: str | None,
-    command: str,
+    toygpt: Toygpt, folder: Path, rate: float, experiment: str | None, command: str
 ) -> None:
-    (training_id,) = interrupt(fake_dvc, rate, experiment=experiment)
+    params = {"seed": 1337, "train": {"learning_rate": rate}}
+    training = interrupt(folder, params=params, experiment=experiment)
 
-    assert main(["resume"]) == 0
+    output = toygpt("resume")
 
-    output = capfd.readouterr()
     first, second = output.out.splitlines()
-    assert first.startswith(f"resuming rate-{rate} (id {training_id[:8]}, ")
-    assert second == f"{command.split()} {training_id} None"
+    assert output.code == 0
+    assert first.startswith(f"resuming nano (id {training.fingerprint[:8]}, ")
+    assert second == f"{command.split()} {training.fingerprint} None"
     assert "DVC had the results of this training already" in output.err

@@ -66,7 +66,7 @@ def test_a_folder_without_description_is_named(tmp_path: Path) -> None:
     assert "has lost its training.json" in problem
     assert command == "python . train"
 
-    training.keep([])
+    training.remove_all_but([])
     ((problem, command),) = findings(tmp_path)
     folder = training.folder.relative_to(tmp_path)
     assert (problem, command) == (f"{folder} holds no training", f"rm -r {folder}")

@@ -61,9 +61,7 @@ def started(workspace: Workspace, *command: str) -> Iterator[Command]:
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
-            cwd=workspace.root,
-            env=workspace.environment,
-            stdin=subprocess.DEVNULL,
+            **workspace.here,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

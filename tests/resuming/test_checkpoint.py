@@ -20,7 +20,7 @@ from toygpt.resuming.checkpoint import Checkpoint, CheckpointFolder
 def folder(tmp_path: Path) -> CheckpointFolder:
     """A folder with two checkpoints, of the steps 3 and 6."""
     folder = CheckpointFolder(tmp_path / "training")
-    folder.keep([])
+    folder.remove_all_but([])
     save(folder, 3, 6)
     return folder
 
@@ -131,7 +131,7 @@ def test_a_lost_list_of_checkpoints_does_not_start_over_in_silence(
     with pytest.raises(InputError, match=r"is lost, and step-3\.ckpt, step-6\.ckpt"):
         folder.best_checkpoint()
 
-    folder.keep([])
+    folder.remove_all_but([])
     assert files_of(folder) == ["LATEST.json"]
 
 
@@ -157,7 +157,7 @@ def test_a_program_is_refused_though_its_digest_is_right(
         torch.save({"program": Program(canary)}, path)
     newest, before = folder.checkpoints()
     forged = replace(newest, sha256=sha256_of(path), bytes=path.stat().st_size)
-    folder.keep([forged, before])
+    folder.remove_all_but([forged, before])
 
     assert best_of(folder) == forged, "its digest is right"
     with pytest.raises(InputError, match=r"step-6\.ckpt is not a checkpoint of toyGPT"):

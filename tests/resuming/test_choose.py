@@ -72,7 +72,7 @@ def test_at_a_terminal_the_user_is_asked_until_the_answer_is_a_number_of_the_lis
     for inputs in (INPUTS, OTHER_PRECISION):
         interrupt(tmp_path, inputs)
     found = interrupted_trainings(tmp_path)
-    found[0].training.keep([])
+    found[0].training.remove_all_but([])
     answers = io.StringIO("\nx\n0\n3\n2\n")
     monkeypatch.setattr(answers, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", answers)

@@ -1,6 +1,7 @@
 """Checkpoints of a training: no diverged step is saved."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_weights_that_a_step_has_spoiled_are_not_saved_though_its_loss_was_good(
     tmp_path: Path,
 ) -> None:
     """The loss is computed before the weights change; one step may go too far."""
-    too_far = {"learning_rate": 1e38, "weight_decay": 0.0}
+    too_far: dict[str, Any] = {"learning_rate": 1e38, "weight_decay": 0.0}
     with pytest.raises(InputError, match=r"diverged: the norm of the weights is "):
         train_tiny(
             tmp_path,

@@ -43,7 +43,9 @@ def train_in_fork(root: Path, moment: Any = None, *numbers: int) -> int | None:
     return process.exitcode
 
 
-def train(root: Path, moment: Any, numbers: tuple[int, ...]) -> None:
+def train(
+    root: Path, moment: tuple[Any, str, int] | None, numbers: tuple[int, ...]
+) -> None:
     os.dup2(os.open(root / "errors", os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = os.fdopen(2, "w")
 
