@@ -81,7 +81,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Let Python free all at its end; Triton complains of what is frozen then."""
+    """Unfreeze all objects: Triton complains of those that outlive Python."""
     gc.unfreeze()
 
 

@@ -29,7 +29,7 @@ STEP_4 = (TrainingBatches, "batch", 4)
 STEP_9 = (TrainingBatches, "batch", 9)
 # ... before the first, while the first checkpoint of a training is saved, ...
 START = (loop, "build_optimizer", 1)
-CHECKPOINT_AFTER_5 = (CheckpointFolder, "keep", 2)
+CHECKPOINT_AFTER_5 = (CheckpointFolder, "remove_all_but", 2)
 # ... and in the validation after the last step.
 LAST_VALIDATION = (loop, "validate", 2)
 
