@@ -84,11 +84,11 @@ def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(module, "row_losses_in_pytorch", watched)
     inputs, targets = inputs_of()
-    losses = [output_loss(*inputs, targets)]
+    losses = [output_loss(*inputs, targets=targets)]
     with torch.no_grad():
-        losses.append(output_loss(*inputs, targets))
+        losses.append(output_loss(*inputs, targets=targets))
     with torch.inference_mode():
-        losses.append(output_loss(*inputs, targets))
+        losses.append(output_loss(*inputs, targets=targets))
 
     assert losses[0].item() == losses[1].item() == losses[2].item()
     assert scales == [1 / 10, 0, 0]
