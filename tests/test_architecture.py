@@ -49,6 +49,7 @@ HEAVY = {
     "toygpt/resuming/checkpoint.py": "torch",
     "toygpt/tracking": "dvc mlflow pydantic sqlalchemy wandb",
     "toygpt/training": "lightning_fabric torch",
+    "toygpt/training/loss_kernel.py": "triton",
 }
 XET = "HF_HUB_DISABLE_XET"
 LIBRARY = sorted(

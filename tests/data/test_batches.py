@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toygpt.data.batches import TrainingBatches, spread_batches
+from toygpt.data.batches import SpreadBatches, TrainingBatches, cut, cut_on_device
 from toygpt.data.token_files import TokenIds
 
 property_test = settings(max_examples=60)
@@ -161,6 +161,34 @@ def test_batches_are_cut_from_the_disk(tmp_path: Path, token_type: str) -> None:
     assert inputs.unique().tolist() == [largest]
 
 
+@pytest.mark.parametrize("token_type", ["<u2", "<u4"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="needs a GPU"
+            ),
+        ),
+    ],
+)
+def test_sequences_are_sent_as_they_lie_on_disk_and_cut_on_the_device(
+    device: str, token_type: str
+) -> None:
+    tokens = np.arange(100).astype(token_type)
+    batches = TrainingBatches(tokens, block_size=8, batch_size=4, seed=0)
+    sequences = batches.sequences(1)
+
+    inputs, targets = cut_on_device(sequences, torch.device(device))
+
+    assert sequences.element_size() == tokens.itemsize
+    assert inputs.device.type == targets.device.type == device
+    for found, expected in zip((inputs, targets), batches.batch(1), strict=True):
+        assert torch.equal(found.cpu(), expected)
+
+
 @property_test
 @given(
     num_tokens=st.integers(0, 120),
@@ -173,11 +201,10 @@ def test_spread_batches_read_whole_blocks_in_order_and_none_twice(
 ) -> None:
     tokens = numbered_tokens(num_tokens)
 
-    batches = list(
-        spread_batches(
-            tokens, block_size=block_size, batch_size=batch_size, max_tokens=max_tokens
-        )
+    spread = SpreadBatches(
+        tokens, block_size=block_size, batch_size=batch_size, max_tokens=max_tokens
     )
+    batches = [cut(spread[number]) for number in range(len(spread))]
 
     assert all(len(inputs) == batch_size for inputs, _ in batches[:-1])
     starts = [start for inputs, _ in batches for start in inputs[:, 0].tolist()]
@@ -191,8 +218,9 @@ def test_spread_batches_read_whole_blocks_in_order_and_none_twice(
 
 
 def test_spread_batches_leave_equal_gaps_from_the_first_token_on() -> None:
-    (batch,) = spread_batches(
+    spread = SpreadBatches(
         numbered_tokens(101), block_size=10, batch_size=8, max_tokens=50
     )
 
-    assert batch[0][:, 0].tolist() == [0, 20, 40, 60, 80]
+    assert len(spread) == 1
+    assert spread[0][:, 0].tolist() == [0, 20, 40, 60, 80]

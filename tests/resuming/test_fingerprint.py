@@ -40,6 +40,7 @@ def inputs(project: Path, **changes: Any) -> dict[str, Any]:
         "split_digests": {"train.bin": "aa"},
         "precision": "32-true",
         "attention": "flash",
+        "kernels": "plain",
     }
     return fingerprint_inputs(project=project, **values | changes)
 
@@ -54,8 +55,18 @@ def inputs(project: Path, **changes: Any) -> dict[str, Any]:
         {"split_digests": {"train.bin": "bb"}},
         {"precision": "bf16-mixed"},
         {"attention": "from_scratch"},
+        {"kernels": "fused"},
     ],
-    ids=["seed", "rate", "model", "vocabulary", "text", "precision", "attention"],
+    ids=[
+        "seed",
+        "rate",
+        "model",
+        "vocabulary",
+        "text",
+        "precision",
+        "attention",
+        "kernels",
+    ],
 )
 def test_every_input_of_the_weights_is_in_the_fingerprint(
     project: Path, change: dict[str, Any]

@@ -147,7 +147,7 @@ def test_points_far_apart_are_means_of_steps_before_and_after_an_interruption(
 
     with (
         pytest.raises(Stopped, match="after step 3"),
-        before_call(TrainingBatches, "batch", 3, lambda: signal.raise_signal(15)),
+        before_call(TrainingBatches, "sequences", 3, lambda: signal.raise_signal(15)),
     ):
         resumed(tmp_path)
     result = resumed(tmp_path)
@@ -170,9 +170,11 @@ def test_a_training_resumes_with_other_micro_batches_and_the_same_batches(
 ) -> None:
     """After it has run out of memory, its user lowers runtime.micro_batch_size."""
     stopped(tmp_path, stop_at=stop_at, optimizer="adamw", micro_batch_size=before)
-    batch = TrainingBatches.batch
+    batch = TrainingBatches.sequences
 
-    with patch.object(TrainingBatches, "batch", autospec=True, side_effect=batch) as it:
+    with patch.object(
+        TrainingBatches, "sequences", autospec=True, side_effect=batch
+    ) as it:
         result = resumed(tmp_path, optimizer="adamw", micro_batch_size=after)
 
     steps = [step for step in range(stop_at, STEPS) for _ in range(num_parts)]

@@ -35,11 +35,11 @@ def test_a_large_loss_is_not_divergence() -> None:
 
 def test_a_step_is_checked_once() -> None:
     watch = DivergenceWatch()
-    watch.check_rest()
+    watch.check_pending()
     with pytest.raises(InputError):
         check(watch, 1, math.nan, 1.0)
 
-    watch.check_rest()
+    watch.check_pending()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

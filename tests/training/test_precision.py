@@ -1,4 +1,4 @@
-"""What `auto` stands for: precision, attention, compiling."""
+"""What `auto` stands for: precision, attention, kernels, compiling."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 
 from toygpt.training.precision import (
     resolve_attention,
+    resolve_kernels,
     resolve_precision,
     should_compile,
 )
@@ -63,6 +64,28 @@ def test_attention_is_by_matrices_where_flash_attention_is_slower(
     found = resolve_attention(attention, precision=precision, accelerator=accelerator)
 
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "precision", "has_gpu", "expected"),
+    [
+        ("auto", "bf16-mixed", True, "fused"),
+        ("auto", "32-true", True, "plain"),
+        ("auto", "bf16-mixed", False, "plain"),
+        ("plain", "bf16-mixed", True, "plain"),
+        ("fused", "32-true", False, "fused"),
+    ],
+)
+def test_kernels_are_fused_on_a_gpu_in_bf16_or_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    choice: Any,
+    precision: Any,
+    has_gpu: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+
+    assert resolve_kernels(choice, precision=precision, accelerator="auto") == expected
 
 
 @pytest.mark.parametrize(

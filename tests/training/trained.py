@@ -20,6 +20,7 @@ from toygpt.resuming.signals import Interruption
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
+from toygpt.training.precision import resolve_kernels, resolve_precision
 from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
 
@@ -68,7 +69,9 @@ def trained(
     curves = Curves(logger or points)
     params = train_params(**changes)
     settings = runtime_params(**runtime or {})
-    fabric = launch(settings, precision=params.precision)
+    precision = resolve_precision(params.precision, "cpu")
+    kernels = resolve_kernels(params.kernels, precision=precision, accelerator="cpu")
+    fabric = launch(settings, precision=precision)
     with ExitStack() as stack:
         checkpoints = None
         if root is not None:
@@ -90,6 +93,7 @@ def trained(
             runtime=settings,
             seed=seed,
             curves=curves,
+            kernels=kernels,
             checkpoints=checkpoints,
         )
     return Trained(model, outcome, curves, points.noted)
