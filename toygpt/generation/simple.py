@@ -6,7 +6,8 @@ token. Each rung above gives the same tokens in less time:
 1. `simple.py`: read everything again for each token;
 2. `kv_cache.py`: keep each token's keys and values, and read only the newest token;
 3. `engine.py`: many sequences at once;
-4. `packed.py`: matrices in the order in which a processor reads them fastest.
+4. `packed.py`: matrices in the order in which a processor reads them fastest;
+   `graph.py`, in its place on a GPU: each step recorded once, and replayed.
 """
 
 import torch
@@ -53,7 +54,9 @@ def generate(
     [41, 34, 7, 12, 14]
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()  # random numbers
+    generator = (sampling or Sampling()).generator(
+        device=model.device
+    )  # random numbers
     window = prompt_ids[-block_size:]  # the tokens that the model sees
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
