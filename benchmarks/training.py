@@ -185,7 +185,7 @@ def bare_loop(
         muon_learning_rate=1e-3,
         weight_decay=0.1,
     )
-    step_taker = build_optimizer(model, params, device=task.device)
+    step_taker = build_optimizer(model, params)
 
     def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return next_token_loss(model(inputs), targets)
@@ -193,7 +193,7 @@ def bare_loop(
     loss: Callable[..., torch.Tensor] = loss_of
     if kernels == "fused":
         assert isinstance(model, GPT), "only our network has fused forms"
-        loss = FusedNextTokenLoss(model)
+        loss = FusedNextTokenLoss(model, task.device)
     if compiled:
         loss = torch.compile(loss, dynamic=False)
     batches = task.batches()

@@ -1,6 +1,7 @@
 """The faster forms compute what the network computes as it reads."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jaxtyping
@@ -21,11 +22,12 @@ from toygpt.training.fused import (
 )
 from toygpt.training.loop import NextTokenLoss
 
-FORMS = {
+GPU = torch.device("cuda")  # its forms run on a CPU, too
+FORMS: dict[str, Callable[[GPT], None]] = {
     "query, key and value": join_query_key_value,
     "relu": put_relu_into_the_product,
     "stream": keep_stream_in_16_bits,
-    "all": fuse,
+    "all": partial(fuse, device=GPU),
 }
 INPUTS, TARGETS = random_tokens(2, 4, 16)
 
@@ -98,7 +100,7 @@ def test_the_fused_network_is_as_exact_and_validates_to_the_same_loss() -> None:
     exact = loss_and_gradients(model, NextTokenLoss(model))
     plain = loss_and_gradients(model, NextTokenLoss(model), is_mixed=True)
 
-    network = FusedNextTokenLoss(model)
+    network = FusedNextTokenLoss(model, GPU)
     found = loss_and_gradients(model, network, is_mixed=True)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         validated = network.eval()(INPUTS, TARGETS)
@@ -113,7 +115,7 @@ def test_the_stream_is_rounded_once_where_it_begins() -> None:
     for block in model.blocks:
         block.register_forward_hook(lambda *hooked: seen.append(hooked[2].dtype))
 
-    for change in (unfuse, fuse):
+    for change in (unfuse, FORMS["all"]):
         change(model)
         with torch.autocast("cpu", torch.bfloat16):
             model(INPUTS)
@@ -126,7 +128,7 @@ def test_dropout_drops_the_same() -> None:
     network = NextTokenLoss(model)
     losses = []
 
-    for change in (unfuse, fuse):
+    for change in (unfuse, FORMS["all"]):
         change(model)
         torch.manual_seed(3)
         losses.append(network(INPUTS, TARGETS).item())
@@ -145,7 +147,7 @@ def test_the_fused_network_is_compiled_in_one_piece(
     # The compiler cannot read the checks of shapes that tests add.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     model = tiny_model(num_layers=1)
-    network = FusedNextTokenLoss(model)
+    network = FusedNextTokenLoss(model, GPU)
     plain = loss_and_gradients(model, network, is_mixed=is_mixed)
     compiled: Any = torch.compile(
         network, backend="aot_eager", fullgraph=True, dynamic=False

@@ -1,4 +1,4 @@
-"""Muon in stacks: as exact as PyTorch's own, with the same state."""
+"""Muon, one by one and in stacks: as exact as PyTorch's own, with the same state."""
 
 from functools import partial
 from typing import Any
@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Muon
 
-from tests.tiny import tiny_model, train_params
-from toygpt.training.muon import DTYPE, BatchedMuon, orthogonalize
-from toygpt.training.optimizer import MuonWithAdamW, build_optimizer
+from toygpt.training import muon
+from toygpt.training.muon import FastMuon, orthogonalize
 
 SHAPES = {"square": (64, 64), "wide": (32, 128), "tall": (128, 32)}
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the defaults of torch.optim.Muon
@@ -53,9 +52,9 @@ def test_a_stack_is_orthogonalized_more_exactly_than_by_pytorch(
     """Also where the gradients have few directions: a Gram matrix drifts away there."""
     gradients = torch.stack([gradient_of(shape, rank=rank, seed=n) for n in range(3)])
 
-    found = five_times(gradients)
+    found = five_times(gradients, dtype=torch.float16)
 
-    assert found.dtype == DTYPE
+    assert found.dtype == torch.float16
     weight = torch.nn.Parameter(torch.zeros(shape))
     for gradient, ours in zip(gradients, found, strict=True):
         exact = iterate_exactly(gradient)
@@ -72,36 +71,41 @@ def test_in_32_bits_the_result_is_that_of_the_singular_values(
 ) -> None:
     gradient = gradient_of(shape, rank=16, seed=1)
 
-    (found,) = five_times(gradient[None], dtype=torch.float32)
+    alone = five_times(gradient, dtype=torch.float32)
+    (in_a_stack,) = five_times(gradient[None], dtype=torch.float32)
 
-    assert error(found, iterate_exactly(gradient)) < 1e-3
+    for found in (alone, in_a_stack):
+        assert error(found, iterate_exactly(gradient)) < 1e-3
 
 
+@pytest.mark.parametrize("in_stacks", [False, True])
 @pytest.mark.parametrize("options", [{}, {"adjust_lr_fn": "match_rms_adamw"}], ids=str)
 def test_twenty_steps_lead_where_pytorch_s_lead_and_states_are_interchangeable(
-    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], in_stacks: bool
 ) -> None:
     """The momentum is the same, bit for bit; half way, each gets the other's state."""
     shapes = [SHAPES["wide"], *[SHAPES["square"]] * 2, SHAPES["tall"]]
     start = [gradient_of(shape, seed=n) / 8 for n, shape in enumerate(shapes)]
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
     settings: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
-    batched = BatchedMuon(ours, **settings, **options)
+    if in_stacks:  # as on a GPU
+        monkeypatch.setattr(muon, "_together", muon._of_one_shape)
+    fast = FastMuon(ours, **settings, **options)
     one_by_one = Muon(theirs, **settings, **options)
 
     for step in range(20):
         for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
             one.grad = gradient_of(one.shape, rank=8, seed=100 * step + number)
             other.grad = one.grad.clone()
-        batched.step()
+        fast.step()
         one_by_one.step()
         if step == 9:
-            states = batched.state_dict(), one_by_one.state_dict()
+            states = fast.state_dict(), one_by_one.state_dict()
             one_by_one.load_state_dict(states[0])
-            batched.load_state_dict(states[1])
+            fast.load_state_dict(states[1])
 
     for one, other, begin in zip(ours, theirs, start, strict=True):
-        momentum = batched.state[one]["momentum_buffer"]
+        momentum = fast.state[one]["momentum_buffer"]
         assert torch.equal(momentum, one_by_one.state[other]["momentum_buffer"])
         moved = (other.detach() - begin).norm()
         assert (one - other).norm() < 0.06 * moved  # the rounding of bf16 by PyTorch
@@ -113,17 +117,7 @@ def test_a_weight_without_a_gradient_stays_and_a_gradient_of_zero_moves_nothing(
     weights = [torch.nn.Parameter(torch.ones(8, 32)) for _ in range(2)]
     weights[0].grad = torch.zeros(8, 32)
 
-    loss = BatchedMuon(weights, lr=0.1, weight_decay=0.0).step(lambda: 3.0)
+    loss = FastMuon(weights, lr=0.1, weight_decay=0.0).step(lambda: 3.0)
 
     assert loss == 3.0
     assert all(torch.equal(weight, torch.ones(8, 32)) for weight in weights)
-
-
-@pytest.mark.parametrize(("device", "kind"), [("cpu", Muon), ("cuda", BatchedMuon)])
-def test_stacks_are_for_gpus(device: str, kind: type[Muon]) -> None:
-    optimizer = build_optimizer(
-        tiny_model(), train_params(optimizer="muon"), device=torch.device(device)
-    )
-
-    assert isinstance(optimizer, MuonWithAdamW)
-    assert type(optimizer.parts["muon"]) is kind

@@ -33,7 +33,7 @@ def built(optimizer: str, *, seed: int = 1, **changes: Any) -> tuple[GPT, Optimi
     """Return a model and the optimizer that trains it."""
     model = tiny_model(seed=seed)
     params = train_params(optimizer=optimizer, **changes)
-    return model, build_optimizer(model, params, device=torch.device("cpu"))
+    return model, build_optimizer(model, params)
 
 
 def names_in(model: GPT, group: dict[str, Any]) -> list[str]:

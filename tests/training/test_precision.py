@@ -71,12 +71,12 @@ def test_attention_is_by_matrices_where_flash_attention_is_slower(
     [
         ("auto", "bf16-mixed", True, "fused"),
         ("auto", "32-true", True, "plain"),
-        ("auto", "bf16-mixed", False, "plain"),
+        ("auto", "bf16-mixed", False, "fused"),
         ("plain", "bf16-mixed", True, "plain"),
         ("fused", "32-true", False, "fused"),
     ],
 )
-def test_kernels_are_fused_on_a_gpu_in_bf16_or_where_that_is_asked_for(
+def test_kernels_are_fused_in_bf16_or_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
     choice: Any,
     precision: Any,

@@ -1,10 +1,11 @@
-"""The faster forms of the network for training on a GPU: `train.kernels: fused`.
+"""The faster forms of the network for training in 16 bits: `train.kernels: fused`.
 
-The network in model/ is written to be read. A GPU spends a good part of its time on it
-moving numbers between memory and processor, or starting small kernels. Each function
-here replaces a method of one of its modules by a form that moves less; the weights, and
-what is computed with them, stay. What each brings was measured on an H100, with
-`small`, 64 sequences of 512 tokens, in bf16 (docs/decisions/training.md).
+The network in model/ is written to be read. A good part of a step's time goes into
+moving numbers between memory and processor, and into starting small kernels. Each
+function here replaces a method of one of its modules by a form that moves less; the
+weights, and what is computed with them, stay. What each brings was measured on an H100,
+with `small`, 64 sequences of 512 tokens, in bf16 (docs/decisions/training.md, which has
+the figures of a CPU as well).
 """
 
 from collections.abc import Callable
@@ -25,10 +26,10 @@ from toygpt.training.precision import dtype_of_products
 class FusedNextTokenLoss(nn.Module):
     """The network and its loss as one module, in their faster forms."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, device: torch.device) -> None:
         super().__init__()
         self.model = model
-        fuse(model)
+        fuse(model, device)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a micro-batch, in nats per token."""
@@ -37,11 +38,17 @@ class FusedNextTokenLoss(nn.Module):
         return output_loss(x, to_logits.weight, to_logits.bias, targets)
 
 
-def fuse(model: GPT) -> None:
-    """Replace methods of the model's modules by their faster forms, in place."""
+def fuse(model: GPT, device: torch.device) -> None:
+    """Replace methods of the model's modules by their faster forms, in place.
+
+    Args:
+        model: The network.
+        device: Where it will be trained.
+    """
     join_query_key_value(model)
-    put_relu_into_the_product(model)
     keep_stream_in_16_bits(model)
+    if device.type == "cuda":  # a CPU takes a fifth longer for it
+        put_relu_into_the_product(model)
 
 
 def unfuse(model: GPT) -> None:

@@ -71,11 +71,6 @@ class NextTokenLoss(nn.Module):
         return next_token_loss(self.model(inputs), targets)
 
 
-# What `train.kernels` in params.yaml may name: the same network, as it is written to be
-# read, and in forms that a GPU runs faster.
-NETWORKS = {"plain": NextTokenLoss, "fused": FusedNextTokenLoss}
-
-
 def train_step(
     fabric: Fabric,
     network: Any,
@@ -148,7 +143,7 @@ def train(
         runtime: How to compute them.
         seed: Of the order of the text, and of dropout.
         curves: Get a point at each report and at each validation.
-        kernels: One of `NETWORKS`.
+        kernels: The network as it is written to be read, or its faster forms.
         checkpoints: Without them, a training that is interrupted starts over.
 
     Raises:
@@ -181,14 +176,14 @@ def train(
         batch_size=min(params.batch_size, most),
         max_tokens=params.validation_tokens,
     )
-    module = NETWORKS[kernels](model)
+    module: nn.Module = NextTokenLoss(model)
+    if kernels == "fused":
+        module = FusedNextTokenLoss(model, fabric.device)
     if is_compiled:
         module.compile(dynamic=False)
     with explain_out_of_memory(fabric, plan.micro_batch_size):
         network: Any = fabric.setup_module(module)
-        optimizer: Any = fabric.setup_optimizers(
-            build_optimizer(model, params, device=fabric.device)
-        )
+        optimizer: Any = fabric.setup_optimizers(build_optimizer(model, params))
         schedule = Schedule(optimizer, params, tokens_per_step=plan.tokens_per_step)
         state = State(fabric, model, optimizer, curves)
         if checkpoints is not None and (checkpoint := checkpoints.load(fabric)):
