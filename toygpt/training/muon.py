@@ -20,8 +20,8 @@ class FastMuon(Muon):
 
     A GPU waits longer for the start of a small product than it takes to compute it: the
     72 matrices of `small` took 28.1 ms one after another, and 7.4 ms in stacks (H100).
-    A CPU does not wait. There a stack is slower, and only the Gram form of wide matrices
-    gains: a tenth of Muon's time for `nano`.
+    A CPU does not wait. There a stack is slower, and only the Gram form of wide
+    matrices gains: a tenth of Muon's time for `nano`.
 
     Groups and state are those of `torch.optim.Muon`: each resumes what the other has
     begun. PyTorch plans a version of its own in stacks; then this class can go
@@ -99,9 +99,9 @@ def orthogonalize(
 ) -> Float[Tensor, "*number rows columns"]:
     """Bring the singular values of a matrix near one, or of each of a stack.
 
-    By Newton-Schulz iterations (Jordan et al., 2024), in 16 bits. On a GPU that is fp16:
-    it is exact to three bits more than bf16, and no number here exceeds 1.3. On a CPU it
-    is bf16, which some CPUs multiply natively.
+    By Newton-Schulz iterations (Jordan et al., 2024), in 16 bits: on a GPU fp16, exact
+    to three bits more than bf16 (no number here exceeds 1.3); on a CPU bf16, which some
+    of them multiply natively.
 
     Each iteration multiplies X by a polynomial of its Gram matrix R = X Xᵀ:
 
