@@ -68,7 +68,7 @@ def build(
     )
     model = GPT(config)
     inputs = torch.zeros(sequences, config.block_size, dtype=torch.long)
-    return model, build_optimizer(model, params), inputs
+    return model, build_optimizer(model, params, device=torch.device("cpu")), inputs
 
 
 def computed_peak(config: GPTConfig, sequences: int) -> dict[str, int]:

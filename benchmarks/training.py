@@ -32,11 +32,16 @@ from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.pipeline.process import ENVIRONMENT, keep_freed_memory
+from toygpt.training.fused import FusedNextTokenLoss
 from toygpt.training.launch import launch
 from toygpt.training.loop import train
 from toygpt.training.optimizer import build_optimizer
 from toygpt.training.plan import POINTS_PER_CURVE
-from toygpt.training.precision import resolve_attention, resolve_precision
+from toygpt.training.precision import (
+    resolve_attention,
+    resolve_kernels,
+    resolve_precision,
+)
 from toygpt.training.report import Curves
 
 
@@ -58,6 +63,15 @@ class Task:
     def attention(self) -> str:
         """The attention that `train.attention: auto` stands for."""
         return resolve_attention(
+            "auto",
+            precision=self.precision,  # type: ignore[arg-type]
+            accelerator="auto",
+        )
+
+    @property
+    def kernels(self) -> str:
+        """The kernels that `train.kernels: auto` stands for."""
+        return resolve_kernels(
             "auto",
             precision=self.precision,  # type: ignore[arg-type]
             accelerator="auto",
@@ -146,6 +160,7 @@ def stage(
         runtime=runtime,
         seed=0,
         curves=Curves(logger),
+        kernels=task.kernels,  # type: ignore[arg-type]
     )
 
 
@@ -156,6 +171,7 @@ def bare_loop(
     optimizer: str,
     compiled: bool,
     attention: str = "flash",
+    kernels: str = "plain",
     keeps_memory: bool = False,
     matmul_precision: str = "high",
     network: Callable[[GPTConfig], nn.Module] | None = None,
@@ -168,6 +184,7 @@ def bare_loop(
         optimizer: As in params.yaml.
         compiled: Whether the network is compiled.
         attention: As in params.yaml.
+        kernels: Of our GPT, as in params.yaml.
         keeps_memory: Whether memory is kept, as in the stage `train`.
         matmul_precision: Of products in 32 bits: "high" allows a GPU's TF32.
         network: Makes the network to train instead of our GPT.
@@ -183,14 +200,17 @@ def bare_loop(
         muon_learning_rate=1e-3,
         weight_decay=0.1,
     )
-    step_taker = build_optimizer(model, params)
+    step_taker = build_optimizer(model, params, device=task.device)
 
     def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return next_token_loss(model(inputs), targets)
 
-    loss: Callable[..., torch.Tensor] = (
-        torch.compile(loss_of, dynamic=False) if compiled else loss_of
-    )
+    loss: Callable[..., torch.Tensor] = loss_of
+    if kernels == "fused":
+        assert isinstance(model, GPT), "only our network has fused forms"
+        loss = FusedNextTokenLoss(model)
+    if compiled:
+        loss = torch.compile(loss, dynamic=False)
     batches = task.batches()
     is_mixed = task.precision == "bf16-mixed"
     step = 0
@@ -378,6 +398,7 @@ def main() -> None:
             optimizer="adamw",
             compiled=is_compiled,
             attention=task.attention,
+            kernels=task.kernels,
             keeps_memory=True,
         ),
         "toyGPT stage, AdamW": partial(

@@ -27,7 +27,11 @@ from toygpt.tracking.run import Run
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
-from toygpt.training.precision import resolve_attention, resolve_precision
+from toygpt.training.precision import (
+    resolve_attention,
+    resolve_kernels,
+    resolve_precision,
+)
 from toygpt.training.ranks import on_rank_zero
 from toygpt.training.report import Curves
 from toygpt.training.resumable_run import open_run
@@ -43,12 +47,16 @@ def main() -> None:
     attention = resolve_attention(
         params.train.attention, precision=precision, accelerator=accelerator
     )
+    kernels = resolve_kernels(
+        params.train.kernels, precision=precision, accelerator=accelerator
+    )
     inputs = fingerprint_inputs(
         params,
         vocab_size=splits.vocab_size,
         split_digests={name: record.sha256 for name, record in splits.files.items()},
         precision=precision,
         attention=attention,
+        kernels=kernels,
     )
 
     fabric = launch(params.runtime, precision=precision)
@@ -80,6 +88,7 @@ def main() -> None:
             runtime=params.runtime,
             seed=params.seed,
             curves=curves,
+            kernels=kernels,
             checkpoints=Checkpointing(run_folder, schedule, interruption),
         )
         if tracked is not None:

@@ -36,6 +36,7 @@ TRAIN: dict[str, Any] = {
     "gradient_clip_norm": 1.0,
     "dropout": 0.0,
     "attention": "flash",
+    "kernels": "plain",
     "precision": "32-true",
     "validate_every_tokens": 5 * 8 * BLOCK_SIZE,
     "validation_tokens": 8 * BLOCK_SIZE,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toygpt.data.batches import TrainingBatches, spread_batches
+from toygpt.data.batches import SpreadBatches, TrainingBatches, cut
 from toygpt.data.token_files import TokenIds
 
 property_test = settings(max_examples=60)
@@ -181,11 +181,10 @@ def test_spread_batches_read_whole_blocks_in_order_and_none_twice(
 ) -> None:
     tokens = numbered_tokens(num_tokens)
 
-    batches = list(
-        spread_batches(
-            tokens, block_size=block_size, batch_size=batch_size, max_tokens=max_tokens
-        )
+    spread = SpreadBatches(
+        tokens, block_size=block_size, batch_size=batch_size, max_tokens=max_tokens
     )
+    batches = [cut(spread[number]) for number in range(len(spread))]
 
     assert all(len(inputs) == batch_size for inputs, _ in batches[:-1])
     starts = [start for inputs, _ in batches for start in inputs[:, 0].tolist()]
@@ -199,8 +198,9 @@ def test_spread_batches_read_whole_blocks_in_order_and_none_twice(
 
 
 def test_spread_batches_leave_equal_gaps_from_the_first_token_on() -> None:
-    (batch,) = spread_batches(
+    spread = SpreadBatches(
         numbered_tokens(101), block_size=10, batch_size=8, max_tokens=50
     )
 
-    assert batch[0][:, 0].tolist() == [0, 20, 40, 60, 80]
+    assert len(spread) == 1
+    assert spread[0][:, 0].tolist() == [0, 20, 40, 60, 80]

@@ -33,6 +33,7 @@ def project(tmp_path: Path) -> Path:
 def inputs(project: Path, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"seed": 1, "rate": 0.1, "layers": 2, "text": "aa"}
     others = {"vocab_size": 9, "precision": "32-true", "attention": "flash"}
+    others["kernels"] = "plain"
     values |= others | changes
     params = SimpleNamespace(
         seed=values["seed"],
@@ -59,6 +60,7 @@ def inputs(project: Path, **changes: Any) -> dict[str, Any]:
         {"text": "bb"},
         {"precision": "bf16-mixed"},
         {"attention": "from_scratch"},
+        {"kernels": "fused"},
     ],
     ids=str,
 )

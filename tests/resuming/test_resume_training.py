@@ -160,7 +160,7 @@ def test_points_far_apart_are_means_of_steps_before_and_after_an_interruption(
 
     with (
         pytest.raises(Stopped, match="after step 3"),
-        before_call(TrainingBatches, "batch", 3, lambda: signal.raise_signal(15)),
+        before_call(TrainingBatches, "sequences", 3, lambda: signal.raise_signal(15)),
     ):
         trained(tmp_path)
     resumed = trained(tmp_path)
@@ -182,13 +182,13 @@ def test_a_training_resumes_with_other_micro_batches_and_the_same_batches(
     """After it has run out of memory, its user lowers runtime.micro_batch_size."""
     stopped(tmp_path, stop_at=stop_at, optimizer="adamw", micro_batch_size=before)
     seen: list[int] = []
-    batch = TrainingBatches.batch
+    read = TrainingBatches.sequences
 
-    def watched_batch(self: TrainingBatches, step: int, **rows: Any) -> Any:
+    def watched(self: TrainingBatches, step: int, **rows: Any) -> Any:
         seen.append(step)
-        return batch(self, step, **rows)
+        return read(self, step, **rows)
 
-    monkeypatch.setattr(TrainingBatches, "batch", watched_batch)
+    monkeypatch.setattr(TrainingBatches, "sequences", watched)
 
     resumed = trained(tmp_path, optimizer="adamw", micro_batch_size=after)
 

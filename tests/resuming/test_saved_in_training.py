@@ -46,7 +46,7 @@ def test_training_that_diverges_stops_in_its_step_and_keeps_the_good_ones(
     call = 7 if micro_batch_size == 64 else 13  # the first batch of the seventh step
     with (
         pytest.raises(InputError, match=r"loss is nan in step 7, .* from batch 6 "),
-        before_call(TrainingBatches, "batch", call, spoil),
+        before_call(TrainingBatches, "sequences", call, spoil),
     ):
         train_tiny(tmp_path, model=model, runtime=runtime)
 

@@ -26,8 +26,8 @@ INT, TERM, USR1, KILL = (
     signal.SIGKILL,
 )
 # Ten steps, validated after five. A signal comes while one of them is computed, ...
-STEP_4 = (TrainingBatches, "batch", 4)
-STEP_9 = (TrainingBatches, "batch", 9)
+STEP_4 = (TrainingBatches, "sequences", 4)
+STEP_9 = (TrainingBatches, "sequences", 9)
 # ... before the first, while the first checkpoint of a training is saved, ...
 START = (loop, "build_optimizer", 1)
 CHECKPOINT_AFTER_5 = (CheckpointFolder, "keep", 2)

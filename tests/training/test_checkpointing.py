@@ -21,7 +21,7 @@ class ReaderOfAGPU(LateReader):
         earlier, self.pending = self.pending, numbers.tolist()
         return earlier
 
-    def rest(self) -> list[float] | None:
+    def read_pending(self) -> list[float] | None:
         earlier, self.pending = self.pending, None
         return earlier
 

@@ -42,11 +42,11 @@ def test_a_large_loss_is_not_divergence() -> None:
 
 def test_a_step_is_checked_once() -> None:
     watch = DivergenceWatch()
-    watch.check_rest()
+    watch.check_pending()
     with pytest.raises(InputError):
         check(watch, 1, math.nan, 1.0)
 
-    watch.check_rest()
+    watch.check_pending()
 
 
 def test_the_message_says_what_to_change() -> None:

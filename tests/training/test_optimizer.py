@@ -32,7 +32,8 @@ BLOCK_MATRICES = {
 def built(optimizer: str, *, seed: int = 1, **changes: Any) -> tuple[GPT, Optimizer]:
     """Return a model and the optimizer that trains it."""
     model = tiny_model(seed=seed)
-    return model, build_optimizer(model, train_params(optimizer=optimizer, **changes))
+    params = train_params(optimizer=optimizer, **changes)
+    return model, build_optimizer(model, params, device=torch.device("cpu"))
 
 
 def names_in(model: GPT, group: dict[str, Any]) -> set[str]:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.tiny import BLOCK_SIZE, runtime_params, train_params
+from tests.tiny import BLOCK_SIZE, train_params
 from tests.training.trained import TOKENS_PER_STEP, TRAIN_TEXT
-from toygpt.data.batches import TrainingBatches, spread_batches
+from toygpt.data.batches import SpreadBatches, TrainingBatches
 from toygpt.pipeline.errors import InputError
 from toygpt.training.plan import (
     Plan,
@@ -19,9 +19,9 @@ from toygpt.training.plan import (
 def plan_of(*, num_ranks: int = 1, micro_batch_size: int = 64, **changes: int) -> Plan:
     return plan_training(
         train_params(**changes),
-        runtime_params(micro_batch_size=micro_batch_size),
         BLOCK_SIZE,
         num_ranks=num_ranks,
+        max_micro_batch_size=micro_batch_size,
     )
 
 
@@ -113,10 +113,8 @@ def test_micro_batches_of_all_ranks_are_the_batch_each_with_a_dropout_of_its_own
             for rank in range(num_ranks)
             for micro_batch in cut_into_micro_batches(batches, step, plan, rank=rank)
         ]
-        for whole, parts in zip(
-            batches.batch(step), list(zip(*found, strict=True))[:2], strict=True
-        ):
-            assert torch.equal(torch.cat(parts), whole)
+        parts = torch.cat([micro_batch.sequences for micro_batch in found])
+        assert torch.equal(parts, batches.sequences(step))
         seeds += [micro_batch.dropout_seed for micro_batch in found]
 
     assert len(set(seeds)) == len(seeds) == 3 * 8 // micro_batch_size
@@ -128,27 +126,39 @@ def test_ranks_share_the_validation_batches_and_get_equally_many(
 ) -> None:
     """Eleven blocks in four batches: each counts once, and no rank waits for ever."""
 
-    def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(
-            spread_batches(
-                TRAIN_TEXT,
-                block_size=BLOCK_SIZE,
-                batch_size=3,
-                max_tokens=11 * BLOCK_SIZE,
-            )
-        )
+    batches = SpreadBatches(
+        TRAIN_TEXT, block_size=BLOCK_SIZE, batch_size=3, max_tokens=11 * BLOCK_SIZE
+    )
 
     shares = [
-        list(share_validation(iter(batches()), rank=rank, num_ranks=num_ranks))
+        list(share_validation(batches, rank=rank, num_ranks=num_ranks))
         for rank in range(num_ranks)
     ]
 
     assert len({len(share) for share in shares}) == 1
     counted = [
-        inputs.tolist()
+        sequences.tolist()
         for share in shares
-        for (inputs, _), weight in share
-        if weight == len(inputs)
+        for sequences, weight in share
+        if weight == len(sequences)
     ]
-    assert sorted(counted) == sorted(inputs.tolist() for inputs, _ in batches())
+    assert sorted(counted) == sorted(batches[n].tolist() for n in range(4))
     assert sum(weight for share in shares for _, weight in share) == 11
+
+
+def test_a_rank_reads_its_own_validation_batches_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = SpreadBatches(
+        TRAIN_TEXT, block_size=BLOCK_SIZE, batch_size=3, max_tokens=11 * BLOCK_SIZE
+    )
+    read: list[int] = []
+
+    def note(_: SpreadBatches, number: int) -> torch.Tensor:
+        read.append(number)
+        return torch.zeros(3, 1)
+
+    monkeypatch.setattr(SpreadBatches, "__getitem__", note)
+    list(share_validation(batches, rank=1, num_ranks=3))
+
+    assert read == [1, 3]

@@ -1,12 +1,14 @@
-"""What `auto` stands for: precision, attention, compiling."""
+"""What `auto` stands for: precision, attention, kernels, compiling."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from toygpt.training.precision import (
     resolve_attention,
+    resolve_kernels,
     resolve_precision,
     should_compile,
 )
@@ -60,6 +62,28 @@ def test_attention_on_a_gpu_is_flash(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         resolve_attention("auto", precision="bf16-mixed", accelerator="auto") == "flash"
     )
+
+
+@pytest.mark.parametrize(
+    ("choice", "precision", "has_gpu", "expected"),
+    [
+        ("auto", "bf16-mixed", True, "fused"),
+        ("auto", "32-true", True, "plain"),
+        ("auto", "bf16-mixed", False, "plain"),
+        ("plain", "bf16-mixed", True, "plain"),
+        ("fused", "32-true", False, "fused"),
+    ],
+)
+def test_kernels_are_fused_on_a_gpu_in_bf16_or_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    choice: Any,
+    precision: Any,
+    has_gpu: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+
+    assert resolve_kernels(choice, precision=precision, accelerator="auto") == expected
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
+from toygpt.training.precision import resolve_kernels, resolve_precision
 from toygpt.training.report import Curves
 
 TOKENS_PER_STEP = 8 * BLOCK_SIZE
@@ -56,8 +57,9 @@ def trained(
     curves = Curves(logger or points)
     params = train_params(**changes)
     settings = runtime_params(**runtime or {})
+    precision = resolve_precision(params.precision, "cpu")
     outcome = train(
-        launch(settings, precision=params.precision),
+        launch(settings, precision=precision),
         model,
         text,
         VALIDATION_TEXT,
@@ -65,5 +67,6 @@ def trained(
         runtime=settings,
         seed=seed,
         curves=curves,
+        kernels=resolve_kernels(params.kernels, precision=precision, accelerator="cpu"),
     )
     return Trained(model, outcome, curves, points.noted)

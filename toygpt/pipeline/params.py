@@ -183,6 +183,7 @@ class TrainParams(Section):
     gradient_clip_norm: PositiveFloat
     dropout: Fraction
     attention: Literal["auto", "flash", "from_scratch"]
+    kernels: Literal["auto", "plain", "fused"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     validate_every_tokens: PositiveInt
     validation_tokens: PositiveInt
@@ -219,7 +220,7 @@ class RuntimeParams(Section):
     num_nodes: PositiveInt
     strategy: Literal["auto", "ddp"]
     compile: bool | Literal["auto"]
-    micro_batch_size: PositiveInt
+    micro_batch_size: PositiveInt | Literal["auto"]
     deterministic: bool
     checkpoint_every_steps: PositiveInt | None
     checkpoint_every_minutes: PositiveFloat

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from toygpt.pipeline.params import Params
 
 # Inputs that may change when a training is resumed, if the user asks for it by
-# `resume --precision`: the precision, and the attention that is fastest with it. Both
-# change how the weights are rounded.
-CHANGEABLE = {"train.precision", "train.attention"}
+# `resume --precision`: the precision, and the attention and the kernels that are the
+# fastest with it. All of them change how the weights are rounded.
+CHANGEABLE = {"train.precision", "train.attention", "train.kernels"}
 
 CODE_FOLDERS = ("stages", "toygpt")
 LENGTH = 32  # of a fingerprint, in hexadecimal digits
@@ -29,6 +29,7 @@ def fingerprint_inputs(
     split_digests: Mapping[str, str],
     precision: str,
     attention: str,
+    kernels: str,
     project: Path = Path(),
 ) -> dict[str, Any]:
     """Return all inputs of the weights, but for the hardware that computes them.
@@ -39,6 +40,7 @@ def fingerprint_inputs(
         split_digests: SHA-256 digest of each token file, by its name.
         precision: What `train.precision` stands for on this machine.
         attention: What `train.attention` stands for on this machine.
+        kernels: What `train.kernels` stands for on this machine.
         project: The folder of dvc.yaml and of the code; the working directory is the
             one that DVC runs the stage in, be it a temporary copy of the project.
     """
@@ -48,6 +50,7 @@ def fingerprint_inputs(
         **{f"train.{key}": v for key, v in params.train.model_dump().items()},
         "train.precision": precision,
         "train.attention": attention,
+        "train.kernels": kernels,
         "vocab_size": vocab_size,
         **split_digests,
         **{path.as_posix(): sha256_of(project / path) for path in train_code(project)},

@@ -17,7 +17,7 @@ from toygpt.training.divergence import LateReader
 from toygpt.training.ranks import on_rank_zero
 
 
-class CheckpointFolder(Protocol):
+class SavesCheckpoints(Protocol):
     """The methods of `toygpt.resuming`'s RunFolder that are needed here."""
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class Checkpointing:
 
     def __init__(
         self,
-        folder: CheckpointFolder | None,
+        folder: SavesCheckpoints | None,
         schedule: CheckpointSchedule,
         interruption: Interruption,
     ) -> None:
@@ -61,7 +61,7 @@ class Checkpointing:
         self.schedule.start()
         found = on_rank_zero(fabric, lambda: self._own_folder.best_checkpoint())
         folder, checkpoint = cast(
-            "tuple[CheckpointFolder, Any]", fabric.broadcast((self.folder, found))
+            "tuple[SavesCheckpoints, Any]", fabric.broadcast((self.folder, found))
         )
         if checkpoint is None:
             return None
@@ -98,7 +98,7 @@ class Checkpointing:
         start = time.monotonic()
         on_rank_zero(fabric, lambda: self._own_folder.save(step, checkpoint))
         self.schedule.written(time.monotonic() - start)
-        self._requests.rest()  # the older request is met; a signal asks again
+        self._requests.read_pending()  # met as well; a signal asks again
         if request in SIGNALS:
             raise Stopped(request, step, is_rank_zero=fabric.is_global_zero)
 
@@ -115,6 +115,6 @@ class Checkpointing:
         return int(greatest[0]) if greatest else 0
 
     @property
-    def _own_folder(self) -> CheckpointFolder:
+    def _own_folder(self) -> SavesCheckpoints:
         assert self.folder is not None, "rank zero has a folder"
         return self.folder

@@ -17,7 +17,7 @@ class LateReader:
     """
 
     def __init__(self) -> None:
-        self._unread: tuple[Tensor, torch.cuda.Event] | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
     def read(self, numbers: Tensor) -> list[float] | None:
         """Return these numbers; from a GPU, those of the call before, if any."""
@@ -26,16 +26,16 @@ class LateReader:
         on_host = numbers.to("cpu", non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        earlier = self.rest()
-        self._unread = (on_host, event)
+        earlier = self.read_pending()
+        self._pending = (on_host, event)
         return earlier
 
-    def rest(self) -> list[float] | None:
+    def read_pending(self) -> list[float] | None:
         """Wait for the numbers that were not read yet, if any, and return them."""
-        if self._unread is None:
+        if self._pending is None:
             return None
-        numbers, event = self._unread
-        self._unread = None
+        numbers, event = self._pending
+        self._pending = None
         event.synchronize()
         return numbers.tolist()
 
@@ -58,13 +58,13 @@ class DivergenceWatch:
         self._last_step = step
         self._check(read_step, self._reader.read(numbers))
 
-    def check_rest(self) -> None:
+    def check_pending(self) -> None:
         """Check the last step as well, and wait for the device if need be.
 
         Raises:
             InputError: A number is infinite or NaN.
         """
-        self._check(self._last_step, self._reader.rest())
+        self._check(self._last_step, self._reader.read_pending())
 
     def _check(self, step: int, numbers: list[float] | None) -> None:
         if numbers is not None:

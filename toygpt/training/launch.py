@@ -19,7 +19,6 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from toygpt.pipeline.errors import InputError
-from toygpt.training.precision import resolve_precision
 from toygpt.training.settings import RuntimeSettings
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
@@ -28,7 +27,7 @@ from toygpt.training.settings import RuntimeSettings
 WAIT_FOR_RANKS = timedelta(minutes=30)
 
 # Set by Lightning's own command line; they would overrule params.yaml without a word.
-OVERRULING = [
+LIGHTNING_VARIABLES = [
     f"LT_{name}"
     for name in (
         "CLI_USED",
@@ -41,17 +40,21 @@ OVERRULING = [
 ]
 
 # Where launchers say how many processes they have started: torchrun, srun, mpirun.
-NUM_STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+PROCESS_COUNT_VARIABLES = (
+    "WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+    "OMPI_COMM_WORLD_SIZE",
+)
 
 
 def launch(
-    runtime: RuntimeSettings, *, precision: Literal["auto", "32-true", "bf16-mixed"]
+    runtime: RuntimeSettings, *, precision: Literal["32-true", "bf16-mixed"]
 ) -> Fabric:
     """Return a Fabric once all ranks have started; each continues with its own.
 
     Args:
         runtime: Which devices, and how many of them.
-        precision: As `train.precision` in params.yaml.
+        precision: What `train.precision` stands for on this machine.
 
     Raises:
         InputError: This machine does not fit the settings, or several processes were
@@ -60,7 +63,7 @@ def launch(
     # Of these two, Lightning writes its advertisements to the one imported last.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in OVERRULING:
+    for name in LIGHTNING_VARIABLES:
         os.environ.pop(name, None)
     torch.set_float32_matmul_precision("high")
     if runtime.deterministic:
@@ -86,7 +89,7 @@ def launch(
 
 def _new_fabric(
     runtime: RuntimeSettings,
-    precision: Literal["auto", "32-true", "bf16-mixed"],
+    precision: Literal["32-true", "bf16-mixed"],
     strategy: str | DDPStrategy,
 ) -> Fabric:
     with warnings.catch_warnings():
@@ -97,7 +100,7 @@ def _new_fabric(
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,
             strategy=strategy,
-            precision=resolve_precision(precision, runtime.accelerator),
+            precision=precision,
         )
 
 
@@ -107,7 +110,7 @@ def _check_that_this_process_is_the_only_one() -> None:
     Raises:
         ValueError: A launcher has started several processes.
     """
-    for name in NUM_STARTED:
+    for name in PROCESS_COUNT_VARIABLES:
         if (number := int(os.environ.get(name, "1"))) > 1:
             raise ValueError(
                 f"{number} processes were started ({name}), but runtime.devices is 1, "
@@ -153,6 +156,6 @@ def explain_out_of_memory(fabric: Fabric, micro_batch_size: int) -> Iterator[Non
     except torch.OutOfMemoryError:
         raise InputError(
             f"{fabric.device.type} out of memory: micro-batches of {micro_batch_size} "
-            f"sequences are too large for it; lower runtime.micro_batch_size in "
-            f"params.yaml, or choose a smaller model"
+            f"sequences are too large for it; set a lower runtime.micro_batch_size "
+            f"in params.yaml, or choose a smaller model"
         ) from None

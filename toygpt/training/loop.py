@@ -12,7 +12,7 @@ A small network learns a simple text in twenty steps:
 >>> network = fabric.setup_module(NextTokenLoss(model))
 >>> optimizer = fabric.setup_optimizers(torch.optim.AdamW(model.parameters(), lr=0.05))
 >>> for step in range(20):
-...     micro_batch = MicroBatch(*batches.batch(step), dropout_seed=step)
+...     micro_batch = MicroBatch(batches.sequences(step), dropout_seed=step)
 ...     losses, _ = train_step(fabric, network, optimizer, [micro_batch], max_norm=1.0)
 ...     if step in (0, 19):
 ...         print(f"{losses[0].item():.1f} nats per token")
@@ -24,10 +24,10 @@ validates, and saves checkpoints. On several devices, each has a process of its 
 called a rank, with all the weights and its share of every batch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -35,12 +35,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from toygpt.data.batches import Batch, TrainingBatches, spread_batches
+from toygpt.data.batches import SpreadBatches, TrainingBatches, cut_on_device
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.divergence import DivergenceWatch, check_finite
+from toygpt.training.fused import FusedNextTokenLoss, unfuse
 from toygpt.training.launch import explain_out_of_memory
+from toygpt.training.memory import max_micro_batch_size
 from toygpt.training.optimizer import build_optimizer, learning_rates
 from toygpt.training.plan import (
     MicroBatch,
@@ -69,6 +71,11 @@ class NextTokenLoss(nn.Module):
         return next_token_loss(self.model(inputs), targets)
 
 
+# What `train.kernels` in params.yaml may name: the same network, as it is written to be
+# read, and in forms that a GPU runs faster.
+NETWORKS = {"plain": NextTokenLoss, "fused": FusedNextTokenLoss}
+
+
 def train_step(
     fabric: Fabric,
     network: Any,
@@ -91,11 +98,12 @@ def train_step(
         They stay on the device: to look at them is to wait for it.
     """
     losses = []
-    for number, (inputs, targets, dropout_seed) in enumerate(micro_batches, start=1):
+    for number, (sequences, dropout_seed) in enumerate(micro_batches, start=1):
         torch.manual_seed(dropout_seed)
         is_last = number == len(micro_batches)  # then the ranks add up their gradients
         with fabric.no_backward_sync(network, enabled=not is_last):
-            loss = network(fabric.to_device(inputs), fabric.to_device(targets))
+            inputs, targets = cut_on_device(sequences, fabric.device)
+            loss = network(inputs, targets)
             fabric.backward(loss / len(micro_batches))
         losses.append(loss.detach())
 
@@ -126,6 +134,7 @@ def train(
     runtime: RuntimeSettings,
     seed: int,
     curves: Curves,
+    kernels: Literal["plain", "fused"] = "plain",
     checkpoints: Checkpointing | None = None,
 ) -> Outcome:
     """Train the model in place, from its newest checkpoint if there is one.
@@ -139,6 +148,7 @@ def train(
         runtime: How to compute them.
         seed: Of the order of the text, and of dropout.
         curves: Get a point at each report and at each validation.
+        kernels: One of `NETWORKS`.
         checkpoints: Without them, a training that is interrupted starts over.
 
     Raises:
@@ -147,20 +157,38 @@ def train(
         Stopped: A signal came; the steps so far are saved.
     """
     block_size = model.config.block_size
+    is_compiled = should_compile(runtime.compile, fabric.device)
+    most = max_micro_batch_size(
+        runtime.micro_batch_size, model.config, fabric, is_compiled=is_compiled
+    )
     make_plan = partial(
-        plan_training, params, runtime, block_size, num_ranks=fabric.world_size
+        plan_training,
+        params,
+        block_size,
+        num_ranks=fabric.world_size,
+        max_micro_batch_size=most,
     )
     on_rank_zero(fabric, make_plan)  # reports an error once; the others just end
     plan = make_plan()
+    if fabric.is_global_zero and fabric.device.type == "cuda":
+        print(f"micro-batches of {plan.micro_batch_size} sequences", flush=True)
     batches = TrainingBatches(
         train_tokens, block_size=block_size, batch_size=params.batch_size, seed=seed
     )
-    module = NextTokenLoss(model)
-    if should_compile(runtime.compile, fabric.device):
+    held_out = SpreadBatches(
+        validation_tokens,
+        block_size=block_size,
+        batch_size=min(params.batch_size, most),
+        max_tokens=params.validation_tokens,
+    )
+    module = NETWORKS[kernels](model)
+    if is_compiled:
         module.compile(dynamic=False)
     with explain_out_of_memory(fabric, plan.micro_batch_size):
         network: Any = fabric.setup_module(module)
-        optimizer: Any = fabric.setup_optimizers(build_optimizer(model, params))
+        optimizer: Any = fabric.setup_optimizers(
+            build_optimizer(model, params, device=fabric.device)
+        )
         schedule = Schedule(optimizer, params, tokens_per_step=plan.tokens_per_step)
         state = State(fabric, model, optimizer, curves)
         if checkpoints is not None and (checkpoint := checkpoints.load(fabric)):
@@ -190,7 +218,7 @@ def train(
             tokens_seen = state.step * plan.tokens_per_step
 
             if plan.is_report_due(state.step):
-                watch.check_rest()  # the report waits for the device anyway
+                watch.check_pending()  # the report waits for the device anyway
                 metrics = {
                     "train_loss": state.report_train_loss(),
                     **learning_rates(optimizer),
@@ -202,13 +230,7 @@ def train(
                 progress.show(train_loss=state.train_loss)
 
             if is_validated := plan.is_validation_due(state.step):
-                watch.check_rest()
-                held_out = spread_batches(
-                    validation_tokens,
-                    block_size=block_size,
-                    batch_size=min(params.batch_size, runtime.micro_batch_size),
-                    max_tokens=params.validation_tokens,
-                )
+                watch.check_pending()
                 loss = validate(fabric, network, held_out)
                 check_finite(state.step, "validation loss", loss)
                 state.validation_loss = loss
@@ -225,6 +247,7 @@ def train(
                     was_validated=is_validated,
                     contents=partial(state.checkpoint, watch),  # called if one is due
                 )
+    unfuse(model)
     model.cpu()
     return Outcome(
         steps=state.step,
@@ -234,16 +257,17 @@ def train(
     )
 
 
-def validate(fabric: Fabric, network: nn.Module, batches: Iterable[Batch]) -> float:
+def validate(fabric: Fabric, network: nn.Module, batches: SpreadBatches) -> float:
     """Return the mean loss of the batches, in nats per token; the ranks share them."""
     total = torch.zeros((), device=fabric.device)
     count = torch.zeros((), device=fabric.device)
     network.eval()
     with torch.inference_mode():
-        for (inputs, targets), weight in share_validation(
+        for sequences, weight in share_validation(
             batches, rank=fabric.global_rank, num_ranks=fabric.world_size
         ):
-            loss = network(fabric.to_device(inputs), fabric.to_device(targets))
+            inputs, targets = cut_on_device(sequences, fabric.device)
+            loss = network(inputs, targets)
             total += loss * weight
             count += weight
     network.train()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from toygpt.training.muon import BatchedMuon
 from toygpt.training.settings import TrainSettings
 
 # PyTorch's 0.95 looks back further than a short training has steps to spare.
@@ -70,11 +71,18 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     }
 
 
-def build_optimizer(model: nn.Module, params: TrainSettings) -> Optimizer:
+def build_optimizer(
+    model: nn.Module, params: TrainSettings, *, device: torch.device
+) -> Optimizer:
     """Return the optimizer that `train.optimizer` names.
 
     Weight decay pulls on the matrices of the blocks alone: shrinking norms and biases
     gains nothing, and shrinking the embedding of a rare token forgets it.
+
+    Args:
+        model: Has the weights.
+        params: The section `train`.
+        device: Where the weights are when it takes its first step.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -89,8 +97,9 @@ def build_optimizer(model: nn.Module, params: TrainSettings) -> Optimizer:
             {"params": others, "weight_decay": 0.0},
         ]
         return AdamW(groups, fused=True, **settings)
+    muon = BatchedMuon if device.type == "cuda" else Muon
     return MuonWithAdamW(
-        Muon(
+        muon(
             matrices,
             lr=params.muon_learning_rate,
             momentum=MUON_MOMENTUM,

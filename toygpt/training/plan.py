@@ -7,18 +7,15 @@ A batch of 16 sequences on two devices that hold 4 sequences at once:
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
-from torch import Tensor
 
-from toygpt.data.batches import Batch, TrainingBatches
+from toygpt.data.batches import Sequences, SpreadBatches, TrainingBatches
 from toygpt.pipeline.errors import InputError
-from toygpt.training.settings import RuntimeSettings, TrainSettings
+from toygpt.training.settings import TrainSettings
 
 # A curve of so many points is as smooth as a screen can show.
 POINTS_PER_CURVE = 200
@@ -45,9 +42,19 @@ class Plan:
 
 
 def plan_training(
-    params: TrainSettings, runtime: RuntimeSettings, block_size: int, *, num_ranks: int
+    params: TrainSettings,
+    block_size: int,
+    *,
+    num_ranks: int,
+    max_micro_batch_size: int,
 ) -> Plan:
     """Return how the training is divided among steps, ranks and micro-batches.
+
+    Args:
+        params: The section `train`.
+        block_size: Tokens of a sequence.
+        num_ranks: How many devices share a batch.
+        max_micro_batch_size: Sequences that a device may hold at once.
 
     Raises:
         InputError: The ranks cannot share a batch evenly.
@@ -55,7 +62,7 @@ def plan_training(
     steps = num_steps(params, block_size)
     num_validations = max(1, round(params.max_tokens / params.validate_every_tokens))
     accumulation = accumulation_steps(
-        params.batch_size, num_ranks, runtime.micro_batch_size
+        params.batch_size, num_ranks, max_micro_batch_size
     )
     return Plan(
         num_steps=steps,
@@ -96,8 +103,7 @@ def accumulation_steps(
 class MicroBatch(NamedTuple):
     """Sequences that a device holds at once, and the seed of their dropout."""
 
-    inputs: Int[Tensor, "batch time"]
-    targets: Int[Tensor, "batch time"]
+    sequences: Sequences
     dropout_seed: int
 
 
@@ -115,20 +121,19 @@ def cut_into_micro_batches(
         rows = slice(first, first + plan.micro_batch_size)
         place = step * plan.accumulation_steps + number
         seed = np.random.SeedSequence((batches.seed, rank, place)).generate_state(1)[0]
-        found.append(MicroBatch(*batches.batch(step, rows=rows), int(seed)))
+        found.append(MicroBatch(batches.sequences(step, rows=rows), int(seed)))
     return found
 
 
 def share_validation(
-    batches: Iterable[Batch], *, rank: int, num_ranks: int
-) -> Iterator[tuple[Batch, int]]:
+    batches: SpreadBatches, *, rank: int, num_ranks: int
+) -> Iterator[tuple[Sequences, int]]:
     """Yield a rank's share of the batches, each with its weight in the mean loss.
 
     All ranks get equally many, or one would wait for the others for ever: where too few
-    are left, a rank gets a batch of another's again, with a weight of zero.
+    are left, a rank gets the last batch of all again, with a weight of zero.
     """
-    rest = iter(batches)
-    while one_for_each_rank := list(islice(rest, num_ranks)):
-        is_own = rank < len(one_for_each_rank)
-        batch = one_for_each_rank[rank if is_own else -1]
-        yield batch, len(batch[0]) if is_own else 0
+    for first in range(0, len(batches), num_ranks):
+        is_own = first + rank < len(batches)
+        sequences = batches[first + rank if is_own else len(batches) - 1]
+        yield sequences, len(sequences) if is_own else 0

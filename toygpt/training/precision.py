@@ -1,8 +1,9 @@
-"""What `auto` stands for on this machine: precision, attention, compiling."""
+"""What `auto` stands for on this machine: precision, attention, kernels, compiling."""
 
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from toygpt.model.device import device_for
 
@@ -43,6 +44,31 @@ def resolve_attention(
     if precision == "bf16-mixed" and device_for(accelerator).type == "cpu":
         return "from_scratch"
     return "flash"
+
+
+def resolve_kernels(
+    kernels: Literal["auto", "plain", "fused"],
+    *,
+    precision: Literal["32-true", "bf16-mixed"],
+    accelerator: str,
+) -> Literal["plain", "fused"]:
+    """Return the form of the network that `train.kernels` stands for on this machine.
+
+    The fused forms save a GPU's memory traffic (fused.py). On a CPU they gain little,
+    and round differently.
+    """
+    if kernels != "auto":
+        return kernels
+    if precision == "bf16-mixed" and device_for(accelerator).type == "cuda":
+        return "fused"
+    return "plain"
+
+
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """Return the type in which autocast would multiply a tensor by a matrix."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 def should_compile(choice: bool | Literal["auto"], device: torch.device) -> bool:

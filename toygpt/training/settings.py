@@ -32,5 +32,5 @@ class RuntimeSettings(Protocol):
     num_nodes: int
     strategy: Literal["auto", "ddp"]
     compile: bool | Literal["auto"]
-    micro_batch_size: int  # sequences on a device at once, at most
+    micro_batch_size: int | Literal["auto"]  # sequences on a device at once, at most
     deterministic: bool

@@ -60,7 +60,7 @@ class State:
             InputError: Training has diverged, and must not be saved. A step may
                 spoil the weights although its loss, computed before, was good.
         """
-        watch.check_rest()
+        watch.check_pending()
         norm = get_total_norm(self.model.parameters())
         check_finite(self.step, "norm of the weights", norm.item())
         return {

@@ -1,0 +1,77 @@
+"""How many sequences a device holds at once: `runtime.micro_batch_size: auto`."""
+
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+
+from toygpt.model.gpt import GPTConfig
+
+GIB = 2**30
+# Sequences at once; more of them make a step no faster, by estimate.
+MOST = 128
+NOT_ON_CUDA = 64
+# Of a GPU's memory; the rest is for what PyTorch and the driver need.
+USABLE_FRACTION = 0.9
+# For each parameter: weight, gradient and two moments in 32 bits; what the optimizer
+# works with, and copies in 16 bits.
+BYTES_PER_PARAMETER = 24
+# For each channel of a token in a block, in 16 bits: Korthikanti et al., 2022,
+# "Reducing Activation Recomputation in Large Transformer Models", equation 2 without
+# the table of scores, which flash attention never holds (https://arxiv.org/abs/2205.05198).
+BYTES_PER_CHANNEL = 34
+
+
+def max_micro_batch_size(
+    choice: int | Literal["auto"],
+    config: GPTConfig,
+    fabric: Fabric,
+    *,
+    is_compiled: bool,
+) -> int:
+    """Return how many sequences a device may hold at once, the same on all ranks.
+
+    Args:
+        choice: As `runtime.micro_batch_size` in params.yaml.
+        config: The network's sizes.
+        fabric: Where it is trained, and in which precision.
+        is_compiled: Whether it is compiled.
+    """
+    if choice != "auto":
+        return choice
+    if fabric.device.type != "cuda":
+        return NOT_ON_CUDA
+    # All of it, not what is free now: the same card always takes the same number.
+    memory = torch.cuda.get_device_properties(fabric.device).total_memory
+    is_mixed = fabric.strategy.precision.precision == "bf16-mixed"
+    most = fitting_sequences(
+        memory, config, bytes_per_number=2 if is_mixed else 4, is_compiled=is_compiled
+    )
+    return fabric.broadcast(most)
+
+
+def fitting_sequences(
+    memory: int, config: GPTConfig, *, bytes_per_number: int, is_compiled: bool
+) -> int:
+    """Return how many sequences fit into so many bytes of a GPU: from 1 to `MOST`."""
+    per_sequence = bytes_per_sequence(
+        config, bytes_per_number=bytes_per_number, is_compiled=is_compiled
+    )
+    left = USABLE_FRACTION * memory - BYTES_PER_PARAMETER * config.num_parameters
+    return min(MOST, max(1, int(left / per_sequence)))
+
+
+def bytes_per_sequence(
+    config: GPTConfig, *, bytes_per_number: int, is_compiled: bool
+) -> int:
+    """Return an estimate of what a step holds for each sequence, rather too much.
+
+    For `small` in bf16 it gives 16 GiB for 64 sequences compiled, and 33 GiB otherwise;
+    12 and 27 were measured on an H100.
+    """
+    per_channel = BYTES_PER_CHANNEL * bytes_per_number // 2
+    per_logit = 2 * bytes_per_number  # the logits and their gradient
+    if not is_compiled:  # more is kept for the backward pass, and the loss in 32 bits
+        per_channel, per_logit = per_channel * 3 // 2, 12
+    of_blocks = config.num_layers * config.embed_dim * per_channel
+    return config.block_size * (of_blocks + config.vocab_size * per_logit)
