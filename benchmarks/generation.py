@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.measure import RESULTS, Case, EndRound, compare, report
 from benchmarks.training import TASKS
-from toygpt.generation.engine import generate_batch
+from toygpt.generation.fastest import generate_batch
 from toygpt.generation.packed import pack
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig

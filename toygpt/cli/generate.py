@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     keep_freed_memory()  # large pages: a tenth more tokens per second
     # torch takes seconds to import: mistakes in the options are reported before.
     from toygpt.data.tokenizer import decode_as_it_comes
-    from toygpt.generation.engine import generate
+    from toygpt.generation.fastest import generate_batch
     from toygpt.generation.packed import pack
     from toygpt.generation.sampling import Sampling
     from toygpt.model.device import device_for
@@ -116,13 +116,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         prompt_ids = tokenizer.encode(options.prompt, add_special_tokens=False).ids
         print(options.prompt, end="", flush=True)
-    new_ids = generate(
+    steps = generate_batch(
         pack(model),
-        prompt_ids,
+        [prompt_ids],
         max_new_tokens=options.max_new_tokens,
         end_of_text_id=end_of_text_id,
         sampling=sampling,
     )
+    new_ids = (step[0] for step in steps)  # of the one text
     for text in decode_as_it_comes(tokenizer, new_ids):
         print(text, end="", flush=True)
     print(flush=True)

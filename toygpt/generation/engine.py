@@ -92,8 +92,9 @@ def generate_batch(
     if not all(prompts):
         raise ValueError("the prompt is empty: there is nothing to continue")
     block_size = model.config.block_size
+    source = sampling or Sampling()
     texts = [
-        Text(number, prompt[-block_size:], (sampling or Sampling()).generator(number))
+        Text(number, prompt[-block_size:], source.generator(number, model.device))
         for number, prompt in enumerate(prompts)
     ]
     longest = max((len(text.window) for text in texts), default=0)

@@ -68,7 +68,9 @@ def generate(
     True
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()  # random numbers
+    generator = (sampling or Sampling()).generator(
+        device=model.device
+    )  # random numbers
     window = unread = prompt_ids[-block_size:]  # unread: not in the cache yet
     cache = _empty_cache(model)
     new_ids: list[int] = []

@@ -3,7 +3,8 @@
 A processor multiplies faster if a matrix lies in memory in the order in which the
 kernel reads it. The last rung of the ladder that begins in simple.py, behind one
 switch: `pack(model)` returns the same GPT with other linear layers. Training does
-without. docs/decisions/generation.md has the figures.
+without. A GPU has no such order: there `pack` merges small products, as merged.py
+says. docs/decisions/generation.md has the figures.
 """
 
 import copy
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from toygpt.generation.merged import merge
 from toygpt.model.gpt import GPT
 
 # A call of the packed kernel takes some 15 µs more to start than PyTorch's own: for a
@@ -20,7 +22,7 @@ MIN_WEIGHTS = 2**19
 
 
 def pack(model: GPT) -> GPT:
-    """Return the model for inference, with its large linear layers packed.
+    """Return the model for inference: its large layers packed, or merged on a GPU.
 
     It computes what the model computes, up to rounding. The weights of all other layers
     are shared: pack again after training, or after moving the model.
@@ -34,6 +36,8 @@ def pack(model: GPT) -> GPT:
             for name, layer in module.named_children():
                 if isinstance(layer, nn.Linear) and is_worth_packing(layer):
                     setattr(module, name, PackedLinear(layer))
+    elif model.device.type == "cuda":
+        merge(packed)
     return packed
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from toygpt.generation.engine import generate_batch
+from toygpt.generation.fastest import generate_batch
 from toygpt.model.gpt import GPT
 
 # More would need more memory, but save hardly any time.

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+PROCESSOR = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,16 @@ class Sampling:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
 
-    def generator(self, sequence: int = 0) -> torch.Generator:
-        """Return the source of random numbers for one of several sequences."""
-        return torch.Generator().manual_seed(self.seed + sequence)
+    def generator(
+        self, sequence: int = 0, device: torch.device = PROCESSOR
+    ) -> torch.Generator:
+        """Return the source of random numbers for one of several sequences.
+
+        Tokens are chosen where the source is: on the model's device if that is a GPU of
+        CUDA, else on the processor, since other GPUs lack numbers of 64 bits.
+        """
+        where = device if device.type == "cuda" else PROCESSOR
+        return torch.Generator(where).manual_seed(self.seed + sequence)
 
 
 def choose_tokens(
@@ -58,13 +67,29 @@ def choose_tokens(
         sampling: How to choose at random; None is greedy: the most likely token.
         generators: A source of random numbers for each sequence; not used if greedy.
     """
+    chosen = choose_on_device(logits, sampling, generators)
+    return [int(token_id) for token_id in chosen.tolist()]
+
+
+def choose_on_device(
+    logits: Float[Tensor, "batch vocab"],
+    sampling: Sampling | None,
+    generators: Sequence[torch.Generator],
+) -> Int[Tensor, " batch"]:
+    """Return the next token of each sequence as a tensor; a GPU is not waited for.
+
+    Sampling is a race: each token needs a random time, exponentially distributed with
+    its probability as the rate, and the first one wins. That happens to each with its
+    own probability. `Tensor.multinomial` does the same, number for number, but waits.
+    """
     if sampling is None:
-        return [int(token_id) for token_id in logits.argmax(dim=-1).tolist()]
-    probabilities = next_token_probabilities(logits.cpu(), sampling)
-    return [
-        int(of_sequence.multinomial(1, generator=generator))
-        for of_sequence, generator in zip(probabilities, generators, strict=True)
-    ]
+        return logits.argmax(dim=-1)
+    logits = logits.to(generators[0].device)
+    probabilities = next_token_probabilities(logits, sampling)
+    times = torch.empty_like(probabilities)
+    for of_sequence, generator in zip(times, generators, strict=True):
+        of_sequence.exponential_(generator=generator)
+    return (probabilities / times).argmax(dim=-1)
 
 
 def next_token_probabilities(

@@ -53,7 +53,9 @@ def generate(
     [41, 34, 7, 12, 14]
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator()  # random numbers
+    generator = (sampling or Sampling()).generator(
+        device=model.device
+    )  # random numbers
     window = prompt_ids[-block_size:]  # the tokens that the model sees
     new_ids: list[int] = []
     while len(new_ids) < max_new_tokens:
