@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def stage(
     *,
     optimizer: str,
     compiled: bool,
-    micro_batch_size: int | None = None,
+    micro_batch_size: int | Literal["auto"] | None = None,
 ) -> None:
     """Train as the stage `train` does, on Lightning Fabric.
 
@@ -122,7 +122,7 @@ def stage(
         end_round: To be called after each round.
         optimizer: As in params.yaml.
         compiled: Whether the network is compiled.
-        micro_batch_size: Sequences on the device at once; all of a batch if not given.
+        micro_batch_size: As in params.yaml; a whole batch if not given.
     """
     keep_freed_memory()
     steps = POINTS_PER_CURVE * task.steps_per_round

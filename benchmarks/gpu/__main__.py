@@ -30,9 +30,9 @@ MINUTES = 8.0
 PARTS = [
     Part("correctness", "benchmarks.gpu.correctness:measure", 75),
     Part("ladder", "benchmarks.gpu.ladder:measure", 125),
-    Part("peers", "benchmarks.gpu.peers:measure", 80),
-    Part("models", "benchmarks.gpu.models:measure", 125),
-    Part("text", "benchmarks.gpu.text:measure", 60),
+    Part("peers", "benchmarks.gpu.peers:measure", 95),
+    Part("models", "benchmarks.gpu.models:measure", 115),
+    Part("text", "benchmarks.gpu.text:measure", 50),
 ]
 SECONDS_TO_END = 10
 # Imported once by the server whose forks are the parts of a dry run.

@@ -1,4 +1,4 @@
-"""Part 4: generation and evaluation of `small`, and training of `medium` and `large`."""
+"""Part 4: generation and evaluation of `small`; training of `medium` and `large`."""
 
 import tempfile
 from dataclasses import replace

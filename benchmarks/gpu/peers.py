@@ -1,10 +1,11 @@
 """Part 3: the stage `train` itself, beside what else trains a network of these shapes.
 
-Random tokens, the same batches, bf16. All but the last are measured side by side; GPT-2
-of transformers needs the GPU's memory for itself.
+Random tokens, the same batches, bf16. The first cases are measured side by side; each
+of the others needs most of the GPU's memory for itself.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -30,33 +31,33 @@ def measure(setup: Setup) -> None:
     is_compiled = not setup.is_dry_run
     loop = partial(bare_loop, task, optimizer="adamw")
     train = partial(stage, compiled=is_compiled)
-    at_once = task.batch_size
-    cases: dict[str, Case] = {
+    together: dict[str, Case] = {
         "GPT-2 as in nanoGPT, compiled, AdamW": partial(
             loop, compiled=is_compiled, network=gpt2_network
         ),
         "toyGPT stage, AdamW": partial(train, task, optimizer="adamw"),
         "toyGPT stage, Muon": partial(train, task, optimizer="muon"),
-        f"toyGPT stage, Muon, {LARGE_STEP} times as large a step": partial(
-            train, large_step, optimizer="muon", micro_batch_size=at_once
-        ),
     }
-    transformers: dict[str, Case] = {
+    alone: dict[str, Case] = {
+        f"toyGPT stage, Muon, {LARGE_STEP} times as large a step": partial(
+            train, large_step, optimizer="muon", micro_batch_size="auto"
+        ),
         "GPT-2 of transformers, AdamW": partial(
             loop, compiled=False, network=transformers_network
-        )
+        ),
     }
     if find_spec("litgpt"):
-        transformers["litgpt, compiled, AdamW"] = partial(
+        alone["litgpt, compiled, AdamW"] = partial(
             loop, compiled=is_compiled, network=litgpt_network
         )
     rates = measure_rates(setup)
-    amount = task.tokens_per_round
-    timings = setup.compare(cases, amount=amount, rounds=ROUNDS)
-    show(setup, task, rates, cases, timings)
-    for name, case in transformers.items():
-        timings += setup.compare({name: case}, amount=amount, rounds=ROUNDS)
-        show(setup, task, rates, cases | transformers, timings)
+    timings: list[Timing] = []
+    measured: dict[str, Case] = {}
+    for cases in (together, *({name: case} for name, case in alone.items())):
+        measured |= cases
+        with suppress(RuntimeError):  # none of them has reached its last round
+            timings += setup.compare(cases, amount=task.tokens_per_round, rounds=ROUNDS)
+        show(setup, task, rates, measured, timings)
 
 
 def show(

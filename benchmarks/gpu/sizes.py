@@ -34,7 +34,7 @@ def two_layers(setup: Setup) -> Task:
 
 
 def backend(setup: Setup) -> str:
-    """Return the backend of torch.compile; in a dry run, the one that compiles nothing."""
+    """Return the backend of torch.compile; in a dry run, one that compiles nothing."""
     return "eager" if setup.is_dry_run else "inductor"
 
 

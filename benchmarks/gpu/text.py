@@ -74,7 +74,7 @@ def measure(setup: Setup) -> None:
 
 
 def read_text(setup: Setup, vocab_size: int) -> TokenIds:
-    """Return the token ids of the text, by a tokenizer that was trained on its start."""
+    """Return the token ids of the text, by a tokenizer trained on its start."""
     num_bytes = 20_000 if setup.is_dry_run else BYTES
     texts: list[str] = []
     if setup.text is None:

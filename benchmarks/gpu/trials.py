@@ -189,7 +189,7 @@ class Trials:
         self._folder.cleanup()
 
     def start(self, *names: str, folder: str | None = None) -> None:
-        """Start trials, each in a folder of its own, or all in the one that is named."""
+        """Start trials, each in a folder of its own, or in the one that is named."""
         for name in names:
             place = Path(self._folder.name) / (folder or name)
             place.mkdir(exist_ok=True)
