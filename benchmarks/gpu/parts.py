@@ -16,6 +16,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.setup import Setup
 
@@ -56,7 +57,7 @@ def run_part(part: Part, setup: Setup, *, limit: float, log: Path) -> Outcome:
     began = time.monotonic()
     # A fork of a server that has imported the libraries starts at once. Whether a fork
     # can use the GPU, though, depends on what these imports have done with its driver.
-    context = get_context("forkserver" if setup.is_dry_run else "spawn")
+    context: Any = get_context("forkserver" if setup.is_dry_run else "spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(part.function, setup, log, theirs))
     process.start()
@@ -74,7 +75,7 @@ def run_part(part: Part, setup: Setup, *, limit: float, log: Path) -> Outcome:
             outcome = f"failed: {signal.Signals(-process.exitcode).name}"
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, signal.SIGKILL)  # whatever it has started
+            os.killpg(process.pid, signal.SIGKILL)  # whatever it has started
         process.kill()
         process.join()
     return Outcome(part.name, outcome, round(time.monotonic() - began, 1))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ class Rates:
     data_sheet: float | None
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """For the line below a table."""
         return {
             "matrix_products_tflops": self.products / 1e12,
@@ -80,10 +81,14 @@ class Rates:
             "operations_per_token": "6 per weight, 12 x layers x channels x block size",
         }
 
-    def shares(self, config: GPTConfig, tokens_per_second: float) -> dict[str, str]:
+    def shares(
+        self, config: GPTConfig, tokens_per_second: float
+    ) -> dict[str, float | str]:
         """Return the columns of a table."""
         operations = tokens_per_second * operations_per_token(config)
-        columns = {"of products": f"{operations / self.products:.1%}"}
+        columns: dict[str, float | str] = {
+            "of products": f"{operations / self.products:.1%}"
+        }
         if self.data_sheet:
             columns = {"MFU": f"{operations / self.data_sheet:.1%}", **columns}
         return columns

@@ -168,7 +168,7 @@ class Trials:
     """The trials of a part: processes, and a folder for each."""
 
     def __init__(self, setup: Setup) -> None:
-        self.context = get_context("fork" if setup.is_dry_run else "spawn")
+        self.context: Any = get_context("fork" if setup.is_dry_run else "spawn")
         self.run = partial(run_trial, task=two_layers(setup))
         self.is_compiled = not setup.is_dry_run
         self.processes: dict[str, BaseProcess] = {}
