@@ -55,6 +55,7 @@ PLACES = {
         "stages/train.py",
     ],
     "transformers": ["toygpt/data/pretrained.py"],
+    "triton": ["toygpt/training/loss_kernel.py"],
     "wandb": ["toygpt/tracking"],
 }
 LIBRARY = sorted(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toygpt.data.batches import SpreadBatches, TrainingBatches, cut
+from toygpt.data.batches import SpreadBatches, TrainingBatches, cut, cut_on_device
 from toygpt.data.token_files import TokenIds
 
 property_test = settings(max_examples=60)
@@ -167,6 +167,34 @@ def test_batches_are_cut_from_the_disk(tmp_path: Path, token_type: str) -> None:
     assert inputs.is_contiguous()
     assert targets.is_contiguous()
     assert inputs.unique().tolist() == [largest]
+
+
+@pytest.mark.parametrize("token_type", ["<u2", "<u4"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="needs a GPU"
+            ),
+        ),
+    ],
+)
+def test_sequences_are_sent_as_they_lie_on_disk_and_cut_on_the_device(
+    device: str, token_type: str
+) -> None:
+    tokens = np.arange(100).astype(token_type)
+    batches = TrainingBatches(tokens, block_size=8, batch_size=4, seed=0)
+    sequences = batches.sequences(1)
+
+    inputs, targets = cut_on_device(sequences, torch.device(device))
+
+    assert sequences.element_size() == tokens.itemsize
+    assert inputs.device.type == targets.device.type == device
+    for found, expected in zip((inputs, targets), batches.batch(1), strict=True):
+        assert torch.equal(found.cpu(), expected)
 
 
 @property_test

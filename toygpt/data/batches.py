@@ -43,7 +43,7 @@ def cut_on_device(sequences: Sequences, device: torch.device) -> Batch:
     """Send sequences to a device, and return inputs and targets there.
 
     A GPU fetches them by itself, from memory that is pinned for it, while the program
-    goes ahead: the quarter of the bytes that inputs and targets take up.
+    goes ahead. With two bytes a token they are an eighth of inputs and targets.
     """
     if device.type == "cuda":
         sequences = sequences.pin_memory().to(device, non_blocking=True)

@@ -65,7 +65,7 @@ def put_relu_into_the_product(model: GPT) -> None:
 
 
 def keep_stream_in_16_bits(model: GPT) -> None:
-    """Let all blocks read and write the stream of vectors in bf16: 63.2 to 60.0 ms."""
+    """Pass the stream of vectors from block to block in bf16: 63.2 to 60.0 ms."""
     _replace_forward(model.dropout, dropout_in_16_bits)
 
 

@@ -1,0 +1,71 @@
+"""How many sequences are held at once, where `runtime.micro_batch_size` is auto."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from toygpt.model.gpt import GPTConfig
+from toygpt.training.memory import (
+    GIB,
+    bytes_per_sequence,
+    fitting_sequences,
+    max_micro_batch_size,
+)
+
+SMALL = GPTConfig(50257, 12, 8, 512, 768, dropout=0.0)
+LARGE = GPTConfig(50257, 24, 16, 512, 2048, dropout=0.0)
+
+
+def fabric_of(device: str) -> Any:
+    return SimpleNamespace(
+        device=torch.device(device),
+        strategy=SimpleNamespace(precision=SimpleNamespace(precision="bf16-mixed")),
+        broadcast=lambda value: value,
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "gib", "expected"),
+    [
+        ("auto", "cpu", 0, 64),
+        ("auto", "mps", 0, 64),
+        (5, "cuda", 80, 5),
+        ("auto", "cuda", 80, 128),
+        ("auto", "cuda", 16, 47),
+        ("auto", "cuda", 1, 1),
+    ],
+)
+def test_a_gpu_gets_as_many_sequences_as_fit(
+    monkeypatch: pytest.MonkeyPatch, choice: Any, device: str, gib: int, expected: int
+) -> None:
+    properties = SimpleNamespace(total_memory=gib * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+    found = max_micro_batch_size(choice, SMALL, fabric_of(device), is_compiled=True)
+
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "sequences", "is_compiled", "gib"),
+    # What a step held beside weights, gradients and optimizer: on an H100 (the first
+    # two), and as `benchmarks/memory.py` computes it.
+    [(SMALL, 64, True, 12), (SMALL, 64, False, 27), (LARGE, 32, False, 36)],
+)
+def test_the_estimate_is_above_what_was_measured_but_not_by_half(
+    config: GPTConfig, sequences: int, is_compiled: bool, gib: float
+) -> None:
+    found = bytes_per_sequence(config, bytes_per_number=2, is_compiled=is_compiled)
+
+    assert gib < sequences * found / GIB < 1.5 * gib
+
+
+def test_numbers_of_32_bits_and_larger_networks_leave_room_for_fewer() -> None:
+    def fitting(config: GPTConfig, size: int) -> int:
+        return fitting_sequences(
+            40 * GIB, config, bytes_per_number=size, is_compiled=True
+        )
+
+    assert fitting(SMALL, 2) > fitting(SMALL, 4) > fitting(LARGE, 4)
