@@ -23,9 +23,9 @@ class Recording(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Any, Any, Any, Any]] = []
-        self.names: list[str] = []
+        self.kernels: list[str] = []
         self.before: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(
@@ -42,7 +42,10 @@ class Recording(TorchDispatchMode):
                 self.before.append((arg, arg.clone()))
         output = func(*args, **kwargs)
         self.calls.append((func, args, kwargs, output))
-        self.names.append(func.overloadpacket.__name__)
+        name, returned = func.overloadpacket.__name__, func._schema.returns[0]
+        is_view = returned.alias_info is not None and not returned.alias_info.is_write
+        if not is_view and name != "_unsafe_view":  # nothing is computed for a view
+            self.kernels.append(name)
         return output
 
     def undo(self) -> None:

@@ -31,7 +31,7 @@ from toygpt.generation.sampling import (
     choose_on_device,
     next_token_probabilities,
 )
-from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.model.gpt import GPT, Block, GPTConfig
 
 STEADY: dict[str, Any] = {"num_tokens": 40, "end_of_text_id": NEVER, "seed": 5}
 MIXED = [9, 40, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 1]
@@ -73,6 +73,7 @@ def steps_of(
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=4, derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 2 * BLOCK_SIZE), min_size=0, max_size=6),
@@ -111,6 +112,7 @@ def test_a_replayed_step_gives_the_tokens_of_the_engine(
 def test_a_merged_layer_is_its_layer() -> None:
     """ReLU bit for bit; in a larger product the last bit may differ."""
     block = lively_model(seed=2).blocks[0]
+    assert isinstance(block, Block)
     x = torch.randn(3, 7, CONFIG["embed_dim"])
 
     with torch.inference_mode():
@@ -157,20 +159,15 @@ def test_a_short_text_pays_for_no_capture(recordings: list[Recording]) -> None:
 
 
 def test_the_graph_is_the_network_alone(recordings: list[Recording]) -> None:
-    """Few operations beside those of the layers: each costs time in every step."""
+    """And has as few kernels as docs/decisions/generation.md counts."""
     model = lively_model()
     merge(model)
     recordings.clear()
     steps_of(graph, model, [[1, 2], [3]], 8)
 
-    names = recordings[0].names
+    kernels = recordings[0].kernels
 
-    assert names.count("addmm") == 3 * len(model.blocks) + 1
-    assert names.count("_addmm_activation") == len(model.blocks)
-    assert names.count("index_copy_") == 2 * len(model.blocks)
-    assert names.count("index") == 2  # of the mask, and of the vectors of positions
-    assert sum("scaled_dot_product" in name for name in names) == len(model.blocks)
-    assert not {"lift_fresh", "_to_copy", "argmax", "clone", "copy_"} & set(names)
+    assert len(kernels) == 11 * len(model.blocks) + 9
 
 
 def test_a_number_of_python_would_stay_what_it_was_at_the_capture() -> None:
@@ -228,6 +225,7 @@ def test_a_step_that_cannot_be_captured_runs_without(
     assert steps == steps_of(engine, model, prompts, 40)
 
 
+@pytest.mark.slow  # fake tensors take seconds to import
 def test_python_waits_for_no_token_and_all_tensors_are_on_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -259,11 +257,13 @@ def test_the_memory_of_a_text_is_free_as_soon_as_it_has_ended(
     recordings: list[Recording],
 ) -> None:
     """Not only when Python looks for circles, which it does not know to be large."""
+    recordings.clear()
     model = lively_model()
     decoder = Decoder(model, num_sequences=1, max_tokens=20, sampling=None)
     text = Text(0, [1, 2, 3], torch.Generator())
     for _ in range(2):
-        [*_, [text.window[2:]]] = [decoder.next_ids({0: text}, max_steps=8)[-1:]]
+        decoder.next_ids({0: text}, max_steps=8)
+    assert recordings, "the graph may keep the memory, too"
     keys = weakref.ref(decoder._cache._keys)
     recordings.clear()
 
@@ -290,16 +290,11 @@ def test_sampling_draws_the_numbers_of_multinomial() -> None:
 def test_the_commands_use_the_graph_on_a_gpu_of_cuda_alone(
     device: str, is_graph: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[Any] = []
     for rung in (engine, graph):
-        monkeypatch.setattr(
-            rung,
-            "generate_batch",
-            lambda *_, rung=rung, **__: iter([used.append(rung)]),
-        )
+        monkeypatch.setattr(rung, "generate_batch", lambda *_, r=rung, **__: iter([r]))
     monkeypatch.setattr(GPT, "device", torch.device(device))
 
-    fastest.generate_batch(tiny_model(), [[1]], max_new_tokens=1, end_of_text_id=0)
+    used: list[Any] = steps_of(fastest, tiny_model(), [[1]], 1)
 
     assert used == [graph if is_graph else engine]
 

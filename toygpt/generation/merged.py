@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toygpt.model.attention import Attention, CausalSelfAttention
-from toygpt.model.gpt import GPT, FeedForward
+from toygpt.model.gpt import GPT, Block, FeedForward
 
 
 def merge(model: GPT) -> None:
@@ -20,6 +20,7 @@ def merge(model: GPT) -> None:
     The weights of query, key and value are copied, side by side; all others stay.
     """
     for block in model.blocks:
+        assert isinstance(block, Block)
         block.attention = MergedAttention(block.attention)
         block.feed_forward = MergedFeedForward(block.feed_forward)
 

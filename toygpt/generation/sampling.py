@@ -15,7 +15,7 @@ PROCESSOR = torch.device("cpu")
 class Sampling:
     """How to choose the next token at random.
 
-    The same seed gives the same text, on the same machine.
+    The same seed gives the same text, on the same machine and device.
 
     Attributes:
         temperature: Below 1 favours likely tokens; above 1 evens them out.

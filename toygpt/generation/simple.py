@@ -6,7 +6,8 @@ token. Each rung above gives the same tokens in less time:
 1. `simple.py`: read everything again for each token;
 2. `kv_cache.py`: keep each token's keys and values, and read only the newest token;
 3. `engine.py`: many sequences at once;
-4. `packed.py`: matrices in the order in which a processor reads them fastest.
+4. `packed.py`: matrices in the order in which a processor reads them fastest;
+   `graph.py`, in its place on a GPU: each step recorded once, and replayed.
 """
 
 import torch
