@@ -28,10 +28,10 @@ from benchmarks.measure import Figures, table
 
 MINUTES = 8.0
 PARTS = [
-    Part("correctness", "benchmarks.gpu.correctness:measure", 75),
-    Part("ladder", "benchmarks.gpu.ladder:measure", 125),
+    Part("correctness", "benchmarks.gpu.correctness:measure", 70),
+    Part("ladder", "benchmarks.gpu.ladder:measure", 120),
     Part("peers", "benchmarks.gpu.peers:measure", 95),
-    Part("models", "benchmarks.gpu.models:measure", 115),
+    Part("models", "benchmarks.gpu.models:measure", 125),
     Part("text", "benchmarks.gpu.text:measure", 50),
 ]
 SECONDS_TO_END = 10

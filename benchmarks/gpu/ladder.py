@@ -170,8 +170,8 @@ def measure_attention(setup: Setup) -> None:
         config = task.config
         shape = (
             task.batch_size,
-            config.num_heads,
             config.block_size,
+            config.num_heads,
             config.embed_dim // config.num_heads,
         )
         rows.append(Figures(f"{model}: {shape}", attention_times(shape, task.device)))
@@ -179,7 +179,7 @@ def measure_attention(setup: Setup) -> None:
         "attention",
         "How long does attention of one layer take, forward and backward, in ms?",
         rows,
-        shape="sequences, heads, tokens, channels of a head",
+        shape="sequences, tokens, heads, channels of a head",
         precision="bf16",
     )
 
@@ -189,7 +189,9 @@ def attention_times(
 ) -> dict[str, str]:
     """Return the time of each kernel that can do it."""
     query, key, value = (
-        torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+        torch.randn(shape, device=device, dtype=torch.bfloat16)
+        .transpose(1, 2)
+        .requires_grad_()
         for _ in range(3)
     )
     gradient = torch.randn_like(query)

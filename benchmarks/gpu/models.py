@@ -1,6 +1,7 @@
 """Part 4: generation and evaluation of `small`; training of `medium` and `large`."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,77 +11,97 @@ import torch
 from benchmarks import evaluation, generation
 from benchmarks.gpu.setup import Setup, failed
 from benchmarks.gpu.sizes import measure_rates, sizes
-from benchmarks.measure import Case
+from benchmarks.measure import Case, Timing
 from benchmarks.training import stage
+from toygpt.model.gpt import GPTConfig
 
 # Tokens of a prompt, and tokens to generate after it.
 PROMPT_TOKENS, NEW_TOKENS = 32, 256
-EVALUATED_TOKENS = 262_144
+TEXTS_AT_ONCE = (1, 16)
+EVALUATED_TOKENS = 65_536
 WINDOWS_AT_ONCE = 32
+ROUNDS = 3
 
 
 def measure(setup: Setup) -> None:
-    """Measure what takes least first."""
+    """Measure first what compiles nothing."""
     setup.attempt(
         {
-            "one text": partial(measure_generation, setup, 1),
-            "sixteen texts": partial(measure_generation, setup, 16),
-            "evaluation": partial(measure_evaluation, setup),
+            "generation and evaluation": partial(measure_inference, setup),
             "medium and large": partial(measure_training, setup),
         }
     )
 
 
-def measure_generation(setup: Setup, num_texts: int) -> None:
-    """Generate greedily in 32 bits, beside transformers on the same checkpoint."""
+def compare(
+    setup: Setup, cases: Mapping[str, Case], amounts: Mapping[str, float]
+) -> list[Timing]:
+    """Compare cases that do different amounts of work in a round, side by side."""
+    timings = setup.compare(cases, amount=1, rounds=ROUNDS)
+    return [
+        replace(
+            timing,
+            per_second=timing.per_second * amounts[timing.name],
+            slowest=timing.slowest * amounts[timing.name],
+            fastest=timing.fastest * amounts[timing.name],
+        )
+        for timing in timings
+    ]
+
+
+def measure_inference(setup: Setup) -> None:
+    """Generate greedily, and evaluate, in 32 bits, beside transformers."""
     config = sizes(setup, "small").config
+    with tempfile.TemporaryDirectory() as name:
+        generation.write_checkpoint(config, Path(name))
+        cases, amounts = inference_cases(config, Path(name), is_dry=setup.is_dry_run)
+        timings = compare(setup, cases, amounts)
+    setup.report(
+        "inference",
+        "How fast does `small` generate, and how fast is it evaluated?",
+        timings,
+        unit="tokens",
+        prompt_tokens=PROMPT_TOKENS,
+        new_tokens=NEW_TOKENS,
+        windows_at_once=WINDOWS_AT_ONCE,
+        precision="32-true",
+        ratio="of rounds, whose sizes differ",
+        **failed(cases, timings),
+    )
+
+
+def inference_cases(
+    config: GPTConfig, checkpoint: Path, *, is_dry: bool
+) -> tuple[dict[str, Case], dict[str, float]]:
+    """Return the cases, and how many tokens each generates or evaluates in a round."""
     prompt_tokens, new_tokens = PROMPT_TOKENS, NEW_TOKENS
-    if setup.is_dry_run:
+    reading = evaluation.Task(config, EVALUATED_TOKENS, WINDOWS_AT_ONCE)
+    if is_dry:
         prompt_tokens = new_tokens = config.block_size // 4
-    with tempfile.TemporaryDirectory() as folder:
-        generation.write_checkpoint(config, Path(folder))
+        reading = replace(reading, num_tokens=4 * config.block_size)
+    cases: dict[str, Case] = {}
+    amounts: dict[str, float] = {}
+    for num_texts in TEXTS_AT_ONCE:
         generator = torch.Generator().manual_seed(1)
         shape = (num_texts, prompt_tokens)
         prompts = torch.randint(config.vocab_size, shape, generator=generator).tolist()
-        task = generation.Task(Path(folder), prompts, new_tokens)
+        writing = generation.Task(checkpoint, prompts, new_tokens)
         writer = generation.transformers_writer
-        cases: dict[str, Case] = {
-            "transformers generate": partial(generation.repeatedly, writer, task),
-            "toyGPT": partial(generation.toygpt, task, is_packed=False),
-        }
-        timings = setup.compare(cases, amount=num_texts * new_tokens, rounds=5)
-    setup.report(
-        f"generation-{num_texts}",
-        f"How fast does `small` generate, {num_texts} at once?",
-        timings,
-        unit="new tokens",
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        precision="32-true",
-        **failed(cases, timings),
-    )
-
-
-def measure_evaluation(setup: Setup) -> None:
-    """Evaluate a text, beside the forward pass alone."""
-    config = sizes(setup, "small").config
-    task = evaluation.Task(config, EVALUATED_TOKENS, WINDOWS_AT_ONCE)
-    if setup.is_dry_run:
-        task = replace(task, num_tokens=4 * config.block_size, batch_size=2)
-    cases: dict[str, Case] = {
-        "forward pass alone": partial(evaluation.forward_alone, task),
-        "toyGPT evaluates": partial(evaluation.evaluation, task),
-    }
-    timings = setup.compare(cases, amount=task.num_tokens, rounds=3)
-    setup.report(
-        "evaluation",
-        "How fast is `small` evaluated?",
-        timings,
-        unit="tokens",
-        windows_at_once=task.batch_size,
-        precision="32-true",
-        **failed(cases, timings),
-    )
+        for name, case in {
+            f"transformers generates, {num_texts} at once": partial(
+                generation.repeatedly, writer, writing
+            ),
+            f"toyGPT generates, {num_texts} at once": partial(
+                generation.toygpt, writing, is_packed=False
+            ),
+        }.items():
+            cases[name], amounts[name] = case, num_texts * new_tokens
+    for name, case in {
+        "forward pass alone": partial(evaluation.forward_alone, reading),
+        "toyGPT evaluates": partial(evaluation.evaluation, reading),
+    }.items():
+        cases[name], amounts[name] = case, reading.num_tokens
+    return cases, amounts
 
 
 def measure_training(setup: Setup) -> None:
@@ -94,25 +115,18 @@ def measure_training(setup: Setup) -> None:
         name: partial(stage, task, optimizer="muon", compiled=not setup.is_dry_run)
         for name, task in tasks.items()
     }
-    # A round counts once: each model has its own number of tokens.
-    timings = setup.compare(cases, amount=1, rounds=3)
-    rows = []
-    for timing in timings:
-        task = tasks[timing.name]
-        amount = task.tokens_per_round
-        speed = amount * timing.per_second
-        rows.append(
-            replace(
-                timing,
-                per_second=speed,
-                slowest=amount * timing.slowest,
-                fastest=amount * timing.fastest,
-                notes={
-                    "sequences": task.batch_size,
-                    **rates.shares(task.config, speed),
-                },
-            )
+    amounts = {name: task.tokens_per_round for name, task in tasks.items()}
+    timings = compare(setup, cases, amounts)
+    rows = [
+        replace(
+            timing,
+            notes={
+                "sequences": tasks[timing.name].batch_size,
+                **rates.shares(tasks[timing.name].config, timing.per_second),
+            },
         )
+        for timing in timings
+    ]
     setup.report(
         "models",
         "How fast does the stage `train` train `medium` and `large`?",

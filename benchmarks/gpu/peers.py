@@ -57,7 +57,8 @@ def measure(setup: Setup) -> None:
         measured |= cases
         with suppress(RuntimeError):  # none of them has reached its last round
             timings += setup.compare(cases, amount=task.tokens_per_round, rounds=ROUNDS)
-        show(setup, task, rates, measured, timings)
+        if timings:
+            show(setup, task, rates, measured, timings)
 
 
 def show(

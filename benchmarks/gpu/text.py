@@ -57,7 +57,8 @@ def measure(setup: Setup) -> None:
                 shallow,
                 tokens,
                 {**each, "all": RUNGS},
-                None,
+                backend=None,
+                measures_noise=True,
             ),
             "small": partial(
                 measure_curves,
@@ -67,7 +68,8 @@ def measure(setup: Setup) -> None:
                 task,
                 tokens,
                 {"all": RUNGS},
-                backend(setup),
+                backend=backend(setup),
+                measures_noise=False,
             ),
         }
     )
@@ -103,19 +105,21 @@ def measure_curves(
     task: Task,
     tokens: TokenIds,
     cases: dict[str, Collection[str]],
+    *,
     backend: str | None,
+    measures_noise: bool,
 ) -> None:
     """Report the curve of each case beside the plain one; the table grows with them."""
     steps = 8 if setup.is_dry_run else STEPS
     curve = partial(loss_curve, task, tokens, steps=steps, backend=backend)
     plain = curve([])
-    other_order = curve([], is_reversed=True)
-    noise = abs(other_order[-1] - plain[-1])
-    bound = max(SMALLEST_NOISE, TIMES_THE_NOISE * noise)
-    curves = {"plain": plain, "plain, another order": other_order}
-    for case in ["", *cases]:
-        if case:
-            curves[case] = curve(cases[case])
+    curves = {"plain": plain}
+    bound = SMALLEST_NOISE
+    if measures_noise:
+        other_order = curves["plain, another order"] = curve([], is_reversed=True)
+        bound = max(bound, TIMES_THE_NOISE * abs(other_order[-1] - plain[-1]))
+    for case, rungs in cases.items():
+        curves[case] = curve(rungs)
         rows = []
         for row, losses in curves.items():
             marks = [f"step {(n + 1) * steps // POINTS}" for n in range(POINTS)]
