@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,12 +84,12 @@ def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> Non
         row_losses_in_pytorch(*tensors, scale=scale)
 
     monkeypatch.setattr(module, "row_losses_in_pytorch", watched)
-    inputs, targets = inputs_of()
-    losses = [output_loss(*inputs, targets)]
+    (x, weight, bias), targets = inputs_of()
+    losses = [output_loss(x, weight, bias, targets)]
     with torch.no_grad():
-        losses.append(output_loss(*inputs, targets))
+        losses.append(output_loss(x, weight, bias, targets))
     with torch.inference_mode():
-        losses.append(output_loss(*inputs, targets))
+        losses.append(output_loss(x, weight, bias, targets))
 
     assert losses[0].item() == losses[1].item() == losses[2].item()
     assert scales == [1 / 10, 0, 0]
@@ -122,14 +123,18 @@ def test_it_is_compiled_in_one_piece() -> None:
 
 
 @pytest.mark.slow
-def test_the_kernel_of_the_gpu_writes_the_same() -> None:
-    """By Triton's interpreter, which needs no GPU, but a process of its own."""
+@pytest.mark.parametrize("part", ["compare", "compile"])
+def test_the_kernel_of_the_gpu_writes_the_same_and_compiles_for_an_h100(
+    tmp_path: Path, part: str
+) -> None:
+    """By Triton's interpreter, and by its compiler: neither needs a GPU."""
     pytest.importorskip("triton")
+    interprets = {"TRITON_INTERPRET": "1"} if part == "compare" else {}
 
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-m", __name__, part],
         cwd=PROJECT,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)} | interprets,
         capture_output=True,
         text=True,
     )
@@ -159,7 +164,31 @@ def compare_kernel(dtype: torch.dtype, scale: float) -> None:
     assert torch.equal(ours, logits) == (scale == 0)
 
 
+def compile_kernel() -> None:
+    """Raise an error if the types of the kernel do not fit, or it reads one by one."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from toygpt.training.loss_kernel import _row_loss
+
+    types = ["*bf16", "*fp32", "*i64", "*fp32", "i32", "fp32", "constexpr", "constexpr"]
+    source = ASTSource(
+        _row_loss,
+        signature=dict(zip(_row_loss.arg_names, types, strict=True)),
+        constexprs={"HAS_GRADIENTS": True, "BLOCK": 4096},
+        # As Triton finds by itself: all but the scale are multiples of 16.
+        attrs={(number,): [["tt.divisibility", 16]] for number in range(5)},
+    )
+    assembly = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    assert "ld.global.v4.b32" in assembly
+    assert "st.global.v4.b32" in assembly
+
+
 if __name__ == "__main__":
-    for dtype in (torch.float32, torch.bfloat16):
-        for scale in (0.0, 0.1):
-            compare_kernel(dtype, scale)
+    if sys.argv[1] == "compile":
+        compile_kernel()
+    else:
+        for dtype in (torch.float32, torch.bfloat16):
+            for scale in (0.0, 0.1):
+                compare_kernel(dtype, scale)

@@ -98,7 +98,7 @@ class Checkpointing:
         start = time.monotonic()
         on_rank_zero(fabric, lambda: self._own_folder.save(step, checkpoint))
         self.schedule.written(time.monotonic() - start)
-        self._requests.read_pending()  # met as well; a signal asks again
+        self._requests.read_pending()  # drops an older one; a signal asks again
         if request in SIGNALS:
             raise Stopped(request, step, is_rank_zero=fabric.is_global_zero)
 
