@@ -210,6 +210,25 @@ def test_python_reads_the_tokens_of_eight_steps_at_once(
     assert turns == [1, 8, 8, 8, 7]
 
 
+def test_two_texts_can_be_generated_in_turns(recordings: list[Recording]) -> None:
+    """Each has tensors of its own; the mode without gradients ends with each turn."""
+    model, prompts = lively_model(), [[1, 2, 3], [4]]
+    settings: dict[str, Any] = {"max_new_tokens": 40, "end_of_text_id": NEVER}
+    turns = zip(
+        *(graph.generate_batch(model, [prompt], **settings) for prompt in prompts),
+        strict=True,
+    )
+
+    both = [next(turns)]
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    both += turns
+
+    assert [*zip(*both, strict=True)] == [
+        tuple(steps_of(engine, model, [prompt], 40)) for prompt in prompts
+    ]
+
+
 def test_a_step_that_cannot_be_captured_runs_without(
     recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ class Decoder:
         self._unread_ids = torch.zeros(shape, dtype=torch.long, device=device)
         self._last_ids = torch.zeros_like(self._unread_ids[0])
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._can_capture = can_capture(model)
         self._num_eager_steps = 0
         self._replay: Step | None = None
 
@@ -197,21 +198,20 @@ class Decoder:
 
     def _decode_step(self) -> Float[Tensor, "batch vocab"]:
         """Read the newest token of every sequence, by the graph once it is captured."""
+        if self._can_capture and self._num_eager_steps == NUM_WARM_UP_STEPS:
+            self._can_capture = False  # once is enough
+            try:
+                self._replay = capture(self._read_last_ids)
+            except RuntimeError as error:  # nothing has run: the text can continue
+                warnings.warn(
+                    f"the decode step could not be captured as a CUDA graph, and runs "
+                    f"without, more slowly: {error}",
+                    stacklevel=2,
+                )
         if self._replay is not None:
             return self._replay()
-        if self._num_eager_steps < NUM_WARM_UP_STEPS or not can_capture(self._model):
-            self._num_eager_steps += 1
-            return self._read_last_ids()
-        try:
-            self._replay = capture(self._read_last_ids)
-        except RuntimeError as error:  # nothing has run: the text can continue
-            warnings.warn(
-                f"the decode step could not be captured as a CUDA graph, and is run "
-                f"without, more slowly: {error}",
-                stacklevel=2,
-            )
-            self._replay = self._read_last_ids
-        return self._replay()
+        self._num_eager_steps += 1
+        return self._read_last_ids()
 
     def _read_last_ids(self) -> Float[Tensor, "batch vocab"]:
         """Run the network on the newest tokens: what is captured."""
