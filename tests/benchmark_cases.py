@@ -38,6 +38,11 @@ def part_that_crashes(setup: Setup) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def part_that_exits(setup: Setup) -> None:
+    """End without an error."""
+    os._exit(3)
+
+
 def part_that_hangs(setup: Setup) -> None:
     """Start a process, write its id, and wait for ever."""
     child = subprocess.Popen(["sleep", "1000"])

@@ -52,6 +52,7 @@ LONGEST_FIRST = [
     "tests/resuming/test_resume_training.py",
     "tests/resuming/test_pipeline_resume.py",
     "tests/cli/test_train.py",
+    "tests/test_gpu_benchmark.py",
     "tests/training/test_launch.py",
     "tests/data/test_hub.py",
     "tests/doctor/test_leftovers.py",

@@ -105,10 +105,11 @@ def test_a_part_that_fails_is_reported_and_leaves_its_first_tables(
     ("function", "outcome"),
     [
         ("part_that_crashes", "failed: SIGSEGV"),
-        ("part_that_nobody_wrote", "failed: AttributeError: module"),
+        ("part_that_exits", "failed: exit code 3"),
+        ("part_that_is_missing", "failed: AttributeError: module"),
     ],
 )
-def test_a_part_that_cannot_end_by_itself_is_reported(
+def test_a_part_that_ends_in_another_way_is_reported(
     function: str, outcome: str, tmp_path: Path
 ) -> None:
     assert run(function, tmp_path).outcome.startswith(outcome)

@@ -102,7 +102,7 @@ def write(
     if path.exists():
         parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
     parts[outcome.part] = {**asdict(outcome), "tables": tables}
-    # In the order of the parts, whichever was measured last.
+    # In the order of the parts, not in that of their measurement.
     ordered = {part.name: parts[part.name] for part in PARTS if part.name in parts}
     text = json.dumps({"parts": ordered}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")

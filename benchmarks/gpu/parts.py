@@ -64,21 +64,26 @@ def run_part(part: Part, setup: Setup, *, limit: float, log: Path) -> Outcome:
     theirs.close()
     try:
         process.join(limit)
-        if process.is_alive():
-            outcome = f"stopped: its {limit:.0f} s are over"
-        elif process.exitcode == 0:
-            outcome = "done"
-        elif ours.poll():
-            with suppress(EOFError):
-                outcome = f"failed: {ours.recv()}"
-        if process.exitcode is not None and process.exitcode < 0:
-            outcome = f"failed: {signal.Signals(-process.exitcode).name}"
+        outcome = _outcome_of(process.exitcode, ours, limit)
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # whatever it has started
+            os.killpg(process.pid, signal.SIGKILL)  # and its processes
         process.kill()
         process.join()
     return Outcome(part.name, outcome, round(time.monotonic() - began, 1))
+
+
+def _outcome_of(exit_code: int | None, errors: Connection, limit: float) -> str:
+    """Return how a part ended, in a few words."""
+    if exit_code is None:
+        return f"stopped: its {limit:.0f} s are over"
+    if exit_code == 0:
+        return "done"
+    if exit_code < 0:
+        return f"failed: {signal.Signals(-exit_code).name}"
+    with suppress(EOFError):  # it has ended without a word
+        return f"failed: {errors.recv()}"
+    return f"failed: exit code {exit_code}"
 
 
 def _work(function: str, setup: Setup, log: Path, connection: Connection) -> None:
