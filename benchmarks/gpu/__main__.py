@@ -17,14 +17,18 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.parts import Outcome, Part, run_part
+from benchmarks.gpu.parts import Part, run_part
 from benchmarks.gpu.setup import Setup
 from benchmarks.measure import Figures, table
+
+# Of each part: its outcome, seconds and tables.
+Results = dict[str, dict[str, Any]]
 
 MINUTES = 8.0
 PARTS = [
@@ -35,6 +39,8 @@ PARTS = [
     Part("text", "benchmarks.gpu.text:measure", 50),
 ]
 SECONDS_TO_END = 10
+# Four networks are compiled at the same time, on some sixteen cores.
+THREADS_OF_A_COMPILER = "8"
 # Imported once by the server whose forks are the parts of a dry run.
 LIBRARIES = ["benchmarks.gpu.correctness", "torch._dynamo"]
 
@@ -47,26 +53,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = options.out / "gpu.log"
     log.unlink(missing_ok=True)
     get_context("forkserver").set_forkserver_preload(LIBRARIES)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", THREADS_OF_A_COMPILER)
     chosen = [part for part in PARTS if part.name in options.only]
-    outcomes: list[Outcome] = []
+    results: Results = {}
     with tempfile.TemporaryDirectory() as name:
         # What is compiled once is not compiled again, and earlier runs do not count.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")
-        path = options.out / "gpu.json"
         for number, part in enumerate(chosen):
             tables = Path(name) / part.name
             tables.mkdir()
             left = 60 * options.minutes - SECONDS_TO_END - (time.monotonic() - began)
             later = sum(other.seconds for other in chosen[number + 1 :])
-            limit = min(left, max(part.seconds, left - later))
+            limit = max(1.0, min(left, max(part.seconds, left - later)))
             print(f"{part.name}: at most {limit:.0f} s", flush=True)
             setup = Setup(options.dry_run, options.text, tables)
-            outcome = run_part(part, setup, limit=max(1.0, limit), log=log)
+            outcome = run_part(part, setup, limit=limit, log=log)
             print(f"{part.name}: {outcome.outcome}, {outcome.seconds} s", flush=True)
-            outcomes.append(outcome)
-            path = write(options, outcome, read_tables(tables))
-    print_tables(path, outcomes)
-    return int(any(outcome.outcome != "done" for outcome in outcomes))
+            results[part.name] = {**asdict(outcome), "tables": read_tables(tables)}
+            write(results, options.out, is_dry_run=options.dry_run)
+    print_tables(results)
+    return int(any(part["outcome"] != "done" for part in results.values()))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -85,41 +91,42 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def read_tables(folder: Path) -> list[dict[str, Any]]:
     """Return what a part has reported, in that order."""
-    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    tables = []
+    for file in sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
+        with suppress(ValueError):  # the part was stopped while it wrote this one
+            tables.append(json.loads(file.read_text(encoding="utf-8")))
+    return tables
 
 
-def write(
-    options: argparse.Namespace, outcome: Outcome, tables: list[dict[str, Any]]
-) -> Path:
-    """Put a part into the file of the card; other parts that are there stay."""
-    card = "dry-run" if options.dry_run else "unknown"
-    if tables and not options.dry_run:
+def write(results: Results, folder: Path, *, is_dry_run: bool) -> None:
+    """Write the file of the card; parts in it that were not run now stay."""
+    tables = [table for part in results.values() for table in part["tables"]]
+    if is_dry_run or not tables:  # without a table, the card is unknown
+        card = "dry-run" if is_dry_run else "unknown"
+    else:
         card = re.sub(r"[^a-z0-9]+", "-", tables[0]["machine"]["device"].lower())
-    found = [*options.out.glob("gpu-*.json")] if card == "unknown" else []
-    path: Path = found[0] if found else options.out / f"gpu-{card}.json"
-    parts = {}
+        (folder / "gpu-unknown.json").unlink(missing_ok=True)
+    path = folder / f"gpu-{card}.json"
+    parts = dict(results)
     if path.exists():
-        parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
-    parts[outcome.part] = {**asdict(outcome), "tables": tables}
+        parts = json.loads(path.read_text(encoding="utf-8"))["parts"] | parts
     # In the order of the parts, not in that of their measurement.
     ordered = {part.name: parts[part.name] for part in PARTS if part.name in parts}
     text = json.dumps({"parts": ordered}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
-    return path
 
 
-def print_tables(path: Path, outcomes: Sequence[Outcome]) -> None:
+def print_tables(results: Results) -> None:
     """Print all tables of the parts that were run, and how each part ended."""
-    parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
-    for outcome in outcomes:
-        for result in parts[outcome.part]["tables"]:
+    for part in results.values():
+        for result in part["tables"]:
             print(f"\n{result['question']}\n{table(result)}")
+    notes = ("outcome", "seconds")
     rows = [
-        Figures(outcome.part, {"outcome": outcome.outcome, "seconds": outcome.seconds})
-        for outcome in outcomes
+        Figures(name, {note: part[note] for note in notes})
+        for name, part in results.items()
     ]
-    print(f"\n{path}\n{table({'rows': [asdict(row) for row in rows]})}")
+    print(f"\n{table({'rows': [asdict(row) for row in rows]})}")
 
 
 if __name__ == "__main__":
