@@ -8,13 +8,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.parts import Outcome, Part, run_part
 from benchmarks.gpu.setup import Setup
+from benchmarks.gpu.sizes import sizes
 from benchmarks.measure import Figures
 from benchmarks.page import show
 from tests.project import PATIENCE_SECONDS, PROJECT
+from toygpt.pipeline.errors import InputError
 
 # A machine with a GPU may lack these. filelock comes with PyTorch, but need not.
 HIDES_PACKAGES = """
@@ -89,6 +92,15 @@ def test_every_part_runs_without_a_gpu_and_without_the_pipelines_packages(
         for part in parts.values()
         for table in part["tables"]
     )
+
+
+def test_a_real_run_needs_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(InputError, match="--dry-run works without"):
+        sizes(Setup(is_dry_run=False, text=None, tables=tmp_path), "small")
 
 
 def test_a_part_that_fails_is_reported_and_leaves_its_first_tables(

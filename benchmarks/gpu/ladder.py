@@ -124,7 +124,7 @@ def run_row(
         trainer.update()
 
     began = time.perf_counter()
-    milliseconds(step, repeats=1)
+    milliseconds(step)
     found = {"first step s": time.perf_counter() - began}
     milliseconds(step, repeats=WARM_UP)
     if task.device.type == "cuda":
@@ -133,9 +133,9 @@ def run_row(
     of_steps: list[float] = []
     while True:
         end_round()
-        of_passes += milliseconds(passes, repeats=REPEATS)
+        of_passes.append(milliseconds(passes, repeats=REPEATS))
         trainer.optimizer.zero_grad()
-        of_steps += milliseconds(step, repeats=REPEATS)
+        of_steps.append(milliseconds(step, repeats=REPEATS))
         found |= {"passes": median(of_passes), "steps": median(of_steps)}
         if task.device.type == "cuda":
             found["bytes"] = torch.cuda.max_memory_allocated()

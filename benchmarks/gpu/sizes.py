@@ -16,6 +16,7 @@ from benchmarks.gpu.setup import Setup, compare_here
 from benchmarks.training import TASKS, Task, matrix_products, operations_per_token
 from toygpt.model.device import device_name
 from toygpt.model.gpt import GPTConfig
+from toygpt.pipeline.errors import InputError
 
 TINY = Task(GPTConfig(131, 1, 2, 16, 32, 0.0), 4, 1, "bf16-mixed")
 # Operations per second in bf16 of the data sheets, dense.
@@ -24,8 +25,16 @@ PRODUCT_SIZE = 8192  # rows and columns of the matrices
 
 
 def sizes(setup: Setup, model: str) -> Task:
-    """Return the task for a model of params.yaml; a tiny one in a dry run."""
-    return TINY if setup.is_dry_run else replace(TASKS[model], precision="bf16-mixed")
+    """Return the task for a model of params.yaml; a tiny one in a dry run.
+
+    Raises:
+        InputError: There is no GPU, but no dry run is wanted.
+    """
+    if setup.is_dry_run:
+        return TINY
+    if not torch.cuda.is_available():
+        raise InputError("PyTorch finds no GPU here; --dry-run works without")
+    return replace(TASKS[model], precision="bf16-mixed")
 
 
 def two_layers(setup: Setup) -> Task:
@@ -39,28 +48,29 @@ def backend(setup: Setup) -> str:
     return "eager" if setup.is_dry_run else "inductor"
 
 
-def milliseconds(work: Callable[[], object], *, repeats: int) -> list[float]:
-    """Return the time that each of the repeats takes; on a GPU, by its own clock."""
-    times = []
+def milliseconds(work: Callable[[], object], *, repeats: int = 1) -> float:
+    """Return the mean time of some repeats; on a GPU, by its own clock.
+
+    The GPU is not waited for between them, as it is not in training.
+    """
+    if torch.cuda.is_available():
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(repeats):
+            work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / repeats
+    began = time.perf_counter()
     for _ in range(repeats):
-        if torch.cuda.is_available():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end))
-        else:
-            began = time.perf_counter()
-            work()
-            times.append(1000 * (time.perf_counter() - began))
-    return times
+        work()
+    return 1000 * (time.perf_counter() - began) / repeats
 
 
-def median_milliseconds(work: Callable[[], object], *, repeats: int = 20) -> float:
-    """Return the median time, after some calls to warm up."""
-    milliseconds(work, repeats=min(5, repeats))
-    return median(milliseconds(work, repeats=repeats))
+def median_milliseconds(work: Callable[[], object]) -> float:
+    """Return the median time of a small piece of work, after some to warm up."""
+    milliseconds(work, repeats=5)
+    return median(milliseconds(work, repeats=5) for _ in range(5))
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ order. First `small` with two layers, with one rung each; then, compiled, `small
 without any and with all.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ STEPS = 200
 POINTS = 4  # of a curve, each the mean of the steps since the last
 BYTES = 8_000_000  # of text, at most
 BYTES_TO_LEARN_WORDS = 2_000_000
+ALL_BYTES = 257  # tokens of the smallest tokenizer: bytes, and the end of a text
 SEQUENCES = 16  # of the network with two layers
 # In nats per token. Rounding is chaotic: of its noise, one sample is a poor measure.
 SMALLEST_NOISE = 0.01
@@ -77,25 +79,27 @@ def measure(setup: Setup) -> None:
 
 def read_text(setup: Setup, vocab_size: int) -> TokenIds:
     """Return the token ids of the text, by a tokenizer trained on its start."""
-    num_bytes = 20_000 if setup.is_dry_run else BYTES
-    texts: list[str] = []
-    if setup.text is None:
-        texts = [document.text for document in documents(num_bytes)]
-    else:
-        size = 0
-        for document in read_local_files(setup.text, Inventory()):
-            text = bytes(document.content).decode()
-            texts.append(text[:num_bytes])
-            size += len(text)
-            if size >= num_bytes:
-                break
-    start: list[str] = []
+    max_bytes = 20_000 if setup.is_dry_run else BYTES
+    texts = list(first_texts(setup.text, max_bytes))
+    sample: list[str] = []
     for text in texts:
-        if sum(map(len, start)) < BYTES_TO_LEARN_WORDS:
-            start.append(text)
-    tokenizer = train_tokenizer([start], vocab_size=max(vocab_size, 257))
+        if sum(map(len, sample)) < BYTES_TO_LEARN_WORDS:
+            sample.append(text[:BYTES_TO_LEARN_WORDS])
+    tokenizer = train_tokenizer([sample], vocab_size=max(vocab_size, ALL_BYTES))
     ids = np.concatenate(list(encode_with_tokenizers(tokenizer, texts)))
-    return np.minimum(ids, vocab_size - 1).astype(np.uint16)
+    return np.minimum(ids, vocab_size - 1).astype(np.uint16)  # for the dry run
+
+
+def first_texts(folder: Path | None, max_bytes: int) -> Iterator[str]:
+    """Yield the first texts of a folder, or of Python's sources, up to that size."""
+    if folder is None:
+        yield from (document.text for document in documents(max_bytes))
+        return
+    for document in read_local_files(folder, Inventory()):
+        yield bytes(document.content[:max_bytes]).decode(errors="replace")
+        max_bytes -= len(document.content)
+        if max_bytes <= 0:
+            break
 
 
 def measure_curves(
