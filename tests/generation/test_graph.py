@@ -146,6 +146,21 @@ def test_one_text_is_that_of_the_first_rung(
     assert len(recordings) == 1
 
 
+def test_a_text_that_has_ended_reads_nothing_beyond_the_block(
+    recordings: list[Recording],
+) -> None:
+    """On a GPU that would end the process."""
+    model = lively_model()
+    prompts = [random_tokens(BLOCK_SIZE - 1).tolist(), [3]]
+    first, *later = steps_of(engine, model, prompts, 12)
+    end_of_text_id = first[0]
+    assert end_of_text_id not in [step[1] for step in (first, *later)]
+
+    steps = steps_of(graph, model, prompts, 12, end_of_text_id=end_of_text_id)
+
+    assert steps == [{1: step[1]} for step in (first, *later)]
+
+
 def test_a_short_text_pays_for_no_capture(recordings: list[Recording]) -> None:
     recordings.clear()
     model = lively_model()
@@ -253,7 +268,7 @@ def test_python_waits_for_no_token_and_all_tensors_are_on_the_gpu(
     texts = {row: Text(row, [1] * (row + 1), torch.Generator()) for row in range(3)}
     with FakeTensorMode(), torch.inference_mode():
         with torch.device("cuda"):
-            model = pack(GPT(GPTConfig(**CONFIG)))
+            model = pack(GPT(GPTConfig(**CONFIG | {"block_size": 20})))
         decoder = Decoder(model, num_sequences=3, max_tokens=99, sampling=None)
         static = [decoder._cache.positions, decoder._last_ids, decoder._unread_ids]
         addresses = [*map(id, static)]
@@ -266,6 +281,8 @@ def test_python_waits_for_no_token_and_all_tensors_are_on_the_gpu(
 
         for tensor in (*static, logits, probabilities):
             assert tensor.device.type == "cuda"
+        # Else attention would copy the mask, in every layer.
+        assert not any(step % 16 for step in decoder._cache._view.mask.stride()[:-1])
         with pytest.raises(DataDependentOutputException):  # this would wait
             decoder._unread_ids.tolist()
     static = [decoder._cache.positions, decoder._last_ids, decoder._unread_ids]
