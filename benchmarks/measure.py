@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -106,6 +106,8 @@ def compare(
     rounds: int,
     environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     with_children: bool = False,
+    prepare_together: bool = False,
+    skip_failed: bool = False,
 ) -> list[Timing]:
     """Run all cases once in each round, and return their timings, in the order given.
 
@@ -116,9 +118,13 @@ def compare(
         environments: Variables that a case finds in its environment besides the common.
         with_children: Whether the memory of the largest process that a case started,
             and that has ended, is added to its own.
+        prepare_together: Whether all cases prepare at the same time. They slow one
+            another then, but compile on all cores of a machine that has many.
+        skip_failed: Whether a case that ends before its last round is left out,
+            instead of ending the comparison.
 
     Raises:
-        RuntimeError: A case ended before its last round.
+        RuntimeError: A case ended before its last round; or all did.
     """
     spawned = get_context("spawn")
     runners: dict[str, tuple[SpawnProcess, Connection]] = {}
@@ -126,15 +132,25 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     peaks = dict.fromkeys(cases, 0)
 
-    def wait_for(name: str) -> float:
+    def wait_for(name: str) -> float | None:
         try:
             taken, peaks[name] = runners[name][1].recv()
-        except EOFError:
-            raise RuntimeError(f"{name} has ended before its time") from None
+        except (EOFError, OSError):
+            message = f"{name} has ended before its time"
+            del seconds[name]
+            if not (skip_failed and seconds):
+                raise RuntimeError(message) from None
+            print(message, file=sys.stderr)
+            return None
         return float(taken)
 
+    def wait_until_ready(name: str) -> None:
+        if (taken := wait_for(name)) is not None:
+            preparations[name] = taken
+            print(f"{name}: ready after {taken:.1f} s", file=sys.stderr)
+
     try:
-        for name, case in cases.items():  # one by one: they would slow one another
+        for name, case in cases.items():
             ours, theirs = spawned.Pipe()
             process = spawned.Process(
                 target=_run,
@@ -145,12 +161,16 @@ def compare(
                 process.start()
             theirs.close()
             runners[name] = (process, ours)
-            preparations[name] = wait_for(name)
-            print(f"{name}: ready after {preparations[name]:.1f} s", file=sys.stderr)
+            if not prepare_together:  # they would slow one another
+                wait_until_ready(name)
+        for name in cases if prepare_together else ():
+            wait_until_ready(name)
         for number in range(rounds):
-            for name in cases:
-                runners[name][1].send(True)
-                seconds[name].append(wait_for(name))
+            for name in list(seconds):
+                with suppress(OSError):  # it has ended; `wait_for` notices
+                    runners[name][1].send(True)
+                if (taken := wait_for(name)) is not None:
+                    seconds[name].append(taken)
             print(f"round {number + 1} of {rounds}", end="\r", file=sys.stderr)
     finally:
         for _, connection in runners.values():
@@ -160,7 +180,7 @@ def compare(
             process.terminate()
             process.join()
 
-    first = seconds[next(iter(cases))]
+    first = next(iter(seconds.values()))
     return [
         Timing(
             name=name,
@@ -193,7 +213,7 @@ def _run(case: Case, connection: Connection, with_children: bool) -> None:
 
     def end_round() -> None:
         nonlocal began
-        peak = _peak_memory()  # on a GPU, waits until it is done
+        peak = peak_memory()  # on a GPU, waits until it is done
         if with_children:
             peak += _peak_of(resource.RUSAGE_CHILDREN)
         try:
@@ -206,7 +226,7 @@ def _run(case: Case, connection: Connection, with_children: bool) -> None:
     case(end_round)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Return the peak memory of this process in bytes, once its GPU work is done."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -3,13 +3,15 @@
     python -m benchmarks.page
 
 Each benchmark leaves a JSON file in benchmarks/results/. On the page, a table stands
-between `<!-- NAME -->` and `<!-- end -->`, NAME being that of its file.
+between `<!-- NAME -->` and `<!-- end -->`, NAME being that of its file. `gpu-*` stands
+for the files of all GPUs that were measured (`python -m benchmarks.gpu`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,36 @@ from benchmarks.measure import RESULTS, table
 from toygpt.pipeline.files import write_text
 
 PAGE = Path("docs/performance.md")
+NOT_MEASURED = "None was measured with this code yet."
 TABLE = re.compile(r"<!-- (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def with_tables(page: str) -> str:
     """Return the page with each of its tables as the benchmark left it."""
-    return TABLE.sub(
-        lambda found: f"<!-- {found[1]} -->\n{show(found[1])}\n<!-- end -->", page
-    )
+
+    def show_all(found: re.Match[str]) -> str:
+        files = sorted(RESULTS.glob(f"{found[1]}.json"))
+        tables = "\n".join(map(show, files)) or f"{NOT_MEASURED}\n"
+        return f"<!-- {found[1]} -->\n{tables}\n<!-- end -->"
+
+    return TABLE.sub(show_all, page)
 
 
-def show(name: str) -> str:
+def show(path: Path) -> str:
+    """Return a file's result, or the results of all parts of a GPU's benchmark."""
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "parts" not in result:
+        return show_result(result)
+    texts = []
+    for name, part in result["parts"].items():
+        if part["outcome"] != "done":
+            texts.append(f"*The part `{name}`: {part['outcome']}.*\n")
+        texts += map(show_result, part["tables"])
+    return "\n".join(texts)
+
+
+def show_result(result: Mapping[str, Any]) -> str:
     """Return a result as a table, with its settings, machine and versions."""
-    result: dict[str, Any] = json.loads(
-        (RESULTS / f"{name}.json").read_text(encoding="utf-8")
-    )
     machine = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
     settings = ", ".join(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -107,8 +107,23 @@ TASKS = {
 }
 
 
-def stage(task: Task, end_round: EndRound, *, optimizer: str, compiled: bool) -> None:
-    """Train as the stage `train` does, on Lightning Fabric."""
+def stage(
+    task: Task,
+    end_round: EndRound,
+    *,
+    optimizer: str,
+    compiled: bool,
+    micro_batch_size: int | Literal["auto"] | None = None,
+) -> None:
+    """Train as the stage `train` does, on Lightning Fabric.
+
+    Args:
+        task: What to train.
+        end_round: To be called after each round.
+        optimizer: As in params.yaml.
+        compiled: Whether the network is compiled.
+        micro_batch_size: As in params.yaml; a whole batch if not given.
+    """
     keep_freed_memory()
     steps = POINTS_PER_CURVE * task.steps_per_round
     tokens_per_step = task.batch_size * task.config.block_size
@@ -131,7 +146,7 @@ def stage(task: Task, end_round: EndRound, *, optimizer: str, compiled: bool) ->
         num_nodes=1,
         strategy="auto",
         compile=compiled,
-        micro_batch_size=task.batch_size,
+        micro_batch_size=micro_batch_size or task.batch_size,
         deterministic=False,
     )
     # Metrics are reported once in a round.

@@ -4,7 +4,10 @@ Each runs in a process of its own, which imports this file.
 """
 
 import os
+import signal
+import subprocess
 
+from benchmarks.gpu.setup import Setup
 from benchmarks.measure import EndRound
 
 
@@ -22,3 +25,26 @@ def works_with_a_setting(end_round: EndRound) -> None:
 def gives_up(end_round: EndRound) -> None:
     end_round()
     end_round()
+
+
+def part_that_fails(setup: Setup) -> None:
+    """Leave a table, then fail."""
+    (setup.tables / "gpu-first.json").write_text("{}", encoding="utf-8")
+    raise ValueError("no such kernel")
+
+
+def part_that_crashes(setup: Setup) -> None:
+    """End as by a segmentation fault."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def part_that_exits(setup: Setup) -> None:
+    """End without an error."""
+    os._exit(3)
+
+
+def part_that_hangs(setup: Setup) -> None:
+    """Start a process, write its id, and wait for ever."""
+    child = subprocess.Popen(["sleep", "1000"])
+    (setup.tables / "child").write_text(str(child.pid), encoding="utf-8")
+    child.wait()

@@ -50,6 +50,7 @@ LONGEST_FIRST = [
     "tests/resuming/test_resume_training.py",
     "tests/resuming/test_pipeline_resume.py",
     "tests/cli/test_train.py",
+    "tests/test_gpu_benchmark.py",
     "tests/training/test_launch.py",
 ]
 # Tests of half an hour, and of gigabytes: they run where `-m` names their marker.

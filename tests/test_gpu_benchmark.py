@@ -1,0 +1,171 @@
+"""The benchmark for GPUs runs anywhere at tiny sizes, and outlasts parts that fail."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from benchmarks.gpu.__main__ import PARTS, main
+from benchmarks.gpu.parts import Outcome, Part, run_part
+from benchmarks.gpu.setup import Setup
+from benchmarks.gpu.sizes import sizes
+from benchmarks.measure import Figures
+from benchmarks.page import show
+from tests.project import PATIENCE_SECONDS, PROJECT
+from toygpt.pipeline.errors import InputError
+
+# A machine with a GPU may lack these. filelock comes with PyTorch, but need not.
+HIDES_PACKAGES = """
+import sys
+
+ABSENT = {"beartype", "datasets", "dvc", "gigatoken", "mlflow", "pydantic", "ruamel"}
+ABSENT |= {"accelerate", "litgpt", "wandb"}
+IMPORT_SYSTEM = ("importlib._bootstrap", "importlib._bootstrap_external")
+
+
+def importer():
+    frame = sys._getframe()
+    while frame and frame.f_globals["__name__"] in (__name__, *IMPORT_SYSTEM):
+        frame = frame.f_back
+    return frame.f_globals["__name__"].partition(".")[0] if frame else ""
+
+
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        package = name.partition(".")[0]
+        if package in ABSENT:
+            return None
+        if package == "filelock" and importer() in ("benchmarks", "toygpt"):
+            return None
+        return self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+"""
+
+
+def run(function: str, folder: Path, *, limit: float = PATIENCE_SECONDS) -> Outcome:
+    part = Part("trial", f"tests.benchmark_cases:{function}", limit)
+    setup = Setup(is_dry_run=False, text=None, tables=folder)
+    return run_part(part, setup, limit=limit, log=folder / "log")
+
+
+@pytest.mark.slow
+def test_every_part_runs_without_a_gpu_and_without_the_pipelines_packages(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDES_PACKAGES, encoding="utf-8")
+    texts = PROJECT / "docs" / "decisions"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run"]
+
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path), "--text", str(texts), "--minutes", "30"],
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{PROJECT}"},
+        capture_output=True,
+        text=True,
+    )
+
+    log = (tmp_path / "gpu.log").read_text(encoding="utf-8")
+    assert done.returncode == 0, f"{done.stdout}\n{log}\n{done.stderr}"
+    result = tmp_path / "gpu-dry-run.json"
+    parts = json.loads(result.read_text(encoding="utf-8"))["parts"]
+    assert list(parts) == [part.name for part in PARTS]
+    assert all(part["outcome"] == "done" and part["tables"] for part in parts.values())
+    assert "WRONG" not in done.stdout
+    assert "DIFFERENT" not in done.stdout
+    assert "failed" not in result.read_text(encoding="utf-8")
+    assert done.stdout.splitlines()[-1].startswith("| text | done |")
+    assert all(
+        f"**{table['question']}**" in show(result)
+        for part in parts.values()
+        for table in part["tables"]
+    )
+
+
+def test_a_real_run_needs_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(InputError, match="--dry-run works without"):
+        sizes(Setup(is_dry_run=False, text=None, tables=tmp_path), "small")
+
+
+def test_a_part_that_fails_is_reported_and_leaves_its_first_tables(
+    tmp_path: Path,
+) -> None:
+    outcome = run("part_that_fails", tmp_path)
+
+    assert outcome.outcome == "failed: ValueError: no such kernel"
+    assert (tmp_path / "gpu-first.json").exists()
+    assert "in part_that_fails" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("function", "outcome"),
+    [
+        ("part_that_crashes", "failed: SIGSEGV"),
+        ("part_that_exits", "failed: exit code 3"),
+        ("part_that_is_missing", "failed: AttributeError: module"),
+    ],
+)
+def test_a_part_that_ends_in_another_way_is_reported(
+    function: str, outcome: str, tmp_path: Path
+) -> None:
+    assert run(function, tmp_path).outcome.startswith(outcome)
+
+
+@pytest.mark.slow
+def test_a_part_over_its_time_is_stopped_with_all_that_it_started(
+    tmp_path: Path,
+) -> None:
+    child = tmp_path / "child"
+    for limit in (2, 8, 32, 128):  # beside other load, it takes a while to start
+        outcome = run("part_that_hangs", tmp_path, limit=limit)
+        assert outcome.outcome == f"stopped: its {limit} s are over"
+        if child.exists():
+            break
+
+    number = int(child.read_text(encoding="utf-8"))
+
+    assert (
+        not psutil.pid_exists(number)
+        or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    )
+
+
+def test_a_part_that_is_measured_again_replaces_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = iter(["stopped", "done", "done"])
+
+    def run_part(part: Part, setup: Setup, **_: object) -> Outcome:
+        if part.name == "text":
+            setup.report("a", f"{part.name}?", [Figures("one", {"figure": 1})])
+        return Outcome(part.name, next(outcomes), 1.0)
+
+    monkeypatch.setattr("benchmarks.gpu.__main__.run_part", run_part)
+    arguments = ["--out", str(tmp_path), "--only"]
+
+    assert main([*arguments, "ladder", "text"]) == 1
+    assert main([*arguments, "text"]) == 0
+
+    (file,) = tmp_path.glob("gpu-*.json")
+    parts = json.loads(file.read_text(encoding="utf-8"))["parts"]
+    assert {name: part["outcome"] for name, part in parts.items()} == {
+        "ladder": "stopped",
+        "text": "done",
+    }
+    assert capsys.readouterr().out.rstrip().endswith("| text | done | 1.0 |")
