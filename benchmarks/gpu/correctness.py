@@ -22,7 +22,7 @@ from benchmarks.training import Task
 from toygpt.generation.engine import generate_batch as generate_plainly
 from toygpt.generation.graph import generate_batch as generate_by_graph
 from toygpt.model.gpt import GPT
-from toygpt.training.muon import BatchedMuon
+from toygpt.training.muon import FastMuon
 
 # Of loss and gradients. To a hundredth of it, no error of the plain network counts.
 LARGEST_ERRORS = {"32 bits": 1e-3, "bf16": 5e-2}
@@ -160,7 +160,7 @@ def measure_muon(setup: Setup) -> None:
             exact = exact_update(gradient.double())
             torchs, ours = (
                 error(update(kind, gradient.to(task.device)), exact)
-                for kind in (Muon, BatchedMuon)
+                for kind in (Muon, FastMuon)
             )
             rows.append(
                 Figures(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+from torch.optim import Muon, Optimizer
 
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.training.fused import (
@@ -15,6 +15,7 @@ from toygpt.training.fused import (
     put_relu_into_the_product,
     unfuse,
 )
+from toygpt.training.muon import FastMuon
 from toygpt.training.optimizer import build_optimizer
 from toygpt.training.output_loss import output_loss
 
@@ -85,8 +86,7 @@ class Trainer:
         self.optimizer: Optimizer = build_optimizer(
             self.model,
             SimpleNamespace(optimizer="muon", weight_decay=0.1, **LEARNING_RATES),
-            # Where matrices are, decides the kind of Muon: elsewhere it is PyTorch's.
-            device=device if MUON in rungs else torch.device("cpu"),
+            muon=FastMuon if MUON in rungs else Muon,
         )
 
     def forward_and_backward(self, inputs: Tensor, targets: Tensor) -> Tensor:

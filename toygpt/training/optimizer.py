@@ -71,11 +71,18 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     }
 
 
-def build_optimizer(model: nn.Module, params: TrainSettings) -> Optimizer:
+def build_optimizer(
+    model: nn.Module, params: TrainSettings, *, muon: type[Muon] = FastMuon
+) -> Optimizer:
     """Return the optimizer that `train.optimizer` names.
 
     Weight decay pulls on the matrices of the blocks alone: shrinking norms and biases
     gains nothing, and shrinking the embedding of a rare token forgets it.
+
+    Args:
+        model: Has the weights.
+        params: The section `train`.
+        muon: FastMuon, or PyTorch's own, for a comparison.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -91,7 +98,7 @@ def build_optimizer(model: nn.Module, params: TrainSettings) -> Optimizer:
         ]
         return AdamW(groups, fused=True, **settings)
     return MuonWithAdamW(
-        FastMuon(
+        muon(
             matrices,
             lr=params.muon_learning_rate,
             momentum=MUON_MOMENTUM,
