@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from toygpt.model.gpt import GPTConfig
+from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.training.memory import (
     GIB,
     bytes_per_sequence,
@@ -15,6 +15,7 @@ from toygpt.training.memory import (
 )
 
 SMALL = GPTConfig(50257, 12, 8, 512, 768, dropout=0.0)
+NANO = GPTConfig(2048, 2, 4, 128, 256, dropout=0.0)
 LARGE = GPTConfig(50257, 24, 16, 512, 2048, dropout=0.0)
 
 
@@ -26,13 +27,24 @@ def fabric_of(device: str) -> Any:
     )
 
 
+def most_of(
+    config: GPTConfig,
+    choice: Any = "auto",
+    device: str = "cuda",
+    attention: str = "flash",
+) -> int:
+    with torch.device("meta"):  # sizes alone
+        model = GPT(config, attention=attention)
+    return max_micro_batch_size(choice, model, fabric_of(device), is_compiled=True)
+
+
 @pytest.mark.parametrize(
     ("choice", "device", "gib", "expected"),
     [
         ("auto", "cpu", 0, 64),
         ("auto", "mps", 0, 64),
         (5, "cuda", 80, 5),
-        ("auto", "cuda", 80, 128),
+        ("auto", "cuda", 80, 83),  # as many logits as 32 bits count
         ("auto", "cuda", 16, 47),
         ("auto", "cuda", 1, 1),
     ],
@@ -43,9 +55,29 @@ def test_a_gpu_gets_as_many_sequences_as_fit(
     properties = SimpleNamespace(total_memory=gib * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
 
-    found = max_micro_batch_size(choice, SMALL, fabric_of(device), is_compiled=True)
+    found = most_of(SMALL, choice, device)
 
     assert found == expected
+
+
+def test_more_than_128_are_never_taken_and_the_table_of_scores_needs_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    properties = SimpleNamespace(total_memory=20 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+    assert most_of(NANO) == 128
+    assert most_of(SMALL, attention="flash") > 1.5 * most_of(
+        SMALL, attention="from_scratch"
+    )
+
+
+def test_all_logits_can_be_counted_in_32_bits() -> None:
+    most = fitting_sequences(
+        800 * GIB, SMALL, bytes_per_number=2, is_compiled=True, holds_scores=False
+    )
+
+    assert most * 512 * 50_304 < 2**31 <= (most + 1) * 512 * 50_304
 
 
 @pytest.mark.parametrize(

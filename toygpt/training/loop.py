@@ -154,7 +154,7 @@ def train(
     block_size = model.config.block_size
     is_compiled = should_compile(runtime.compile, fabric.device)
     most = max_micro_batch_size(
-        runtime.micro_batch_size, model.config, fabric, is_compiled=is_compiled
+        runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )
     make_plan = partial(
         plan_training,

@@ -5,12 +5,18 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 
-from toygpt.model.gpt import GPTConfig
+from toygpt.model.attention import CausalSelfAttention, flash_attention
+from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.training.output_loss import MULTIPLE
 
 GIB = 2**30
-# Sequences at once; more of them make a step no faster, by estimate.
+# Sequences at once on a GPU of CUDA; more make a step no faster, by estimate.
 MOST = 128
-NOT_ON_CUDA = 64
+# On any other device.
+MOST_ELSEWHERE = 64
+# All logits of a micro-batch are one tensor. Many kernels count its elements in 32
+# bits; for larger tensors others are chosen, and none of those was measured.
+MOST_LOGITS = 2**31 - 1
 # Of a GPU's memory; the rest is for what PyTorch and the driver need.
 USABLE_FRACTION = 0.9
 # For each parameter: weight, gradient and two moments in 32 bits; what the optimizer
@@ -20,11 +26,13 @@ BYTES_PER_PARAMETER = 24
 # "Reducing Activation Recomputation in Large Transformer Models", equation 2 without
 # the table of scores, which flash attention never holds (https://arxiv.org/abs/2205.05198).
 BYTES_PER_CHANNEL = 34
+# Of that table, where it is held: its softmax in 32 bits, and once more in 16.
+BYTES_PER_SCORE = 6
 
 
 def max_micro_batch_size(
     choice: int | Literal["auto"],
-    config: GPTConfig,
+    model: GPT,
     fabric: Fabric,
     *,
     is_compiled: bool,
@@ -33,36 +41,63 @@ def max_micro_batch_size(
 
     Args:
         choice: As `runtime.micro_batch_size` in params.yaml.
-        config: The network's sizes.
+        model: The network.
         fabric: Where it is trained, and in which precision.
         is_compiled: Whether it is compiled.
     """
     if choice != "auto":
         return choice
     if fabric.device.type != "cuda":
-        return NOT_ON_CUDA
+        return MOST_ELSEWHERE
     # All of it, not what is free now: the same card always takes the same number.
     memory = torch.cuda.get_device_properties(fabric.device).total_memory
     is_mixed = fabric.strategy.precision.precision == "bf16-mixed"
     most = fitting_sequences(
-        memory, config, bytes_per_number=2 if is_mixed else 4, is_compiled=is_compiled
+        memory,
+        model.config,
+        bytes_per_number=2 if is_mixed else 4,
+        is_compiled=is_compiled,
+        holds_scores=holds_scores(model),
     )
     return fabric.broadcast(most)
 
 
+def holds_scores(model: GPT) -> bool:
+    """Return whether its attention holds the whole table of scores in memory."""
+    return any(
+        module.attend is not flash_attention
+        for module in model.modules()
+        if isinstance(module, CausalSelfAttention)
+    )
+
+
 def fitting_sequences(
-    memory: int, config: GPTConfig, *, bytes_per_number: int, is_compiled: bool
+    memory: int,
+    config: GPTConfig,
+    *,
+    bytes_per_number: int,
+    is_compiled: bool,
+    holds_scores: bool = False,
 ) -> int:
     """Return how many sequences fit into so many bytes of a GPU: from 1 to `MOST`."""
     per_sequence = bytes_per_sequence(
-        config, bytes_per_number=bytes_per_number, is_compiled=is_compiled
+        config,
+        bytes_per_number=bytes_per_number,
+        is_compiled=is_compiled,
+        holds_scores=holds_scores,
     )
     left = USABLE_FRACTION * memory - BYTES_PER_PARAMETER * config.num_parameters
-    return min(MOST, max(1, int(left / per_sequence)))
+    padded_vocab_size = config.vocab_size + -config.vocab_size % MULTIPLE
+    countable = MOST_LOGITS // (config.block_size * padded_vocab_size)
+    return max(1, min(MOST, countable, int(left / per_sequence)))
 
 
 def bytes_per_sequence(
-    config: GPTConfig, *, bytes_per_number: int, is_compiled: bool
+    config: GPTConfig,
+    *,
+    bytes_per_number: int,
+    is_compiled: bool,
+    holds_scores: bool = False,
 ) -> int:
     """Return an estimate of what a step holds for each sequence, rather too much.
 
@@ -73,5 +108,8 @@ def bytes_per_sequence(
     per_logit = 2 * bytes_per_number  # the logits and their gradient
     if not is_compiled:  # more is kept for the backward pass, and the loss in 32 bits
         per_channel, per_logit = per_channel * 3 // 2, 12
-    of_blocks = config.num_layers * config.embed_dim * per_channel
+    per_token = config.embed_dim * per_channel
+    if holds_scores:
+        per_token += config.num_heads * config.block_size * BYTES_PER_SCORE
+    of_blocks = config.num_layers * per_token
     return config.block_size * (of_blocks + config.vocab_size * per_logit)
