@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InductorError
 
 from tests.tiny import BLOCK_SIZE, VOCAB_SIZE, tiny_model
 from tests.training.trained import TOKENS_PER_STEP, VALIDATION_TEXT, trained
@@ -177,15 +179,19 @@ def test_training_that_diverges_stops_and_says_what_to_change(
         trained(model, **changes)
 
 
-def test_out_of_memory_names_the_parameter_that_helps() -> None:
+@pytest.mark.parametrize("is_compiling", [False, True])
+def test_out_of_memory_names_the_parameter_that_helps(is_compiling: bool) -> None:
     """A GPU that is full raises this error in the middle of a step."""
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
+    if is_compiling:  # as the compiler raises it
+        error = BackendCompilerFailed(None, InductorError(error, None), None)
     model = tiny_model()
     calls = []
 
     def run_out_of_memory(*_: object) -> None:
         calls.append(1)
         if len(calls) == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     model.register_forward_hook(run_out_of_memory)
 

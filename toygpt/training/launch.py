@@ -151,9 +151,23 @@ def explain_out_of_memory(fabric: Fabric, micro_batch_size: int) -> Iterator[Non
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
         raise InputError(
             f"{fabric.device.type} out of memory: micro-batches of {micro_batch_size} "
             f"sequences are too large for it; set a lower runtime.micro_batch_size "
             f"in params.yaml, or choose a smaller model"
         ) from None
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether a device ran out of memory, while it computed or compiled.
+
+    The compiler raises errors of its own, which keep the first as `inner_exception`.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = getattr(error, "inner_exception", None) or error.__cause__
+    return False
