@@ -100,8 +100,8 @@ def orthogonalize(
     """Bring the singular values of a matrix near one, or of each of a stack.
 
     By Newton-Schulz iterations (Jordan et al., 2024), in 16 bits: on a GPU fp16, exact
-    to three bits more than bf16 (no number here exceeds 1.3); on a CPU bf16, which some
-    of them multiply natively.
+    to three bits more than bf16 (no number here exceeds 50, and fp16 ends at 65,504);
+    on a CPU bf16, which some of them multiply natively.
 
     Each iteration multiplies X by a polynomial of its Gram matrix R = X Xᵀ:
 
