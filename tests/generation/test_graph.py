@@ -51,6 +51,7 @@ def recordings() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "can_capture", lambda model: True)
         patch.setattr(graph, "capture", capture)
+        patch.setattr(graph, "MIN_REPLAYS", 1)
         yield recordings
 
 
@@ -161,13 +162,16 @@ def test_a_text_that_has_ended_reads_nothing_beyond_the_block(
     assert steps == [{1: step[1]} for step in (first, *later)]
 
 
-def test_a_short_text_pays_for_no_capture(recordings: list[Recording]) -> None:
+def test_a_short_text_pays_for_no_capture(
+    recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "MIN_REPLAYS", 12)  # more than Python reads at once
     recordings.clear()
     model = lively_model()
 
     for num_tokens, num_captures in [
-        (1 + NUM_WARM_UP_STEPS, 0),  # the first token is the prefill's
-        (2 + NUM_WARM_UP_STEPS, 1),
+        (12 + NUM_WARM_UP_STEPS, 0),  # the first token is the prefill's
+        (13 + NUM_WARM_UP_STEPS, 1),
     ]:
         steps_of(graph, model, [[1, 2], [3]], num_tokens)
         assert len(recordings) == num_captures

@@ -11,8 +11,9 @@ and where it is met:
 - fixed addresses, shapes and Python numbers: static_cache.py;
 - no wait for the GPU, no random numbers, no branches: the graph is the network alone;
   tokens are chosen after it, on the GPU, and read by Python eight steps at a time;
-- the same kernels have run on the same stream before: so do the first decode steps, and
-  a short text pays for no capture.
+- the same kernels have run on the same stream before: so do the first decode steps.
+
+A short text is generated without a graph: the capture would cost more than it saves.
 
 docs/decisions/generation.md has the arithmetic.
 """
@@ -35,6 +36,8 @@ from toygpt.model.gpt import GPT
 MAX_STEPS_AT_ONCE = 8
 # Decode steps before the capture: as many as `torch.cuda.make_graphed_callables` runs.
 NUM_WARM_UP_STEPS = 3
+# A capture takes some 20 ms, and each replay saves about one. Both are estimated.
+MIN_REPLAYS = 20
 # All but cuDNN's: it prepares a plan for each new length of a prompt, in 23 to 37 ms.
 ATTENTIONS = [
     SDPBackend.FLASH_ATTENTION,
@@ -156,6 +159,8 @@ class Decoder:
         longest = max((self._lengths[row] for row in running), default=0)
         room = self._model.config.block_size - longest
         num_steps = 1 if new else min(max_steps, room, MAX_STEPS_AT_ONCE)
+        if self._num_eager_steps + max_steps < NUM_WARM_UP_STEPS + MIN_REPLAYS:
+            self._can_capture = False
         with self._own_stream(), sdpa_kernel(ATTENTIONS):
             chosen = self._unread_ids[:num_steps]
             if running:
