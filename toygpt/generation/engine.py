@@ -1,8 +1,9 @@
-"""Generate many texts at once, and token by token: what the commands use.
+"""Generate many texts at once, and token by token.
 
 Reading one token of each of sixteen sequences takes little longer than reading one
 token of a single sequence: the weights are fetched from memory once for all sixteen.
-The third rung of the ladder that begins in simple.py; it gives the same tokens.
+The third rung of the ladder that begins in simple.py; it gives the same tokens. The
+commands use it on a processor, and another one on a GPU of CUDA: fastest.py.
 """
 
 from collections.abc import Iterator, Sequence

@@ -68,9 +68,8 @@ def generate(
     True
     """
     block_size = model.config.block_size
-    generator = (sampling or Sampling()).generator(
-        device=model.device
-    )  # random numbers
+    source = sampling or Sampling()  # of random numbers
+    generator = source.generator(device=model.device)
     window = unread = prompt_ids[-block_size:]  # unread: not in the cache yet
     cache = _empty_cache(model)
     new_ids: list[int] = []
