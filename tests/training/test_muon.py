@@ -72,7 +72,7 @@ def test_no_number_comes_near_the_largest_of_16_bits(
 ) -> None:
     """Where nearly all directions are missing, the polynomials reach 3.4445³ = 40.9."""
     products: list[Tensor] = []
-    multiply = torch.baddbmm
+    multiply: Any = torch.baddbmm
 
     def noted(*matrices: Tensor, **factors: float) -> Tensor:
         products.append(multiply(*matrices, **factors))
