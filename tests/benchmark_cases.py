@@ -3,9 +3,12 @@
 Each runs in a process of its own, which imports this file.
 """
 
+import json
 import os
 import signal
 import subprocess
+from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.setup import Setup
 from benchmarks.measure import EndRound
@@ -48,3 +51,12 @@ def part_that_hangs(setup: Setup) -> None:
     child = subprocess.Popen(["sleep", "1000"])
     (setup.tables / "child").write_text(str(child.pid), encoding="utf-8")
     child.wait()
+
+
+def trial(*, name: str, folder: Path, **_: Any) -> None:
+    """Write which files are there; the trial `killed` leaves one, and is killed."""
+    if name == "killed":
+        (folder / "checkpoint").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = [file.name for file in folder.iterdir()]
+    (folder / f"{name}.json").write_text(json.dumps({"found": found}), encoding="utf-8")

@@ -2,22 +2,32 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
+from benchmarks.gpu import correctness
 from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.parts import Outcome, Part, run_part
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.sizes import sizes
+from benchmarks.gpu.trials import Trials
 from benchmarks.measure import Figures
 from benchmarks.page import show
+from tests import benchmark_cases
 from tests.project import PATIENCE_SECONDS, PROJECT
+from toygpt.generation import graph
 from toygpt.pipeline.errors import InputError
+from toygpt.training import muon
+from toygpt.training.muon import FastMuon
 
 # A machine with a GPU may lack these. filelock comes with PyTorch, but need not.
 HIDES_PACKAGES = """
@@ -84,7 +94,7 @@ def test_every_part_runs_without_a_gpu_and_without_the_pipelines_packages(
     assert list(parts) == [part.name for part in PARTS]
     assert all(part["outcome"] == "done" and part["tables"] for part in parts.values())
     assert "WRONG" not in done.stdout
-    assert "DIFFERENT" not in done.stdout
+    assert "differs" not in done.stdout
     assert "failed" not in result.read_text(encoding="utf-8")
     assert done.stdout.splitlines()[-1].startswith("| text | done |")
     assert all(
@@ -101,6 +111,73 @@ def test_a_real_run_needs_a_gpu(
 
     with pytest.raises(InputError, match="--dry-run works without"):
         sizes(Setup(is_dry_run=False, text=None, tables=tmp_path), "small")
+
+
+@pytest.fixture
+def dry(tmp_path: Path) -> Setup:
+    """Return the setup of a dry run."""
+    return Setup(is_dry_run=True, text=None, tables=tmp_path)
+
+
+def test_generation_without_a_graph_is_not_called_right(
+    dry: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens would be right as well."""
+
+    def refuse(step: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graph, "can_capture", lambda model: True)
+    monkeypatch.setattr(graph, "MIN_REPLAYS", 1)
+    monkeypatch.setattr(graph, "capture", refuse)
+
+    with pytest.raises(UserWarning, match="could not be captured"):
+        correctness.measure_generation(dry)
+
+    assert not list(dry.tables.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 64), (64, 16)])
+def test_muon_is_measured_as_a_gpu_updates_a_stack(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    stacks: list[int] = []
+    orthogonalize = muon.orthogonalize
+
+    def noted(matrices: torch.Tensor, **settings: Any) -> torch.Tensor:
+        stacks.append(matrices.ndim)
+        return orthogonalize(matrices, **settings)
+
+    monkeypatch.setattr(muon, "orthogonalize", noted)
+    monkeypatch.setattr(muon, "_together", muon._of_one_shape)
+    gradients = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+
+    first, second = correctness.updates(FastMuon, gradients)
+
+    exact = correctness.exact_update(gradients)
+    assert stacks[0] == 3
+    assert correctness.error(first, exact[0]) < 0.05
+    assert correctness.error(second, exact[1]) < 0.05
+    assert correctness.error(first, exact[1]) > 1, "in the other order it is wrong"
+
+
+def test_a_trial_is_resumed_as_soon_as_it_was_killed_while_other_work_is_done(
+    dry: Setup,
+) -> None:
+    """On a GPU, each trial is a new process, and a thread waits for the first."""
+    with Trials(dry) as trials:
+        trials.context = get_context("spawn")
+        trials.run = partial(benchmark_cases.trial)
+        trials.start("killed")
+
+        trials.start_after("killed", {"resumed": "killed", "again": "again"})
+        is_other_work_done = "resumed" not in trials.processes
+        killed, resumed, again = trials.wait("killed", "resumed", "again")
+
+        assert is_other_work_done
+        assert not killed
+        assert trials.processes["killed"].exitcode == -signal.SIGKILL
+        assert (resumed, again) == ({"found": ["checkpoint"]}, {"found": []})
 
 
 def test_a_part_that_fails_is_reported_and_leaves_its_first_tables(

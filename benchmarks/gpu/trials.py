@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import RLock
+from threading import RLock, Thread
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 from unittest.mock import patch
@@ -44,6 +44,8 @@ KILLED_IN = 7  # the step after which the process is killed
 SEQUENCES = 8
 TOO_FEW_BYTES = 400_000_000  # weights and gradients alone take more
 SECONDS = 60  # that a trial may take
+# Not compiled: they show the same without, and the machine's cores are busy.
+NEVER_COMPILED = ("too large", "diverging")
 
 
 class OneCheckpoint:
@@ -174,6 +176,7 @@ class Trials:
         self.run = partial(run_trial, task=two_layers(setup))
         self.is_compiled = not setup.is_dry_run
         self.processes: dict[str, BaseProcess] = {}
+        self.starters: list[Thread] = []
 
     def __enter__(self) -> Self:
         self._folder = TemporaryDirectory()
@@ -185,6 +188,10 @@ class Trials:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for process in list(self.processes.values()):
+            process.kill()  # so that the starters need not wait any more
+        for starter in self.starters:
+            starter.join()
         for process in self.processes.values():
             process.kill()
             process.join()
@@ -199,7 +206,7 @@ class Trials:
                 target=self.run,
                 kwargs={
                     "name": name,
-                    "is_compiled": self.is_compiled,
+                    "is_compiled": self.is_compiled and name not in NEVER_COMPILED,
                     "folder": place,
                     "group": os.getpgid(0),
                 },
@@ -207,8 +214,26 @@ class Trials:
             process.start()
             self.processes[name] = process
 
+    def start_after(self, first: str, folders: Mapping[str, str]) -> None:
+        """Start trials, each in its folder, as soon as a first one has ended."""
+
+        def wait_and_start() -> None:
+            self.processes[first].join(SECONDS)
+            for name, folder in folders.items():
+                self.start(name, folder=folder)
+
+        if (
+            self.context.get_start_method() == "fork"
+        ):  # to fork beside another thread is not safe
+            wait_and_start()
+            return
+        self.starters.append(Thread(target=wait_and_start))
+        self.starters[-1].start()
+
     def wait(self, *names: str) -> list[dict[str, Any]]:
         """Return the results of trials; empty where there is none."""
+        for starter in self.starters:
+            starter.join()
         for name in names:
             self.processes[name].join(SECONDS)
         files = [[*Path(self._folder.name).glob(f"*/{name}.json")] for name in names]
@@ -217,12 +242,9 @@ class Trials:
 
 def measure_trials(setup: Setup, trials: Trials) -> None:
     """Compare a training with the same again, and with one that was killed."""
-    (killed,) = trials.wait("killed")
-    trials.start("resumed", folder="killed")
-    straight, again, too_large, diverging = trials.wait(
-        "straight", "again", "too large", "diverging"
+    straight, again, killed, resumed, too_large, diverging = trials.wait(
+        "straight", "again", "killed", "resumed", "too large", "diverging"
     )
-    (resumed,) = trials.wait("resumed")
     bits = straight.get("digest")
     was_killed = not killed and trials.processes["killed"].exitcode == -signal.SIGKILL
     found = {
