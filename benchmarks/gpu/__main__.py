@@ -1,8 +1,13 @@
 """Everything to be known of a GPU, in one command of at most eight minutes.
 
-    python -m benchmarks.gpu --out FOLDER                  # on a machine with a GPU
-    python -m benchmarks.gpu --out FOLDER --only ladder    # one part; the others stay
-    python -m benchmarks.gpu --out FOLDER --dry-run        # anywhere, at tiny sizes
+    python3 -m benchmarks.gpu --out FOLDER                 # on a machine with a GPU
+    python3 -m benchmarks.gpu --out FOLDER --only ladder   # one part; the others stay
+    python3 -m benchmarks.gpu --out FOLDER --dry-run       # anywhere, at tiny sizes
+
+Where the time on the GPU is short, see first that all is right, then measure:
+
+    python3 -m benchmarks.gpu --out FOLDER --only correctness
+    python3 -m benchmarks.gpu --out FOLDER --only ladder peers models text --minutes 6
 
 The machine needs torch 2.11 or later, lightning, transformers, tokenizers, numpy,
 pyarrow, safetensors, psutil, jaxtyping and tqdm. FOLDER gets a JSON file, named after
@@ -32,14 +37,14 @@ Results = dict[str, dict[str, Any]]
 
 MINUTES = 8.0
 PARTS = [
-    Part("correctness", "benchmarks.gpu.correctness:measure", 70),
-    Part("ladder", "benchmarks.gpu.ladder:measure", 120),
-    Part("peers", "benchmarks.gpu.peers:measure", 95),
-    Part("models", "benchmarks.gpu.models:measure", 125),
-    Part("text", "benchmarks.gpu.text:measure", 50),
+    Part("correctness", "benchmarks.gpu.correctness:measure", 110),
+    Part("ladder", "benchmarks.gpu.ladder:measure", 100),
+    Part("peers", "benchmarks.gpu.peers:measure", 75),
+    Part("models", "benchmarks.gpu.models:measure", 95),
+    Part("text", "benchmarks.gpu.text:measure", 60),
 ]
 SECONDS_TO_END = 10
-# Four networks are compiled at the same time, on some sixteen cores.
+# Three or four networks are compiled at the same time, on some sixteen cores.
 THREADS_OF_A_COMPILER = "8"
 # Imported once by the server whose forks are the parts of a dry run.
 LIBRARIES = ["benchmarks.gpu.correctness", "torch._dynamo"]

@@ -10,13 +10,14 @@ import torch
 
 from benchmarks import evaluation, generation
 from benchmarks.gpu.setup import Setup, failed
-from benchmarks.gpu.sizes import measure_rates, sizes
+from benchmarks.gpu.sizes import Rates, measure_rates, sizes
 from benchmarks.measure import Case, Timing
 from benchmarks.training import stage
 from toygpt.model.gpt import GPTConfig
 
 # Tokens of a prompt, and tokens to generate after it.
 PROMPT_TOKENS, NEW_TOKENS = 32, 256
+NEW_TOKENS_OF_TRANSFORMERS = 64  # it takes most of the time
 TEXTS_AT_ONCE = (1, 16)
 EVALUATED_TOKENS = 65_536
 WINDOWS_AT_ONCE = 32
@@ -38,12 +39,14 @@ def compare(
 ) -> list[Timing]:
     """Compare cases that do different amounts of work in a round, side by side."""
     timings = setup.compare(cases, amount=1, rounds=ROUNDS)
+    first = amounts[timings[0].name]
     return [
         replace(
             timing,
             per_second=timing.per_second * amounts[timing.name],
             slowest=timing.slowest * amounts[timing.name],
             fastest=timing.fastest * amounts[timing.name],
+            ratio=timing.ratio * amounts[timing.name] / first,
         )
         for timing in timings
     ]
@@ -63,9 +66,10 @@ def measure_inference(setup: Setup) -> None:
         unit="tokens",
         prompt_tokens=PROMPT_TOKENS,
         new_tokens=NEW_TOKENS,
+        new_tokens_of_transformers=NEW_TOKENS_OF_TRANSFORMERS,
         windows_at_once=WINDOWS_AT_ONCE,
         precision="32-true",
-        ratio="of rounds, whose sizes differ",
+        ratio="of tokens per second",
         **failed(cases, timings),
     )
 
@@ -75,9 +79,10 @@ def inference_cases(
 ) -> tuple[dict[str, Case], dict[str, float]]:
     """Return the cases, and how many tokens each generates or evaluates in a round."""
     prompt_tokens, new_tokens = PROMPT_TOKENS, NEW_TOKENS
+    fewer_tokens = NEW_TOKENS_OF_TRANSFORMERS
     reading = evaluation.Task(config, EVALUATED_TOKENS, WINDOWS_AT_ONCE)
     if is_dry:
-        prompt_tokens = new_tokens = config.block_size // 4
+        prompt_tokens = new_tokens = fewer_tokens = config.block_size // 4
         reading = replace(reading, num_tokens=4 * config.block_size)
     cases: dict[str, Case] = {}
     amounts: dict[str, float] = {}
@@ -85,17 +90,15 @@ def inference_cases(
         generator = torch.Generator().manual_seed(1)
         shape = (num_texts, prompt_tokens)
         prompts = torch.randint(config.vocab_size, shape, generator=generator).tolist()
-        writing = generation.Task(checkpoint, prompts, new_tokens)
+        name = f"transformers generates, {num_texts} at once"
+        writing = generation.Task(checkpoint, prompts, fewer_tokens)
         writer = generation.transformers_writer
-        for name, case in {
-            f"transformers generates, {num_texts} at once": partial(
-                generation.repeatedly, writer, writing
-            ),
-            f"toyGPT generates, {num_texts} at once": partial(
-                generation.toygpt, writing, is_packed=False
-            ),
-        }.items():
-            cases[name], amounts[name] = case, num_texts * new_tokens
+        cases[name] = partial(generation.repeatedly, writer, writing)
+        amounts[name] = num_texts * fewer_tokens
+        name = f"toyGPT generates, {num_texts} at once"
+        writing = generation.Task(checkpoint, prompts, new_tokens)
+        cases[name] = partial(generation.toygpt, writing, is_packed=True)
+        amounts[name] = num_texts * new_tokens
     for name, case in {
         "forward pass alone": partial(evaluation.forward_alone, reading),
         "toyGPT evaluates": partial(evaluation.evaluation, reading),
@@ -105,35 +108,38 @@ def inference_cases(
 
 
 def measure_training(setup: Setup) -> None:
-    """Train the larger models as the stage does; both compile at the same time."""
+    """Train the larger models as the stage does, one after the other."""
     rates = measure_rates(setup)
-    tasks = {
-        name: replace(sizes(setup, name), steps_per_round=1 if setup.is_dry_run else 4)
-        for name in ("medium", "large")
+    rows: list[Timing] = []
+    setup.attempt(
+        {
+            name: partial(measure_model, setup, name, rates, rows)
+            for name in ("medium", "large")
+        }
+    )
+
+
+def measure_model(setup: Setup, name: str, rates: Rates, rows: list[Timing]) -> None:
+    """Add a model's row to those before it, and report them."""
+    steps = 1 if setup.is_dry_run else 4
+    task = replace(sizes(setup, name), steps_per_round=steps)
+    (timing,) = setup.compare(
+        {name: partial(stage, task, optimizer="muon", compiled=not setup.is_dry_run)},
+        amount=task.tokens_per_round,
+        rounds=ROUNDS,
+    )
+    notes = {
+        "sequences": task.batch_size,
+        **rates.shares(task.config, timing.per_second),
     }
-    cases: dict[str, Case] = {
-        name: partial(stage, task, optimizer="muon", compiled=not setup.is_dry_run)
-        for name, task in tasks.items()
-    }
-    amounts = {name: task.tokens_per_round for name, task in tasks.items()}
-    timings = compare(setup, cases, amounts)
-    rows = [
-        replace(
-            timing,
-            notes={
-                "sequences": tasks[timing.name].batch_size,
-                **rates.shares(tasks[timing.name].config, timing.per_second),
-            },
-        )
-        for timing in timings
-    ]
+    first = rows[0] if rows else timing
+    ratio = timing.per_second / first.per_second
+    rows.append(replace(timing, ratio=ratio, notes=notes))
     setup.report(
         "models",
         "How fast does the stage `train` train `medium` and `large`?",
         rows,
         unit="tokens",
         optimizer="Muon",
-        ratio="of rounds, whose sizes differ",
         **rates.settings,
-        **failed(cases, timings),
     )
