@@ -3,19 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record, all_infos, record_of_weights
-from toygpt.tracking.results import Results, all_results
-from toygpt.tracking.sync import (
-    bring_up_to_date,
-    forget_lost,
-    sync_run,
+from toygpt.tracking.record import (
+    Record,
+    all_infos,
+    record_of_weights,
     wanted_trackers,
 )
+from toygpt.tracking.results import Results, all_results
+from toygpt.tracking.sync import bring_up_to_date, forget_lost, sync, syncing
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ def track(
             record = _record_of(results, tracking)
             with results.directories() as directories:
                 if _lacking(record, directories, responsive):
-                    sync_run(record, responsive, root, directories)
+                    with syncing(record.folder, is_patient=True) as record:
+                        if record.end_if_dead():
+                            copies = partial(dict[str, Path], directories)
+                            sync(record, responsive, root, directories=copies)
                     names.append(record.info.name)
                     for tracker in _lacking(record, directories, tracking):
                         unsynced.setdefault(tracker, set()).add(record.info.name)
@@ -117,7 +121,7 @@ def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, s
     for folder, info in all_infos(root):
         with suppress(InputError):
             record = Record(folder)
-            if not record.is_being_written():
+            if not record.writer():
                 for tracker in record.unsynced(wanted_trackers(tracking)):
                     yield tracker, info.name
 
@@ -133,7 +137,7 @@ def unsynced_results(
     results = Results(root)
     with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
         record = record_of_weights(root, results.weights_sha256)
-        if record is not None and not record.is_being_written():
+        if record is not None and not record.writer():
             with results.directories() as directories:
                 trackers = _lacking_files(record, directories, tracking)
             if _missing_metrics(record, results.evaluation()):

@@ -3,13 +3,16 @@
 MLflow and W&B are views of it: what they miss, or lose, is synced again from here. A
 record is a folder in `.toygpt/runs/` of the project that the user works in:
 
-    run.json         name, parameters, metadata, status, and what each tracker has
+    run.json         name, parameters, metadata, status
     metrics.jsonl    a line for each point, on disk as soon as it is logged
-    lock             held by the process that writes
+    lock             held by the stage that writes these two
+    copies.json      directories of that stage, of which the trackers keep a copy
+    synced.json      what each tracker has
+    sync.lock        held by the process that syncs the trackers, and writes that file
 """
 
+import os
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,13 +24,15 @@ from typing import Any, Literal, Self
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
-from toygpt.pipeline.lock import holder_of, locked
+from toygpt.pipeline.lock import Holder, holder_of, locked
+from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.points import (
+    Known,
     Point,
     append_point,
     cut_torn_line,
     known_of,
-    read_points,
+    read_new_points,
     write_points,
 )
 
@@ -35,9 +40,13 @@ VERSION = 1
 INFO_FILE = "run.json"
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
+COPIES_FILE = "copies.json"
+SYNCED_FILE = "synced.json"
+SYNC_LOCK_FILE = "sync.lock"
 # Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
-# later ones can read each other's records.
+# later ones can read each other's records. (Earlier ones had `told` there alone.)
 KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
+PROCESS_IS_GONE = "its process is gone"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -95,13 +104,26 @@ class RunInfo:
         return {**self.metadata, "reason": self.reason or ""}
 
 
+@dataclass(frozen=True)
+class _SyncedFile:
+    trackers: dict[str, Synced]
+
+
+@dataclass(frozen=True)
+class _CopiesFile:
+    process: int  # of the stage
+    directories: dict[str, str]
+
+
 class Record:
-    """The record of one training, open for more."""
+    """The record of one training, as this process has read or written it last."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._changing = threading.Lock()  # the run and its sync workers write it
-        self._read()
+        self.points: list[Point] = []
+        self._known: Known = {}
+        self._num_bytes = 0  # of the points' file, as far as it has been read
+        self.refresh()
 
     @classmethod
     def create(cls, root: Path, points: Iterable[Point] = (), **values: Any) -> Self:
@@ -113,29 +135,52 @@ class Record:
         _write_info(folder, info)  # from now on there is a record
         return cls(folder)
 
-    def _read(self) -> None:
+    def refresh(self) -> None:
+        """Read what other processes have written meanwhile.
+
+        Raises:
+            InputError: The record is damaged.
+        """
         self.info = read_info(self.folder)
-        self.points = read_points(self.folder / POINTS_FILE)
-        self._known = known_of(self.points)
+        path = self.folder / POINTS_FILE
+        if path.exists() and path.stat().st_size < self._num_bytes:  # a line taken back
+            self.points, self._known, self._num_bytes = [], {}, 0
+        new, self._num_bytes = read_new_points(path, self._num_bytes)
+        self.points += new
+        self._known |= known_of(new)
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the info."""
-        with self._changing:
-            self._write(**changes)
+        """Change fields of the info; only the stage that has the lock may do so."""
+        self.info = replace(self.info, **changes)
+        _write_info(self.folder, self.info)
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add properties of the whole run, besides parameters."""
-        with self._changing:
-            self._write(metadata={**self.info.metadata, **metadata})
+        self.update(metadata={**self.info.metadata, **metadata})
 
-    def note_synced(self, tracker: str, synced: Synced) -> None:
-        """Note what a tracker has now."""
-        with self._changing:
-            self._write(synced={**self.info.synced, tracker: synced})
+    def note_synced(self, synced: Mapping[str, Synced]) -> None:
+        """Note what each tracker has now."""
+        self.info = replace(self.info, synced=dict(synced))
+        trackers = {name: asdict(entry) for name, entry in synced.items()}
+        path = self.folder / SYNCED_FILE
+        write_json(path, {"version": VERSION, "trackers": trackers})
 
-    def _write(self, **changes: Any) -> None:
-        self.info = replace(self.info, **changes)
-        _write_info(self.folder, self.info)
+    def ask_for_copies(self, directories: Mapping[str, Path]) -> None:
+        """Ask for copies of directories, while this process is running."""
+        paths = {name: str(path.absolute()) for name, path in directories.items()}
+        values = {"version": VERSION, "process": os.getpid(), "directories": paths}
+        write_json(self.folder / COPIES_FILE, values)
+
+    def copies_asked_for(self, process: int) -> dict[str, Path]:
+        """Return the directories of which a running process asks for copies."""
+        try:
+            path = self.folder / COPIES_FILE
+            asked = read_json(path, _CopiesFile, version=VERSION, advice="remove it")
+        except (InputError, OSError):
+            return {}
+        if asked.process != process:
+            return {}
+        return {name: Path(path) for name, path in asked.directories.items()}
 
     def append(self, metrics: Mapping[str, float], *, step: int | None) -> None:
         """Append a point; the values that its step has already stay.
@@ -160,6 +205,7 @@ class Record:
         if self.points and not path.exists():  # the user deleted it
             write_points(path, self.points)
         append_point(path, point)
+        self._num_bytes = path.stat().st_size
         self._known |= known_of([point])
         self.points.append(point)
 
@@ -167,15 +213,30 @@ class Record:
         """Return which of these trackers show the run, but lack something of it."""
         return self.info.unsynced(trackers, len(self.points))
 
-    def is_being_written(self) -> bool:
-        """Return whether a process holds the record's lock."""
-        return holder_of(self.folder / LOCK_FILE) is not None
+    def writer(self) -> Holder | None:
+        """Return the process that holds the record's lock, if there is one."""
+        return holder_of(self.folder / LOCK_FILE)
+
+    def end_if_dead(self) -> bool:
+        """End a run whose process is gone; return whether the run has ended."""
+        try:
+            with self.locked(is_patient=False):
+                if self.info.status == "RUNNING":
+                    times = [point.time for point in self.points]
+                    self.update(
+                        status="KILLED",
+                        reason=PROCESS_IS_GONE,
+                        ended=max(times, default=self.info.started),
+                    )
+        except BlockingIOError:  # a stage is logging to it
+            return False
+        return True
 
     @contextmanager
     def locked(self, *, is_patient: bool = True) -> Iterator[None]:
         """Hold the record's lock, as `alone_in` the folder, and read it again."""
         with alone_in(self.folder, is_patient=is_patient):
-            self._read()  # meanwhile another process may have written
+            self.refresh()
             yield
 
 
@@ -193,6 +254,12 @@ def alone_in(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
     with locked(folder / LOCK_FILE, wait=is_patient):
         cut_torn_line(folder / POINTS_FILE)
         yield
+
+
+def wanted_trackers(tracking: TrackingParams) -> list[str]:
+    """Return the names of the trackers that params.yaml asks for."""
+    wanted = {"mlflow": tracking.mlflow, "wandb": tracking.wandb != "disabled"}
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
 def new_run_id() -> str:
@@ -240,7 +307,7 @@ def read_info(folder: Path) -> RunInfo:
     """
     path = folder / INFO_FILE
     try:
-        return read_json(
+        info = read_json(
             path,
             RunInfo,
             version=VERSION,
@@ -250,3 +317,8 @@ def read_info(folder: Path) -> RunInfo:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path} is not the record of a training: {reason}") from None
+    with suppress(InputError, FileNotFoundError):
+        path = folder / SYNCED_FILE
+        synced = read_json(path, _SyncedFile, version=VERSION, advice="remove it")
+        return replace(info, synced=synced.trackers)
+    return info

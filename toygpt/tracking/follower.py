@@ -1,0 +1,82 @@
+"""The process that syncs the trackers, as the stage beside it sees it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+import toygpt
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.record import COPIES_FILE, Record, wanted_trackers
+
+# How long a stage waits for the process, which itself allows the trackers 90 seconds at
+# the end of a run: it is ended if even that goes wrong.
+PATIENCE_SECONDS = 100.0
+
+
+class Follower:
+    """A process that brings the trackers up to date with a record until it is closed.
+
+    Training imports no tracker, and never waits for one. Ctrl-C does not reach the
+    process, which has a session of its own: it has the run's end to log.
+    """
+
+    def __init__(self, tracking: TrackingParams, root: Path) -> None:
+        self._tracking = tracking
+        self._root = root
+        self._record: Record | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self, record: Record) -> None:
+        """Start the process, unless no tracker shows the run."""
+        self._record = record
+        if set(record.info.trackers).isdisjoint(wanted_trackers(self._tracking)):
+            return
+        command = ["-P", "-m", "toygpt.tracking.sync", str(record.folder)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *command, self._tracking.model_dump_json()],
+                cwd=self._root,
+                env=os.environ | {"PYTHONPATH": self._module_path()},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory for it, say
+            self._warn(str(error))
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until everything is synced, or the trackers do not answer in time."""
+        if self._record is None or self._process is None:
+            return
+        if self._process.poll():  # it was killed: another one syncs what is left
+            self.start(self._record)
+        try:
+            code = self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if code:
+            self._warn("the process that syncs them was ended")
+        (self._record.folder / COPIES_FILE).unlink(missing_ok=True)
+
+    def _warn(self, reason: str) -> None:
+        names = " and ".join(wanted_trackers(self._tracking))
+        print(
+            f"warning: {names} cannot be synced: {reason}. The work continues; they "
+            f"can be synced later by `python . track`.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    @staticmethod
+    def _module_path() -> str:
+        """Return where that process finds this code, wherever it works."""
+        code = Path(toygpt.__path__[0]).parent
+        return os.pathsep.join(
+            [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
