@@ -1,11 +1,18 @@
-"""A tracker that keeps what arrives, and fails when a test wants it to."""
+"""A tracker that keeps what arrives, and what syncs it in the process of a test."""
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
+from unittest.mock import patch
 
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.follower import Follower
 from toygpt.tracking.points import Known, Point, known_of
-from toygpt.tracking.record import RunInfo, Status
+from toygpt.tracking.record import Record, RunInfo, Status
+from toygpt.tracking.sync import bring_up_to_date, follow, sync
 
 # An error that a call raises, or a function that it calls before its work.
 Fault = BaseException | Callable[[], object]
@@ -68,3 +75,53 @@ class Service:
 
     def abandon(self) -> None:
         self.meet_fault("abandon")
+
+
+class FollowerWithin(Follower):
+    """Syncs the trackers in this process, once the stage has logged everything."""
+
+    def _start(self, record: Record) -> None:
+        bring_up_to_date(
+            self._tracking, self._root, except_run=record.info.id, is_quiet=True
+        )
+
+    def __exit__(self, *_: object) -> None:
+        if self._record is not None:
+            follow(self._record.folder, self._tracking, self._root)
+
+
+def sync_beside(
+    record: Record,
+    tracking: TrackingParams,
+    root: Path,
+    *steps: Callable[[], object],
+    is_quiet: bool = False,
+) -> None:
+    """Sync a record live: after each time, the stage that writes it takes a step.
+
+    After the last one it ends.
+    """
+    left = list(steps)
+    with ExitStack() as stage:
+        stage.enter_context(record.locked())
+        stage.callback(lambda: record.update(status="FINISHED", ended=time.time()))
+
+        def work(seconds: float) -> None:
+            if left:
+                left.pop(0)()
+            elif record.writer():
+                stage.close()
+            else:
+                time.sleep(seconds)
+
+        followed = Record(record.folder)
+        with patch("toygpt.tracking.sync.sleep", work):
+            sync(
+                followed,
+                tracking,
+                root,
+                stage=record.writer(),
+                directories=lambda: followed.copies_asked_for(os.getpid()),
+                is_quiet=is_quiet,
+            )
+    record.refresh()

@@ -33,9 +33,11 @@ class Follower:
 
     def start(self, record: Record) -> None:
         """Start the process, unless no tracker shows the run."""
-        self._record = record
-        if set(record.info.trackers).isdisjoint(wanted_trackers(self._tracking)):
-            return
+        if not set(record.info.trackers).isdisjoint(wanted_trackers(self._tracking)):
+            self._record = record
+            self._start(record)
+
+    def _start(self, record: Record) -> None:
         command = ["-P", "-m", "toygpt.tracking.sync", str(record.folder)]
         try:
             self._process = subprocess.Popen(
@@ -54,7 +56,7 @@ class Follower:
         if self._record is None or self._process is None:
             return
         if self._process.poll():  # it was killed: another one syncs what is left
-            self.start(self._record)
+            self._start(self._record)
         try:
             code = self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:

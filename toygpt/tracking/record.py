@@ -280,6 +280,14 @@ def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
             yield path, read_info(path)
 
 
+def end_dead_runs(root: Path) -> None:
+    """End the runs whose process is gone, before another begins."""
+    for folder, info in all_infos(root):
+        if info.status == "RUNNING":
+            with suppress(InputError, OSError):  # the doctor says what is wrong with it
+                Record(folder).end_if_dead()
+
+
 def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
     """Return the record of the latest training that ended with these weights.
 

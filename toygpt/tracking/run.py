@@ -14,6 +14,7 @@ from toygpt.tracking.record import (
     PROCESS_IS_GONE,
     Record,
     alone_in,
+    end_dead_runs,
     read_info,
     record_of_weights,
     runs_folder,
@@ -83,6 +84,7 @@ def training_run(
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
     """
+    end_dead_runs(root)
     with Follower(tracking, root) as follower, alone_in(runs_folder(root) / run_id):
         record = _readable_record(runs_folder(root) / run_id)
         if record is None:

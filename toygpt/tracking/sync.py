@@ -9,11 +9,11 @@ what the record has, and the rest is logged.
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
@@ -86,7 +86,7 @@ def sync(
             record.refresh()
         for connection in connections:
             connection.sync(directories(), limit_seconds=PATIENCE_SECONDS)
-        time.sleep(POLL_SECONDS)
+        sleep(POLL_SECONDS)
 
     if not record.end_if_dead():  # another stage continues the run
         for connection in connections:
@@ -94,18 +94,18 @@ def sync(
         return
     is_alone = stage is not None and stage.process != os.getppid()
     patience = PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_SECONDS
-    ended = time.monotonic()
+    ended = monotonic()
     for connection in connections:
         connection.try_at_once()
     while connections:
         for connection in connections:
-            left = ended + patience - time.monotonic()
+            left = ended + patience - monotonic()
             connection.sync(directories(), is_last=True, limit_seconds=left)
         connections = [it for it in connections if not it.is_settled]
-        if time.monotonic() > ended + PATIENCE_WITH_FAILURE_SECONDS:
+        if monotonic() > ended + PATIENCE_WITH_FAILURE_SECONDS:
             return
         if connections:
-            time.sleep(POLL_SECONDS)
+            sleep(POLL_SECONDS)
 
 
 def _open(name: str, record: Record, tracking: TrackingParams, root: Path) -> Tracker:
@@ -234,7 +234,7 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
                 directories=lambda: record.copies_asked_for(os.getppid()),
             )
             return
-        time.sleep(POLL_SECONDS)
+        sleep(POLL_SECONDS)
 
 
 def main(arguments: list[str]) -> None:
