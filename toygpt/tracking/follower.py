@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Self
 
-import toygpt
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.record import COPIES_FILE, Record, wanted_trackers
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
 # the end of a run: it is ended if even that goes wrong.
 PATIENCE_SECONDS = 100.0
+# Where that process finds this code, wherever it works.
+CODE = str(Path(__file__).parents[2])
 
 
 class Follower:
@@ -43,7 +44,7 @@ class Follower:
             self._process = subprocess.Popen(
                 [sys.executable, *command, self._tracking.model_dump_json()],
                 cwd=self._root,
-                env=os.environ | {"PYTHONPATH": self._module_path()},
+                env=os.environ | {"PYTHONPATH": CODE},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -73,12 +74,4 @@ class Follower:
             f"can be synced later by `python . track`.",
             file=sys.stderr,
             flush=True,
-        )
-
-    @staticmethod
-    def _module_path() -> str:
-        """Return where that process finds this code, wherever it works."""
-        code = Path(toygpt.__path__[0]).parent
-        return os.pathsep.join(
-            [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
