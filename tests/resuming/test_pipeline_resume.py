@@ -25,7 +25,7 @@ from tests.project import Workspace
 from toygpt.model.huggingface import weights_digest
 from toygpt.pipeline.files import sha256_of
 from toygpt.resuming.run_folder import list_run_folders
-from toygpt.tracking.record import RunInfo, all_infos
+from toygpt.tracking.run_info import RunInfo, all_infos
 
 pytestmark = pytest.mark.slow
 

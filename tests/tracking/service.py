@@ -11,7 +11,8 @@ from unittest.mock import patch
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.follower import Follower
 from toygpt.tracking.points import Known, Point, known_of
-from toygpt.tracking.record import Record, RunInfo, Status
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import RunInfo, Status
 from toygpt.tracking.sync import bring_up_to_date, follow, sync
 
 # An error that a call raises, or a function that it calls before its work.

@@ -12,7 +12,8 @@ from tests.tracking.service import Fault, Service, sync_beside
 from tests.tracking.trackers import Warned, tracked_by
 from toygpt.tracking import connection, sync
 from toygpt.tracking.connection import Connection
-from toygpt.tracking.record import Record, Synced
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import Synced
 from toygpt.tracking.tracker import RunNotWantedError, UserActionNeededError
 
 NO_ENTRY = OSError("no entry")
@@ -216,7 +217,7 @@ def test_pauses_grow_and_are_short_again_after_a_success_and_at_the_end(
 ) -> None:
     now = 0.0
     monkeypatch.setattr(connection, "FIRST_PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr(connection.time, "monotonic", lambda: now)
+    monkeypatch.setattr(connection, "monotonic", lambda: now)
     mlflow = Connection("mlflow", record, service.open)
 
     def tries_until(end: int) -> list[float]:

@@ -9,15 +9,8 @@ import pytest
 from tests.tracking.trackers import RUN_ID, new_record, record_in
 from toygpt.pipeline.errors import InputError
 from toygpt.tracking.points import Point
-from toygpt.tracking.record import (
-    Record,
-    Synced,
-    all_infos,
-    alone_in,
-    new_run_id,
-    record_of_weights,
-    runs_folder,
-)
+from toygpt.tracking.record import Record, alone_in, new_run_id, record_of_weights
+from toygpt.tracking.run_info import Synced, all_infos, runs_folder
 
 
 def points_of(record: Record) -> list[tuple[int | None, dict[str, float]]]:

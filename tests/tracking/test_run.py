@@ -17,8 +17,9 @@ from tests.tracking.trackers import (
     tracked_by,
 )
 from toygpt.tracking.points import read_points
-from toygpt.tracking.record import Record, runs_folder
+from toygpt.tracking.record import Record
 from toygpt.tracking.run import run_of_model
+from toygpt.tracking.run_info import runs_folder
 from toygpt.tracking.sync import bring_up_to_date
 
 NONE = tracked_by()

@@ -6,9 +6,10 @@ import pytest
 
 from tests.tracking.service import Service
 from tests.tracking.trackers import RUN_ID, Warned, record_in, run_in, tracked_by
-from toygpt.tracking import sync
+from toygpt.tracking import backfill, sync
+from toygpt.tracking.backfill import forget_lost
 from toygpt.tracking.record import Record
-from toygpt.tracking.sync import bring_up_to_date, forget_lost
+from toygpt.tracking.sync import bring_up_to_date
 
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")
@@ -128,7 +129,7 @@ def test_a_run_that_a_tracker_lost_is_synced_again(
     with run_in(tmp_path, MLFLOW) as run:
         run.log_metrics({"loss": 1.0}, step=1)
         run.log_metrics({"parameters": 123.0})  # results are not looked up
-    monkeypatch.setitem(sync.LOOK_UP, "mlflow", lambda *_: known)
+    monkeypatch.setitem(backfill.LOOK_UP, "mlflow", lambda *_: known)
 
     assert bring_up_to_date(MLFLOW, tmp_path) == []
     assert forget_lost(MLFLOW, tmp_path) == ({RUN_ID} if is_lost else set())

@@ -17,7 +17,8 @@ from toygpt.tracking.backfill import unsynced_results, unsynced_runs
 from toygpt.tracking.mlflow import SERVER_SCHEME, restore_command
 from toygpt.tracking.mlflow_database import ARTIFACTS, DATABASE, open_to_read
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
-from toygpt.tracking.record import Record, runs_folder, wanted_trackers
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import runs_folder, wanted_trackers
 from toygpt.tracking.sync import bring_up_to_date
 
 

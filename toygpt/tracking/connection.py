@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 
 from toygpt.pipeline.errors import first_line
 from toygpt.pipeline.process import without_garbage_collection
 from toygpt.tracking.points import Point, curves_of, known_of
-from toygpt.tracking.record import Record, Synced
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import Synced
 from toygpt.tracking.tracker import RunNotWantedError, Tracker, UserActionNeededError
 
 # Between tries at a tracker that fails, doubled each time: it may fail for hours, and
@@ -62,7 +64,7 @@ class Connection:
             limit_seconds: How long the tracker may take; then it has failed.
             is_last: Whether to end the run at the tracker, as the record says.
         """
-        if self.is_settled or time.monotonic() < self._next_try:
+        if self.is_settled or monotonic() < self._next_try:
             return
         try:
             with _time_limit(limit_seconds):
@@ -85,7 +87,7 @@ class Connection:
                 f"by `python . track`."
             )
             self.abandon()
-            self._next_try = time.monotonic() + self._pause
+            self._next_try = monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def abandon(self) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Self
 
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.record import COPIES_FILE, Record, wanted_trackers
+from toygpt.tracking.record import COPIES_FILE, Record
+from toygpt.tracking.run_info import wanted_trackers
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
 # the end of a run: it is ended if even that goes wrong.
@@ -39,12 +40,13 @@ class Follower:
             self._start(record)
 
     def _start(self, record: Record) -> None:
+        path = os.pathsep.join([CODE, os.environ.get("PYTHONPATH", "")])
         command = ["-P", "-m", "toygpt.tracking.sync", str(record.folder)]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *command, self._tracking.model_dump_json()],
                 cwd=self._root,
-                env=os.environ | {"PYTHONPATH": CODE},
+                env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,

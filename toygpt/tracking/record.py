@@ -16,16 +16,15 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 from toygpt.pipeline.lock import Holder, holder_of, locked
-from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.points import (
     Known,
     Point,
@@ -35,78 +34,22 @@ from toygpt.tracking.points import (
     read_new_points,
     write_points,
 )
+from toygpt.tracking.run_info import (
+    VERSION,
+    RunInfo,
+    Synced,
+    all_infos,
+    read_info,
+    runs_folder,
+    write_info,
+    write_synced,
+)
 
-VERSION = 1
-INFO_FILE = "run.json"
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 COPIES_FILE = "copies.json"
-SYNCED_FILE = "synced.json"
 SYNC_LOCK_FILE = "sync.lock"
-# Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
-# later ones can read each other's records. (Earlier ones had `told` there alone.)
-KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
 PROCESS_IS_GONE = "its process is gone"
-
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-
-
-@dataclass(frozen=True)
-class Synced:
-    """What a tracker is known to have of a run."""
-
-    id: str  # of the run at the tracker
-    num_points: int = 0
-    status: Status | None = None
-    directories: list[str] = field(default_factory=list)  # of which it has a copy
-    is_wanted: bool = True  # otherwise the user deleted the run there
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known of a training, besides its points."""
-
-    id: str
-    name: str
-    project: str
-    params: dict[str, Any]
-    tags: dict[str, str]
-    trackers: list[str]  # names of those that show the run
-    status: Status = "RUNNING"
-    reason: str | None = None  # why it is not FINISHED
-    started: float = 0.0  # seconds since 1970
-    ended: float | None = None  # seconds since 1970
-    metadata: dict[str, str] = field(default_factory=dict)
-    weights_sha256: str | None = None
-    synced: dict[str, Synced] = field(default_factory=dict)  # by tracker
-
-    def unsynced(self, trackers: Iterable[str], num_points: int) -> list[str]:
-        """Return which of these trackers show the run, but lack something of it."""
-        return [
-            tracker
-            for tracker in trackers
-            if tracker in self.trackers and not self._is_synced(tracker, num_points)
-        ]
-
-    def _is_synced(self, tracker: str, num_points: int) -> bool:
-        synced = self.synced.get(tracker)
-        if synced is None:
-            return False
-        return not synced.is_wanted or (
-            synced.num_points == num_points and synced.status == self.status
-        )
-
-    @property
-    def all_metadata(self) -> dict[str, str]:
-        """The metadata and the reason; the reason of a resumed run is empty."""
-        if self.reason is None and "resumed.after" not in self.metadata:
-            return self.metadata
-        return {**self.metadata, "reason": self.reason or ""}
-
-
-@dataclass(frozen=True)
-class _SyncedFile:
-    trackers: dict[str, Synced]
 
 
 @dataclass(frozen=True)
@@ -132,7 +75,7 @@ class Record:
         folder = runs_folder(root) / info.id
         if points:
             write_points(folder / POINTS_FILE, points)
-        _write_info(folder, info)  # from now on there is a record
+        write_info(folder, info)  # from now on there is a record
         return cls(folder)
 
     def refresh(self) -> None:
@@ -152,7 +95,7 @@ class Record:
     def update(self, **changes: Any) -> None:
         """Change fields of the info; only the stage that has the lock may do so."""
         self.info = replace(self.info, **changes)
-        _write_info(self.folder, self.info)
+        write_info(self.folder, self.info)
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add properties of the whole run, besides parameters."""
@@ -161,9 +104,7 @@ class Record:
     def note_synced(self, synced: Mapping[str, Synced]) -> None:
         """Note what each tracker has now."""
         self.info = replace(self.info, synced=dict(synced))
-        trackers = {name: asdict(entry) for name, entry in synced.items()}
-        path = self.folder / SYNCED_FILE
-        write_json(path, {"version": VERSION, "trackers": trackers})
+        write_synced(self.folder, synced)
 
     def ask_for_copies(self, directories: Mapping[str, Path]) -> None:
         """Ask for copies of directories, while this process is running."""
@@ -256,28 +197,9 @@ def alone_in(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
         yield
 
 
-def wanted_trackers(tracking: TrackingParams) -> list[str]:
-    """Return the names of the trackers that params.yaml asks for."""
-    wanted = {"mlflow": tracking.mlflow, "wandb": tracking.wandb != "disabled"}
-    return [name for name, is_wanted in wanted.items() if is_wanted]
-
-
 def new_run_id() -> str:
     """Return a new id; ids sort in the order in which the runs began."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-
-
-def runs_folder(root: Path) -> Path:
-    """Return the folder of all records of a project."""
-    return root / ".toygpt" / "runs"
-
-
-def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
-    """Yield the folder and the info of each readable record, oldest first."""
-    folder = runs_folder(root)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        with suppress(InputError):
-            yield path, read_info(path)
 
 
 def end_dead_runs(root: Path) -> None:
@@ -298,35 +220,3 @@ def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
         path for path, info in all_infos(root) if info.weights_sha256 == weights_sha256
     ]
     return Record(found[-1]) if found else None
-
-
-def _write_info(folder: Path, info: RunInfo) -> None:
-    values = asdict(info)
-    for key, name in KEYS_ON_DISK.items():
-        values[key] = values.pop(name)
-    write_json(folder / INFO_FILE, {"version": VERSION, **values})
-
-
-def read_info(folder: Path) -> RunInfo:
-    """Return what is known of a training, besides its points.
-
-    Raises:
-        InputError: The folder has no record, or a damaged one.
-    """
-    path = folder / INFO_FILE
-    try:
-        info = read_json(
-            path,
-            RunInfo,
-            version=VERSION,
-            advice="`python . doctor` says how to put it aside",
-            renamed=KEYS_ON_DISK,
-        )
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path} is not the record of a training: {reason}") from None
-    with suppress(InputError, FileNotFoundError):
-        path = folder / SYNCED_FILE
-        synced = read_json(path, _SyncedFile, version=VERSION, advice="remove it")
-        return replace(info, synced=synced.trackers)
-    return info

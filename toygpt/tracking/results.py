@@ -27,7 +27,8 @@ from toygpt.pipeline.measurements import is_of_this_model
 from toygpt.pipeline.params import TrackingParams, flatten
 from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.tracking.points import Point
-from toygpt.tracking.record import Record, wanted_trackers
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import wanted_trackers
 
 
 class Results:

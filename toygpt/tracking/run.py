@@ -15,11 +15,9 @@ from toygpt.tracking.record import (
     Record,
     alone_in,
     end_dead_runs,
-    read_info,
     record_of_weights,
-    runs_folder,
-    wanted_trackers,
 )
+from toygpt.tracking.run_info import read_info, runs_folder, wanted_trackers
 
 
 class Run:

@@ -20,19 +20,12 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import Holder, locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.connection import Connection
-from toygpt.tracking.mlflow import MLflowTracker, points_in_mlflow
-from toygpt.tracking.points import Known, count_points, curves_of, known_of
-from toygpt.tracking.record import (
-    POINTS_FILE,
-    SYNC_LOCK_FILE,
-    Record,
-    RunInfo,
-    all_infos,
-    runs_folder,
-    wanted_trackers,
-)
+from toygpt.tracking.mlflow import MLflowTracker
+from toygpt.tracking.points import count_points
+from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
+from toygpt.tracking.run_info import RunInfo, all_infos, runs_folder, wanted_trackers
 from toygpt.tracking.tracker import Tracker
-from toygpt.tracking.wandb import WandbTracker, points_in_wandb
+from toygpt.tracking.wandb import WandbTracker
 
 POLL_SECONDS = 0.2
 # How long the trackers have at the end of a run (W&B's own limit for an upload is 60
@@ -44,11 +37,6 @@ PATIENCE_WITH_FAILURE_SECONDS = 10.0
 OPEN: dict[str, Callable[[RunInfo, TrackingParams, Path], Tracker]] = {
     "mlflow": MLflowTracker,
     "wandb": WandbTracker,
-}
-# The points that a tracker has of a run; None if it does not have the run.
-LOOK_UP: dict[str, Callable[[RunInfo, Path], Known | None]] = {
-    "mlflow": points_in_mlflow,
-    "wandb": points_in_wandb,
 }
 
 
@@ -171,38 +159,6 @@ def bring_up_to_date(
         # A tracker that failed once is not tried with every run.
         responsive = [name for name in responsive if name not in after]
     return names
-
-
-def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
-    """Mark the runs as unsynced that a tracker does not have, or not completely.
-
-    Args:
-        tracking: Which trackers are looked at.
-        root: The project that the user works in.
-
-    Returns:
-        The ids of these runs.
-    """
-    lost = set()
-    for folder, info in all_infos(root):
-        # `bring_up_to_date` warns of a damaged record.
-        with suppress(InputError, OSError), syncing(folder) as record:
-            synced = {
-                name: entry
-                for name, entry in record.info.synced.items()
-                if name not in wanted_trackers(tracking) or _has_all(name, record, root)
-            }
-            if synced != record.info.synced and record.writer() is None:
-                record.note_synced(synced)
-                lost.add(info.id)
-    return lost
-
-
-def _has_all(tracker: str, record: Record, root: Path) -> bool:
-    known = LOOK_UP[tracker](record.info, root)
-    return (
-        known is not None and known_of(curves_of(record.points)).keys() <= known.keys()
-    )
 
 
 def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
