@@ -44,9 +44,9 @@ class Service:
                 raise fault
             fault()
 
-    def open(self, info: RunInfo | None = None, *_: object) -> Self:
+    def open(self, info: RunInfo, **_: object) -> Self:
         """Open the run of a record, as a tracker's class does."""
-        self.opened.append(info.id if info else "")
+        self.opened.append(info.id)
         self.meet_fault("open")
         self._look_up()
         return self

@@ -12,7 +12,7 @@ from toygpt.pipeline.errors import first_line
 from toygpt.pipeline.process import without_garbage_collection
 from toygpt.tracking.points import Point, curves_of, known_of
 from toygpt.tracking.record import Record
-from toygpt.tracking.run_info import Synced
+from toygpt.tracking.run_info import RunInfo, Synced
 from toygpt.tracking.tracker import RunNotWantedError, Tracker, UserActionNeededError
 
 # Between tries at a tracker that fails, doubled each time: it may fail for hours, and
@@ -33,7 +33,7 @@ class Connection:
         self,
         name: str,
         record: Record,
-        open_tracker: Callable[[], Tracker],
+        open_tracker: Callable[[RunInfo], Tracker],
         *,
         is_quiet: bool = False,
     ) -> None:
@@ -100,7 +100,7 @@ class Connection:
     def _open(self) -> Tracker:
         """Open the tracker, and note that its run is open, and so not complete."""
         with without_garbage_collection():  # to open it is to import much
-            tracker = self._tracker = self._open_tracker()
+            tracker = self._tracker = self._open_tracker(self._record.info)
         self._num_points = 0
         self._metadata: dict[str, str] = {}
         self._copied: set[str] = set()

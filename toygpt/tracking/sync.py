@@ -23,7 +23,7 @@ from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.points import count_points
 from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
-from toygpt.tracking.run_info import RunInfo, all_infos, runs_folder, wanted_trackers
+from toygpt.tracking.run_info import all_infos, runs_folder, wanted_trackers
 from toygpt.tracking.tracker import Tracker
 from toygpt.tracking.wandb import WandbTracker
 
@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 90.0
 PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
 
-OPEN: dict[str, Callable[[RunInfo, TrackingParams, Path], Tracker]] = {
+OPEN: dict[str, Callable[..., Tracker]] = {
     "mlflow": MLflowTracker,
     "wandb": WandbTracker,
 }
@@ -66,8 +66,8 @@ def sync(
     connections = []
     for name in wanted_trackers(tracking):
         if name in record.info.trackers and (only is None or name in only):
-            opener = partial(_open, name, record, tracking, root)
-            connections.append(Connection(name, record, opener, is_quiet=is_quiet))
+            opened = partial(OPEN[name], tracking=tracking, root=root)
+            connections.append(Connection(name, record, opened, is_quiet=is_quiet))
 
     while stage is not None and record.writer() == stage:
         with suppress(InputError, OSError):  # the user has deleted it, say
@@ -94,10 +94,6 @@ def sync(
             return
         if connections:
             sleep(POLL_SECONDS)
-
-
-def _open(name: str, record: Record, tracking: TrackingParams, root: Path) -> Tracker:
-    return OPEN[name](record.info, tracking, root)  # as it is by then
 
 
 @contextmanager
@@ -170,13 +166,14 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
         root: The project that the user works in.
     """
     parent = os.getppid()
-    stage = Record(folder).writer()
+    record = Record(folder)
+    stage = record.writer()
     bring_up_to_date(
         tracking,
         root,
         except_run=folder.name,
         is_quiet=True,  # if a tracker fails, this run will warn of it
-        is_needed=lambda: stage is not None and Record(folder).writer() == stage,
+        is_needed=lambda: stage is not None and record.writer() == stage,
     )
     while os.getppid() == parent:
         # Another process may still be syncing what an earlier stage has logged.
@@ -209,7 +206,10 @@ def main(arguments: list[str]) -> None:
         from toygpt.pipeline.params_file import load_params
 
         tracking = load_params(root / paths.PARAMS).tracking
-    follow(folder, tracking, root)
+    try:
+        follow(folder, tracking, root)
+    except (InputError, OSError):  # the record is deleted, damaged, or out of reach
+        sys.exit(1)  # the stage will say that a process has ended
 
 
 if __name__ == "__main__":
