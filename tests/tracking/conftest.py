@@ -60,7 +60,7 @@ def _one_process(
     """Sync the trackers in the test's own process, unless its file says otherwise."""
     if not getattr(request.module, "HAS_FOLLOWERS", False):
         monkeypatch.setattr(run, "Follower", FollowerWithin)
-        monkeypatch.setattr(os, "getppid", os.getpid)
+        monkeypatch.setattr(os, "getppid", os.getpid)  # the stage is this process
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """A tracker that keeps what arrives, and what syncs it in the process of a test."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 from unittest.mock import patch
@@ -13,7 +13,7 @@ from toygpt.tracking.follower import Follower
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import RunInfo, Status
-from toygpt.tracking.sync import bring_up_to_date, follow, sync
+from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 
 # An error that a call raises, or a function that it calls before its work.
 Fault = BaseException | Callable[[], object]
@@ -81,14 +81,17 @@ class Service:
 class FollowerWithin(Follower):
     """Syncs the trackers in this process, once the stage has logged everything."""
 
-    def _start(self, record: Record) -> None:
+    def _start(self) -> None:
+        assert self._folder is not None
         bring_up_to_date(
-            self._tracking, self._root, except_run=record.info.id, is_quiet=True
+            self._tracking, self._root, except_run=self._folder.name, is_quiet=True
         )
 
     def __exit__(self, *_: object) -> None:
-        if self._record is not None:
-            follow(self._record.folder, self._tracking, self._root)
+        if self._folder is not None:
+            with syncing(self._folder) as record:
+                directories = partial(dict[str, Path], self.directories)
+                sync(record, self._tracking, self._root, directories=directories)
 
 
 def sync_beside(
@@ -96,6 +99,7 @@ def sync_beside(
     tracking: TrackingParams,
     root: Path,
     *steps: Callable[[], object],
+    directories: Mapping[str, Path] | None = None,
     is_quiet: bool = False,
 ) -> None:
     """Sync a record live: after each time, the stage that writes it takes a step.
@@ -122,7 +126,7 @@ def sync_beside(
                 tracking,
                 root,
                 stage=record.writer(),
-                directories=lambda: followed.copies_asked_for(os.getpid()),
+                directories=lambda: directories or {},
                 is_quiet=is_quiet,
             )
     record.refresh()

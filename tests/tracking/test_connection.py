@@ -35,12 +35,15 @@ def train(record: Record, *, is_quiet: bool = False) -> None:
     def log(step: int | None) -> Callable[[], None]:
         return lambda: record.append(METRICS[step], step=step)
 
-    def copy() -> None:
-        record.ask_for_copies({"model": record.folder})
-
-    steps = [*map(log, METRICS), copy]
     root = record.folder.parents[2]
-    sync_beside(record, tracked_by("mlflow"), root, *steps, is_quiet=is_quiet)
+    sync_beside(
+        record,
+        tracked_by("mlflow"),
+        root,
+        *map(log, METRICS),
+        directories={"model": record.folder},
+        is_quiet=is_quiet,
+    )
 
 
 def check_that_it_is_synced(record: Record, service: Service) -> None:

@@ -1,7 +1,6 @@
 """Everything that was logged of a training stays, even if the trackers lose it."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -132,15 +131,6 @@ def test_damaged_notes_are_as_none(tmp_path: Path, record: Record, text: str) ->
     (record.folder / "synced.json").write_text(text)
 
     assert record_in(tmp_path).info.synced == {}
-
-
-def test_copies_are_asked_for_by_a_running_process(record: Record) -> None:
-    assert record.copies_asked_for(os.getpid()) == {}
-
-    record.ask_for_copies({"model": Path("models")})
-
-    assert record.copies_asked_for(os.getpid()) == {"model": Path.cwd() / "models"}
-    assert record.copies_asked_for(os.getpid() + 1) == {}
 
 
 def test_a_process_that_waited_for_a_record_reads_it_again(

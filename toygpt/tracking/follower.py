@@ -1,5 +1,6 @@
 """The process that syncs the trackers, as the stage beside it sees it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.record import COPIES_FILE, Record
+from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
@@ -25,9 +26,10 @@ class Follower:
     """
 
     def __init__(self, tracking: TrackingParams, root: Path) -> None:
+        self.directories: dict[str, Path] = {}  # to copy, once all is logged
         self._tracking = tracking
         self._root = root
-        self._record: Record | None = None
+        self._folder: Path | None = None  # of the record
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -36,18 +38,19 @@ class Follower:
     def start(self, record: Record) -> None:
         """Start the process, unless no tracker shows the run."""
         if not set(record.info.trackers).isdisjoint(wanted_trackers(self._tracking)):
-            self._record = record
-            self._start(record)
+            self._folder = record.folder
+            self._start()
 
-    def _start(self, record: Record) -> None:
+    def _start(self) -> None:
+        self._process = None
         path = os.pathsep.join([CODE, os.environ.get("PYTHONPATH", "")])
-        command = ["-P", "-m", "toygpt.tracking.sync", str(record.folder)]
+        command = ["-P", "-m", "toygpt.tracking.sync", str(self._folder)]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *command, self._tracking.model_dump_json()],
                 cwd=self._root,
                 env=os.environ | {"PYTHONPATH": path},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -56,18 +59,20 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         """Wait until everything is synced, or the trackers do not answer in time."""
-        if self._record is None or self._process is None:
+        if self._process is not None and self._process.poll():
+            self._process.communicate()
+            self._start()  # it was killed: another one syncs what is left
+        if self._process is None:
             return
-        if self._process.poll():  # it was killed: another one syncs what is left
-            self._start(self._record)
+        paths = {name: str(path) for name, path in self.directories.items()}
+        line = f"{json.dumps(paths)}\n".encode()
         try:
-            code = self._process.wait(PATIENCE_SECONDS)
+            self._process.communicate(line, PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
-        if code:
+            self._process.communicate()
+        if self._process.returncode:
             self._warn("the process that syncs them was ended")
-        (self._record.folder / COPIES_FILE).unlink(missing_ok=True)
 
     def _warn(self, reason: str) -> None:
         names = " and ".join(wanted_trackers(self._tracking))

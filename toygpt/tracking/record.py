@@ -6,24 +6,20 @@ record is a folder in `.toygpt/runs/` of the project that the user works in:
     run.json         name, parameters, metadata, status
     metrics.jsonl    a line for each point, on disk as soon as it is logged
     lock             held by the stage that writes these two
-    copies.json      directories of that stage, of which the trackers keep a copy
     synced.json      what each tracker has
     sync.lock        held by the process that syncs the trackers, and writes that file
 """
 
-import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import write_json
-from toygpt.pipeline.json_file import read_json
 from toygpt.pipeline.lock import Holder, holder_of, locked
 from toygpt.tracking.points import (
     Known,
@@ -35,7 +31,6 @@ from toygpt.tracking.points import (
     write_points,
 )
 from toygpt.tracking.run_info import (
-    VERSION,
     RunInfo,
     Synced,
     all_infos,
@@ -47,15 +42,8 @@ from toygpt.tracking.run_info import (
 
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
-COPIES_FILE = "copies.json"
 SYNC_LOCK_FILE = "sync.lock"
 PROCESS_IS_GONE = "its process is gone"
-
-
-@dataclass(frozen=True)
-class _CopiesFile:
-    process: int  # of the stage
-    directories: dict[str, str]
 
 
 class Record:
@@ -105,23 +93,6 @@ class Record:
         """Note what each tracker has now."""
         self.info = replace(self.info, synced=dict(synced))
         write_synced(self.folder, synced)
-
-    def ask_for_copies(self, directories: Mapping[str, Path]) -> None:
-        """Ask for copies of directories, while this process is running."""
-        paths = {name: str(path.absolute()) for name, path in directories.items()}
-        values = {"version": VERSION, "process": os.getpid(), "directories": paths}
-        write_json(self.folder / COPIES_FILE, values)
-
-    def copies_asked_for(self, process: int) -> dict[str, Path]:
-        """Return the directories of which a running process asks for copies."""
-        try:
-            path = self.folder / COPIES_FILE
-            asked = read_json(path, _CopiesFile, version=VERSION, advice="remove it")
-        except (InputError, OSError):
-            return {}
-        if asked.process != process:
-            return {}
-        return {name: Path(path) for name, path in asked.directories.items()}
 
     def append(self, metrics: Mapping[str, float], *, step: int | None) -> None:
         """Append a point; the values that its step has already stay.

@@ -23,9 +23,9 @@ from toygpt.tracking.run_info import read_info, runs_folder, wanted_trackers
 class Run:
     """One training, logged to its record."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, follower: Follower) -> None:
         self.record = record
-        self._directories: dict[str, Path] = {}
+        self._follower = follower
 
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Log properties of the whole run, besides parameters."""
@@ -38,9 +38,8 @@ class Run:
         self.record.append(metrics, step=step)
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Have the trackers copy all files of a directory, before the stage ends."""
-        self._directories[name] = directory
-        self.record.ask_for_copies(self._directories)
+        """Have the trackers copy all files of a directory before the stage ends."""
+        self._follower.directories[name] = directory.absolute()
 
     def remember_weights(self, weights_sha256: str) -> None:
         """Note the weights that this run trained; later stages find it by them."""
@@ -100,7 +99,7 @@ def training_run(
             _resume(record, name, params, metadata, tracking)
         follower.start(record)
         try:
-            yield Run(record)
+            yield Run(record, follower)
         except BaseException as error:
             is_killed = isinstance(error, KeyboardInterrupt | SystemExit)
             with suppress(OSError):  # the first error is the one to report
@@ -172,4 +171,4 @@ def run_of_model(
         return
     with Follower(tracking, root) as follower, record.locked():
         follower.start(record)
-        yield Run(record)
+        yield Run(record, follower)

@@ -6,6 +6,7 @@ Live, late and once more after a loss are the same: what a tracker has is compar
 what the record has, and the rest is logged.
 """
 
+import json
 import os
 import signal
 import sys
@@ -59,7 +60,8 @@ def sync(
         tracking: Which trackers.
         root: The project that the user works in.
         stage: The process that is writing the record, if one is.
-        directories: Returns of which directories the trackers keep a copy.
+        directories: Returns, once the stage has ended, of which directories the
+            trackers shall keep a copy.
         only: Names of the trackers to sync, of those; by default all.
         is_quiet: Whether failing trackers cause no warning.
     """
@@ -73,7 +75,7 @@ def sync(
         with suppress(InputError, OSError):  # the user has deleted it, say
             record.refresh()
         for connection in connections:
-            connection.sync(directories(), limit_seconds=PATIENCE_SECONDS)
+            connection.sync({}, limit_seconds=PATIENCE_SECONDS)
         sleep(POLL_SECONDS)
 
     if not record.end_if_dead():  # another stage continues the run
@@ -82,13 +84,13 @@ def sync(
         return
     is_alone = stage is not None and stage.process != os.getppid()
     patience = PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_SECONDS
-    ended = monotonic()
+    ended, to_copy = monotonic(), directories()
     for connection in connections:
         connection.try_at_once()
     while connections:
         for connection in connections:
             left = ended + patience - monotonic()
-            connection.sync(directories(), is_last=True, limit_seconds=left)
+            connection.sync(to_copy, is_last=True, limit_seconds=left)
         connections = [it for it in connections if not it.is_settled]
         if monotonic() > ended + PATIENCE_WITH_FAILURE_SECONDS:
             return
@@ -166,6 +168,12 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
         root: The project that the user works in.
     """
     parent = os.getppid()
+
+    def directories() -> dict[str, Path]:
+        """Read what the stage writes last; one that was killed has written nothing."""
+        line = sys.stdin.readline() if os.getppid() == parent else ""
+        return {name: Path(path) for name, path in json.loads(line or "{}").items()}
+
     record = Record(folder)
     stage = record.writer()
     bring_up_to_date(
@@ -178,14 +186,7 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
     while os.getppid() == parent:
         # Another process may still be syncing what an earlier stage has logged.
         with suppress(BlockingIOError), syncing(folder) as record:
-            sync(
-                record,
-                tracking,
-                root,
-                stage=stage,
-                # Once the stage is gone, its directories may change.
-                directories=lambda: record.copies_asked_for(os.getppid()),
-            )
+            sync(record, tracking, root, stage=stage, directories=directories)
             return
         sleep(POLL_SECONDS)
 
@@ -193,6 +194,7 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
 def main(arguments: list[str]) -> None:
     """Follow the run whose folder, or id, is the first argument.
 
+    A stage gives the parameters as well, and the directories to copy on standard input.
     Signals that the terminal sends to all of a command's processes are ignored: this
     process ends soon after its stage.
     """
