@@ -39,8 +39,8 @@ INSTEAD = {
 # Replaced words that stay in one file, with the reason.
 KEY = "a key in the file run.json"
 MAY_SAY = {
-    ("toygpt/tracking/record.py", "facts"): KEY,
-    ("toygpt/tracking/record.py", "told"): KEY,
+    ("toygpt/tracking/run_info.py", "facts"): KEY,
+    ("toygpt/tracking/run_info.py", "told"): KEY,
     ("docs/decisions/tracking.md", "facts"): KEY,
     ("docs/decisions/tracking.md", "told"): KEY,
     ("tests/tracking/test_record.py", "facts"): KEY,

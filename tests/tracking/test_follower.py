@@ -1,4 +1,4 @@
-"""A process beside the stage logs its run, whichever of the two is ended, and how."""
+"""A process beside the stage logs its run, even if one of the two is killed."""
 
 import shutil
 import signal

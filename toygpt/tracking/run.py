@@ -38,7 +38,7 @@ class Run:
         self.record.append(metrics, step=step)
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Have the trackers copy all files of a directory before the stage ends."""
+        """Make the trackers copy all files of a directory before the stage ends."""
         self._follower.directories[name] = directory.absolute()
 
     def remember_weights(self, weights_sha256: str) -> None:

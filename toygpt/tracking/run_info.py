@@ -15,7 +15,7 @@ VERSION = 1
 INFO_FILE = "run.json"
 SYNCED_FILE = "synced.json"
 # Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
-# later ones can read each other's records. (Earlier ones had `told` there alone.)
+# later ones can read each other's records. Earlier ones kept the second there alone.
 KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
