@@ -44,7 +44,7 @@ MAY_NAME_KEYS = {
     "tests/resuming/test_pipeline_resume.py",
     "tests/tracking/test_record.py",
     "toygpt/pipeline/json_file.py",
-    "toygpt/tracking/record.py",
+    "toygpt/tracking/run_info.py",
 }
 
 SPACE = r"(?:[\s_]|\n\s*#\s)+"

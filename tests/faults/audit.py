@@ -11,7 +11,8 @@ from typing import Any
 from toygpt.tracking.mlflow import RECORD_TAG
 from toygpt.tracking.mlflow_database import DATABASE
 from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record, all_infos
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import all_infos
 from toygpt.tracking.wandb import EXIT_CODES
 from toygpt.tracking.wandb_files import read_runs
 

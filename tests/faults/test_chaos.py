@@ -28,7 +28,8 @@ from tests.faults.kills import (
 )
 from tests.project import tiny_project
 from toygpt.resuming.run_folder import list_run_folders
-from toygpt.tracking.record import Record, all_infos, runs_folder
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import all_infos, runs_folder
 
 pytestmark = pytest.mark.chaos
 

@@ -23,7 +23,7 @@ from tests.faults.kills import (
 from tests.faults.small import results_of
 from tests.project import Workspace
 from toygpt.resuming.run_folder import list_run_folders
-from toygpt.tracking.record import RunInfo, all_infos
+from toygpt.tracking.run_info import RunInfo, all_infos
 
 pytestmark = pytest.mark.slow
 

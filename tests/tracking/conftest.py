@@ -10,10 +10,10 @@ import pytest
 from filelock import FileLock
 
 from tests.project import PATIENCE_SECONDS
-from tests.tracking.service import Service
+from tests.tracking.service import FollowerWithin, Service
 from tests.tracking.trackers import Warned, new_record
 from toygpt.pipeline.git import git
-from toygpt.tracking import mlflow_database, sync, sync_worker
+from toygpt.tracking import connection, mlflow_database, run, sync
 from toygpt.tracking.record import Record
 
 
@@ -46,16 +46,27 @@ def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the sync workers retry soon and often, and until the retry succeeds."""
-    monkeypatch.setattr(sync_worker, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(sync_worker, "LONGEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+    """Retry soon and often, and until the retry succeeds."""
+    monkeypatch.setattr(connection, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(sync, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(sync, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def _one_process(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sync the trackers in the test's own process, unless its file says otherwise."""
+    if not getattr(request.module, "HAS_FOLLOWERS", False):
+        monkeypatch.setattr(run, "Follower", FollowerWithin)
+        monkeypatch.setattr(os, "getppid", os.getpid)  # the stage is this process
 
 
 @pytest.fixture
 def gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the sync workers give up a failing tracker as soon as the run ends."""
-    monkeypatch.setattr(sync_worker, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+    """Give up a failing tracker as soon as the run ends."""
+    monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
 
 
 @pytest.fixture

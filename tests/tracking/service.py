@@ -1,11 +1,19 @@
-"""A tracker that keeps what arrives, and fails when a test wants it to."""
+"""A tracker that keeps what arrives, and what syncs it in the process of a test."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
+from unittest.mock import patch
 
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.follower import Follower
 from toygpt.tracking.points import Known, Point, known_of
-from toygpt.tracking.record import RunInfo, Status
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import RunInfo, Status
+from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 
 # An error that a call raises, or a function that it calls before its work.
 Fault = BaseException | Callable[[], object]
@@ -36,9 +44,9 @@ class Service:
                 raise fault
             fault()
 
-    def open(self, info: RunInfo | None = None, *_: object) -> Self:
+    def open(self, info: RunInfo, **_: object) -> Self:
         """Open the run of a record, as a tracker's class does."""
-        self.opened.append(info.id if info else "")
+        self.opened.append(info.id)
         self.meet_fault("open")
         self._look_up()
         return self
@@ -68,3 +76,57 @@ class Service:
 
     def abandon(self) -> None:
         self.meet_fault("abandon")
+
+
+class FollowerWithin(Follower):
+    """Syncs the trackers in this process, once the stage has logged everything."""
+
+    def _start(self) -> None:
+        assert self._folder is not None
+        bring_up_to_date(
+            self._tracking, self._root, except_run=self._folder.name, is_quiet=True
+        )
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            with syncing(self._folder) as record:
+                directories = partial(dict[str, Path], self.directories)
+                sync(record, self._tracking, self._root, directories=directories)
+
+
+def sync_beside(
+    record: Record,
+    tracking: TrackingParams,
+    root: Path,
+    *steps: Callable[[], object],
+    directories: Mapping[str, Path] | None = None,
+    is_quiet: bool = False,
+) -> None:
+    """Sync a record live: after each time, the stage that writes it takes a step.
+
+    After the last one it ends.
+    """
+    left = list(steps)
+    with ExitStack() as stage:
+        stage.enter_context(record.locked())
+        stage.callback(lambda: record.update(status="FINISHED", ended=time.time()))
+
+        def work(seconds: float) -> None:
+            if left:
+                left.pop(0)()
+            elif record.writer():
+                stage.close()
+            else:
+                time.sleep(seconds)
+
+        followed = Record(record.folder)
+        with patch("toygpt.tracking.sync.sleep", work):
+            sync(
+                followed,
+                tracking,
+                root,
+                stage=record.writer(),
+                directories=lambda: directories or {},
+                is_quiet=is_quiet,
+            )
+    record.refresh()

@@ -25,7 +25,8 @@ from toygpt.cli import main
 from toygpt.doctor.finding import Finding
 from toygpt.doctor.trackers import check_trackers
 from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record, all_infos
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import all_infos
 
 LOCK_WITH_EVALUATE = """
 schema: '2.0'

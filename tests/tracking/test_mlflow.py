@@ -3,14 +3,20 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.audit import audit
-from tests.faults.kills import wait_until
+from tests.tracking.service import sync_beside
 from tests.tracking.trackers import (
     MODEL_FILES,
     RUN_ID,
@@ -22,12 +28,13 @@ from tests.tracking.trackers import (
     mlflow_client,
     mlflow_files,
     mlflow_runs,
+    new_record,
     record_in,
     run_in,
     tracked_by,
 )
 from toygpt.tracking.mlflow import points_in_mlflow
-from toygpt.tracking.points import Point
+from toygpt.tracking.points import Point, write_points
 from toygpt.tracking.sync import bring_up_to_date
 
 TRACKING = tracked_by("mlflow")
@@ -66,9 +73,8 @@ def test_mlflow_gets_more_than_it_accepts_at_once(root: Path) -> None:
     params["long"] = "x" * 9999
 
     with run_in(root, TRACKING, params=params) as run:
-        run.record.points += [
-            Point(step, 0.0, {"loss": 1.0, "speed": 2.0}) for step in range(1, 701)
-        ]
+        points = [Point(step, 0.0, {"loss": 1.0, "a": 2.0}) for step in range(1, 701)]
+        write_points(run.record.folder / "metrics.jsonl", points)
         run.log_metrics({"loss": 0.5}, step=701)
 
     (found,) = mlflow_runs(root)
@@ -86,7 +92,9 @@ def test_a_run_that_was_killed_before_its_parameters_were_logged_gets_them(
     with run_in(root, TRACKING, params={"seed": 7}):
         pass
     (before,) = mlflow_runs(root)
-    record_in(root).update(params={"seed": 7, "late": 1}, synced={})
+    record = record_in(root)
+    record.update(params={"seed": 7, "late": 1})
+    record.note_synced({})
 
     bring_up_to_date(TRACKING, root)
 
@@ -154,19 +162,27 @@ def emptied(root: Path) -> AbstractContextManager[None]:
 def test_points_that_the_database_missed_are_synced_when_it_works_again(
     root: Path, warned: Warned, fault: Callable[[Path], Any], message: str
 ) -> None:
-    with run_in(root, TRACKING) as run:
-        log(run, range(1, 4))
-        wait_until(lambda: len(points_in_mlflow(run.record.info, root) or {}) == 6)
-        with fault(root):
-            log(run, range(4, 30))
-            (warning,) = wait_until(lambda: warned())
-            log(run, range(30, 33))
-        log(run, range(33, 36))
+    record = new_record(root, params={"seed": 7}, trackers=["mlflow"])
+    warnings: list[str] = []
+    with ExitStack() as faulty:
 
+        def begin() -> None:
+            assert len(points_in_mlflow(record.info, root) or {}) == 6
+            faulty.enter_context(fault(root))
+            log(record, 4, 30)
+
+        def end() -> None:
+            warnings.extend(warned())
+            faulty.close()
+            log(record, 30, 33)
+
+        sync_beside(record, TRACKING, root, lambda: log(record, 1, 4), begin, end)
+
+    (warning,) = warnings
     assert warning.startswith("warning: mlflow cannot be synced: ")
     assert message in warning, "the fault fired"
     assert warned() == []
-    assert len(run.record.points) == 35
+    assert len(record.points) == 32
     assert audit(root) == [], "each point once"
     (found,) = mlflow_runs(root)
     assert found.data.params == {"seed": "7"}

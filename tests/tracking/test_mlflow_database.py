@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.trackers import mlflow_runs, run_in, tracked_by
+from tests.tracking.trackers import mlflow_runs, new_record, tracked_by
 from toygpt.tracking import mlflow_database
+from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.mlflow_database import create_database, database_uri
 
 
@@ -30,8 +31,8 @@ def test_two_first_runs_at_once_share_one_database(
     monkeypatch.setattr(mlflow_database, "_create_tables", create_slowly)
 
     def train(name: str) -> None:
-        with run_in(root, tracked_by("mlflow"), run_id=name, name=name) as run:
-            run.log_metrics({"loss": 1.5}, step=1)
+        info = new_record(root, name, name=name).info
+        MLflowTracker(info, tracked_by("mlflow"), root).close("FINISHED", ended=1.0)
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(train, ["one", "two"]))  # raises what they raised

@@ -1,26 +1,15 @@
 """Everything that was logged of a training stays, even if the trackers lose it."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.tracking.trackers import RUN_ID, new_record, record_in
 from toygpt.pipeline.errors import InputError
-from toygpt.tracking import record as records
 from toygpt.tracking.points import Point
-from toygpt.tracking.record import (
-    Record,
-    RunInfo,
-    Synced,
-    all_infos,
-    alone_in,
-    new_run_id,
-    record_of_weights,
-    runs_folder,
-)
+from toygpt.tracking.record import Record, alone_in, new_run_id, record_of_weights
+from toygpt.tracking.run_info import Synced, all_infos, runs_folder
 
 
 def points_of(record: Record) -> list[tuple[int | None, dict[str, float]]]:
@@ -32,7 +21,7 @@ def test_a_record_is_found_as_it_was_left(tmp_path: Path, record: Record) -> Non
     record.append({"parameters": 123}, step=None)
     record.add_metadata({"precision": "bf16"})
     record.update(status="FAILED", reason="no power", ended=12.5, weights_sha256="ab")
-    record.note_synced("mlflow", Synced("1", 2, "FAILED", ["model"]))
+    record.note_synced({"mlflow": Synced("1", 2, "FAILED", ["model"])})
 
     found = record_in(tmp_path)
 
@@ -45,15 +34,20 @@ def test_a_record_is_found_as_it_was_left(tmp_path: Path, record: Record) -> Non
 
 def test_run_json_keeps_the_keys_of_its_version(record: Record) -> None:
     """Earlier and later toyGPTs read each other's records."""
-    record.note_synced("mlflow", Synced("1", 2, "FINISHED", ["model"]))
+    record.note_synced({"mlflow": Synced("1", 2, "FINISHED", ["model"])})
+    record.update()
 
     written = json.loads((record.folder / "run.json").read_text())
+    synced = json.loads((record.folder / "synced.json").read_text())
 
     assert written.keys() == {
         *("version", "id", "name", "project", "params", "tags", "trackers", "status"),
         *("reason", "started", "ended", "facts", "weights_sha256", "told"),
     }
     assert (written["version"], written["facts"]) == (1, {"device": "abacus"})
+    assert synced == {"version": 1, "trackers": written["told"]}
+    (record.folder / "synced.json").unlink()
+    assert record_in(record.folder.parents[2]).info.synced == record.info.synced
     assert written["told"]["mlflow"] == {
         "id": "1",
         "num_points": 2,
@@ -95,36 +89,48 @@ def test_curves_that_the_user_deleted_are_written_again(
     assert points_of(record_in(tmp_path)) == [(5, {"loss": 3.0}), (6, {"loss": 2.0})]
 
 
-def test_threads_that_write_a_record_overwrite_nothing(
-    tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+def test_what_another_process_writes_is_read_without_the_rest(
+    tmp_path: Path, record: Record
 ) -> None:
-    """Two sync workers and the training write at once."""
-    real_write = records._write_info
-    writing: list[str] = []
+    """The stage writes run.json and the points; the process beside it, synced.json."""
+    stage, follower = record, record_in(tmp_path)
+    stage.append({"loss": 3.0}, step=5)
+    follower.refresh()
+    (record.folder / "metrics.jsonl").write_bytes(
+        b"x" * (record.folder / "metrics.jsonl").stat().st_size
+    )  # what has been read is not read again
+    follower.note_synced({"mlflow": Synced("1", 1)})
+    stage.append({"loss": 2.0}, step=6)
+    stage.update(status="FINISHED")
+    follower.refresh()
 
-    def write(folder: Path, info: RunInfo) -> None:
-        assert not writing, "one at a time"
-        writing.append(info.id)
-        time.sleep(0.001)
-        real_write(folder, info)
-        writing.pop()
+    assert points_of(follower) == [(5, {"loss": 3.0}), (6, {"loss": 2.0})]
+    assert follower.info.status == "FINISHED"
+    assert follower.info.synced == {"mlflow": Synced("1", 1)}
 
-    monkeypatch.setattr(records, "_write_info", write)
 
-    def note(tracker: str) -> None:
-        for number in range(10):
-            record.note_synced(tracker, Synced(tracker, number))
+def test_a_point_that_was_taken_back_is_forgotten(
+    tmp_path: Path, record: Record
+) -> None:
+    """The disk was full: the line was there, but not flushed."""
+    for step in (5, 6):
+        record.append({"loss": 3.0}, step=step)
+    found = record_in(tmp_path)
+    path = record.folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
 
-    with ThreadPoolExecutor() as threads:
-        noted = threads.map(note, ["one", "other"])
-        for number in range(10):
-            record.add_metadata({f"key-{number}": "true"})
-            record.update(reason=f"reason {number}")
-        list(noted)  # raises what they raised
+    found.refresh()
 
-    found = record_in(tmp_path).info
-    assert (len(found.metadata), found.reason) == (11, "reason 9")
-    assert [found.synced[name].num_points for name in ("one", "other")] == [9, 9]
+    assert points_of(found) == [(5, {"loss": 3.0})]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 2}'])
+def test_damaged_notes_are_as_none(tmp_path: Path, record: Record, text: str) -> None:
+    """Then each tracker is asked what it has."""
+    record.note_synced({"mlflow": Synced("1", 1)})
+    (record.folder / "synced.json").write_text(text)
+
+    assert record_in(tmp_path).info.synced == {}
 
 
 def test_a_process_that_waited_for_a_record_reads_it_again(
@@ -135,12 +141,12 @@ def test_a_process_that_waited_for_a_record_reads_it_again(
     other.update(status="FAILED")
 
     with record.locked():
-        assert other.is_being_written()
+        assert other.writer()
         with pytest.raises(BlockingIOError), other.locked(is_patient=False):
             pass
         assert record.info.status == "FAILED"
         assert points_of(record) == [(5, {"loss": 3.0})]
-    assert not other.is_being_written()
+    assert not other.writer()
 
 
 def test_a_folder_can_be_locked_before_there_is_a_record(tmp_path: Path) -> None:
@@ -148,7 +154,7 @@ def test_a_folder_can_be_locked_before_there_is_a_record(tmp_path: Path) -> None
 
     with alone_in(folder):
         assert list(all_infos(tmp_path)) == []
-        assert new_record(tmp_path).is_being_written()
+        assert new_record(tmp_path).writer()
 
 
 def test_the_record_of_a_training_that_is_over_appears_whole(tmp_path: Path) -> None:

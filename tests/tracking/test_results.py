@@ -17,8 +17,9 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.git import git
 from toygpt.tracking.backfill import track
 from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record, all_infos
+from toygpt.tracking.record import Record
 from toygpt.tracking.results import Results, all_results
+from toygpt.tracking.run_info import all_infos
 
 
 @pytest.fixture

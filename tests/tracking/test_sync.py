@@ -1,15 +1,15 @@
 """What a tracker missed is synced later, of all runs that show there."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.tracking.service import Service
 from tests.tracking.trackers import RUN_ID, Warned, record_in, run_in, tracked_by
-from toygpt.tracking import sync
+from toygpt.tracking import backfill, sync
+from toygpt.tracking.backfill import forget_lost
 from toygpt.tracking.record import Record
-from toygpt.tracking.sync import bring_up_to_date, forget_lost, sync_run
+from toygpt.tracking.sync import bring_up_to_date
 
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")
@@ -20,25 +20,6 @@ def finish(root: Path, run_id: str = RUN_ID) -> None:
     with run_in(root, NONE, run_id=run_id, name=run_id) as run:
         run.log_metrics({"loss": 1.0}, step=1)
     record_in(root, run_id).update(trackers=["mlflow"])
-
-
-def test_trackers_open_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At once they would wait for each other's imports."""
-    events: list[str] = []
-
-    def open_slowly(*_: object) -> Service:
-        events.append("opens")
-        time.sleep(0.05)
-        events.append("is open")
-        return Service().open()
-
-    monkeypatch.setattr(sync, "OPEN", {"mlflow": open_slowly, "wandb": open_slowly})
-    with run_in(tmp_path, tracked_by("mlflow", "wandb")):
-        pass
-
-    assert events == ["opens", "is open"] * 2
 
 
 def test_a_run_whose_process_is_gone_is_ended_and_synced_once(
@@ -148,21 +129,9 @@ def test_a_run_that_a_tracker_lost_is_synced_again(
     with run_in(tmp_path, MLFLOW) as run:
         run.log_metrics({"loss": 1.0}, step=1)
         run.log_metrics({"parameters": 123.0})  # results are not looked up
-    monkeypatch.setitem(sync.LOOK_UP, "mlflow", lambda *_: known)
+    monkeypatch.setitem(backfill.LOOK_UP, "mlflow", lambda *_: known)
 
     assert bring_up_to_date(MLFLOW, tmp_path) == []
     assert forget_lost(MLFLOW, tmp_path) == ({RUN_ID} if is_lost else set())
     synced = bring_up_to_date(MLFLOW, tmp_path)
     assert synced == (["nano-python"] if is_lost else [])
-
-
-def test_a_run_is_synced_with_its_directories(tmp_path: Path, service: Service) -> None:
-    finish(tmp_path)
-    record = record_in(tmp_path)
-    record.update(status="RUNNING")
-
-    sync_run(record, MLFLOW, tmp_path, {"model": tmp_path})
-
-    assert service.directories == {"model"}
-    assert service.statuses == ["KILLED"], "its process is gone"
-    assert record_in(tmp_path).info.synced["mlflow"].directories == ["model"]

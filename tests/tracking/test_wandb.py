@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.audit import audit
 from tests.faults.kills import is_gone, wait_until
+from tests.tracking.service import sync_beside
 from tests.tracking.trackers import (
     MODEL_FILES,
     RUN_ID,
@@ -20,6 +21,7 @@ from tests.tracking.trackers import (
     end_wandb,
     log,
     log_everything,
+    new_record,
     record_in,
     run_in,
     tracked_by,
@@ -128,11 +130,14 @@ def delete_folder(root: Path) -> None:
 def test_points_that_wandb_lost_are_synced_again(
     root: Path, warned: Warned, fault: Callable[[Path], None]
 ) -> None:
-    with run_in(root, TRACKING) as run:
-        log(run, range(1, 4))
+    record = new_record(root, params={"seed": 7}, tags={}, trackers=["wandb"])
+
+    def lose() -> None:
         fault(root)
-        log(run, range(4, 9))
-        run.log_metrics({"parameters": 123.0})
+        log(record, 4, 9)
+        record.append({"parameters": 123.0}, step=None)
+
+    sync_beside(record, TRACKING, root, lambda: log(record, 1, 4), lose)
 
     warning_of(warned)
     check_that_it_is_synced(root)
@@ -172,7 +177,7 @@ def test_a_run_that_wandb_could_not_have_is_synced_later(
     root: Path, warned: Warned, fault: AbstractContextManager[Any], message: str
 ) -> None:
     with fault, run_in(root, TRACKING) as run:
-        log(run, range(1, 4))
+        log(run.record, 1, 4)
         run.log_metrics({"parameters": 123.0})
     warning = warning_of(warned)
     assert points_in_wandb(record_in(root).info, root) is None

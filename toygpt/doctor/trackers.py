@@ -17,8 +17,9 @@ from toygpt.tracking.backfill import unsynced_results, unsynced_runs
 from toygpt.tracking.mlflow import SERVER_SCHEME, restore_command
 from toygpt.tracking.mlflow_database import ARTIFACTS, DATABASE, open_to_read
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
-from toygpt.tracking.record import Record, runs_folder
-from toygpt.tracking.sync import bring_up_to_date, wanted_trackers
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import runs_folder, wanted_trackers
+from toygpt.tracking.sync import bring_up_to_date
 
 
 def check_trackers(root: Path) -> Iterator[Line]:
@@ -45,7 +46,7 @@ def check_trackers(root: Path) -> Iterator[Line]:
     unsynced = [
         record
         for record in records
-        if not record.is_being_written()
+        if not record.writer()
         and (
             record.info.status == "RUNNING"  # its process was killed
             or record.unsynced(wanted)

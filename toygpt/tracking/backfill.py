@@ -1,21 +1,26 @@
 """Sync what the trackers missed or lost, and models that were trained elsewhere."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record, all_infos, record_of_weights
+from toygpt.tracking.mlflow import points_in_mlflow
+from toygpt.tracking.points import Known, curves_of, known_of
+from toygpt.tracking.record import Record, record_of_weights
 from toygpt.tracking.results import Results, all_results
-from toygpt.tracking.sync import (
-    bring_up_to_date,
-    forget_lost,
-    sync_run,
-    wanted_trackers,
-)
+from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
+from toygpt.tracking.sync import bring_up_to_date, sync, syncing
+from toygpt.tracking.wandb import points_in_wandb
+
+# The points that a tracker has of a run; None if it does not have the run.
+LOOK_UP: dict[str, Callable[[RunInfo, Path], Known | None]] = {
+    "mlflow": points_in_mlflow,
+    "wandb": points_in_wandb,
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,10 @@ def track(
             record = _record_of(results, tracking)
             with results.directories() as directories:
                 if _lacking(record, directories, responsive):
-                    sync_run(record, responsive, root, directories)
+                    with syncing(record.folder, is_patient=True) as record:
+                        if record.end_if_dead():
+                            copies = partial(dict[str, Path], directories)
+                            sync(record, responsive, root, directories=copies)
                     names.append(record.info.name)
                     for tracker in _lacking(record, directories, tracking):
                         unsynced.setdefault(tracker, set()).add(record.info.name)
@@ -82,6 +90,38 @@ def track(
     return Outcome(
         synced=[name for name in dict.fromkeys(names) if name not in failed],
         unsynced={tracker: sorted(found) for tracker, found in unsynced.items()},
+    )
+
+
+def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
+    """Mark the runs as unsynced that a tracker does not have, or not completely.
+
+    Args:
+        tracking: Which trackers are looked at.
+        root: The project that the user works in.
+
+    Returns:
+        The ids of these runs.
+    """
+    lost = set()
+    for folder, info in all_infos(root):
+        # `bring_up_to_date` warns of a damaged record.
+        with suppress(InputError, OSError), syncing(folder) as record:
+            synced = {
+                name: entry
+                for name, entry in record.info.synced.items()
+                if name not in wanted_trackers(tracking) or _has_all(name, record, root)
+            }
+            if synced != record.info.synced and record.writer() is None:
+                record.note_synced(synced)
+                lost.add(info.id)
+    return lost
+
+
+def _has_all(tracker: str, record: Record, root: Path) -> bool:
+    known = LOOK_UP[tracker](record.info, root)
+    return (
+        known is not None and known_of(curves_of(record.points)).keys() <= known.keys()
     )
 
 
@@ -117,7 +157,7 @@ def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, s
     for folder, info in all_infos(root):
         with suppress(InputError):
             record = Record(folder)
-            if not record.is_being_written():
+            if not record.writer():
                 for tracker in record.unsynced(wanted_trackers(tracking)):
                     yield tracker, info.name
 
@@ -133,7 +173,7 @@ def unsynced_results(
     results = Results(root)
     with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
         record = record_of_weights(root, results.weights_sha256)
-        if record is not None and not record.is_being_written():
+        if record is not None and not record.writer():
             with results.directories() as directories:
                 trackers = _lacking_files(record, directories, tracking)
             if _missing_metrics(record, results.evaluation()):

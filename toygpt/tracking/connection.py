@@ -1,94 +1,172 @@
-"""An open tracker, and which part of a record it has."""
+"""Keep one tracker up to date with a record, however often the tracker fails."""
 
+import signal
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 
+from toygpt.pipeline.errors import first_line
+from toygpt.pipeline.process import without_garbage_collection
 from toygpt.tracking.points import Point, curves_of, known_of
-from toygpt.tracking.record import Record, Synced
-from toygpt.tracking.tracker import Tracker
+from toygpt.tracking.record import Record
+from toygpt.tracking.run_info import RunInfo, Synced
+from toygpt.tracking.tracker import RunNotWantedError, Tracker, UserActionNeededError
+
+# Between tries at a tracker that fails, doubled each time: it may fail for hours, and
+# to open it costs seconds of processor time that the training needs.
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Connection:
-    """An open tracker, and which part of a record it has.
+    """A tracker that is kept up to date with a record.
 
-    After an error the tracker may have lost anything: it is opened again, in a new
-    connection, which asks the tracker what it has.
+    A tracker may be slow, locked, full, damaged or dead. Then it is opened again, later
+    and later, asked what it has, and gets everything that it lacks: after an error it
+    may have lost anything. The user is warned once.
     """
 
     def __init__(
         self,
-        tracker: Tracker,
+        name: str,
         record: Record,
-        before: Synced | None,
+        open_tracker: Callable[[RunInfo], Tracker],
         *,
-        note: Callable[[Synced], None],
+        is_quiet: bool = False,
     ) -> None:
-        """Note that the tracker's run is open, and so not complete.
+        self.name = name
+        self.is_settled = False  # complete, or refused
+        self._record = record
+        self._open_tracker = open_tracker
+        self._tracker: Tracker | None = None
+        self._has_warned = is_quiet
+        self.try_at_once()
+
+    def try_at_once(self) -> None:
+        """Forget how long the tracker has failed: the run has ended."""
+        self._next_try = 0.0
+        self._pause = FIRST_PAUSE_SECONDS
+
+    def sync(
+        self,
+        directories: Mapping[str, Path],
+        *,
+        limit_seconds: float,
+        is_last: bool = False,
+    ) -> None:
+        """Log everything that the tracker lacks, unless it failed a moment ago.
 
         Args:
-            tracker: Newly opened.
-            record: To be synced.
-            before: What the record says of this tracker.
-            note: Writes what the tracker has to the record.
+            directories: Of which the tracker shall keep a copy.
+            limit_seconds: How long the tracker may take; then it has failed.
+            is_last: Whether to end the run at the tracker, as the record says.
         """
-        self.tracker = tracker
-        self.record = record
-        self._note = note
+        if self.is_settled or monotonic() < self._next_try:
+            return
+        try:
+            with _time_limit(limit_seconds):
+                tracker = self._tracker or self._open()
+                self._log_what_is_missing(tracker, directories)
+                if is_last:
+                    self._close(tracker)
+                    self.is_settled = True
+            self._pause = FIRST_PAUSE_SECONDS
+        except RunNotWantedError:
+            self._note(Synced("", is_wanted=False))
+            self.is_settled = True
+        except UserActionNeededError as error:
+            self._warn(f"{self.name} logs nothing: {error}. The run is recorded.")
+            self.is_settled = True
+        except (Exception, SystemExit) as error:
+            self._warn(
+                f"{self.name} cannot be synced: {first_line(_root_cause(error))}. The "
+                f"work continues; {self.name} is tried again, and can be synced later "
+                f"by `python . track`."
+            )
+            self.abandon()
+            self._next_try = monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def abandon(self) -> None:
+        """Release a tracker that has failed, or whose run another process continues."""
+        if self._tracker is not None:
+            with suppress(Exception, SystemExit), _time_limit(LONGEST_PAUSE_SECONDS):
+                self._tracker.abandon()
+            self._tracker = None
+
+    def _open(self) -> Tracker:
+        """Open the tracker, and note that its run is open, and so not complete."""
+        with without_garbage_collection():  # to open it is to import much
+            tracker = self._tracker = self._open_tracker(self._record.info)
         self._num_points = 0
         self._metadata: dict[str, str] = {}
         self._copied: set[str] = set()
         self._whole_before: set[str] = set()  # copies that the record calls whole
+        before = self._record.info.synced.get(self.name)
         if before is not None and before.id == tracker.run_id:
             self._whole_before.update(before.directories)
-        self._note_incomplete()
+        self._note_incomplete(tracker)
+        return tracker
 
-    def sync(self, directories: Mapping[str, Path]) -> None:
-        """Log everything in the record that the tracker lacks."""
-        metadata = self.record.info.all_metadata
+    def _log_what_is_missing(
+        self, tracker: Tracker, directories: Mapping[str, Path]
+    ) -> None:
+        metadata = self._record.info.all_metadata
         if metadata != self._metadata:
-            self.tracker.log_metadata(metadata)
+            tracker.log_metadata(metadata)
             self._metadata = metadata
 
-        num_points = len(self.record.points)
-        points = self.record.points[self._num_points : num_points]
-        if missing := _missing(points, self.tracker):
-            self.tracker.log_points(missing)
-        self._num_points = num_points
+        if missing := _missing(self._record.points[self._num_points :], tracker):
+            tracker.log_points(missing)
+        self._num_points = len(self._record.points)
 
         for name, directory in directories.items():
             if name in self._copied:
                 continue
             if name in self._whole_before:  # that copy is overwritten
                 self._whole_before.remove(name)
-                self._note_incomplete()
-            self.tracker.log_directory(directory, name=name)
+                self._note_incomplete(tracker)
+            tracker.log_directory(directory, name=name)
             self._copied.add(name)
 
-    def close(self) -> None:
+    def _close(self, tracker: Tracker) -> None:
         """End the run, and note what the tracker confirms.
 
         Raises:
             OSError: Points did not arrive.
         """
-        info = self.record.info
-        self.tracker.close(info.status, ended=info.ended or time.time())
-        if lost := _missing(curves_of(self.record.points), self.tracker):
+        info = self._record.info
+        tracker.close(info.status, ended=info.ended or time.time())
+        if lost := _missing(curves_of(self._record.points), tracker):
             raise OSError(f"{len(lost)} points did not arrive")
         # A killed process may have left half a copy, which the tracker lists as well.
         whole = self._copied | self._whole_before
         self._note(
             Synced(
-                self.tracker.run_id,
+                tracker.run_id,
                 num_points=self._num_points,
                 status=info.status,
-                directories=sorted(self.tracker.directories & whole),
+                directories=sorted(tracker.directories & whole),
             )
         )
 
-    def _note_incomplete(self) -> None:
-        directories = sorted(self._whole_before)
-        self._note(Synced(self.tracker.run_id, directories=directories))
+    def _note_incomplete(self, tracker: Tracker) -> None:
+        self._note(Synced(tracker.run_id, directories=sorted(self._whole_before)))
+
+    def _note(self, synced: Synced) -> None:
+        # What is not noted is looked up at the tracker, and synced again at worst.
+        with suppress(OSError):
+            self._record.note_synced({**self._record.info.synced, self.name: synced})
+
+    def _warn(self, message: str) -> None:
+        """Print a warning, the first time only."""
+        if not self._has_warned:
+            self._has_warned = True
+            with suppress(OSError, ValueError):  # the output is closed
+                print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _missing(points: list[Point], tracker: Tracker) -> list[Point]:
@@ -108,3 +186,26 @@ def _missing(points: list[Point], tracker: Tracker) -> list[Point]:
         if metrics:
             missing.append(Point(point.step, point.time, metrics))
     return missing
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain: "disk full", not its consequences."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in what hangs in the block, and again if that is caught."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it does not answer")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -17,7 +17,7 @@ from toygpt.tracking.mlflow_database import (
 )
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.points import Known, Point, known_of
-from toygpt.tracking.record import RunInfo, Status
+from toygpt.tracking.run_info import RunInfo, Status
 from toygpt.tracking.tracker import RunNotWantedError, UserActionNeededError
 
 # The tag by which a run is found again, even if its id was never noted.

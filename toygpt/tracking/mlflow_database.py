@@ -95,5 +95,5 @@ def configure_mlflow() -> None:
     # A connection from a pool would write to a file that was deleted meanwhile.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
-        # The sync worker warns of a failure, once.
+        # `Connection` warns of a failure, once.
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -73,20 +73,30 @@ def append_point(path: Path, point: Point) -> None:
 
 
 def read_points(path: Path) -> list[Point]:
-    """Return all points; a last line without an end is not a point.
+    """Return all points, as `read_new_points`."""
+    return read_new_points(path, 0)[0]
+
+
+def read_new_points(path: Path, start: int) -> tuple[list[Point], int]:
+    """Return the points from a byte on, and the byte at which they end.
+
+    A last line without an end is not a point.
 
     Raises:
         InputError: A line is damaged.
     """
     try:
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-        return [Point(**json.loads(line)) for line in whole.splitlines()]
+        with path.open("rb") as file:
+            file.seek(start)
+            whole, end, _ = file.read().rpartition(b"\n")
+        points = [Point(**json.loads(line)) for line in whole.splitlines()]
     except FileNotFoundError:
-        return []
+        return [], start
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({error!r}): remove the lines that are not JSON"
         ) from None
+    return points, start + len(whole) + len(end)
 
 
 def count_points(path: Path) -> int:

@@ -3,105 +3,58 @@
 MLflow and W&B are views of it: what they miss, or lose, is synced again from here. A
 record is a folder in `.toygpt/runs/` of the project that the user works in:
 
-    run.json         name, parameters, metadata, status, and what each tracker has
+    run.json         name, parameters, metadata, status
     metrics.jsonl    a line for each point, on disk as soon as it is logged
-    lock             held by the process that writes
+    lock             held by the stage that writes these two
+    synced.json      what each tracker has
+    sync.lock        held by the process that syncs the trackers, and writes that file
 """
 
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import write_json
-from toygpt.pipeline.json_file import read_json
-from toygpt.pipeline.lock import holder_of, locked
+from toygpt.pipeline.lock import Holder, holder_of, locked
 from toygpt.tracking.points import (
+    Known,
     Point,
     append_point,
     cut_torn_line,
     known_of,
-    read_points,
+    read_new_points,
     write_points,
 )
+from toygpt.tracking.run_info import (
+    RunInfo,
+    Synced,
+    all_infos,
+    read_info,
+    runs_folder,
+    write_info,
+    write_synced,
+)
 
-VERSION = 1
-INFO_FILE = "run.json"
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
-# Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
-# later ones can read each other's records.
-KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
-
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-
-
-@dataclass(frozen=True)
-class Synced:
-    """What a tracker is known to have of a run."""
-
-    id: str  # of the run at the tracker
-    num_points: int = 0
-    status: Status | None = None
-    directories: list[str] = field(default_factory=list)  # of which it has a copy
-    is_wanted: bool = True  # otherwise the user deleted the run there
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known of a training, besides its points."""
-
-    id: str
-    name: str
-    project: str
-    params: dict[str, Any]
-    tags: dict[str, str]
-    trackers: list[str]  # names of those that show the run
-    status: Status = "RUNNING"
-    reason: str | None = None  # why it is not FINISHED
-    started: float = 0.0  # seconds since 1970
-    ended: float | None = None  # seconds since 1970
-    metadata: dict[str, str] = field(default_factory=dict)
-    weights_sha256: str | None = None
-    synced: dict[str, Synced] = field(default_factory=dict)  # by tracker
-
-    def unsynced(self, trackers: Iterable[str], num_points: int) -> list[str]:
-        """Return which of these trackers show the run, but lack something of it."""
-        return [
-            tracker
-            for tracker in trackers
-            if tracker in self.trackers and not self._is_synced(tracker, num_points)
-        ]
-
-    def _is_synced(self, tracker: str, num_points: int) -> bool:
-        synced = self.synced.get(tracker)
-        if synced is None:
-            return False
-        return not synced.is_wanted or (
-            synced.num_points == num_points and synced.status == self.status
-        )
-
-    @property
-    def all_metadata(self) -> dict[str, str]:
-        """The metadata and the reason; the reason of a resumed run is empty."""
-        if self.reason is None and "resumed.after" not in self.metadata:
-            return self.metadata
-        return {**self.metadata, "reason": self.reason or ""}
+SYNC_LOCK_FILE = "sync.lock"
+PROCESS_IS_GONE = "its process is gone"
 
 
 class Record:
-    """The record of one training, open for more."""
+    """The record of one training, as this process has read or written it last."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._changing = threading.Lock()  # the run and its sync workers write it
-        self._read()
+        self.points: list[Point] = []
+        self._known: Known = {}
+        self._num_bytes = 0  # of the points' file, as far as it has been read
+        self.refresh()
 
     @classmethod
     def create(cls, root: Path, points: Iterable[Point] = (), **values: Any) -> Self:
@@ -110,32 +63,36 @@ class Record:
         folder = runs_folder(root) / info.id
         if points:
             write_points(folder / POINTS_FILE, points)
-        _write_info(folder, info)  # from now on there is a record
+        write_info(folder, info)  # from now on there is a record
         return cls(folder)
 
-    def _read(self) -> None:
+    def refresh(self) -> None:
+        """Read what other processes have written meanwhile.
+
+        Raises:
+            InputError: The record is damaged.
+        """
         self.info = read_info(self.folder)
-        self.points = read_points(self.folder / POINTS_FILE)
-        self._known = known_of(self.points)
+        path = self.folder / POINTS_FILE
+        if path.exists() and path.stat().st_size < self._num_bytes:  # a line taken back
+            self.points, self._known, self._num_bytes = [], {}, 0
+        new, self._num_bytes = read_new_points(path, self._num_bytes)
+        self.points += new
+        self._known |= known_of(new)
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the info."""
-        with self._changing:
-            self._write(**changes)
+        """Change fields of the info; only the stage that has the lock may do so."""
+        self.info = replace(self.info, **changes)
+        write_info(self.folder, self.info)
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add properties of the whole run, besides parameters."""
-        with self._changing:
-            self._write(metadata={**self.info.metadata, **metadata})
+        self.update(metadata={**self.info.metadata, **metadata})
 
-    def note_synced(self, tracker: str, synced: Synced) -> None:
-        """Note what a tracker has now."""
-        with self._changing:
-            self._write(synced={**self.info.synced, tracker: synced})
-
-    def _write(self, **changes: Any) -> None:
-        self.info = replace(self.info, **changes)
-        _write_info(self.folder, self.info)
+    def note_synced(self, synced: Mapping[str, Synced]) -> None:
+        """Note what each tracker has now."""
+        self.info = replace(self.info, synced=dict(synced))
+        write_synced(self.folder, synced)
 
     def append(self, metrics: Mapping[str, float], *, step: int | None) -> None:
         """Append a point; the values that its step has already stay.
@@ -160,6 +117,7 @@ class Record:
         if self.points and not path.exists():  # the user deleted it
             write_points(path, self.points)
         append_point(path, point)
+        self._num_bytes = path.stat().st_size
         self._known |= known_of([point])
         self.points.append(point)
 
@@ -167,15 +125,30 @@ class Record:
         """Return which of these trackers show the run, but lack something of it."""
         return self.info.unsynced(trackers, len(self.points))
 
-    def is_being_written(self) -> bool:
-        """Return whether a process holds the record's lock."""
-        return holder_of(self.folder / LOCK_FILE) is not None
+    def writer(self) -> Holder | None:
+        """Return the process that holds the record's lock, if there is one."""
+        return holder_of(self.folder / LOCK_FILE)
+
+    def end_if_dead(self) -> bool:
+        """End a run whose process is gone; return whether the run has ended."""
+        try:
+            with self.locked(is_patient=False):
+                if self.info.status == "RUNNING":
+                    times = [point.time for point in self.points]
+                    self.update(
+                        status="KILLED",
+                        reason=PROCESS_IS_GONE,
+                        ended=max(times, default=self.info.started),
+                    )
+        except BlockingIOError:  # a stage is logging to it
+            return False
+        return True
 
     @contextmanager
     def locked(self, *, is_patient: bool = True) -> Iterator[None]:
         """Hold the record's lock, as `alone_in` the folder, and read it again."""
         with alone_in(self.folder, is_patient=is_patient):
-            self._read()  # meanwhile another process may have written
+            self.refresh()
             yield
 
 
@@ -200,17 +173,12 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def runs_folder(root: Path) -> Path:
-    """Return the folder of all records of a project."""
-    return root / ".toygpt" / "runs"
-
-
-def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
-    """Yield the folder and the info of each readable record, oldest first."""
-    folder = runs_folder(root)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        with suppress(InputError):
-            yield path, read_info(path)
+def end_dead_runs(root: Path) -> None:
+    """End the runs whose process is gone, before another begins."""
+    for folder, info in all_infos(root):
+        if info.status == "RUNNING":
+            with suppress(InputError, OSError):  # the doctor says what is wrong with it
+                Record(folder).end_if_dead()
 
 
 def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
@@ -223,30 +191,3 @@ def record_of_weights(root: Path, weights_sha256: str) -> Record | None:
         path for path, info in all_infos(root) if info.weights_sha256 == weights_sha256
     ]
     return Record(found[-1]) if found else None
-
-
-def _write_info(folder: Path, info: RunInfo) -> None:
-    values = asdict(info)
-    for key, name in KEYS_ON_DISK.items():
-        values[key] = values.pop(name)
-    write_json(folder / INFO_FILE, {"version": VERSION, **values})
-
-
-def read_info(folder: Path) -> RunInfo:
-    """Return what is known of a training, besides its points.
-
-    Raises:
-        InputError: The folder has no record, or a damaged one.
-    """
-    path = folder / INFO_FILE
-    try:
-        return read_json(
-            path,
-            RunInfo,
-            version=VERSION,
-            advice="`python . doctor` says how to put it aside",
-            renamed=KEYS_ON_DISK,
-        )
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path} is not the record of a training: {reason}") from None

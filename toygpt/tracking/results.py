@@ -28,7 +28,7 @@ from toygpt.pipeline.params import TrackingParams, flatten
 from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
-from toygpt.tracking.sync import wanted_trackers
+from toygpt.tracking.run_info import wanted_trackers
 
 
 class Results:

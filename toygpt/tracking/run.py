@@ -1,62 +1,50 @@
-"""A run as the stages log to it: to our record, and from there to the trackers."""
+"""A run as the stages log to it: to its record, which another process follows."""
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.follower import Follower
 from toygpt.tracking.record import (
+    PROCESS_IS_GONE,
     Record,
     alone_in,
-    read_info,
+    end_dead_runs,
     record_of_weights,
-    runs_folder,
 )
-from toygpt.tracking.sync import (
-    PROCESS_IS_GONE,
-    bring_up_to_date,
-    syncing,
-    wanted_trackers,
-)
-from toygpt.tracking.sync_worker import SyncWorker
+from toygpt.tracking.run_info import read_info, runs_folder, wanted_trackers
 
 
 class Run:
-    """One training, logged to its record; workers sync that with the trackers."""
+    """One training, logged to its record."""
 
-    def __init__(self, record: Record, workers: Sequence[SyncWorker]) -> None:
+    def __init__(self, record: Record, follower: Follower) -> None:
         self.record = record
-        self._workers = workers
+        self._follower = follower
 
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Log properties of the whole run, besides parameters."""
         self.record.add_metadata(metadata)
-        self._sync_soon()
 
     def log_metrics(
         self, metrics: Mapping[str, float], *, step: int | None = None
     ) -> None:
         """Log one point of each curve; without a step, results."""
         self.record.append(metrics, step=step)
-        self._sync_soon()
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Copy all files of a directory to the trackers."""
-        for worker in self._workers:
-            worker.sync_directory(directory, name=name)
+        """Make the trackers copy all files of a directory before the stage ends."""
+        self._follower.directories[name] = directory.absolute()
 
     def remember_weights(self, weights_sha256: str) -> None:
         """Note the weights that this run trained; later stages find it by them."""
         self.record.update(weights_sha256=weights_sha256)
         self.log_metadata({"weights.sha256": weights_sha256})
-
-    def _sync_soon(self) -> None:
-        for worker in self._workers:
-            worker.sync_soon()
 
 
 class NullRun(Run):
@@ -93,11 +81,9 @@ def training_run(
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
     """
-    # If a tracker fails, this run will warn of it.
-    bring_up_to_date(tracking, root, except_run=run_id, is_quiet=True)
-    folder = runs_folder(root) / run_id
-    with alone_in(folder):
-        record = _readable_record(folder)
+    end_dead_runs(root)
+    with Follower(tracking, root) as follower, alone_in(runs_folder(root) / run_id):
+        record = _readable_record(runs_folder(root) / run_id)
         if record is None:
             record = Record.create(
                 root,
@@ -111,20 +97,20 @@ def training_run(
             )
         else:
             _resume(record, name, params, metadata, tracking)
-        with syncing(record, tracking, root) as workers:
-            try:
-                yield Run(record, workers)
-            except BaseException as error:
-                is_killed = isinstance(error, KeyboardInterrupt | SystemExit)
-                with suppress(OSError):  # the first error is the one to report
-                    record.update(
-                        status="KILLED" if is_killed else "FAILED",
-                        reason=first_line(error),
-                        ended=time.time(),
-                    )
-                raise
-            else:
-                record.update(status="FINISHED", ended=time.time())
+        follower.start(record)
+        try:
+            yield Run(record, follower)
+        except BaseException as error:
+            is_killed = isinstance(error, KeyboardInterrupt | SystemExit)
+            with suppress(OSError):  # the first error is the one to report
+                record.update(
+                    status="KILLED" if is_killed else "FAILED",
+                    reason=first_line(error),
+                    ended=time.time(),
+                )
+            raise
+        else:
+            record.update(status="FINISHED", ended=time.time())
 
 
 def _readable_record(folder: Path) -> Record | None:
@@ -183,5 +169,6 @@ def run_of_model(
     if record is None:
         yield NullRun()
         return
-    with record.locked(), syncing(record, tracking, root) as workers:
-        yield Run(record, workers)
+    with Follower(tracking, root) as follower, record.locked():
+        follower.start(record)
+        yield Run(record, follower)

@@ -1,79 +1,113 @@
-"""Bring trackers up to date with records: of the current run, and of earlier ones."""
+"""Bring the trackers up to date with the records, in a process beside the training.
 
+    python -m toygpt.tracking.sync RUN
+
+Live, late and once more after a loss are the same: what a tracker has is compared with
+what the record has, and the rest is logged.
+"""
+
+import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 
+from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.lock import Holder, locked
 from toygpt.pipeline.params import TrackingParams
-from toygpt.pipeline.process import without_garbage_collection
-from toygpt.tracking.mlflow import MLflowTracker, points_in_mlflow
-from toygpt.tracking.points import Known, count_points, curves_of, known_of
-from toygpt.tracking.record import POINTS_FILE, Record, RunInfo, all_infos
-from toygpt.tracking.sync_worker import SyncWorker
+from toygpt.tracking.connection import Connection
+from toygpt.tracking.mlflow import MLflowTracker
+from toygpt.tracking.points import count_points
+from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
+from toygpt.tracking.run_info import all_infos, runs_folder, wanted_trackers
 from toygpt.tracking.tracker import Tracker
-from toygpt.tracking.wandb import WandbTracker, points_in_wandb
+from toygpt.tracking.wandb import WandbTracker
 
-PROCESS_IS_GONE = "its process is gone"
+POLL_SECONDS = 0.2
+# How long the trackers have at the end of a run (W&B's own limit for an upload is 60
+# seconds), if its stage was killed, and if they fail.
+PATIENCE_SECONDS = 90.0
+PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
+PATIENCE_WITH_FAILURE_SECONDS = 10.0
 
-OPEN: dict[str, Callable[[RunInfo, TrackingParams, Path], Tracker]] = {
+OPEN: dict[str, Callable[..., Tracker]] = {
     "mlflow": MLflowTracker,
     "wandb": WandbTracker,
 }
-# The points that a tracker has of a run; None if it does not have the run.
-LOOK_UP: dict[str, Callable[[RunInfo, Path], Known | None]] = {
-    "mlflow": points_in_mlflow,
-    "wandb": points_in_wandb,
-}
 
 
-def wanted_trackers(tracking: TrackingParams) -> list[str]:
-    """Return the names of the trackers that params.yaml asks for."""
-    wanted = {"mlflow": tracking.mlflow, "wandb": tracking.wandb != "disabled"}
-    return [name for name, is_wanted in wanted.items() if is_wanted]
-
-
-@contextmanager
-def syncing(
+def sync(
     record: Record,
     tracking: TrackingParams,
     root: Path,
     *,
+    stage: Holder | None = None,
+    directories: Callable[[], Mapping[str, Path]] = dict,
     only: Collection[str] | None = None,
     is_quiet: bool = False,
-) -> Iterator[list[SyncWorker]]:
-    """Keep the wanted trackers of a record up to date until the block ends.
+) -> None:
+    """Keep the trackers up to date with a record, and end the run as its stage does.
+
+    The caller is alone in `syncing` the record.
 
     Args:
-        record: Locked by this process.
+        record: May be written by a stage meanwhile.
         tracking: Which trackers.
         root: The project that the user works in.
+        stage: The process that is writing the record, if one is.
+        directories: Returns, once the stage has ended, of which directories the
+            trackers shall keep a copy.
         only: Names of the trackers to sync, of those; by default all.
         is_quiet: Whether failing trackers cause no warning.
     """
-    workers = []
-    # To open a tracker is to import much, and imports make no garbage.
-    with without_garbage_collection():
-        for name in wanted_trackers(tracking):
-            if name in record.info.trackers and (only is None or name in only):
-                opener = _opener(name, record, tracking, root)
-                worker = SyncWorker(name, record, opener, is_quiet=is_quiet)
-                workers.append(worker)
-                worker.wait_for_first_try()
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            worker.begin_finish()
-        for worker in workers:
-            worker.wait_for_finish()
+    connections = []
+    for name in wanted_trackers(tracking):
+        if name in record.info.trackers and (only is None or name in only):
+            opened = partial(OPEN[name], tracking=tracking, root=root)
+            connections.append(Connection(name, record, opened, is_quiet=is_quiet))
+
+    while stage is not None and record.writer() == stage:
+        with suppress(InputError, OSError):  # the user has deleted it, say
+            record.refresh()
+        for connection in connections:
+            connection.sync({}, limit_seconds=PATIENCE_SECONDS)
+        sleep(POLL_SECONDS)
+
+    if not record.end_if_dead():  # another stage continues the run
+        for connection in connections:
+            connection.abandon()
+        return
+    is_alone = stage is not None and stage.process != os.getppid()
+    patience = PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_SECONDS
+    ended, to_copy = monotonic(), directories()
+    for connection in connections:
+        connection.try_at_once()
+    while connections:
+        for connection in connections:
+            left = ended + patience - monotonic()
+            connection.sync(to_copy, is_last=True, limit_seconds=left)
+        connections = [it for it in connections if not it.is_settled]
+        if monotonic() > ended + PATIENCE_WITH_FAILURE_SECONDS:
+            return
+        if connections:
+            sleep(POLL_SECONDS)
 
 
-def _opener(
-    name: str, record: Record, tracking: TrackingParams, root: Path
-) -> Callable[[], Tracker]:
-    return lambda: OPEN[name](record.info, tracking, root)  # as it is by then
+@contextmanager
+def syncing(folder: Path, *, is_patient: bool = False) -> Iterator[Record]:
+    """Yield the record of a folder, whose trackers no other process syncs meanwhile.
+
+    Raises:
+        BlockingIOError: Another process syncs them, and this one does not wait.
+        InputError: The record is damaged.
+    """
+    with locked(folder / SYNC_LOCK_FILE, wait=is_patient):
+        yield Record(folder)
 
 
 def bring_up_to_date(
@@ -82,6 +116,7 @@ def bring_up_to_date(
     *,
     except_run: str | None = None,
     is_quiet: bool = False,
+    is_needed: Callable[[], bool] = lambda: True,
 ) -> list[str]:
     """Sync what the trackers missed, and end the runs whose process is gone.
 
@@ -90,6 +125,7 @@ def bring_up_to_date(
         root: The project that the user works in.
         except_run: Id of a record to leave as it is.
         is_quiet: Whether failing trackers cause no warning.
+        is_needed: Asked before each run: whether to continue.
 
     Returns:
         The names of the runs that a tracker has more of now.
@@ -101,17 +137,15 @@ def bring_up_to_date(
         is_settled = info.status != "RUNNING" and not info.unsynced(
             responsive, count_points(folder / POINTS_FILE)
         )
-        if info.id == except_run or is_settled:
+        if info.id == except_run or is_settled or not is_needed():
             continue
         try:
-            record = Record(folder)
-            with record.locked(is_patient=False):
-                if record.info.status == "RUNNING":
-                    _end_dead_run(record)
+            with syncing(folder) as record:
+                if not record.end_if_dead():
+                    continue
                 before = record.unsynced(responsive)
-                with syncing(record, tracking, root, only=before, is_quiet=is_quiet):
-                    pass  # the workers begin with everything that is missing
-        except BlockingIOError:  # a process is writing it
+                sync(record, tracking, root, only=before, is_quiet=is_quiet)
+        except BlockingIOError:
             continue
         except (InputError, OSError) as error:
             message = f"the training {info.name} is left as it is: {error}"
@@ -125,56 +159,60 @@ def bring_up_to_date(
     return names
 
 
-def sync_run(
-    record: Record,
-    tracking: TrackingParams,
-    root: Path,
-    directories: Mapping[str, Path],
-) -> None:
-    """Sync one record, and copies of directories, with the wanted trackers."""
-    with record.locked():
-        if record.info.status == "RUNNING":  # but the lock was free
-            _end_dead_run(record)
-        with syncing(record, tracking, root) as workers:
-            for worker in workers:
-                for name, directory in directories.items():
-                    worker.sync_directory(directory, name=name)
-
-
-def _end_dead_run(record: Record) -> None:
-    last = max((point.time for point in record.points), default=record.info.started)
-    record.update(status="KILLED", reason=PROCESS_IS_GONE, ended=last)
-
-
-def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
-    """Mark the runs as unsynced that a tracker does not have, or not completely.
+def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
+    """Sync a record beside the stage that writes it; before that, all earlier records.
 
     Args:
-        tracking: Which trackers are looked at.
+        folder: Of the record.
+        tracking: Which trackers.
         root: The project that the user works in.
-
-    Returns:
-        The ids of these runs.
     """
-    lost = set()
-    for folder, info in all_infos(root):
-        with (
-            suppress(InputError, OSError),  # `bring_up_to_date` warns of it
-            (record := Record(folder)).locked(is_patient=False),
-        ):
-            synced = {
-                name: entry
-                for name, entry in record.info.synced.items()
-                if name not in wanted_trackers(tracking) or _has_all(name, record, root)
-            }
-            if synced != record.info.synced:
-                record.update(synced=synced)
-                lost.add(info.id)
-    return lost
+    parent = os.getppid()
 
+    def directories() -> dict[str, Path]:
+        """Read what the stage writes last; one that was killed has written nothing."""
+        line = sys.stdin.readline() if os.getppid() == parent else ""
+        return {name: Path(path) for name, path in json.loads(line or "{}").items()}
 
-def _has_all(tracker: str, record: Record, root: Path) -> bool:
-    known = LOOK_UP[tracker](record.info, root)
-    return (
-        known is not None and known_of(curves_of(record.points)).keys() <= known.keys()
+    record = Record(folder)
+    stage = record.writer()
+    bring_up_to_date(
+        tracking,
+        root,
+        except_run=folder.name,
+        is_quiet=True,  # if a tracker fails, this run will warn of it
+        is_needed=lambda: stage is not None and record.writer() == stage,
     )
+    while os.getppid() == parent:
+        # Another process may still be syncing what an earlier stage has logged.
+        with suppress(BlockingIOError), syncing(folder) as record:
+            sync(record, tracking, root, stage=stage, directories=directories)
+            return
+        sleep(POLL_SECONDS)
+
+
+def main(arguments: list[str]) -> None:
+    """Follow the run whose folder, or id, is the first argument.
+
+    A stage gives the parameters as well, and the directories to copy on standard input.
+    Signals that the terminal sends to all of a command's processes are ignored: this
+    process ends soon after its stage.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    folder = runs_folder(paths.main_root()) / arguments[0]  # or the path, if absolute
+    root = folder.parents[2]
+    if arguments[1:]:
+        tracking = TrackingParams.model_validate_json(arguments[1])
+    else:
+        from toygpt.pipeline.params_file import load_params
+
+        tracking = load_params(root / paths.PARAMS).tracking
+    try:
+        follow(folder, tracking, root)
+    except (InputError, OSError):  # the record is deleted, damaged, or out of reach
+        sys.exit(1)  # the stage will say that a process has ended
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from toygpt.tracking.points import Known, Point
-from toygpt.tracking.record import Status
+from toygpt.tracking.run_info import Status
 
 
 class RunNotWantedError(Exception):

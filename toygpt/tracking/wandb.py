@@ -12,7 +12,7 @@ from pathlib import Path
 from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.points import Known, Point
-from toygpt.tracking.record import RunInfo, Status
+from toygpt.tracking.run_info import RunInfo, Status
 from toygpt.tracking.wandb_files import WandbRun, read_runs
 
 EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}
