@@ -221,7 +221,8 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
 ) -> None:
     """They share all stages but training: DVC's run cache may fail two writers."""
     workspace = tiny_project(tmp_path / "project")
-    workspace.set_params(LONGER)
+    # Long enough that all of them still train when the second one is killed.
+    workspace.set_params({**LONGER, "train.max_tokens": 64 * 1500})
     workspace.dvc("repro", "split")
     workspace.commit("the text is ready")
     commands = {
@@ -244,12 +245,12 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
         steps = {}
         for name in ("rate-0.002", "rate-0.003"):
             trainer = wait_until(partial(trainer_of, workspace.root, name))
-            wait_until(partial(newest_step, workspace.root, name))
+            wait_until(partial(kept_step, workspace.root, name))
             trainer.kill()
             assert running[name].wait() != 0
             assert is_gone(trainer)
-            steps[name] = newest_step(workspace.root, name)
-            running[name] = start(name)
+            steps[name] = kept_step(workspace.root, name)
+        running |= {name: start(name) for name in steps}
         for name, command in running.items():
             last, said = command, ""
             while last.wait() != 0:
