@@ -245,11 +245,11 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
         steps = {}
         for name in ("rate-0.002", "rate-0.003"):
             trainer = wait_until(partial(trainer_of, workspace.root, name))
-            wait_until(partial(kept_step, workspace.root, name))
+            wait_until(partial(newest_step, workspace.root, name))
             trainer.kill()
             assert running[name].wait() != 0
             assert is_gone(trainer)
-            steps[name] = kept_step(workspace.root, name)
+            steps[name] = newest_step(workspace.root, name)
         running |= {name: start(name) for name in steps}
         for name, command in running.items():
             last, said = command, ""
