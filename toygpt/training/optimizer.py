@@ -12,6 +12,9 @@ from toygpt.training.settings import TrainSettings
 
 # PyTorch's 0.95 looks back further than a short training has steps to spare.
 MUON_MOMENTUM = 0.9
+# Most tokens are in few batches: their embeddings need a long memory of how large their
+# gradients are (docs/experiments.md).
+BETAS_BESIDE_MUON = (0.9, 0.99)
 
 
 class MuonWithAdamW(Optimizer):
@@ -90,13 +93,13 @@ def build_optimizer(
         is_block_matrix = name.startswith("blocks.") and parameter.ndim == 2
         (matrices if is_block_matrix else others).append(parameter)
 
-    settings: dict[str, Any] = {"lr": params.learning_rate, "betas": (0.9, 0.95)}
+    settings: dict[str, Any] = {"lr": params.learning_rate, "fused": True}
     if params.optimizer == "adamw":
         groups = [
             {"params": matrices, "weight_decay": params.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return AdamW(groups, fused=True, **settings)
+        return AdamW(groups, betas=(0.9, 0.95), **settings)
     return MuonWithAdamW(
         muon(
             matrices,
@@ -104,5 +107,5 @@ def build_optimizer(
             momentum=MUON_MOMENTUM,
             weight_decay=params.weight_decay,
         ),
-        AdamW(others, weight_decay=0.0, fused=True, **settings),
+        AdamW(others, weight_decay=0.0, betas=BETAS_BESIDE_MUON, **settings),
     )
