@@ -90,7 +90,8 @@ def test_the_memory_of_a_step_is_what_it_holds() -> None:
     # Muon remembers one number for each weight in the blocks' matrices, AdamW two.
     in_matrices = 12 * config.num_layers * config.embed_dim**2
     remembered = 4 * (in_matrices + 2 * (num_weights - in_matrices))
-    assert remembered <= few["optimizer"] < remembered + 1000  # and the steps taken
+    # While it updates the matrices, it holds a direction for each, and works on one.
+    assert remembered <= few["optimizer"] < remembered + 2 * 4 * in_matrices
     logits = 64 * config.block_size * config.vocab_size * 4
     assert many["all"] > many["weights"] + many["optimizer"] + 2 * logits
 

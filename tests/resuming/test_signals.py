@@ -25,27 +25,32 @@ INT, TERM, USR1, KILL = (
     signal.SIGKILL,
 )
 # Ten steps, validated after five. A signal comes while one of them is computed, ...
-STEP_4 = (TrainingBatches, "sequences", 4)
-STEP_9 = (TrainingBatches, "sequences", 9)
-# ... before the first, while the first checkpoint of a training is saved, ...
-START = (loop, "build_optimizer", 1)
-CHECKPOINT_AFTER_5 = (CheckpointFolder, "remove_all_but", 2)
-# ... and in the validation after the last step.
-LAST_VALIDATION = (loop, "validate", 2)
+MOMENTS: dict[str, tuple[Any, str, int]] = {
+    "in step 4": (TrainingBatches, "sequences", 4),
+    "in step 9": (TrainingBatches, "sequences", 9),
+    # ... before the first, while the first checkpoint of a training is saved, ...
+    "at the start": (loop, "build_optimizer", 1),
+    "saving step 5": (CheckpointFolder, "remove_all_but", 2),
+    # ... and in the validation after the last step.
+    "validating last": (loop, "validate", 2),
+}
 
 
-def train_in_fork(root: Path, moment: Any = None, *numbers: int) -> int | None:
-    """Train, with these signals before that call; return the exit code."""
-    arguments = (root, moment, numbers)
-    process = get_context("fork").Process(target=train, args=arguments)
+def train_in_fork(root: Path, moment: str = "", *numbers: int) -> int | None:
+    """Train, with these signals at that moment; return the exit code.
+
+    The fork is one of a fresh process: one of this process could not compute gradients,
+    if another test has made PyTorch start threads for them.
+    """
+    forks = get_context("forkserver")
+    forks.set_forkserver_preload([__name__])
+    process = forks.Process(target=train, args=(root, moment, numbers))
     process.start()
     process.join()
     return process.exitcode
 
 
-def train(
-    root: Path, moment: tuple[Any, str, int] | None, numbers: tuple[int, ...]
-) -> None:
+def train(root: Path, moment: str, numbers: tuple[int, ...]) -> None:
     os.dup2(os.open(root / "errors", os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = os.fdopen(2, "w")
 
@@ -53,36 +58,36 @@ def train(
         for number in numbers:
             os.kill(os.getpid(), number)
 
-    with before_call(*moment, send) if moment else nullcontext():
+    with before_call(*MOMENTS[moment], send) if moment else nullcontext():
         train_tiny(root)
 
 
 @pytest.mark.parametrize(
     ("moment", "numbers", "code", "kept"),
     [
-        (STEP_4, (TERM,), 143, [4]),
-        (STEP_4, (INT,), 130, [4]),
-        (STEP_4, (USR1,), 138, [4]),
-        (STEP_4, (INT, INT), 130, []),
-        (STEP_4, (TERM, INT), 130, []),
-        (STEP_4, (INT, TERM), 143, []),
+        ("in step 4", (TERM,), 143, [4]),
+        ("in step 4", (INT,), 130, [4]),
+        ("in step 4", (USR1,), 138, [4]),
+        ("in step 4", (INT, INT), 130, []),
+        ("in step 4", (TERM, INT), 130, []),
+        ("in step 4", (INT, TERM), 143, []),
         # Slurm sends SIGUSR1, if asked to, and SIGTERM when the time is over.
-        (STEP_4, (USR1, USR1), 138, [4]),
-        (STEP_4, (USR1, TERM), 143, [4]),
-        (STEP_4, (USR1, INT), 130, [4]),
-        (STEP_4, (TERM, USR1), 143, [4]),
-        (START, (TERM,), 143, [1]),
-        (START, (INT,), 130, [1]),
-        (START, (USR1,), 138, [1]),
-        (LAST_VALIDATION, (TERM,), 143, [10, 5]),
+        ("in step 4", (USR1, USR1), 138, [4]),
+        ("in step 4", (USR1, TERM), 143, [4]),
+        ("in step 4", (USR1, INT), 130, [4]),
+        ("in step 4", (TERM, USR1), 143, [4]),
+        ("at the start", (TERM,), 143, [1]),
+        ("at the start", (INT,), 130, [1]),
+        ("at the start", (USR1,), 138, [1]),
+        ("validating last", (TERM,), 143, [10, 5]),
         # The checkpoint before counts until the newer one is whole and named.
-        (CHECKPOINT_AFTER_5, (INT, INT), 130, []),
+        ("saving step 5", (INT, INT), 130, []),
         # A kill costs the steps since the last validation.
-        (STEP_9, (KILL,), -KILL, [5]),
+        ("in step 9", (KILL,), -KILL, [5]),
     ],
 )
 def test_the_first_signal_lets_the_step_be_saved_and_a_second_one_ends_it_at_once(
-    tmp_path: Path, moment: Any, numbers: tuple[int, ...], code: int, kept: list[int]
+    tmp_path: Path, moment: str, numbers: tuple[int, ...], code: int, kept: list[int]
 ) -> None:
     assert train_in_fork(tmp_path, moment, *numbers) == code
     assert steps_kept(tmp_path) == kept
@@ -93,7 +98,7 @@ def test_the_first_signal_lets_the_step_be_saved_and_a_second_one_ends_it_at_onc
 def test_a_signal_is_answered_by_what_happens_now_and_how_to_resume(
     tmp_path: Path,
 ) -> None:
-    train_in_fork(tmp_path, STEP_4, USR1)
+    train_in_fork(tmp_path, "in step 4", USR1)
 
     assert (tmp_path / "errors").read_text() == (
         "\nstopping after this step, which is saved (once more: at once)\n"

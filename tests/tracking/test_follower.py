@@ -141,11 +141,17 @@ def project(tmp_path: Path, empty_database: Path) -> Iterator[Path]:
     """Return a project with an empty database of MLflow."""
     shutil.copy(empty_database, tmp_path)
     yield tmp_path
-    assert psutil.Process().children() == []
+    assert followers() == []
+
+
+def followers() -> list[psutil.Process]:
+    """Return the followers that this process has started, and not waited for."""
+    children = psutil.Process().children()
+    return [child for child in children if "toygpt.tracking.sync" in child.cmdline()]
 
 
 def follower_of_this() -> psutil.Process:
-    (process,) = psutil.Process().children()
+    (process,) = followers()
     return process
 
 
