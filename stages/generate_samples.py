@@ -7,7 +7,7 @@ Writes: reports/samples/, metrics/generate-samples.json
 import json
 
 from toygpt.generation.packed import pack
-from toygpt.generation.samples import continue_prompts, to_markdown
+from toygpt.generation.samples import Sample, continue_prompts, to_markdown
 from toygpt.model.device import device_for
 from toygpt.model.huggingface import weights_digest
 from toygpt.model.loading import load_model_and_tokenizer
@@ -23,30 +23,40 @@ def main() -> None:
     device = device_for(params.runtime.accelerator)
     model, tokenizer, end_of_text_id = load_model_and_tokenizer(paths.MODEL, device)
 
-    samples = continue_prompts(
-        pack(model),
-        tokenizer,
-        params.generate_samples.prompts,
-        max_new_tokens=params.generate_samples.max_new_tokens,
-        end_of_text_id=end_of_text_id,
-    )
-    num_new_tokens = sum(sample.new_tokens for sample in samples)
-    with new_directory(paths.SAMPLES) as directory:
-        lines = [json.dumps(sample._asdict(), ensure_ascii=False) for sample in samples]
-        write_text(directory / "samples.jsonl", "".join(f"{line}\n" for line in lines))
-        write_text(directory / "samples.md", to_markdown(samples))
-    write_json(
-        paths.METRICS / "generate-samples.json",
-        {"samples": len(samples), "new_tokens": num_new_tokens},
-    )
+    # The trackers are opened while the model writes.
     with run_of_model(
         weights_digest(paths.MODEL), tracking=params.tracking, root=paths.main_root()
     ) as tracked:
+        samples = continue_prompts(
+            pack(model),
+            tokenizer,
+            params.generate_samples.prompts,
+            max_new_tokens=params.generate_samples.max_new_tokens,
+            end_of_text_id=end_of_text_id,
+        )
+        num_new_tokens = sum(sample.new_tokens for sample in samples)
+        with new_directory(paths.SAMPLES) as directory:
+            lines = [
+                json.dumps(sample._asdict(), ensure_ascii=False) for sample in samples
+            ]
+            write_text(
+                directory / "samples.jsonl", "".join(f"{line}\n" for line in lines)
+            )
+            write_text(directory / "samples.md", to_markdown(samples))
+        write_json(
+            paths.METRICS / "generate-samples.json",
+            {"samples": len(samples), "new_tokens": num_new_tokens},
+        )
         tracked.log_directory(paths.SAMPLES, name="samples")
     print(
         f"{len(samples)} prompts continued by {num_new_tokens} tokens: see "
         f"{paths.SAMPLES / 'samples.md'}"
     )
+
+
+def as_line(sample: Sample) -> str:
+    """Return a sample as a line of JSON."""
+    return json.dumps(sample._asdict(), ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

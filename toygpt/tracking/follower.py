@@ -43,7 +43,7 @@ class Follower:
 
     def _start(self) -> None:
         self._process = None
-        path = os.pathsep.join([CODE, os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))
         command = ["-P", "-m", "toygpt.tracking.sync", str(self._folder)]
         try:
             self._process = subprocess.Popen(
