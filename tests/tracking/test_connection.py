@@ -100,6 +100,7 @@ def test_a_tracker_that_fails_is_synced_later_and_the_user_is_warned_once(
 ) -> None:
     if "answer" in words:
         monkeypatch.setattr(sync, "PATIENCE_SECONDS", 2.0)
+        monkeypatch.setattr(sync, "PATIENCE_WHILE_TRAINING_SECONDS", 2.0)
     service.fail(method, *faults)
 
     train(record)
@@ -188,6 +189,7 @@ def test_a_tracker_that_always_hangs_does_not_hold_up_the_end(
     method: str,
 ) -> None:
     monkeypatch.setattr(sync, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sync, "PATIENCE_WHILE_TRAINING_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.1)
     service.fail(method, *[lambda: time.sleep(60)] * 99)
 

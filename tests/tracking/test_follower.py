@@ -183,7 +183,7 @@ def test_a_follower_that_hangs_is_ended_with_a_warning(
     assert time.monotonic() - started < 30
     assert record_in(project).unsynced(["mlflow"]) == ["mlflow"]
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("warning: mlflow cannot be synced: the process that syncs")
+    assert line.startswith("warning: the trackers cannot be synced: the process ")
 
 
 def test_a_follower_that_cannot_be_started_is_a_warning(
@@ -196,5 +196,5 @@ def test_a_follower_that_cannot_be_started_is_a_warning(
 
     assert record_in(project).info.status == "FINISHED"
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("warning: mlflow cannot be synced: ")
+    assert line.startswith("warning: the trackers cannot be synced: ")
     assert "No such file" in line

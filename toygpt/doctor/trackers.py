@@ -46,7 +46,7 @@ def check_trackers(root: Path) -> Iterator[Line]:
     unsynced = [
         record
         for record in records
-        if not record.writer()
+        if not record.is_busy()
         and (
             record.info.status == "RUNNING"  # its process was killed
             or record.unsynced(wanted)

@@ -152,12 +152,12 @@ def _missing_metrics(
 def unsynced_runs(root: Path, tracking: TrackingParams) -> Iterator[tuple[str, str]]:
     """Yield each tracker that lacks a part of a run, and the run's name.
 
-    A run that a process is writing is synced by that process.
+    A run that a process is writing or syncing is left to that process.
     """
     for folder, info in all_infos(root):
         with suppress(InputError):
             record = Record(folder)
-            if not record.writer():
+            if not record.is_busy():
                 for tracker in record.unsynced(wanted_trackers(tracking)):
                     yield tracker, info.name
 
@@ -173,7 +173,7 @@ def unsynced_results(
     results = Results(root)
     with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
         record = record_of_weights(root, results.weights_sha256)
-        if record is not None and not record.writer():
+        if record is not None and not record.is_busy():
             with results.directories() as directories:
                 trackers = _lacking_files(record, directories, tracking)
             if _missing_metrics(record, results.evaluation()):

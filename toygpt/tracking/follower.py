@@ -59,9 +59,9 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         """Wait until everything is synced, or the trackers do not answer in time."""
-        if self._process is not None and self._process.poll():
+        if self._process is not None and self._process.poll() is not None:
             self._process.communicate()
-            self._start()  # it was killed: another one syncs what is left
+            self._start()  # it has ended early: another one syncs what is left
         if self._process is None:
             return
         paths = {name: str(path) for name, path in self.directories.items()}
@@ -75,10 +75,9 @@ class Follower:
             self._warn("the process that syncs them was ended")
 
     def _warn(self, reason: str) -> None:
-        names = " and ".join(wanted_trackers(self._tracking))
         print(
-            f"warning: {names} cannot be synced: {reason}. The work continues; they "
-            f"can be synced later by `python . track`.",
+            f"warning: the trackers cannot be synced: {reason}. The work continues; "
+            f"they can be synced later by `python . track`.",
             file=sys.stderr,
             flush=True,
         )

@@ -129,6 +129,11 @@ class Record:
         """Return the process that holds the record's lock, if there is one."""
         return holder_of(self.folder / LOCK_FILE)
 
+    def is_busy(self) -> bool:
+        """Return whether a process writes the record, or syncs the trackers with it."""
+        syncer = holder_of(self.folder / SYNC_LOCK_FILE)
+        return self.writer() is not None or syncer is not None
+
     def end_if_dead(self) -> bool:
         """End a run whose process is gone; return whether the run has ended."""
         try:

@@ -1,6 +1,6 @@
 """Bring the trackers up to date with the records, in a process beside the training.
 
-    python -m toygpt.tracking.sync RUN
+A stage starts it, with `python -m toygpt.tracking.sync FOLDER TRACKING`.
 
 Live, late and once more after a loss are the same: what a tracker has is compared with
 what the record has, and the rest is logged.
@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
-from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import Holder, locked
 from toygpt.pipeline.params import TrackingParams
@@ -24,16 +23,19 @@ from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.points import count_points
 from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
-from toygpt.tracking.run_info import all_infos, runs_folder, wanted_trackers
+from toygpt.tracking.run_info import all_infos, wanted_trackers
 from toygpt.tracking.tracker import Tracker
 from toygpt.tracking.wandb import WandbTracker
 
 POLL_SECONDS = 0.2
-# How long the trackers have at the end of a run (W&B's own limit for an upload is 60
-# seconds), if its stage was killed, and if they fail.
+# How long a tracker has while its run goes on: another one waits for it, and W&B has 30
+# seconds to open a run. How long the trackers have at the end of a run (W&B's own limit
+# for an upload is 60 seconds), if its stage was killed, and if they fail.
+PATIENCE_WHILE_TRAINING_SECONDS = 35.0
 PATIENCE_SECONDS = 90.0
 PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
+SECONDS_TO_EXIT = 10
 
 OPEN: dict[str, Callable[..., Tracker]] = {
     "mlflow": MLflowTracker,
@@ -75,7 +77,7 @@ def sync(
         with suppress(InputError, OSError):  # the user has deleted it, say
             record.refresh()
         for connection in connections:
-            connection.sync({}, limit_seconds=PATIENCE_SECONDS)
+            connection.sync({}, limit_seconds=PATIENCE_WHILE_TRAINING_SECONDS)
         sleep(POLL_SECONDS)
 
     if not record.end_if_dead():  # another stage continues the run
@@ -192,26 +194,23 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Follow the run whose folder, or id, is the first argument.
+    """Follow the run whose folder is the first argument, to the trackers of the second.
 
-    A stage gives the parameters as well, and the directories to copy on standard input.
-    Signals that the terminal sends to all of a command's processes are ignored: this
-    process ends soon after its stage.
+    The stage gives the directories to copy on standard input, last of all. Signals that
+    the terminal sends to all of a command's processes are ignored: this process ends
+    soon after its stage.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    folder = runs_folder(paths.main_root()) / arguments[0]  # or the path, if absolute
-    root = folder.parents[2]
-    if arguments[1:]:
-        tracking = TrackingParams.model_validate_json(arguments[1])
-    else:
-        from toygpt.pipeline.params_file import load_params
-
-        tracking = load_params(root / paths.PARAMS).tracking
+    folder = Path(arguments[0])
+    tracking = TrackingParams.model_validate_json(arguments[1])
     try:
-        follow(folder, tracking, root)
+        follow(folder, tracking, folder.parents[2])
     except (InputError, OSError):  # the record is deleted, damaged, or out of reach
         sys.exit(1)  # the stage will say that a process has ended
+    finally:  # W&B may wait for its own process at the end of Python, for ever
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS_TO_EXIT)
 
 
 if __name__ == "__main__":
