@@ -28,7 +28,7 @@ from toygpt.tracking.tracker import Tracker
 from toygpt.tracking.wandb import WandbTracker
 
 POLL_SECONDS = 0.2
-# How long a tracker has while its run goes on: another one waits for it, and W&B has 30
+# How long a tracker has while its stage works: another one waits for it, and W&B has 30
 # seconds to open a run. How long the trackers have at the end of a run (W&B's own limit
 # for an upload is 60 seconds), if its stage was killed, and if they fail.
 PATIENCE_WHILE_TRAINING_SECONDS = 35.0
