@@ -35,6 +35,7 @@ NOT_WATCHED = {
 }
 # The heavy packages that a file or a folder may import.
 HEAVY = {
+    "stages/evaluate.py": "tokenizers",
     "stages/train.py": "torch",
     "toygpt/data": "datasets gigatoken huggingface_hub pyarrow tokenizers",
     "toygpt/data/batches.py": "torch",
