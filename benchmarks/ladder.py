@@ -23,6 +23,7 @@ class Rung:
 
     precision: str = "32-true"
     attention: str = "from_scratch"
+    kernels: str = "plain"
     compiled: bool = False
     keeps_memory: bool = False
     matmul_precision: str = "highest"
@@ -35,6 +36,7 @@ class Rung:
             optimizer="adamw",
             compiled=self.compiled,
             attention=self.attention,
+            kernels=self.kernels,
             keeps_memory=self.keeps_memory,
             matmul_precision=self.matmul_precision,
         )
@@ -47,10 +49,12 @@ def ladder(device: str) -> dict[str, Rung]:
         rungs["+ TF32"] = rung = replace(rung, matmul_precision="high")
         rungs["+ bf16"] = rung = replace(rung, precision="bf16-mixed")
         rungs["+ flash attention"] = rung = replace(rung, attention="flash")
-        rungs["+ compiled"] = replace(rung, compiled=True)
+        rungs["+ compiled"] = rung = replace(rung, compiled=True)
+        rungs["+ fused"] = replace(rung, kernels="fused")
         return rungs
     rungs["+ bf16"] = rung = replace(rung, precision="bf16-mixed")
-    rungs["+ memory that is kept (the stage)"] = best = replace(rung, keeps_memory=True)
+    rungs["+ memory that is kept"] = rung = replace(rung, keeps_memory=True)
+    rungs["+ fused (the stage)"] = best = replace(rung, kernels="fused")
     rungs["not taken: + compiled"] = replace(best, compiled=True)
     rungs["not taken: + flash attention"] = replace(best, attention="flash")
     return rungs

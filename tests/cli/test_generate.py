@@ -21,7 +21,7 @@ from toygpt.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from toygpt.generation.engine import generate
+from toygpt.generation.engine import generate_batch
 from toygpt.generation.packed import pack
 from toygpt.generation.samples import continue_prompts
 from toygpt.model.huggingface import load_model, save_model
@@ -87,9 +87,9 @@ def test_without_a_prompt_the_projects_model_begins_a_text(
     (folder / place).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(folder / place)
     model = pack(load_model(endless))
-    new_ids = generate(model, [0], max_new_tokens=40, end_of_text_id=0)
+    steps = generate_batch(model, [[0]], max_new_tokens=40, end_of_text_id=0)
 
-    text = load_tokenizer(endless).decode(list(new_ids))
+    text = load_tokenizer(endless).decode([step[0] for step in steps])
     assert toygpt("generate", "--max-new-tokens", 40) == (0, f"{text}\n", "")
 
 

@@ -12,7 +12,8 @@ NEVER = -1  # no token has this id, so that no text ends
 
 def by_engine(model: GPT, prompt_ids: list[int], **settings: object) -> list[int]:
     """Generate as the command line does, with the matrices as they are."""
-    return list(engine.generate(model, prompt_ids, **settings))  # type: ignore[arg-type]
+    steps = engine.generate_batch(model, [prompt_ids], **settings)  # type: ignore[arg-type]
+    return [step[0] for step in steps]
 
 
 def by_packed(model: GPT, prompt_ids: list[int], **settings: object) -> list[int]:

@@ -138,11 +138,11 @@ def test_an_empty_prompt_is_refused(prompts: list[list[int]]) -> None:
 
 def test_tokens_come_one_by_one_and_the_caller_can_still_learn() -> None:
     """The mode without gradients must not last while the text is half generated."""
-    tokens = engine.generate(
-        lively_model(), [1, 2, 3], max_new_tokens=10**9, end_of_text_id=NEVER
+    steps = engine.generate_batch(
+        lively_model(), [[1, 2, 3]], max_new_tokens=10**9, end_of_text_id=NEVER
     )
 
-    first = list(islice(tokens, 2))
+    first = list(islice(steps, 2))
 
     assert len(first) == 2
     assert not torch.is_inference_mode_enabled()
@@ -153,11 +153,11 @@ def test_two_texts_can_be_generated_in_turns() -> None:
     model = lively_model()
     prompts = random_tokens(2, 5).tolist()
     first, second = (
-        engine.generate(model, prompt, max_new_tokens=20, end_of_text_id=NEVER)
-        for prompt in prompts
+        engine.generate_batch(model, [ids], max_new_tokens=20, end_of_text_id=NEVER)
+        for ids in prompts
     )
 
-    in_turns = list(zip(first, second, strict=True))
+    in_turns = [(a[0], b[0]) for a, b in zip(first, second, strict=True)]
 
     alone = (generate(model, prompt, 20) for prompt in prompts)
     assert in_turns == list(zip(*alone, strict=True))

@@ -27,28 +27,6 @@ class Text:
     generator: torch.Generator
 
 
-def generate(
-    model: GPT,
-    prompt_ids: list[int],
-    *,
-    max_new_tokens: int,
-    end_of_text_id: int,
-    sampling: Sampling | None = None,
-) -> Iterator[int]:
-    """Yield the tokens with which the model continues a prompt, one by one.
-
-    As `generate_batch`, for one prompt alone.
-    """
-    for new_ids in generate_batch(
-        model,
-        [prompt_ids],
-        max_new_tokens=max_new_tokens,
-        end_of_text_id=end_of_text_id,
-        sampling=sampling,
-    ):
-        yield new_ids[0]
-
-
 def generate_batch(
     model: GPT,
     prompts: Sequence[list[int]],
