@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import torch
 
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
+from toygpt.data.token_files import count_tokens
 from toygpt.model.card import model_card
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT, GPTConfig
@@ -75,6 +76,9 @@ def main() -> None:
         if tracked is not None:
             print(f"{params.model}: {config.num_parameters:,} parameters")
         model, curves = GPT(config, attention=attention), Curves(tracked)
+        train_tokens = open_tokens(paths.SPLITS, splits, "train")
+        counts = count_tokens(train_tokens, splits.vocab_size)
+        model.start_at_frequencies(torch.from_numpy(counts))
         schedule = CheckpointSchedule(
             params.runtime.checkpoint_every_steps,
             params.runtime.checkpoint_every_minutes,
@@ -82,7 +86,7 @@ def main() -> None:
         outcome = train(
             fabric,
             model,
-            open_tokens(paths.SPLITS, splits, "train"),
+            train_tokens,
             open_tokens(paths.SPLITS, splits, "validation"),
             params=params.train,
             runtime=params.runtime,

@@ -24,6 +24,20 @@ from toygpt.training.loop import train
 from toygpt.training.report import Curves
 
 
+def test_an_untrained_network_predicts_tokens_as_often_as_the_text_has_them() -> None:
+    counts = torch.arange(VOCAB_SIZE) ** 2
+    model = tiny_model()
+
+    model.start_at_frequencies(counts)
+
+    predicted = model(random_tokens(4, BLOCK_SIZE)).softmax(dim=-1)
+    expected = (counts + 1) / (counts + 1).sum()
+    torch.testing.assert_close(
+        predicted, expected.expand_as(predicted), rtol=0.5, atol=1e-3
+    )
+    assert predicted.min() > 0
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("place", [1, BLOCK_SIZE - 1])
 def test_no_token_sees_a_later_one(attention: str, place: int) -> None:

@@ -180,6 +180,19 @@ class GPT(nn.Module):
         """The number of parameters; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @torch.no_grad()
+    def start_at_frequencies(self, counts: Int[Tensor, "vocab"]) -> None:
+        """Make the untrained network predict each token as often as a text has it.
+
+        It would spend its first steps on learning that. The weights start small, so
+        that the bias of the output layer decides: softmax(ln p) = p.
+
+        Args:
+            counts: How often each token occurs; one is added to each.
+        """
+        frequencies = (counts + 1) / (counts + 1).sum()
+        self.to_logits.bias.copy_(frequencies.log())
+
     def _initialize(self) -> None:
         """Start small, and smaller where many layers add up.
 
