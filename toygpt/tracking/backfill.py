@@ -1,9 +1,9 @@
 """Sync what the trackers missed or lost, and models that were trained elsewhere."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
@@ -51,6 +51,10 @@ def track(
     Raises:
         InputError: There is no such revision, or it has no results.
     """
+    # As MLflow itself: the answer to a large upload may be late.
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = (
+        os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or "120"
+    )
     _show_everywhere(root, wanted_trackers(tracking))
     if is_rebuilding:
         forget_lost(tracking, root)
@@ -65,8 +69,13 @@ def track(
                 if _lacking(record, directories, responsive):
                     with syncing(record.folder, is_patient=True) as record:
                         if record.end_if_dead():
-                            copies = partial(dict[str, Path], directories)
-                            sync(record, responsive, root, directories=copies)
+                            sync(
+                                record,
+                                responsive,
+                                root,
+                                directories=directories,
+                                in_foreground=True,
+                            )
                     names.append(record.info.name)
                     for tracker in _lacking(record, directories, tracking):
                         unsynced.setdefault(tracker, set()).add(record.info.name)
@@ -84,7 +93,7 @@ def track(
                 raise InputError(
                     f"the results of {place} cannot be read: {error!r}"
                 ) from None
-    names += bring_up_to_date(responsive, root)
+    names += bring_up_to_date(responsive, root, in_foreground=True)
     for tracker, name in unsynced_runs(root, tracking):
         unsynced.setdefault(tracker, set()).add(name)
     failed = set().union(*unsynced.values())
