@@ -67,7 +67,7 @@ def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
 def test_the_environment_comes_before_the_parameters(
     root: Path, server: Server, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Empty variables are none."""
+    """Empty variables count as unset."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     with run_in(root, LOCAL, run_id=run_id):
@@ -107,7 +107,7 @@ def test_a_new_server_gets_old_runs_when_that_is_asked_for(
     assert len(in_mlflow(root)) == 1, "nothing else was logged here"
 
 
-def test_a_run_is_found_whatever_its_experiment_is_called_now(
+def test_a_run_is_found_though_its_experiment_has_another_name_now(
     root: Path, server: Server, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its id, or by its tag if the id was never noted."""
@@ -223,7 +223,7 @@ def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_while_training
     "address",
     ["ftp://example.com", "databricks", "sqlite:///mlflow.db", "http://", "http://a b"],
 )
-def test_an_address_that_is_none_of_a_server_is_an_error(
+def test_an_address_of_another_kind_is_an_error(
     root: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

@@ -64,7 +64,7 @@ def queue_of(workspace: Workspace) -> str:
     return "" if "Queued" in table else table
 
 
-def test_an_address_that_is_none_ends_training_before_it_begins(
+def test_an_address_of_another_kind_ends_training_before_it_begins(
     at_server: Workspace,
 ) -> None:
     at_server.environment["MLFLOW_TRACKING_URI"] = "ftp://example.com"

@@ -108,7 +108,7 @@ def test_one_damaged_record_is_named_and_stops_no_other(
 
 
 class EndedStage(StageWithin):
-    """A stage that has logged everything, whoever writes the record now."""
+    """A stage that has logged everything, even if another one writes the record."""
 
     def is_at_work(self) -> bool:
         return False

@@ -38,7 +38,7 @@ def track(
     revisions: Sequence[str] = (),
     is_rebuilding: bool = False,
 ) -> Outcome:
-    """Bring the trackers up to date with all runs, whichever trackers these had.
+    """Bring the trackers up to date with all runs, also those of other trackers.
 
     Args:
         root: The project that the user works in.
