@@ -199,35 +199,35 @@ def unsynced_results(
     with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
         record = record_of_weights(root, results.weights_sha256)
         if record is not None and not record.is_busy():
+            # `track` appends them to the record: then no tracker has all points.
+            is_more = bool(_missing_metrics(record, results.evaluation()))
             with results.directories() as directories:
-                trackers = _lacking_files(record, directories, tracking)
-            if _missing_metrics(record, results.evaluation()):
-                # `track` appends them to the record: then no tracker has all points.
-                num_points = len(record.points) + 1
-                trackers = record.info.unsynced(wanted_trackers(tracking), num_points)
-            if trackers:
-                return record.info.name, trackers
+                if trackers := _lacking(record, directories, tracking, more=is_more):
+                    return record.info.name, trackers
     return None
 
 
 def _lacking(
-    record: Record, directories: Mapping[str, Path], tracking: TrackingParams
+    record: Record,
+    directories: Mapping[str, Path],
+    tracking: TrackingParams,
+    *,
+    more: int = 0,
 ) -> list[str]:
-    """Return the trackers that lack a part of a run, or a copy of a directory."""
-    unsynced = record.unsynced(wanted_trackers(tracking))
-    without_files = _lacking_files(record, directories, tracking)
-    return list(dict.fromkeys([*unsynced, *without_files]))
+    """Return the trackers that lack a part of a run, or a copy of a directory.
 
-
-def _lacking_files(
-    record: Record, directories: Mapping[str, Path], tracking: TrackingParams
-) -> list[str]:
-    """Return the trackers that have the run, but no copy of an existing directory."""
-    wanted = set(wanted_trackers(tracking)) & set(record.info.trackers)
-    return [
-        name
-        for name, synced in record.info.synced.items()
-        if name in wanted
-        and synced.is_wanted
-        and not directories.keys() <= set(synced.directories)
-    ]
+    Args:
+        record: Of the run.
+        directories: All of which the trackers shall have a copy.
+        tracking: Which trackers.
+        more: The number of points that the record will have besides its own.
+    """
+    info, wanted = record.info, wanted_trackers(tracking)
+    lacking = info.unsynced(wanted, len(record.points) + more)
+    for name in wanted:
+        has = info.synced.get(name)
+        if has is None or not has.is_wanted or name not in info.trackers:
+            continue
+        if name not in lacking and not directories.keys() <= set(has.directories):
+            lacking.append(name)
+    return lacking
