@@ -3,8 +3,9 @@
 import getpass
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toygpt.pipeline.lock import locked
@@ -23,6 +24,7 @@ from toygpt.tracking.mlflow_experiments import (
 )
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.mlflow_runs import (
+    MAX_REQUESTS,
     RECORD_TAG,
     answering_as_mlflow,
     noted_run,
@@ -37,6 +39,8 @@ from toygpt.tracking.tracker import RunNotWantedError
 MAX_PARAMS = 100
 MAX_METRICS = 1000
 MAX_PARAM_LENGTH = 6000
+# Files of which a server gets several at the same time.
+MAX_SMALL_BYTES = 2**20
 
 
 class MLflowTracker:
@@ -159,7 +163,20 @@ class MLflowTracker:
     def log_directory(self, directory: Path, *, name: str) -> None:
         """Copy the directory into the run's artifacts."""
         self._check_database()
-        self._client.log_artifacts(self.run_id, str(directory), name)
+        if self._server is None:
+            self._client.log_artifacts(self.run_id, str(directory), name)
+            return
+
+        def upload(path: Path) -> None:
+            folder = PurePosixPath(name, path.relative_to(directory).parent)
+            self._client.log_artifact(self.run_id, str(path), str(folder))
+
+        paths = [path for path in directory.rglob("*") if path.is_file()]
+        small = [path for path in paths if path.stat().st_size < MAX_SMALL_BYTES]
+        with ThreadPoolExecutor(MAX_REQUESTS) as pool:
+            list(pool.map(upload, small))
+        for path in set(paths) - set(small):  # Ctrl-C ends this, and no thread
+            upload(path)
 
     def close(self, status: Status, *, ended: float) -> None:
         """Stop the system metrics, and set the status."""
