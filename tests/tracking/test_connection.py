@@ -82,8 +82,9 @@ def quoted() -> None:
 
 
 def while_handling_another() -> None:
+    nothing: dict[str, str] = {}
     try:
-        {}["a key"]
+        nothing["a key"]
     except KeyError:
         raise OSError("no entry")  # noqa: B904
 

@@ -31,11 +31,13 @@ from toygpt.tracking.wandb import WandbTracker
 POLL_SECONDS = 0.2
 # How long a tracker has while its stage works: another one waits for it, and W&B has 30
 # seconds to open a run. How long the trackers have at the end of a run (W&B's own limit
-# for an upload is 60 seconds), if its stage was killed, and if they fail.
+# for an upload is 60 seconds), if its stage was killed, if they fail, and for earlier
+# runs when this one is complete.
 PATIENCE_WHILE_TRAINING_SECONDS = 35.0
 PATIENCE_SECONDS = 90.0
 PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
+PATIENCE_WITH_EARLIER_SECONDS = 10.0
 SECONDS_TO_EXIT = 10
 # Where a user waits, a server has as long as an upload takes: MLflow's own limit is for
 # the time without an answer.
@@ -209,7 +211,7 @@ def _is_settled(folder: Path, info: RunInfo, trackers: Iterable[str]) -> bool:
 
 @contextmanager
 def _earlier_runs_beside(
-    folder: Path, tracking: TrackingParams, root: Path
+    folder: Path, tracking: TrackingParams, root: Path, stage: Stage
 ) -> Iterator[None]:
     """Sync the earlier runs in another process: each of them may take minutes.
 
@@ -227,6 +229,8 @@ def _earlier_runs_beside(
     try:
         yield
     finally:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_WITH_EARLIER_SECONDS if stage.is_alive() else 0)
         process.kill()
         process.wait()
 
@@ -240,7 +244,7 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
         root: The project that the user works in.
     """
     stage = Stage()
-    with _earlier_runs_beside(folder, tracking, root):
+    with _earlier_runs_beside(folder, tracking, root, stage):
         while stage.is_alive():
             # Another process may still be syncing what an earlier stage has logged.
             with suppress(BlockingIOError), syncing(folder) as record:
