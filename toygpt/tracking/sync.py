@@ -17,7 +17,7 @@ from threading import Timer
 from time import monotonic, sleep
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.lock import locked
+from toygpt.pipeline.lock import holder_of, locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow import MLflowTracker
@@ -218,10 +218,13 @@ def _earlier_runs_beside(
     And W&B, which ends its own process with a run, has one for each of ours.
     """
     trackers = wanted_trackers(tracking)
-    if all(
-        path == folder or _is_settled(path, info, trackers)
+    is_needed = any(
+        path != folder
+        and not _is_settled(path, info, trackers)
+        and holder_of(path / SYNC_LOCK_FILE) is None  # its own process syncs it
         for path, info in all_infos(root)
-    ):
+    )
+    if not is_needed:
         yield
         return
     command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", *sys.argv[1:3]]
