@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -12,8 +13,8 @@ from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
-# the end of a run: it is ended if even that goes wrong.
-PATIENCE_SECONDS = 100.0
+# the end of a run, and earlier runs 10: it is ended if even that goes wrong.
+PATIENCE_SECONDS = 110.0
 # Where that process finds this code, wherever it works.
 CODE = str(Path(__file__).parents[2])
 
@@ -69,7 +70,7 @@ class Follower:
         try:
             self._process.communicate(line, PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            _kill_tree(self._process.pid)
             self._process.communicate()
         if self._process.returncode:
             self._warn("the process that syncs them was ended")
@@ -81,3 +82,13 @@ class Follower:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _kill_tree(process_id: int) -> None:
+    """Kill a process and those that it started: W&B's own may hang, and would stay."""
+    import psutil
+
+    process = psutil.Process(process_id)
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()

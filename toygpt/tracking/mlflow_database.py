@@ -10,6 +10,11 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 # How long another process may lock the database before that is a failure.
 MAX_BUSY_SECONDS = 5.0
+# Unless the user has set them. The second one: without an answer, or a byte of it.
+HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 def database_uri(database: Path) -> str:
@@ -88,10 +93,18 @@ def _check_that_it_opens(database: Path) -> None:
 
 
 def configure_mlflow() -> None:
-    """Set what MLflow reads when it is imported: no telemetry, no noise."""
+    """Set what MLflow reads: no telemetry, no noise, no second try of a request.
+
+    MLflow tries a request to a server 7 times, for 4 minutes, and one whose answer was
+    lost may have made a run. `Connection` tries again, after it asked what is there.
+    """
+    for name, value in HTTP_SETTINGS.items():
+        if not os.environ.get(name):
+            os.environ[name] = value
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     # A connection from a pool would write to a file that was deleted meanwhile.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):

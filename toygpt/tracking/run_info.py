@@ -10,12 +10,14 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.mlflow_destination import mlflow_server
 
 VERSION = 1
 INFO_FILE = "run.json"
 SYNCED_FILE = "synced.json"
 # Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
-# later ones can read each other's records. Earlier ones kept the second there alone.
+# later ones can read each other's records. The second is of earlier ones, and is kept
+# there until it is in synced.json.
 KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -41,7 +43,7 @@ class RunInfo:
     project: str
     params: dict[str, Any]
     tags: dict[str, str]
-    trackers: list[str]  # names of those that show the run
+    trackers: list[str]  # those that show the run, as `wanted_trackers` names them
     status: Status = "RUNNING"
     reason: str | None = None  # why it is not FINISHED
     started: float = 0.0  # seconds since 1970
@@ -80,9 +82,21 @@ class _SyncedFile:
 
 
 def wanted_trackers(tracking: TrackingParams) -> list[str]:
-    """Return the names of the trackers that params.yaml asks for."""
-    wanted = {"mlflow": tracking.mlflow, "wandb": tracking.wandb != "disabled"}
-    return [name for name, is_wanted in wanted.items() if is_wanted]
+    """Return the names of the trackers that params.yaml and the environment ask for.
+
+    `mlflow` is the project's own database, `mlflow:ADDRESS` a server: what one of them
+    has, the other lacks.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI names no server.
+    """
+    wanted = []
+    if tracking.mlflow:
+        server = mlflow_server(tracking)
+        wanted.append(f"mlflow:{server}" if server else "mlflow")
+    if tracking.wandb != "disabled":
+        wanted.append("wandb")
+    return wanted
 
 
 def runs_folder(root: Path) -> Path:
@@ -101,8 +115,11 @@ def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
 def write_info(folder: Path, info: RunInfo) -> None:
     """Write all of it but what the trackers have, which `write_synced` writes."""
     values = asdict(info)
+    if not info.synced or (folder / SYNCED_FILE).exists():
+        del values["synced"]
     for key, name in KEYS_ON_DISK.items():
-        values[key] = values.pop(name)
+        if name in values:
+            values[key] = values.pop(name)
     write_json(folder / INFO_FILE, {"version": VERSION, **values})
 
 
