@@ -85,7 +85,7 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     assert oldest.data.params["models.nano.embed_dim"] == "8"
     assert "models.small.embed_dim" not in oldest.data.params
     assert "hub.wikisource.text" not in oldest.data.params
-    assert oldest.data.tags["git.dirty"] == "false"
+    assert oldest.data.tags["toygpt.git.dirty"] == "false"
     assert oldest.data.metrics.keys() >= {
         *("train_loss", "validation_loss", "gradient_norm"),
         *("muon_learning_rate", "tokens_per_second", "test_bits_per_byte"),
@@ -144,8 +144,8 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
     ):
         assert runs[name].info.status == "FINISHED"
         assert runs[name].data.params[key] == value
-        assert runs[name].data.tags["dvc.experiment"] == name
-        assert runs[name].data.tags["dvc.baseline"]
+        assert runs[name].data.tags["toygpt.dvc.experiment"] == name
+        assert runs[name].data.tags["toygpt.dvc.baseline"]
         assert "test_bits_per_byte" not in runs[name].data.metrics
     in_wandb = {(run.run_id, run.name) for run in read_runs(with_experiments.root)}
     assert sorted(name for _, name in in_wandb) == sorted(runs)

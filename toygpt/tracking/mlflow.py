@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toygpt.pipeline import paths
 from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import (
@@ -15,13 +16,29 @@ from toygpt.tracking.mlflow_database import (
     create_database,
     database_uri,
 )
+from toygpt.tracking.mlflow_datasets import log_datasets
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
+from toygpt.tracking.mlflow_logged_model import (
+    NAME,
+    find_model,
+    is_checkpoint,
+    is_whole,
+    link_results,
+    log_model,
+    was_deleted,
+)
+from toygpt.tracking.mlflow_summary import (
+    RECORD_TAG,
+    describe,
+    description_tags,
+    known_constants,
+    separate_constants,
+    tags_of,
+)
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.run_info import RunInfo, Status
 from toygpt.tracking.tracker import RunNotWantedError, UserActionNeededError
 
-# The tag by which a run is found again, even if its id was never noted.
-RECORD_TAG = "toygpt.run"
 # The beginning of locations whose files MLflow's server keeps.
 SERVER_SCHEME = "mlflow-artifacts:"
 # MLflow refuses more at once.
@@ -38,6 +55,8 @@ class MLflowTracker:
         from mlflow import MlflowClient
 
         self._database = root / DATABASE
+        self._scratch = root / paths.TEMPORARY
+        self._params = info.params
         self._monitor: Any = None
         self.known: Known = {}
         self.directories: set[str] = set()
@@ -105,7 +124,7 @@ class MLflowTracker:
             tags={
                 "mlflow.user": _user(),
                 "mlflow.source.type": "LOCAL",
-                "mlflow.source.name": "stages.train",
+                "mlflow.source.name": "stages/train.py",
                 RECORD_TAG: info.id,
                 **info.tags,
             },
@@ -122,10 +141,16 @@ class MLflowTracker:
         self._log_params(self.run_id, {key: info.params[key] for key in missing})
         self._look_up(run)
 
-    def _look_up(self, run: Any) -> None:
+    def _look_up(self, run: Any) -> Any:
+        """Look up what a run has, and return its logged model, if there is one."""
         self.known = _points_of(self._client, run)
         artifacts = self._client.list_artifacts(self.run_id)
         self.directories = {artifact.path for artifact in artifacts}
+        model = find_model(self._client, run)
+        # A model that the user deleted is not logged again.
+        if is_whole(model) or was_deleted(run, model):
+            self.directories.add(NAME)
+        return model
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -137,22 +162,28 @@ class MLflowTracker:
             self._client.log_batch(run_id, params=entries[first : first + MAX_PARAMS])
 
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Set tags: so MLflow calls metadata."""
+        """Set tags: so MLflow calls metadata; the splits' digests name datasets."""
+        self._check_database()
+        self._set_tags(tags_of(metadata))
+        log_datasets(self._client, self.run_id, self._params, metadata)
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._check_database()
-        names = {"git.commit": "mlflow.source.git.commit"}
-        tags = [RunTag(names.get(key, key), value) for key, value in metadata.items()]
-        self._client.log_batch(self.run_id, tags=tags)
+        if tags:
+            entries = [RunTag(key, value) for key, value in tags.items()]
+            self._client.log_batch(self.run_id, tags=entries)
 
     def log_points(self, points: Sequence[Point]) -> None:
-        """Add the points to their curves; results are at step 0."""
+        """Add the points to their curves; results are at step 0, or tags."""
         from mlflow.entities import Metric
 
         self._check_database()
+        rest, constants = separate_constants(points)
+        self._set_tags(constants)
         metrics = [
             Metric(name, value, int(point.time * 1000), point.step or 0)
-            for point in points
+            for point in rest
             for name, value in point.metrics.items()
         ]
         for first in range(0, len(metrics), MAX_METRICS):
@@ -162,16 +193,33 @@ class MLflowTracker:
         self.known |= known_of(points)
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Copy the directory into the run's artifacts."""
+        """Copy the directory into the run's artifacts, or make it its logged model."""
         self._check_database()
-        self._client.log_artifacts(self.run_id, str(directory), name)
+        if name == NAME and is_checkpoint(directory):
+            log_model(
+                self._client,
+                self.run_id,
+                directory,
+                params=self._params,
+                scratch=self._scratch,
+            )
+        else:
+            self._client.log_artifacts(self.run_id, str(directory), name)
 
     def close(self, status: Status, *, ended: float) -> None:
-        """Stop the system metrics, and set the status."""
+        """Stop the system metrics, set the status, and sum up the results."""
         self._stop_monitor()
         self._check_database()
         self._client.set_terminated(self.run_id, status, end_time=int(ended * 1000))
-        self._look_up(self._client.get_run(self.run_id))
+        run = self._client.get_run(self.run_id)
+        model = self._look_up(run)
+        if is_whole(model):
+            link_results(self._client, run, model)
+        results = {
+            name: value for (step, name), value in self.known.items() if step is None
+        }
+        description = describe(self._params, results | run.data.metrics)
+        self._set_tags(description_tags(run.data.tags, description))
         self._check_database()
 
     def abandon(self) -> None:
@@ -224,8 +272,8 @@ def _find_run(client: Any, experiment_id: str, info: RunInfo) -> Any:
 
 
 def _points_of(client: Any, run: Any) -> Known:
-    """Return all points of a run, but those of MLflow's own system metrics."""
-    known: Known = {}
+    """Return all values of a run, but those of MLflow's own system metrics."""
+    known = known_constants(run.data.tags)
     for name in run.data.metrics:
         if name.startswith("system/"):
             continue

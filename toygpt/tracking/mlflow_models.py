@@ -1,4 +1,4 @@
-"""Fetch a model that MLflow keeps."""
+"""Reach the models that MLflow keeps."""
 
 import os
 import sqlite3
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
@@ -14,12 +15,27 @@ from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow, database
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 
 
+def open_client(root: Path) -> Any:
+    """Return MLflow's client for the database of a project.
+
+    Raises:
+        InputError: There is no database.
+    """
+    if not (root / DATABASE).is_file():
+        raise InputError(f"there is no {DATABASE} in {root}: nothing was trained yet")
+    configure_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(database_uri(root / DATABASE))
+
+
 @contextmanager
 def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
     """Yield a copy of a model that MLflow keeps; it goes with the block.
 
     Args:
-        address: `runs:/RUN_ID/model`, or `models:/NAME/VERSION` of a registered model.
+        address: `runs:/RUN_ID/model`, or, of a registered model,
+            `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
         root: The project whose database has it.
 
     Raises:
