@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from toygpt.tracking.mlflow_database import DATABASE
-from toygpt.tracking.mlflow_summary import RECORD_TAG, known_constants
+from toygpt.tracking.mlflow_runs import RECORD_TAG
+from toygpt.tracking.mlflow_summary import known_constants
 from toygpt.tracking.points import known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import all_infos

@@ -109,6 +109,7 @@ def test_the_home_directory_of_an_unknown_user_is_named() -> None:
         ("generate-samples.prompts", []),
         ("runtime.devices", "2"),
         ("runtime.compile", "yes"),
+        ("tracking.mlflow", 1),
         ("tracking.project", "a/b"),
         ("tracking.tags", []),
         ("hub.wikisource.revision", "main"),
@@ -129,6 +130,14 @@ def test_a_value_out_of_bounds_is_refused_under_its_key(key: str, value: Any) ->
     [
         ({"generate-samples.prompts": ["a", ""]}, "generate-samples.prompts.1: got ''"),
         ({"tracking.tags": {"owner": 7}}, "tracking.tags.owner: got 7; "),
+        (
+            {"tracking.mlflow": "ftp://example.com"},
+            "tracking.mlflow: got 'ftp://example.com'; allowed is the address of an",
+        ),
+        (
+            {"tracking.mlflow": "https://someone:planted@example.com:x"},
+            "tracking.mlflow: got an address with a user, a password or options; name ",
+        ),
         # An odd embed_dim has no place for as many sines as cosines.
         ({"models.a": TINY | {"embed_dim": 7}}, "models.a.embed_dim: got 7; "),
         ({"models.a": TINY | {"block_size": 1}}, "models.a.block_size: got 1; "),

@@ -83,8 +83,10 @@ def test_a_run_has_the_name_and_the_baseline_of_its_experiment(
 
     monkeypatch.setenv("DVC_EXP_NAME", "plain-goat")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee")
+    monkeypatch.setenv("MLFLOW_RUN_NAME", "mine")
 
     assert run_name("nano", "python") == "plain-goat"
     metadata = describe_environment("a processor")
     assert metadata["dvc.experiment"] == "plain-goat"
     assert metadata["dvc.baseline"] == "c0ffee"
+    assert metadata["mlflow.runName"] == "mine"

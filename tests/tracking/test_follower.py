@@ -29,12 +29,13 @@ import time
 from pathlib import Path
 from tests.faults.kills import wait_until
 from tests.tracking.trackers import log, run_in, tracked_by
-from toygpt.tracking.mlflow import points_in_mlflow
+from toygpt.tracking.mlflow_runs import points_in_mlflow
 
 root = Path.cwd()  # as a stage
-with run_in(root, tracked_by("mlflow", "wandb")) as run:
+both = tracked_by("mlflow", "wandb")
+with run_in(root, both) as run:
     log(run.record, 1, 7)
-    wait_until(lambda: len(points_in_mlflow(run.record.info, root) or {}) == 12)
+    wait_until(lambda: len(points_in_mlflow(run.record.info, both, root) or {}) == 12)
     log(run.record, 7, 9)
     wait_until(lambda: "wandb" in run.record.info.synced or run.record.refresh())
     print("halfway", flush=True)

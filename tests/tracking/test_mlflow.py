@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import (
     AbstractContextManager,
@@ -35,7 +36,8 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
 )
-from toygpt.tracking.mlflow import points_in_mlflow
+from toygpt.tracking.mlflow import MLflowTracker
+from toygpt.tracking.mlflow_runs import points_in_mlflow
 from toygpt.tracking.points import Point, write_points
 from toygpt.tracking.sync import bring_up_to_date
 
@@ -71,6 +73,19 @@ def test_mlflow_has_everything_that_was_logged(root: Path) -> None:
     assert record.info.synced["mlflow"].directories == ["model"]
 
 
+@pytest.mark.parametrize(("wish", "is_wanted"), [("", True), ("False", False)])
+def test_system_metrics_can_be_turned_off(
+    root: Path, monkeypatch: pytest.MonkeyPatch, wish: str, is_wanted: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", wish)
+
+    mlflow = MLflowTracker(new_record(root).info, TRACKING, root)
+
+    names = {thread.name for thread in threading.enumerate()}
+    mlflow.abandon()
+    assert ("SystemMetricsMonitor" in names) == is_wanted
+
+
 def test_mlflow_gets_more_than_it_accepts_at_once(root: Path) -> None:
     params: dict[str, Any] = {f"prompt.{number}": number for number in range(250)}
     params["long"] = "x" * 9999
@@ -83,7 +98,7 @@ def test_mlflow_gets_more_than_it_accepts_at_once(root: Path) -> None:
     (found,) = mlflow_runs(root)
     params["long"] = "x" * 6000
     assert found.data.params == {key: str(value) for key, value in params.items()}
-    known = points_in_mlflow(run.record.info, root)
+    known = points_in_mlflow(run.record.info, TRACKING, root)
     assert known is not None
     assert len(known) == 1401
 
@@ -170,7 +185,7 @@ def test_points_that_the_database_missed_are_synced_when_it_works_again(
     with ExitStack() as faulty:
 
         def begin() -> None:
-            assert len(points_in_mlflow(record.info, root) or {}) == 6
+            assert len(points_in_mlflow(record.info, TRACKING, root) or {}) == 6
             faulty.enter_context(fault(root))
             log(record, 4, 30)
 
@@ -202,7 +217,7 @@ def test_the_points_of_a_run_are_looked_up_without_harm(
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "mlflow.db").write_bytes(b"no database" * 500)
 
-    assert points_in_mlflow(info, root) == {(1, "loss"): 1.0}
-    assert points_in_mlflow(info, tmp_path / "damaged") is None
-    assert points_in_mlflow(info, tmp_path) is None
+    assert points_in_mlflow(info, TRACKING, root) == {(1, "loss"): 1.0}
+    assert points_in_mlflow(info, TRACKING, tmp_path / "damaged") is None
+    assert points_in_mlflow(info, TRACKING, tmp_path) is None
     assert not (tmp_path / "mlflow.db").exists()

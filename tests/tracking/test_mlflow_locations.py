@@ -60,7 +60,7 @@ def locations(root: Path) -> set[str]:
 
 def model_of(root: Path, address: str) -> str:
     """Return the text of a model of MLflow's, from a copy that goes with the block."""
-    with model_from_mlflow(address, root=root) as directory:
+    with model_from_mlflow(address, tracking=TRACKING, root=root) as directory:
         assert directory.is_relative_to(root / ".toygpt" / "tmp")
         text = (directory / "config.json").read_text()
     assert not directory.exists()

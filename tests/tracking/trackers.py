@@ -75,13 +75,16 @@ def run_in(
     return training_run(**values | changes, tracking=tracking, root=root)
 
 
-def log_everything(root: Path, *trackers: str) -> None:
+def log_everything(
+    root: Path, *trackers: str, run_id: str = RUN_ID, **changes: Any
+) -> None:
     """Log one of everything that a run can have; its model is beside the project."""
     model = root.with_name("model")
     write_files(model, MODEL_FILES)
     with run_in(
         root,
-        tracked_by(*trackers, tags={"mood": "good"}),
+        tracked_by(*trackers, tags={"mood": "good"}, **changes),
+        run_id=run_id,
         params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
         metadata={"git.commit": "c0ffee"},
     ) as run:

@@ -139,9 +139,12 @@ def _is_text(argument: str) -> bool:
 def _model_directory(name: str | None) -> Iterator[Path]:
     """Yield the directory of the model that `--model` names."""
     if name is not None and name.startswith(("runs:/", "models:/")):
+        from toygpt.pipeline.params_file import load_params
         from toygpt.tracking.mlflow_models import model_from_mlflow
 
-        with model_from_mlflow(name, root=paths.main_root()) as directory:
+        root = paths.main_root()
+        tracking = load_params(root / paths.PARAMS).tracking
+        with model_from_mlflow(name, tracking=tracking, root=root) as directory:
             yield directory
     elif name is not None:
         yield Path(name)

@@ -49,6 +49,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Register the model, and print its version."""
     from toygpt.pipeline.params_file import load_params
+    from toygpt.tracking.mlflow_experiments import experiment_name
     from toygpt.tracking.mlflow_models import open_client
     from toygpt.tracking.registry import (
         NotBetterError,
@@ -62,8 +63,9 @@ def run(options: argparse.Namespace) -> int:
     if options.if_better and not options.alias:
         raise InputError("--if-better METRIC needs --alias ALIAS, such as champion")
     root = project_root()
-    project = load_params(root / paths.PARAMS).tracking.project
-    client = open_client(root)
+    tracking = load_params(root / paths.PARAMS).tracking
+    project = experiment_name(tracking.project)
+    client = open_client(tracking, root)
     with mlflow_errors():
         if options.name_of_run:
             found = run_of_name(client, project, options.name_of_run)

@@ -14,8 +14,12 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.backfill import unsynced_results, unsynced_runs
-from toygpt.tracking.mlflow import SERVER_SCHEME, restore_command
 from toygpt.tracking.mlflow_database import ARTIFACTS, DATABASE, open_to_read
+from toygpt.tracking.mlflow_experiments import (
+    SERVER_SCHEME,
+    experiment_name,
+    restore_command,
+)
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import runs_folder, wanted_trackers
@@ -32,17 +36,25 @@ def check_trackers(root: Path) -> Iterator[Line]:
             records.append(Record(path))
         except InputError as error:
             yield Finding(str(error), _put_aside(path.relative_to(root)))
-    yield from _database(root, records)
-    yield from _locations(root)
     params = valid_params(root)
+    try:
+        wanted = wanted_trackers(params.tracking) if params else ["mlflow"]
+    except InputError as error:
+        yield Finding(str(error), "unset MLFLOW_TRACKING_URI")
+        return
+    if not any(name.startswith("mlflow:") for name in wanted):  # no server
+        yield from _database(root, records)
+        yield from _locations(root)
     if params is None:
         yield "which trackers are wanted is not known: see the parameters"
         return
     tracking = params.tracking
-    if tracking.mlflow and (unusable := _unusable_experiment(root, tracking.project)):
+    if "mlflow" in wanted and (
+        unusable := _unusable_experiment(root, experiment_name(tracking.project))
+    ):
         yield unusable
         tracking = tracking.without(["mlflow"])  # nothing can be synced before that
-    wanted = wanted_trackers(tracking)
+        wanted = wanted_trackers(tracking)
     unsynced = [
         record
         for record in records

@@ -1,11 +1,13 @@
 """params.yaml as typed objects: read-only, complete, and closed to unknown keys."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +23,11 @@ from toygpt.pipeline.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
+
+SERVER_ADDRESS = re.compile(
+    r"(?P<host>https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?)(?P<path>(/[^\s/]+)*)/*",
+    re.IGNORECASE,
+)
 
 MAX_LEVELS = 20  # of sections in sections; params.yaml has three
 
@@ -226,10 +233,36 @@ class RuntimeParams(Section):
     checkpoint_every_minutes: PositiveFloat
 
 
+def server_address(address: str) -> str:
+    """Return the address of an MLflow server in the one way in which it is written.
+
+    Raises:
+        ValueError: It is no such address, or it holds a secret, which is not repeated.
+    """
+    if set("@?#") & set(address):
+        raise ValueError(
+            "got an address with a user, a password or options; name the server alone, "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN, in the environment"
+        )
+    match = SERVER_ADDRESS.fullmatch(address)
+    if match is None:
+        raise ValueError(
+            f"got {address!r}; allowed is the address of an MLflow server, as in "
+            f"http://localhost:5000 or https://mlflow.example.com"
+        )
+    return match["host"].lower() + match["path"]
+
+
+def _server_or_switch(value: bool | str) -> bool | str:
+    return server_address(value) if isinstance(value, str) else value
+
+
 class TrackingParams(Section):
     """Which trackers log a run; no stage's results depend on it."""
 
-    mlflow: bool
+    # Whether MLflow does, in the project's own database, or the address of a server.
+    mlflow: Annotated[bool | str, AfterValidator(_server_or_switch)]
     wandb: Literal["offline", "online", "disabled"]
     # W&B refuses other project names, and longer tags (`name: value`).
     project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
@@ -239,9 +272,10 @@ class TrackingParams(Section):
     ]
 
     def without(self, trackers: Collection[str]) -> Self:
-        """Return the same parameters without these trackers."""
-        changes: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
-        return self.model_copy(update={name: changes[name] for name in trackers})
+        """Return the same parameters without these trackers: `wandb`, `mlflow:…`."""
+        off: dict[str, object] = {"mlflow": False, "wandb": "disabled"}
+        kinds = {name.partition(":")[0] for name in trackers}
+        return self.model_copy(update={kind: off[kind] for kind in kinds})
 
 
 class Params(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow import points_in_mlflow
+from toygpt.tracking.mlflow_runs import points_in_mlflow
 from toygpt.tracking.points import Known, curves_of, known_of
 from toygpt.tracking.record import Record, record_of_weights
 from toygpt.tracking.results import Results, all_results
@@ -17,9 +17,9 @@ from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 from toygpt.tracking.wandb import points_in_wandb
 
 # The points that a tracker has of a run; None if it does not have the run.
-LOOK_UP: dict[str, Callable[[RunInfo, Path], Known | None]] = {
+LOOK_UP: dict[str, Callable[[RunInfo, TrackingParams, Path], Known | None]] = {
     "mlflow": points_in_mlflow,
-    "wandb": points_in_wandb,
+    "wandb": lambda info, _, root: points_in_wandb(info, root),
 }
 
 
@@ -38,7 +38,7 @@ def track(
     revisions: Sequence[str] = (),
     is_rebuilding: bool = False,
 ) -> Outcome:
-    """Bring the trackers up to date.
+    """Bring the trackers up to date with all runs, whichever trackers these had.
 
     Args:
         root: The project that the user works in.
@@ -51,6 +51,7 @@ def track(
     Raises:
         InputError: There is no such revision, or it has no results.
     """
+    _show_everywhere(root, wanted_trackers(tracking))
     if is_rebuilding:
         forget_lost(tracking, root)
     names = []
@@ -93,6 +94,17 @@ def track(
     )
 
 
+def _show_everywhere(root: Path, trackers: Sequence[str]) -> None:
+    """Note in every record that these trackers show the run: a new server, say."""
+    for folder, info in all_infos(root):
+        if not set(trackers) <= set(info.trackers):
+            with suppress(InputError, OSError):  # a stage has it, or it is damaged
+                record = Record(folder)
+                with record.locked(is_patient=False):
+                    shown = dict.fromkeys([*record.info.trackers, *trackers])
+                    record.update(trackers=list(shown))
+
+
 def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
     """Mark the runs as unsynced that a tracker does not have, or not completely.
 
@@ -110,7 +122,8 @@ def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
             synced = {
                 name: entry
                 for name, entry in record.info.synced.items()
-                if name not in wanted_trackers(tracking) or _has_all(name, record, root)
+                if name not in wanted_trackers(tracking)
+                or _has_all(name, record, tracking, root)
             }
             if synced != record.info.synced and record.writer() is None:
                 record.note_synced(synced)
@@ -118,8 +131,11 @@ def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
     return lost
 
 
-def _has_all(tracker: str, record: Record, root: Path) -> bool:
-    known = LOOK_UP[tracker](record.info, root)
+def _has_all(
+    tracker: str, record: Record, tracking: TrackingParams, root: Path
+) -> bool:
+    kind = tracker.partition(":")[0]  # of `mlflow:ADDRESS`
+    known = LOOK_UP[kind](record.info, tracking, root)
     return (
         known is not None and known_of(curves_of(record.points)).keys() <= known.keys()
     )

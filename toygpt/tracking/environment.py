@@ -20,6 +20,8 @@ NOT_CODE = [
 def describe_environment(device_name: str) -> dict[str, str]:
     """Return the commit, the experiment, the packages' versions and the device.
 
+    Also the name that the run shall have in MLflow, if the user chose one.
+
     Args:
         device_name: Of the GPU or the processor that trains.
     """
@@ -31,6 +33,7 @@ def describe_environment(device_name: str) -> dict[str, str]:
     for key, variable in (
         ("dvc.experiment", "DVC_EXP_NAME"),
         ("dvc.baseline", "DVC_EXP_BASELINE_REV"),
+        ("mlflow.runName", "MLFLOW_RUN_NAME"),  # as MLflow calls it
     ):
         if value := os.environ.get(variable):
             metadata[key] = value

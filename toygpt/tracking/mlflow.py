@@ -1,8 +1,9 @@
-"""MLflow: a run in the SQLite database of the main workspace."""
+"""MLflow: a run on a team's server, or in the SQLite database of the main workspace."""
 
 import getpass
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import (
-    ARTIFACTS,
     DATABASE,
     configure_mlflow,
     create_database,
-    database_uri,
 )
 from toygpt.tracking.mlflow_datasets import log_datasets
+from toygpt.tracking.mlflow_destination import mlflow_server, mlflow_uri
+from toygpt.tracking.mlflow_experiments import (
+    all_experiments,
+    check_usable,
+    create_experiment,
+    experiment_name,
+)
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.mlflow_logged_model import (
     NAME,
@@ -27,20 +33,23 @@ from toygpt.tracking.mlflow_logged_model import (
     log_model,
     was_deleted,
 )
-from toygpt.tracking.mlflow_summary import (
+from toygpt.tracking.mlflow_runs import (
     RECORD_TAG,
+    answering_as_mlflow,
+    noted_run,
+    points_of,
+    tagged_run,
+)
+from toygpt.tracking.mlflow_summary import (
     describe,
     description_tags,
-    known_constants,
     separate_constants,
     tags_of,
 )
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.run_info import RunInfo, Status
-from toygpt.tracking.tracker import RunNotWantedError, UserActionNeededError
+from toygpt.tracking.tracker import RunNotWantedError
 
-# The beginning of locations whose files MLflow's server keeps.
-SERVER_SCHEME = "mlflow-artifacts:"
 # MLflow refuses more at once.
 MAX_PARAMS = 100
 MAX_METRICS = 1000
@@ -54,29 +63,45 @@ class MLflowTracker:
         configure_mlflow()
         from mlflow import MlflowClient
 
-        self._database = root / DATABASE
+        self._server = mlflow_server(tracking)
+        self._database = None if self._server else root / DATABASE
         self._scratch = root / paths.TEMPORARY
         self._params = info.params
         self._monitor: Any = None
         self.known: Known = {}
         self.directories: set[str] = set()
-        uri = database_uri(self._database)
-        with locked(root / ".toygpt" / "mlflow.lock"):
-            create_database(root)
-            correct_locations(root, foreign_locations(root))
+        uri = mlflow_uri(tracking, root)
+        lock = locked(root / ".toygpt" / "mlflow.lock")
+        with nullcontext() if self._server else lock:
+            if self._server is None:
+                create_database(root)
+                correct_locations(root, foreign_locations(root))
             self._client = MlflowClient(uri)
-            experiment_id = self._experiment_id(info.project, tracking.project, root)
+            with answering_as_mlflow(self._server):
+                found = noted_run(self._client, info, tracking)
+                experiments = {} if found else all_experiments(self._client)
+            found = found or tagged_run(self._client, experiments, info)
+            if found is None:
+                name = experiment_name(info.project)
+                if (experiment := experiments.get(name)) is not None:
+                    check_usable(experiment, tracking, root)
+                    experiment_id = experiment.experiment_id
+                else:
+                    experiment_id = create_experiment(
+                        self._client, name, self._server, root
+                    )
+                self.run_id = self._create(experiment_id, info)
 
-        found = _find_run(self._client, experiment_id, info)
         if found is not None:
             if found.info.lifecycle_stage == "deleted":
+                experiment = self._client.get_experiment(found.info.experiment_id)
+                check_usable(experiment, tracking, root)
                 raise RunNotWantedError
             self.run_id = found.info.run_id
-            _copy_files_of(self.run_id, root)
+            if self._server is None:
+                _copy_files_of(self.run_id, root)
             self._resume(found, info)
-        else:
-            self.run_id = self._create(experiment_id, info)
-        if info.status == "RUNNING":
+        if info.status == "RUNNING" and _wants_system_metrics():
             from mlflow.system_metrics.system_metrics_monitor import (
                 SystemMetricsMonitor,
             )
@@ -86,41 +111,11 @@ class MLflowTracker:
             )
             self._monitor.start()
 
-    def _experiment_id(self, project: str, wanted_project: str, root: Path) -> str:
-        """Return the experiment's id; its artifacts are in `root`.
-
-        Raises:
-            RunNotWantedError: The experiment accepts no runs, and the user chose
-                another.
-            UserActionNeededError: The experiment accepts no runs: it was deleted, or
-                its files are MLflow's server's.
-        """
-        experiment = self._client.get_experiment_by_name(project)
-        if experiment is None:
-            location = (root / ARTIFACTS / project).as_uri()
-            return str(self._client.create_experiment(project, location))
-        is_deleted = experiment.lifecycle_stage == "deleted"
-        is_of_server = experiment.artifact_location.startswith(SERVER_SCHEME)
-        if (is_deleted or is_of_server) and project != wanted_project:
-            raise RunNotWantedError
-        if is_of_server:
-            raise UserActionNeededError(
-                f"its experiment {project} was created by MLflow's server, which "
-                f"keeps the files: choose another tracking.project in params.yaml"
-            )
-        if is_deleted:
-            raise UserActionNeededError(
-                f"its experiment {project} was deleted. To restore it, run "
-                f"`{restore_command(experiment.experiment_id)}` in {root}, then "
-                f"`python . track`; or choose another tracking.project in params.yaml"
-            )
-        return str(experiment.experiment_id)
-
     def _create(self, experiment_id: str, info: RunInfo) -> str:
         run = self._client.create_run(
             experiment_id,
             start_time=int(info.started * 1000),
-            run_name=info.name,
+            run_name=_name_of(info),
             tags={
                 "mlflow.user": _user(),
                 "mlflow.source.type": "LOCAL",
@@ -135,7 +130,7 @@ class MLflowTracker:
     def _resume(self, run: Any, info: RunInfo) -> None:
         """Continue a run: set its status, and look up what it has."""
         if info.status == "RUNNING":
-            self._client.update_run(self.run_id, status="RUNNING", name=info.name)
+            self._client.update_run(self.run_id, status="RUNNING", name=_name_of(info))
         # MLflow refuses a second value of a parameter.
         missing = info.params.keys() - run.data.params.keys()
         self._log_params(self.run_id, {key: info.params[key] for key in missing})
@@ -143,7 +138,7 @@ class MLflowTracker:
 
     def _look_up(self, run: Any) -> Any:
         """Look up what a run has, and return its logged model, if there is one."""
-        self.known = _points_of(self._client, run)
+        self.known = points_of(self._client, run)
         artifacts = self._client.list_artifacts(self.run_id)
         self.directories = {artifact.path for artifact in artifacts}
         model = find_model(self._client, run)
@@ -237,19 +232,8 @@ class MLflowTracker:
         Raises:
             FileNotFoundError: It was deleted.
         """
-        if not self._database.stat().st_size:
+        if self._database is not None and not self._database.stat().st_size:
             raise FileNotFoundError(f"{self._database} is empty")
-
-
-def restore_command(experiment_id: str | int) -> str:
-    """Return the command that restores a deleted experiment, in the project's folder.
-
-    It names the database, which otherwise depends on MLFLOW_TRACKING_URI, or mlruns/.
-    """
-    return (
-        f"MLFLOW_TRACKING_URI=sqlite:///{DATABASE} "
-        f"mlflow experiments restore --experiment-id {experiment_id}"
-    )
 
 
 def _copy_files_of(run_id: str, root: Path) -> None:
@@ -259,45 +243,13 @@ def _copy_files_of(run_id: str, root: Path) -> None:
     correct_locations(root, of_run, copying=True)
 
 
-def _find_run(client: Any, experiment_id: str, info: RunInfo) -> Any:
-    """Return the run of a record, deleted or not, if there is one."""
-    from mlflow.entities import ViewType
-
-    found = client.search_runs(
-        [experiment_id],
-        filter_string=f"tags.`{RECORD_TAG}` = '{info.id}'",
-        run_view_type=ViewType.ALL,
-    )
-    return found[0] if found else None
+def _name_of(info: RunInfo) -> str:
+    return info.metadata.get("mlflow.runName", info.name)
 
 
-def _points_of(client: Any, run: Any) -> Known:
-    """Return all values of a run, but those of MLflow's own system metrics."""
-    known = known_constants(run.data.tags)
-    for name in run.data.metrics:
-        if name.startswith("system/"):
-            continue
-        for metric in client.get_metric_history(run.info.run_id, name):
-            known[metric.step, name] = metric.value
-            if metric.step == 0:  # results are at step 0
-                known[None, name] = metric.value
-    return known
-
-
-def points_in_mlflow(info: RunInfo, root: Path) -> Known | None:
-    """Return the points that MLflow has of a run; None if it does not have the run."""
-    if not (root / DATABASE).is_file():
-        return None
-    configure_mlflow()
-    try:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(database_uri(root / DATABASE))
-        experiment = client.get_experiment_by_name(info.project)
-        run = experiment and _find_run(client, experiment.experiment_id, info)
-        return _points_of(client, run) if run else None
-    except Exception:  # the tracker itself will report what is wrong
-        return None
+def _wants_system_metrics() -> bool:
+    wish = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "")
+    return wish.lower() not in ("false", "0")
 
 
 def _user() -> str:

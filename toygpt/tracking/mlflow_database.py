@@ -12,6 +12,11 @@ ARTIFACTS = "mlartifacts"
 MAX_BUSY_SECONDS = 5.0
 # Of a failure `Connection` warns, once; uv's environments have no pip to find.
 NOISY = ("mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.utils.environment")
+# Unless the user has set them. The second one: without an answer, or a byte of it.
+HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 def database_uri(database: Path) -> str:
@@ -90,7 +95,14 @@ def _check_that_it_opens(database: Path) -> None:
 
 
 def configure_mlflow() -> None:
-    """Set what MLflow reads when it is imported: no telemetry, no noise."""
+    """Set what MLflow reads: no telemetry, no noise, no second try of a request.
+
+    MLflow tries a request to a server 7 times, for 4 minutes, and one whose answer was
+    lost may have made a run. `Connection` tries again, after it asked what is there.
+    """
+    for name, value in HTTP_SETTINGS.items():
+        if not os.environ.get(name):
+            os.environ[name] = value
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"

@@ -11,57 +11,68 @@ from typing import Any
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import temporary_directory
-from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow, database_uri
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow
+from toygpt.tracking.mlflow_destination import (
+    mlflow_server,
+    mlflow_uri,
+    used_by_default,
+)
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 
 
-def open_client(root: Path) -> Any:
-    """Return MLflow's client for the database of a project.
+def open_client(tracking: TrackingParams, root: Path) -> Any:
+    """Return the client of MLflow's server, or of the project's database.
 
     Raises:
-        InputError: There is no database.
+        InputError: There is neither.
     """
-    if not (root / DATABASE).is_file():
+    if mlflow_server(tracking) is None and not (root / DATABASE).is_file():
         raise InputError(f"there is no {DATABASE} in {root}: nothing was trained yet")
     configure_mlflow()
     from mlflow import MlflowClient
 
-    return MlflowClient(database_uri(root / DATABASE))
+    uri = mlflow_uri(tracking, root)
+    return MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
 @contextmanager
-def model_from_mlflow(address: str, *, root: Path) -> Iterator[Path]:
+def model_from_mlflow(
+    address: str, *, tracking: TrackingParams, root: Path
+) -> Iterator[Path]:
     """Yield a copy of a model that MLflow keeps; it goes with the block.
 
     Args:
         address: `runs:/RUN_ID/model`, or, of a registered model,
             `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
-        root: The project whose database has it.
+        tracking: Which MLflow: a server, or the project's database.
+        root: The project.
 
     Raises:
         InputError: MLflow has no such model.
     """
-    if not (root / DATABASE).is_file():
-        raise InputError(f"cannot look up {address}: there is no {DATABASE} in {root}")
-    configure_mlflow()
-    import mlflow
-
-    # MLflow itself reports a database that cannot be written or read.
-    with suppress(OSError, sqlite3.Error):
-        correct_locations(root, foreign_locations(root))
-    uri = database_uri(root / DATABASE)
-    # The only way by which MLflow looks up registered models.
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    server = mlflow_server(tracking)
+    if server is None:
+        if not (root / DATABASE).is_file():
+            raise InputError(
+                f"cannot look up {address}: there is no {DATABASE} in {root}"
+            )
+        # MLflow itself reports a database that cannot be written or read.
+        with suppress(OSError, sqlite3.Error):
+            correct_locations(root, foreign_locations(root))
     is_writable = os.access(root, os.W_OK)
     parent = root / paths.TEMPORARY if is_writable else Path(gettempdir())
     with temporary_directory(parent) as folder:
-        try:
-            directory = mlflow.artifacts.download_artifacts(
-                artifact_uri=address, dst_path=str(folder)
-            )
-        except Exception as error:  # MLflow's own, the database's, the disk's
-            raise InputError(
-                f"cannot get {address} from MLflow: {first_line(error)}"
-            ) from None
+        with used_by_default(mlflow_uri(tracking, root)):
+            import mlflow
+
+            try:
+                directory = mlflow.artifacts.download_artifacts(
+                    artifact_uri=address, dst_path=str(folder)
+                )
+            except Exception as error:  # MLflow's own, the database's, the disk's
+                place = f"MLflow at {server}" if server else "MLflow"
+                raise InputError(
+                    f"cannot get {address} from {place}: {first_line(error)}"
+                ) from None
         yield Path(directory)

@@ -7,8 +7,6 @@ from toygpt.tracking.points import Known, Point
 
 # Our tags have one beginning: the user's stand out among them.
 OURS = "toygpt."
-# The tag by which a run is found again, even if its id was never noted.
-RECORD_TAG = f"{OURS}run"
 WEIGHTS_TAG = f"{OURS}weights.sha256"
 DESCRIPTION_TAG = f"{OURS}description"
 NOTE = "mlflow.note.content"  # what MLflow shows as the description
@@ -18,8 +16,13 @@ CONSTANTS = ("parameters", "steps", "bigram_bits_per_byte", "xz_bits_per_byte")
 
 def tags_of(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata under the names of MLflow's tags."""
-    names = {"git.commit": "mlflow.source.git.commit"}
-    return {names.get(key, OURS + key): value for key, value in metadata.items()}
+    tags = {}
+    for key, value in metadata.items():
+        if key == "git.commit":
+            tags["mlflow.source.git.commit"] = value
+        else:  # some are MLflow's own
+            tags[key if key.startswith("mlflow.") else OURS + key] = value
+    return tags
 
 
 def separate_constants(points: Sequence[Point]) -> tuple[list[Point], dict[str, str]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.tracking.mlflow_logged_model import find_model, is_whole, latest_metrics
-from toygpt.tracking.mlflow_summary import RECORD_TAG, WEIGHTS_TAG
+from toygpt.tracking.mlflow_runs import RECORD_TAG
+from toygpt.tracking.mlflow_summary import WEIGHTS_TAG
 
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 

@@ -80,7 +80,11 @@ def training_run(
         metadata: Properties of the whole run, besides parameters.
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
+
+    Raises:
+        InputError: The environment names no tracker.
     """
+    trackers = wanted_trackers(tracking)  # a mistake in the environment ends it here
     end_dead_runs(root)
     with Follower(tracking, root) as follower, alone_in(runs_folder(root) / run_id):
         record = _readable_record(runs_folder(root) / run_id)
@@ -92,7 +96,7 @@ def training_run(
                 project=tracking.project,
                 params=dict(params),
                 tags=tracking.tags,
-                trackers=wanted_trackers(tracking),
+                trackers=trackers,
                 metadata=dict(metadata),
             )
         else:

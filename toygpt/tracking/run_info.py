@@ -10,6 +10,7 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.mlflow_destination import mlflow_server
 
 VERSION = 1
 INFO_FILE = "run.json"
@@ -41,7 +42,7 @@ class RunInfo:
     project: str
     params: dict[str, Any]
     tags: dict[str, str]
-    trackers: list[str]  # names of those that show the run
+    trackers: list[str]  # those that show the run, as `wanted_trackers` names them
     status: Status = "RUNNING"
     reason: str | None = None  # why it is not FINISHED
     started: float = 0.0  # seconds since 1970
@@ -80,9 +81,21 @@ class _SyncedFile:
 
 
 def wanted_trackers(tracking: TrackingParams) -> list[str]:
-    """Return the names of the trackers that params.yaml asks for."""
-    wanted = {"mlflow": tracking.mlflow, "wandb": tracking.wandb != "disabled"}
-    return [name for name, is_wanted in wanted.items() if is_wanted]
+    """Return the names of the trackers that params.yaml and the environment ask for.
+
+    `mlflow` is the project's own database, `mlflow:ADDRESS` a server: what one of them
+    has, the other lacks.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI names no server.
+    """
+    wanted = []
+    if tracking.mlflow:
+        server = mlflow_server(tracking)
+        wanted.append(f"mlflow:{server}" if server else "mlflow")
+    if tracking.wandb != "disabled":
+        wanted.append("wandb")
+    return wanted
 
 
 def runs_folder(root: Path) -> Path:

@@ -70,7 +70,8 @@ def sync(
     connections = []
     for name in wanted_trackers(tracking):
         if name in record.info.trackers and (only is None or name in only):
-            opened = partial(OPEN[name], tracking=tracking, root=root)
+            kind = name.partition(":")[0]  # of `mlflow:ADDRESS`
+            opened = partial(OPEN[kind], tracking=tracking, root=root)
             connections.append(Connection(name, record, opened, is_quiet=is_quiet))
 
     while stage is not None and record.writer() == stage:

@@ -17,6 +17,7 @@ from toygpt.resuming.run_folder import RunFolder, open_run_folder
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
 from toygpt.tracking.run import Run, training_run
+from toygpt.tracking.run_info import wanted_trackers
 from toygpt.training.plan import num_steps
 
 
@@ -34,9 +35,11 @@ def open_run(
         inputs: Inputs of the fingerprint.
 
     Raises:
-        InputError: Another process trains this, or it cannot be resumed.
+        InputError: Another process trains this, or it cannot be resumed, or the
+            environment names no tracker.
     """
     root = paths.main_root()
+    wanted_trackers(params.tracking)  # a mistake ends it before anything is written
     with open_run_folder(
         root,
         inputs,

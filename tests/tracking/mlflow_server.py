@@ -1,0 +1,163 @@
+"""A real MLflow server on this machine, and a proxy before it that makes faults."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from tests.faults.kills import wait_until
+from toygpt.tracking.mlflow_database import database_uri
+
+PAGE = "<!doctype html>\n<html>\n<body>Welcome to nginx!</body>\n</html>\n"
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+class Server(NamedTuple):
+    """A server that runs."""
+
+    address: str
+    folder: Path  # of its files, like `mlflow.db`
+
+    def experiment_names(self) -> dict[str, str]:
+        """Return the names of all experiments, by their ids."""
+        from mlflow import MlflowClient
+
+        found = MlflowClient(self.address).search_experiments()
+        return {experiment.experiment_id: experiment.name for experiment in found}
+
+
+@contextmanager
+def running_server(
+    folder: Path, database: Path, *options: str, **environment: str
+) -> Iterator[Server]:
+    """Run `mlflow server` in a folder.
+
+    Args:
+        folder: For its files.
+        database: An empty one of MLflow's, which it gets a copy of.
+        options: Of the command.
+        environment: Variables besides those of the test.
+    """
+    shutil.copy(database, folder)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", database_uri(folder / database.name)]
+    command += ["--artifacts-destination", str(folder / "artifacts"), *options]
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | quiet | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None, log.read_text()
+            with suppress(OSError), urllib.request.urlopen(f"{address}/health") as it:
+                return bool(it.status == 200)
+            return False
+
+        wait_until(answers)
+        yield Server(address, folder)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Proxy:
+    """Passes requests on to a server, unless it shall answer itself, or is down."""
+
+    def __init__(self, server: Server) -> None:
+        self.upstream = urlsplit(server.address).netloc
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.answer: tuple[int, str] | None = None  # instead of the server's
+        self.requests: list[str] = []  # their paths
+        self.is_down = True
+
+    def start(self) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), _Handler)
+        self._http.daemon_threads = True
+        self._http.proxy = self  # type: ignore[attr-defined]
+        self._thread = Thread(target=self._http.serve_forever, args=(0.02,))
+        self._thread.start()
+        self.is_down = False
+
+    def stop(self) -> None:
+        """Refuse connections, and answer no more on those that are open."""
+        if not self.is_down:
+            self.is_down = True
+            self._http.shutdown()
+            self._http.server_close()
+            self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def handle_any(self) -> None:
+        proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        proxy.requests.append(urlsplit(self.path).path)
+        if proxy.is_down:
+            self.close_connection = True
+            return
+        if proxy.answer is not None:
+            status, text = proxy.answer
+            self._send(status, "text/html", text.encode())
+            return
+        with closing(HTTPConnection(proxy.upstream)) as upstream:
+            headers = {k: v for k, v in self.headers.items() if k != "Accept-Encoding"}
+            upstream.request(self.command, self.path, body, headers)
+            got = upstream.getresponse()
+            kind = got.getheader("Content-Type", "")
+            self._send(got.status, kind, got.read())
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def proxy_before(server: Server) -> Iterator[Proxy]:
+    proxy = Proxy(server)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()

@@ -1,0 +1,275 @@
+"""A team's MLflow server gets what the database of a project would, faults or not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.audit import differences, in_mlflow
+from tests.tracking.mlflow_server import (
+    PAGE,
+    Proxy,
+    Server,
+    proxy_before,
+    running_server,
+)
+from tests.tracking.service import sync_beside
+from tests.tracking.trackers import (
+    MODEL_FILES,
+    Warned,
+    log,
+    log_everything,
+    new_record,
+    record_in,
+    run_in,
+    tracked_by,
+)
+from toygpt.pipeline.errors import InputError
+from toygpt.tracking.backfill import Outcome, track
+from toygpt.tracking.mlflow_models import model_from_mlflow
+from toygpt.tracking.record import Record, new_run_id
+from toygpt.tracking.run_info import all_infos
+from toygpt.tracking.sync import PATIENCE_WHILE_TRAINING_SECONDS, bring_up_to_date
+
+pytestmark = pytest.mark.slow
+
+LOCAL = tracked_by("mlflow")
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server"), empty_database) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with proxy_before(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def run_id() -> str:
+    """Return the id of this test's record: the server has those of all tests."""
+    return new_run_id()
+
+
+def audit(server: Server, record: Record) -> list[str]:
+    """Return what the server has of a record otherwise than once and as it is."""
+    runs = in_mlflow(server.folder)[record.info.id]
+    assert len(runs) == 1
+    return differences("mlflow", record, *runs)
+
+
+def run_of(server: Server, record: Record) -> Any:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.address)
+    return client.get_run(record.info.synced[f"mlflow:{server.address}"].id)
+
+
+def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
+    root: Path, server: Server, run_id: str
+) -> None:
+    tracking = tracked_by("mlflow", mlflow=server.address)
+
+    log_everything(root, "mlflow", run_id=run_id, mlflow=server.address)
+
+    record = record_in(root, run_id)
+    run = run_of(server, record)
+    assert audit(server, record) == []
+    assert record.unsynced([f"mlflow:{server.address}"]) == []
+    assert run.data.params["train.learning_rate"] == "0.001"
+    assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    assert [path.name for path in root.iterdir()] == [".toygpt"]
+    address = f"runs:/{run.info.run_id}/model"
+    with model_from_mlflow(address, tracking=tracking, root=root) as directory:
+        assert (directory / "deep/file").read_text() == MODEL_FILES["deep/file"]
+
+
+def test_the_environment_comes_before_the_parameters(
+    root: Path, server: Server, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty variables are none."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with run_in(root, LOCAL, run_id=run_id):
+        pass
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"of {run_id}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server.address}/")
+    with run_in(root, LOCAL, run_id=run_id, metadata={"mlflow.runName": "mine"}):
+        pass
+
+    record = record_in(root, run_id)
+    run = run_of(server, record)
+    assert record.info.trackers == ["mlflow", f"mlflow:{server.address}"]
+    assert list(record.info.synced) == record.info.trackers
+    assert run.info.run_name == "mine"
+    experiment = run_of(server, record).info.experiment_id
+    assert server.experiment_names()[experiment] == f"of {run_id}"
+
+
+def test_a_new_server_gets_old_runs_when_that_is_asked_for(
+    root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, muted, new = (new_run_id() for _ in range(3))
+    tracking = tracked_by("mlflow", mlflow=server.address)
+    for run_id, trackers in ((old, LOCAL), (muted, tracked_by())):
+        with run_in(root, trackers, run_id=run_id, name=run_id) as run:
+            log(run.record, 1, 4)
+
+    with run_in(root, tracking, run_id=new, name=new):
+        pass
+    assert bring_up_to_date(tracking, root) == []
+    assert not in_mlflow(server.folder).keys() & {old, muted}
+    (root / "dvc.yaml").touch()
+    assert track(root, tracking) == Outcome(sorted([old, muted], reverse=True), {})
+
+    for folder, _ in all_infos(root):
+        assert audit(server, Record(folder)) == []
+    assert len(in_mlflow(root)) == 1, "nothing else was logged here"
+
+
+def test_a_run_is_found_whatever_its_experiment_is_called_now(
+    root: Path, server: Server, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its id, or by its tag if the id was never noted."""
+    tracking = tracked_by("mlflow", mlflow=server.address)
+    for name, is_noted in (("first", True), ("second", True), ("third", False)):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"{name} of {run_id}")
+        if not is_noted:
+            record_in(root, run_id).note_synced({})
+        with run_in(root, tracking, run_id=run_id) as run:
+            run.log_metrics({"loss": 1.0}, step=len(run.record.points) + 1)
+
+    assert audit(server, record_in(root, run_id)) == []
+    names = server.experiment_names().values()
+    assert [name for name in names if run_id in name] == [f"first of {run_id}"]
+
+
+def test_what_a_server_lost_is_logged_again_when_that_is_asked_for(
+    root: Path, server: Server, run_id: str
+) -> None:
+    from mlflow import MlflowClient
+
+    tracking = tracked_by("mlflow", mlflow=server.address)
+    with run_in(root, tracking, run_id=run_id, name=run_id) as run:
+        log(run.record, 1, 4)
+    lost = run_of(server, record_in(root, run_id)).info.run_id
+    MlflowClient(server.address).set_tag(lost, "toygpt.run", "none")
+
+    assert track(root, tracking).synced == []
+    assert track(root, tracking, is_rebuilding=True).synced == [run_id]
+    assert audit(server, record_in(root, run_id)) == []
+    assert track(root, tracking, is_rebuilding=True).synced == []
+
+
+UNAUTHENTICATED = "You are not authenticated."
+# What the proxy answers instead of the server, and what the only warning says then.
+TROUBLES: dict[str, tuple[tuple[int, str] | None, str]] = {
+    "down": (None, "Connection refused"),
+    "broken": ((500, "Internal Server Error"), "500"),
+    "full": ((507, "Insufficient Storage"), "error code 507"),
+    "wrong password": ((401, UNAUTHENTICATED), UNAUTHENTICATED),
+    "no permission": ((403, "Permission denied"), "Permission denied"),
+    "a page": ((200, PAGE), "does not answer as a server of MLflow"),
+    "no page": ((404, PAGE), "does not answer as a server of MLflow"),
+    "another service": ((404, '{"detail": "Not Found"}'), "as a server of MLflow"),
+}
+
+
+@pytest.mark.parametrize("when", ["start", "middle", "end"])
+@pytest.mark.parametrize(("answer", "message"), TROUBLES.values(), ids=TROUBLES)
+def test_what_a_server_missed_arrives_when_it_works_again(
+    root: Path,
+    server: Server,
+    proxy: Proxy,
+    run_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    warned: Warned,
+    answer: tuple[int, str] | None,
+    message: str,
+    when: str,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted")
+    tracking = tracked_by("mlflow", mlflow=proxy.address)
+    record = new_record(root, run_id, trackers=[f"mlflow:{proxy.address}"])
+    warnings: list[str] = []
+
+    def work(step: int, *, is_faulty: bool) -> None:
+        if is_faulty and answer is None:
+            proxy.stop()
+        elif proxy.is_down:
+            proxy.start()
+        proxy.answer = answer if is_faulty else None
+        log(record, step, step + 3)
+        warnings.extend(warned())
+
+    steps: list[Callable[[], object]] = [
+        lambda: work(1, is_faulty=when == "start"),
+        lambda: work(4, is_faulty=when == "middle"),
+        lambda: work(7, is_faulty=when == "end"),
+        lambda: work(10, is_faulty=False),
+    ]
+    sync_beside(record, tracking, root, *steps)
+
+    (warning,) = warnings
+    assert warning.startswith(f"warning: mlflow:{proxy.address} cannot be synced: ")
+    assert message in warning, "the fault fired"
+    assert "planted" not in warning
+    assert warned() == []
+    assert len(record.points) == 12
+    assert audit(server, record) == []
+    assert record_in(root, run_id).unsynced([f"mlflow:{proxy.address}"]) == []
+
+
+def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_while_training(
+    root: Path, server: Server, proxy: Proxy, run_id: str
+) -> None:
+    """A time limit must leave room for the requests that come one after another."""
+    tracking = tracked_by("mlflow", mlflow=proxy.address)
+    for num_points in (3, 6):
+        before = len(proxy.requests)
+        with run_in(root, tracking, run_id=run_id, params={"seed": 7}) as run:
+            log(run.record, num_points - 2, num_points + 1)
+
+        paths = proxy.requests[before:]
+        first = next(i for i, path in enumerate(paths) if path.endswith("log-batch"))
+        at_once = [path for path in paths[:first] if "get-history" in path]
+        num_rounds = first - len(at_once) + bool(at_once) + 3  # and points, and tags
+        assert 5 * num_rounds <= PATIENCE_WHILE_TRAINING_SECONDS
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://example.com", "databricks", "sqlite:///mlflow.db", "http://", "http://a b"],
+)
+def test_an_address_that_is_none_of_a_server_is_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+
+    with (
+        pytest.raises(InputError, match="the variable MLFLOW_TRACKING_URI: got ") as it,
+        run_in(root, LOCAL),
+    ):
+        pytest.fail("it was trained")
+
+    assert repr(address) in str(it.value)
+    assert not list(root.iterdir())
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:planted@example.com")
+
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD") as error:
+        run_in(root, LOCAL).__enter__()
+
+    assert "planted" not in str(error.value)

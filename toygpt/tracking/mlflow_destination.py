@@ -1,0 +1,63 @@
+"""Which MLflow logs the runs: a team's server, or the database of this project."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import TrackingParams, server_address
+from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow, database_uri
+
+# MLflow's functions that take no client leave there what they were given.
+VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+def mlflow_server(tracking: TrackingParams) -> str | None:
+    """Return the address of MLflow's server; None if this project's database is used.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI, which comes first, names something else.
+    """
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        try:
+            return server_address(address)
+        except ValueError as error:
+            raise InputError(f"the variable MLFLOW_TRACKING_URI: {error}") from None
+    return tracking.mlflow if isinstance(tracking.mlflow, str) else None
+
+
+def mlflow_uri(tracking: TrackingParams, root: Path) -> str:
+    """Return the address by which MLflow's clients find the server or the database.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI names something else.
+        OSError: The database's path is not in UTF-8.
+    """
+    return mlflow_server(tracking) or database_uri(root / DATABASE)
+
+
+@contextmanager
+def used_by_default(uri: str) -> Iterator[None]:
+    """Let MLflow's functions that take no client use an address, in the block alone.
+
+    They find registered models there, too; with a server, the user may name another
+    place for those (MLFLOW_REGISTRY_URI).
+    """
+    configure_mlflow()
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"] or uri)
+    try:
+        yield
+    finally:
+        set_uri: Any = mlflow.set_tracking_uri
+        set_uri(None)
+        mlflow.set_registry_uri("")
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
