@@ -90,9 +90,13 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
         *("train_loss", "validation_loss", "gradient_norm"),
         *("muon_learning_rate", "tokens_per_second", "test_bits_per_byte"),
     }
-    artifacts = built.root / "mlartifacts/toygpt" / oldest.info.run_id / "artifacts"
-    assert (artifacts / "model/model.safetensors").is_file()
-    assert (artifacts / "samples/samples.md").is_file()
+    assert "bits per byte on the test split" in oldest.data.tags["mlflow.note.content"]
+    assert len(oldest.inputs.dataset_inputs) == 3
+    (output,) = oldest.outputs.model_outputs
+    artifacts = built.root / "mlartifacts" / "toygpt"
+    model = artifacts / "models" / output.model_id / "artifacts"
+    assert (model / "model.safetensors").is_file()
+    assert (artifacts / oldest.info.run_id / "artifacts/samples/samples.md").is_file()
 
     (run, *_) = [run for run in read_runs(built.root) if run.history]
     assert run.name == oldest.info.run_name

@@ -16,7 +16,7 @@ import mlflow
 import pytest
 from ruamel.yaml import YAML
 
-from tests.files import write_files
+from tests.files import files_in, write_files
 from tests.project import Workspace
 from tests.project import mlflow_runs as pipeline_runs
 from tests.tracking.trackers import (
@@ -31,6 +31,7 @@ from tests.tracking.trackers import (
     tracked_by,
 )
 from toygpt.pipeline.files import sha256_of
+from toygpt.tracking.mlflow_models import model_from_mlflow
 from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 
 TRACKING = tracked_by("mlflow")
@@ -133,6 +134,17 @@ def test_a_model_that_the_user_deleted_is_not_logged_again(root: Path) -> None:
 
     assert logged_models(root) == []
     assert record_in(root).info.synced["mlflow"].directories == ["model"]
+
+
+def test_a_model_is_fetched_from_where_the_project_was_moved_to(root: Path) -> None:
+    train(root)
+    (run,) = mlflow_runs(root)
+    moved = root.rename(root.with_name("moved"))
+
+    with model_from_mlflow(
+        f"runs:/{run.info.run_id}/model", tracking=TRACKING, root=moved
+    ) as directory:
+        assert files_in(directory).items() >= MODEL_FILES.items()
 
 
 def test_results_on_the_test_split_are_shown_beside_the_model(root: Path) -> None:

@@ -176,11 +176,7 @@ def _describe(
     )
     max_new_tokens = config["n_positions"] // 2
     text = Schema([ColSpec("string")])
-    model = Model(
-        run_id=run_id,
-        model_id=model_id,
-        model_size_bytes=sum(file.stat().st_size for file in directory.iterdir()),
-    )
+    model = Model(run_id=run_id, model_id=model_id)
     model.add_flavor(
         "transformers",
         transformers_version=version("transformers"),
@@ -208,6 +204,8 @@ def _describe(
         pip_requirements=[f"{it}=={version(it).partition('+')[0]}" for it in PACKAGES],
         model_config=SETTINGS,
     )
+    model.model_size_bytes = sum(path.stat().st_size for path in directory.iterdir())
+    model.save(str(description / "MLmodel"))
     shutil.copytree(
         directory, description / "components" / "tokenizer", ignore=NOT_OF_TOKENIZER
     )
