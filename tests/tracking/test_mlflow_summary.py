@@ -18,9 +18,10 @@ TRACKING = tracked_by("mlflow", tags={"steps": "by hand"})
 PARAMS = {"model": "nano", "corpus": "python"}
 
 
-def evaluate(root: Path, bits_per_byte: float) -> None:
+def evaluate(root: Path, bits_per_byte: float, **others: float) -> None:
+    results = {"test_bits_per_byte": bits_per_byte, **others}
     with record_in(root).locked():
-        record_in(root).append({"test_bits_per_byte": bits_per_byte}, step=None)
+        record_in(root).append(results, step=None)
     bring_up_to_date(TRACKING, root)
 
 
@@ -69,6 +70,8 @@ def test_a_description_follows_the_results(root: Path) -> None:
     assert note(root) == (
         "nano on python: 1.317 bits per byte on the test split, 2,103,808 parameters"
     )
+    evaluate(root, 1.25, test_bits_per_byte_standard_error=0.0041)
+    assert note(root).startswith("nano on python: 1.250 ± 0.004 bits per byte on the")
 
 
 def test_a_description_that_a_person_wrote_stays(root: Path) -> None:

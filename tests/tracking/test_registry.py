@@ -17,6 +17,7 @@ from tests.tracking.trackers import (
     tracked_by,
 )
 from toygpt.pipeline.errors import InputError
+from toygpt.tracking.mlflow_models import mlflow_client as opened_client
 from toygpt.tracking.registry import (
     NotBetterError,
     mlflow_errors,
@@ -58,19 +59,26 @@ def champion(root: Path) -> str:
     return str(version.version)
 
 
-def contest(root: Path, run: Any, metric: str = "test_loss") -> list[str]:
-    return register(mlflow_client(root), run, "toygpt", alias="champion", metric=metric)
+def register_in(root: Path, run: Any, name: str = "toygpt", **options: Any) -> Any:
+    with opened_client(TRACKING, root) as client:
+        return register(client, run, name, **{"alias": None, "metric": None} | options)
+
+
+def contest(root: Path, run: Any, metric: str = "test_loss") -> Any:
+    return register_in(root, run, alias="champion", metric=metric)
 
 
 def test_a_model_is_registered_once(root: Path, train: Train) -> None:
     client, run = mlflow_client(root), train("first")
 
-    first = register(client, run, "toygpt", alias=None, metric=None)
-    again = register(client, run, "toygpt", alias="best", metric=None)
+    first = register_in(root, run)
+    again = register_in(root, run, alias="best")
 
     (version,) = client.search_model_versions("name = 'toygpt'")
     (model,) = logged_models(root)
-    assert (version.run_id, version.model_id) == (run.info.run_id, model.model_id)
+    assert (version.run_id, version.source) == (run.info.run_id, model.model_uri)
+    assert version.description == "None on None"
+    assert model.tags["mlflow.modelVersions"] == '[{"name": "toygpt", "version": 1}]'
     assert first == ["toygpt version 1 is the model of first"]
     assert again == [
         "toygpt version 1 was already the model of first",
@@ -152,7 +160,7 @@ def test_what_mlflow_refuses_leaves_nothing_behind(
     run, client = train("first", loss=2.5), mlflow_client(root)
 
     with pytest.raises(InputError) as error, mlflow_errors():
-        register(client, run, name, alias=alias, metric=metric)
+        register_in(root, run, name, alias=alias, metric=metric)
 
     assert named in str(error.value)
     assert "\n" not in str(error.value)
@@ -165,7 +173,7 @@ def test_a_run_without_a_model_is_refused(root: Path) -> None:
     (run,) = mlflow_runs(root)
 
     with pytest.raises(InputError, match="nano-python has no model that MLflow can"):
-        register(mlflow_client(root), run, "toygpt", alias=None, metric=None)
+        register_in(root, run)
 
     assert mlflow_client(root).search_registered_models() == []
 

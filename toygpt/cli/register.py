@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Register the model, and print its version."""
     from toygpt.pipeline.params_file import load_params
     from toygpt.tracking.mlflow_experiments import experiment_name
-    from toygpt.tracking.mlflow_models import open_client
+    from toygpt.tracking.mlflow_models import mlflow_client
     from toygpt.tracking.registry import (
         NotBetterError,
         mlflow_errors,
@@ -65,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
     root = project_root()
     tracking = load_params(root / paths.PARAMS).tracking
     project = experiment_name(tracking.project)
-    client = open_client(tracking, root)
-    with mlflow_errors():
+    with mlflow_client(tracking, root) as client, mlflow_errors():
         if options.name_of_run:
             found = run_of_name(client, project, options.name_of_run)
         else:

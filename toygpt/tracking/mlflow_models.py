@@ -12,7 +12,7 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow
+from toygpt.tracking.mlflow_database import DATABASE
 from toygpt.tracking.mlflow_destination import (
     mlflow_server,
     mlflow_uri,
@@ -21,19 +21,21 @@ from toygpt.tracking.mlflow_destination import (
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 
 
-def open_client(tracking: TrackingParams, root: Path) -> Any:
-    """Return the client of MLflow's server, or of the project's database.
+@contextmanager
+def mlflow_client(tracking: TrackingParams, root: Path) -> Iterator[Any]:
+    """Yield the client of MLflow's server, or of the project's database.
+
+    MLflow's registry looks up the models of runs where no client says, too.
 
     Raises:
         InputError: There is neither.
     """
     if mlflow_server(tracking) is None and not (root / DATABASE).is_file():
         raise InputError(f"there is no {DATABASE} in {root}: nothing was trained yet")
-    configure_mlflow()
-    from mlflow import MlflowClient
+    with used_by_default(mlflow_uri(tracking, root)):
+        from mlflow import MlflowClient
 
-    uri = mlflow_uri(tracking, root)
-    return MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        yield MlflowClient()
 
 
 @contextmanager

@@ -11,7 +11,14 @@ WEIGHTS_TAG = f"{OURS}weights.sha256"
 DESCRIPTION_TAG = f"{OURS}description"
 NOTE = "mlflow.note.content"  # what MLflow shows as the description
 # Results that describe a run and rank no model: MLflow would draw a bar chart of each.
-CONSTANTS = ("parameters", "steps", "bigram_bits_per_byte", "xz_bits_per_byte")
+STANDARD_ERROR = "test_bits_per_byte_standard_error"
+CONSTANTS = (
+    "parameters",
+    "steps",
+    "bigram_bits_per_byte",
+    "xz_bits_per_byte",
+    STANDARD_ERROR,
+)
 
 
 def tags_of(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -56,8 +63,10 @@ def describe(params: Mapping[str, Any], results: Mapping[str, float]) -> str:
     """
     parts = []
     if "test_bits_per_byte" in results:
-        value = results["test_bits_per_byte"]
-        parts.append(f"{value:.3f} bits per byte on the test split")
+        value = f"{results['test_bits_per_byte']:.3f}"
+        if STANDARD_ERROR in results:
+            value += f" ± {results[STANDARD_ERROR]:.3f}"
+        parts.append(f"{value} bits per byte on the test split")
     elif "validation_loss" in results:
         parts.append(f"validation loss {results['validation_loss']:.3f}")
     if "parameters" in results:

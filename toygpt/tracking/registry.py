@@ -1,5 +1,6 @@
 """MLflow's registry: the versions of a model, and an alias for the best of them."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +9,10 @@ from typing import Any
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.tracking.mlflow_logged_model import find_model, is_whole, latest_metrics
 from toygpt.tracking.mlflow_runs import RECORD_TAG
-from toygpt.tracking.mlflow_summary import WEIGHTS_TAG
+from toygpt.tracking.mlflow_summary import NOTE, WEIGHTS_TAG
 
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+VERSIONS_TAG = "mlflow.modelVersions"
 
 
 class NotBetterError(Exception):
@@ -132,7 +134,7 @@ def register(
     if alias is None:
         return lines
     if not is_better:
-        raise NotBetterError(f"version {version.version} is not {alias}: {comparison}")
+        raise NotBetterError(f"version {version.version} is not {alias}{comparison}")
     client.set_registered_model_alias(name, alias, version.version)
     lines.append(f"models:/{name}@{alias} is version {version.version}{comparison}")
     return lines
@@ -162,14 +164,19 @@ def _version_of(client: Any, run: Any, model: Any, name: str) -> tuple[Any, bool
             raise
     quote = '"' if "'" in name else "'"
     for version in client.search_model_versions(f"name = {quote}{name}{quote}"):
-        if version.model_id == model.model_id:
+        if version.source == model.model_uri:
             return version, False
     version = client.create_model_version(
         name,
-        f"models:/{model.model_id}",
+        model.model_uri,
         run_id=run.info.run_id,
+        description=run.data.tags.get(NOTE),
         model_id=model.model_id,
     )
+    # By this, the model's page in MLflow shows its versions.
+    versions = json.loads(model.tags.get(VERSIONS_TAG, "[]"))
+    versions.append({"name": name, "version": version.version})
+    client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps(versions)})
     return version, True
 
 
@@ -181,12 +188,13 @@ def _compare(client: Any, model: Any, champion: Any, metric: str) -> tuple[str, 
         NotBetterError: The values are of two test splits, or of unknown ones.
     """
     new = _metric_of(model, metric, "the model")
-    if champion is None or champion.model_id == model.model_id:
+    if champion is None or champion.source == model.model_uri:
         return f": {metric} {new.value:g}", True
     holder = f"version {champion.version}"
-    if not champion.model_id:
-        raise InputError(f"{holder} was not made from a run: it has no metrics")
-    old = _metric_of(client.get_logged_model(champion.model_id), metric, holder)
+    model_id = re.fullmatch("models:/(m-[0-9a-f]+)", champion.source)
+    if model_id is None:
+        raise InputError(f"{holder} is not the model of a run: it has no metrics")
+    old = _metric_of(client.get_logged_model(model_id[1]), metric, holder)
     if new.dataset_digest is None or new.dataset_digest != old.dataset_digest:
         raise NotBetterError(
             f"{metric} of two test splits cannot be compared: "
