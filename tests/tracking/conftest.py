@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 from tests.project import PATIENCE_SECONDS
+from tests.tracking.mlflow_server import Proxy, Server, proxy_before, running_server
 from tests.tracking.service import FollowerWithin, Service
 from tests.tracking.trackers import Warned, new_record
 from toygpt.pipeline.git import git
@@ -44,6 +45,22 @@ def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "root"
 
 
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[Server]:
+    """Return an MLflow server on this machine."""
+    with running_server(tmp_path_factory.mktemp("server"), empty_database) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """Return a proxy before that server."""
+    with proxy_before(server) as proxy:
+        yield proxy
+
+
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry soon and often, and until the retry succeeds."""
@@ -61,7 +78,6 @@ def _one_process(
     """Sync the trackers in the test's own process, unless its file says otherwise."""
     if not getattr(request.module, "HAS_FOLLOWERS", False):
         monkeypatch.setattr(run, "Follower", FollowerWithin)
-        monkeypatch.setattr(os, "getppid", os.getpid)  # the stage is this process
 
 
 @pytest.fixture

@@ -12,20 +12,16 @@ from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from tests.faults.audit import differences, in_mlflow
 from tests.faults.kills import wait_until
 from toygpt.tracking.mlflow_database import database_uri
+from toygpt.tracking.record import Record
 
 PAGE = "<!doctype html>\n<html>\n<body>Welcome to nginx!</body>\n</html>\n"
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 class Server(NamedTuple):
@@ -40,6 +36,20 @@ class Server(NamedTuple):
 
         found = MlflowClient(self.address).search_experiments()
         return {experiment.experiment_id: experiment.name for experiment in found}
+
+
+def audit_at(server: Server, record: Record) -> list[str]:
+    """Return what the server has of a record otherwise than once and as it is."""
+    runs = in_mlflow(server.folder).get(record.info.id, [])
+    if len(runs) != 1:
+        return [f"{len(runs)} runs of {record.info.name}"]
+    return differences("mlflow", record, *runs)
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 @contextmanager
@@ -100,6 +110,7 @@ class Proxy:
         self.address = f"http://127.0.0.1:{self.port}"
         self.answer: tuple[int, str] | None = None  # instead of the server's
         self.requests: list[str] = []  # their paths
+        self.hangs_at = ""  # a word of a request that it never answers
         self.is_down = True
 
     def start(self) -> None:
@@ -126,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy.requests.append(urlsplit(self.path).path)
+        if proxy.hangs_at and proxy.hangs_at.encode() in body:
+            proxy.requests.append("hanging")
+            Event().wait()
         if proxy.is_down:
             self.close_connection = True
             return

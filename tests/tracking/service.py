@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Self
 from unittest.mock import patch
@@ -13,6 +12,7 @@ from toygpt.tracking.follower import Follower
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import RunInfo, Status
+from toygpt.tracking.stage import Stage
 from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 
 # An error that a call raises, or a function that it calls before its work.
@@ -82,16 +82,30 @@ class FollowerWithin(Follower):
     """Syncs the trackers in this process, once the stage has logged everything."""
 
     def _start(self) -> None:
-        assert self._folder is not None
-        bring_up_to_date(
-            self._tracking, self._root, except_run=self._folder.name, is_quiet=True
-        )
+        """Start no process."""
 
     def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             with syncing(self._folder) as record:
-                directories = partial(dict[str, Path], self.directories)
-                sync(record, self._tracking, self._root, directories=directories)
+                sync(record, self._tracking, self._root, directories=self.directories)
+            bring_up_to_date(
+                self._tracking, self._root, except_run=self._folder.name, is_quiet=True
+            )
+
+
+class StageWithin(Stage):
+    """The stage in this process: it is at work while it holds the record's lock."""
+
+    def __init__(self, record: Record, directories: dict[str, Path]) -> None:
+        super().__init__()
+        self._record = record
+        self._directories = directories
+
+    def is_at_work(self) -> bool:
+        return self._record.writer() is not None
+
+    def directories(self) -> dict[str, Path]:
+        return self._directories
 
 
 def sync_beside(
@@ -99,7 +113,7 @@ def sync_beside(
     tracking: TrackingParams,
     root: Path,
     *steps: Callable[[], object],
-    directories: Mapping[str, Path] | None = None,
+    directories: dict[str, Path] | None = None,
     is_quiet: bool = False,
 ) -> None:
     """Sync a record live: after each time, the stage that writes it takes a step.
@@ -125,8 +139,7 @@ def sync_beside(
                 followed,
                 tracking,
                 root,
-                stage=record.writer(),
-                directories=lambda: directories or {},
+                stage=StageWithin(record, directories or {}),
                 is_quiet=is_quiet,
             )
     record.refresh()

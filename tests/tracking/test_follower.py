@@ -173,18 +173,42 @@ def test_what_a_killed_follower_has_not_logged_another_one_does(
     assert capfd.readouterr().err == ""
 
 
+def test_a_run_whose_lock_was_deleted_goes_to_its_end(project: Path) -> None:
+    """By hand, say: the stage is at work all the same."""
+    with run_in(project, MLFLOW) as run:
+        log(run.record, 1, 4)
+        process = follower_of_this()
+        wait_until(lambda: mlflow_runs(project))
+        (run.record.folder / "lock").unlink()
+        time.sleep(1)  # a follower looks every 0.2 seconds
+        log(run.record, 4, 9)
+        wait_until(lambda: mlflow_runs(project)[0].data.metrics.get("speed") == 80.0)
+        (meanwhile,) = mlflow_runs(project)
+        assert follower_of_this() == process
+
+    assert meanwhile.info.status == "RUNNING"
+    assert audit(project) == []
+
+
 def test_a_follower_that_hangs_is_ended_with_a_warning(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """And with it W&B's own process, which would never notice."""
     monkeypatch.setattr(follower, "PATIENCE_SECONDS", 0.2)
 
-    started = time.monotonic()
-    with run_in(project, MLFLOW) as run:
-        follower_of_this().send_signal(signal.SIGSTOP)
+    with run_in(project, tracked_by("wandb")) as run:
+        wait_until(lambda: "wandb" in run.record.info.synced or run.record.refresh())
+        process = follower_of_this()
+        hanging = [process, *process.children(recursive=True)]
+        for each in hanging:
+            each.suspend()
         log(run.record, 1, 9)
+        started = time.monotonic()
 
     assert time.monotonic() - started < 30
-    assert record_in(project).unsynced(["mlflow"]) == ["mlflow"]
+    _, alive = psutil.wait_procs(hanging, timeout=30)
+    assert len(hanging) > 1 and not alive
+    assert record_in(project).unsynced(["wandb"]) == ["wandb"]
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: the trackers cannot be synced: the process ")
 

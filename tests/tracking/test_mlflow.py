@@ -145,6 +145,20 @@ def locked(root: Path) -> Iterator[None]:
 
 
 @contextmanager
+def read_only(root: Path) -> Iterator[None]:
+    """Make it so for the superuser as well: SQLite writes no format but 1 and 2."""
+
+    def write_format(number: int) -> None:
+        with (root / "mlflow.db").open("r+b") as file:
+            file.seek(18)
+            file.write(bytes([number]))
+
+    write_format(3)
+    yield
+    write_format(1)
+
+
+@contextmanager
 def damaged_inside(root: Path) -> Iterator[None]:
     """Overwrite all but the beginning of the database; then put it away."""
     with (root / "mlflow.db").open("r+b") as file:
@@ -171,6 +185,7 @@ def emptied(root: Path) -> AbstractContextManager[None]:
     ("fault", "message"),
     [
         (locked, "database is locked"),
+        (read_only, "readonly database"),
         (damaged_inside, "malformed"),
         (deleted, "No such file"),
         (emptied, "mlflow.db is empty"),

@@ -42,19 +42,35 @@ def test_run_json_keeps_the_keys_of_its_version(record: Record) -> None:
 
     assert written.keys() == {
         *("version", "id", "name", "project", "params", "tags", "trackers", "status"),
-        *("reason", "started", "ended", "facts", "weights_sha256", "told"),
+        *("reason", "started", "ended", "facts", "weights_sha256"),
     }
     assert (written["version"], written["facts"]) == (1, {"device": "abacus"})
-    assert synced == {"version": 1, "trackers": written["told"]}
-    (record.folder / "synced.json").unlink()
-    assert record_in(record.folder.parents[2]).info.synced == record.info.synced
-    assert written["told"]["mlflow"] == {
+    assert synced["version"] == 1
+    assert synced["trackers"]["mlflow"] == {
         "id": "1",
         "num_points": 2,
         "status": "FINISHED",
         "directories": ["model"],
         "is_wanted": True,
     }
+
+
+def test_what_an_earlier_version_has_noted_in_run_json_stays(record: Record) -> None:
+    noted = {"mlflow": {"id": "1", "num_points": 2, "status": "FINISHED"}}
+    path = record.folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"told": noted}))
+
+    record.refresh()
+    record.update(name="new")
+    record.refresh()
+
+    expected = {"mlflow": Synced("1", 2, "FINISHED")}
+    assert (record.info.name, record.info.synced) == ("new", expected)
+    record.note_synced({})
+    record.update()
+    record.refresh()
+    assert record.info.synced == {}
+    assert "told" not in path.read_text()
 
 
 def test_a_step_that_is_repeated_is_not_logged_twice(

@@ -1,18 +1,31 @@
 """What a tracker missed is synced later, of all runs that show there."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.tracking.service import Service
-from tests.tracking.trackers import RUN_ID, Warned, record_in, run_in, tracked_by
-from toygpt.tracking import backfill, sync
+from tests.faults.audit import audit
+from tests.tracking.service import Service, StageWithin, sync_beside
+from tests.tracking.trackers import (
+    RUN_ID,
+    Warned,
+    end_wandb,
+    log,
+    new_record,
+    record_in,
+    run_in,
+    tracked_by,
+    wandb_core,
+)
+from toygpt.tracking import backfill, connection, sync
 from toygpt.tracking.backfill import forget_lost
 from toygpt.tracking.record import Record
 from toygpt.tracking.sync import bring_up_to_date
 
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")
+WANDB = tracked_by("wandb")
 
 
 def finish(root: Path, run_id: str = RUN_ID) -> None:
@@ -92,6 +105,82 @@ def test_one_damaged_record_is_named_and_stops_no_other(
     (warning,) = warned()
     assert warning.startswith("warning: the training 2 is left as it is: ")
     assert "metrics.jsonl is damaged" in warning
+
+
+class EndedStage(StageWithin):
+    """A stage that has logged everything, even if another one writes the record."""
+
+    def is_at_work(self) -> bool:
+        return False
+
+
+def test_files_of_a_stage_are_copied_even_if_another_one_logs_by_now(
+    tmp_path: Path, service: Service, record: Record
+) -> None:
+    record.end("FINISHED", None, 2.0)
+    with record.locked():
+        stage = EndedStage(record, {"samples": tmp_path})
+        sync.sync(Record(record.folder), MLFLOW, tmp_path, stage=stage)
+
+    assert service.directories == {"samples"}
+    assert service.statuses == ["FINISHED"]
+
+
+def test_a_training_that_is_resumed_meanwhile_is_left_to_the_other_process(
+    tmp_path: Path, service: Service, record: Record
+) -> None:
+    with record.locked():
+        stage = EndedStage(record, {"model": tmp_path})
+        sync.sync(Record(record.folder), MLFLOW, tmp_path, stage=stage)
+
+    assert (service.directories, service.statuses) == (set(), [])
+    assert record_in(tmp_path).info.status == "RUNNING"
+
+
+def test_after_a_killed_stage_a_tracker_that_hangs_gets_less_time(
+    tmp_path: Path, service: Service, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "PATIENCE_WITHOUT_STAGE_SECONDS", 0.2)
+    monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+    record.end("FINISHED", None, 2.0)
+    service.fail("open", lambda: time.sleep(60))
+    stage = EndedStage(record, {})
+    monkeypatch.setattr(stage, "is_alive", lambda: False)
+
+    started = time.monotonic()
+    sync.sync(record, MLFLOW, tmp_path, stage=stage)
+
+    assert service.num_fired == 1
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.slow
+def test_a_suspended_wandb_holds_nothing_up_and_gets_the_rest_later(
+    root: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "LONGEST_PAUSE_SECONDS", 1.0)
+    record = new_record(root, trackers=["wandb"])
+    suspended = []
+
+    def suspend() -> None:
+        suspended.append(wandb_core())
+        suspended[0].suspend()
+        log(record, 4, 40)
+
+    started = time.monotonic()
+    sync_beside(record, WANDB, root, lambda: log(record, 1, 4), suspend)
+    took = time.monotonic() - started
+    suspended[0].kill()
+    end_wandb()  # as if another process had started
+
+    (warning,) = warned()
+    assert "does not answer" in warning
+    assert took < 60
+    assert record.unsynced(["wandb"]) == ["wandb"]
+    assert bring_up_to_date(WANDB, root) == ["nano-python"]
+    assert audit(root) == []
 
 
 @pytest.mark.usefixtures("gives_up_soon")

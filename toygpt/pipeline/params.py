@@ -237,7 +237,8 @@ def server_address(address: str) -> str:
     """Return the address of an MLflow server in the one way in which it is written.
 
     Raises:
-        ValueError: It is no such address, or it holds a secret, which is not repeated.
+        ValueError: It is another kind of address, or holds a secret, which is not
+            repeated.
     """
     if set("@?#") & set(address):
         raise ValueError(

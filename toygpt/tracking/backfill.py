@@ -1,9 +1,9 @@
 """Sync what the trackers missed or lost, and models that were trained elsewhere."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
@@ -38,7 +38,7 @@ def track(
     revisions: Sequence[str] = (),
     is_rebuilding: bool = False,
 ) -> Outcome:
-    """Bring the trackers up to date with all runs, whichever trackers these had.
+    """Bring the trackers up to date with all runs, also those of other trackers.
 
     Args:
         root: The project that the user works in.
@@ -51,6 +51,10 @@ def track(
     Raises:
         InputError: There is no such revision, or it has no results.
     """
+    # As MLflow itself: the answer to a large upload may be late.
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = (
+        os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or "120"
+    )
     _show_everywhere(root, wanted_trackers(tracking))
     if is_rebuilding:
         forget_lost(tracking, root)
@@ -65,8 +69,13 @@ def track(
                 if _lacking(record, directories, responsive):
                     with syncing(record.folder, is_patient=True) as record:
                         if record.end_if_dead():
-                            copies = partial(dict[str, Path], directories)
-                            sync(record, responsive, root, directories=copies)
+                            sync(
+                                record,
+                                responsive,
+                                root,
+                                directories=directories,
+                                in_foreground=True,
+                            )
                     names.append(record.info.name)
                     for tracker in _lacking(record, directories, tracking):
                         unsynced.setdefault(tracker, set()).add(record.info.name)
@@ -84,7 +93,7 @@ def track(
                 raise InputError(
                     f"the results of {place} cannot be read: {error!r}"
                 ) from None
-    names += bring_up_to_date(responsive, root)
+    names += bring_up_to_date(responsive, root, in_foreground=True)
     for tracker, name in unsynced_runs(root, tracking):
         unsynced.setdefault(tracker, set()).add(name)
     failed = set().union(*unsynced.values())
@@ -190,35 +199,35 @@ def unsynced_results(
     with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
         record = record_of_weights(root, results.weights_sha256)
         if record is not None and not record.is_busy():
+            # `track` appends them to the record: then no tracker has all points.
+            is_more = bool(_missing_metrics(record, results.evaluation()))
             with results.directories() as directories:
-                trackers = _lacking_files(record, directories, tracking)
-            if _missing_metrics(record, results.evaluation()):
-                # `track` appends them to the record: then no tracker has all points.
-                num_points = len(record.points) + 1
-                trackers = record.info.unsynced(wanted_trackers(tracking), num_points)
-            if trackers:
-                return record.info.name, trackers
+                if trackers := _lacking(record, directories, tracking, more=is_more):
+                    return record.info.name, trackers
     return None
 
 
 def _lacking(
-    record: Record, directories: Mapping[str, Path], tracking: TrackingParams
+    record: Record,
+    directories: Mapping[str, Path],
+    tracking: TrackingParams,
+    *,
+    more: int = 0,
 ) -> list[str]:
-    """Return the trackers that lack a part of a run, or a copy of a directory."""
-    unsynced = record.unsynced(wanted_trackers(tracking))
-    without_files = _lacking_files(record, directories, tracking)
-    return list(dict.fromkeys([*unsynced, *without_files]))
+    """Return the trackers that lack a part of a run, or a copy of a directory.
 
-
-def _lacking_files(
-    record: Record, directories: Mapping[str, Path], tracking: TrackingParams
-) -> list[str]:
-    """Return the trackers that have the run, but no copy of an existing directory."""
-    wanted = set(wanted_trackers(tracking)) & set(record.info.trackers)
-    return [
-        name
-        for name, synced in record.info.synced.items()
-        if name in wanted
-        and synced.is_wanted
-        and not directories.keys() <= set(synced.directories)
-    ]
+    Args:
+        record: Of the run.
+        directories: All of which the trackers shall have a copy.
+        tracking: Which trackers.
+        more: The number of points that the record will have besides its own.
+    """
+    info, wanted = record.info, wanted_trackers(tracking)
+    lacking = info.unsynced(wanted, len(record.points) + more)
+    for name in wanted:
+        has = info.synced.get(name)
+        if has is None or not has.is_wanted or name not in info.trackers:
+            continue
+        if name not in lacking and not directories.keys() <= set(has.directories):
+            lacking.append(name)
+    return lacking

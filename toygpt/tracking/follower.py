@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -69,7 +70,7 @@ class Follower:
         try:
             self._process.communicate(line, PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            _kill_tree(self._process.pid)
             self._process.communicate()
         if self._process.returncode:
             self._warn("the process that syncs them was ended")
@@ -81,3 +82,13 @@ class Follower:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _kill_tree(process_id: int) -> None:
+    """Kill a process and those that it started: W&B's own may hang, and would stay."""
+    import psutil
+
+    process = psutil.Process(process_id)
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()

@@ -40,7 +40,7 @@ def mlflow_uri(tracking: TrackingParams, root: Path) -> str:
 
 @contextmanager
 def used_by_default(uri: str) -> Iterator[None]:
-    """Let MLflow's functions that take no client use an address, in the block alone.
+    """Make MLflow's functions that take no client use an address, in the block.
 
     They find registered models there, too; with a server, the user may name another
     place for those (MLFLOW_REGISTRY_URI).

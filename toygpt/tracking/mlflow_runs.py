@@ -86,7 +86,7 @@ def points_in_mlflow(
 
 @contextmanager
 def answering_as_mlflow(server: str | None) -> Iterator[None]:
-    """Say in one line that what answers is no server of MLflow.
+    """Replace MLflow's errors about a server of another kind by one line.
 
     Raises:
         OSError: It is a web page, or another service.

@@ -6,6 +6,7 @@ record is a folder in `.toygpt/runs/` of the project that the user works in:
     run.json         name, parameters, metadata, status
     metrics.jsonl    a line for each point, on disk as soon as it is logged
     lock             held by the stage that writes these two
+    reserve          of the disk, to note how a training ended that has filled it
     synced.json      what each tracker has
     sync.lock        held by the process that syncs the trackers, and writes that file
 """
@@ -32,6 +33,7 @@ from toygpt.tracking.points import (
 )
 from toygpt.tracking.run_info import (
     RunInfo,
+    Status,
     Synced,
     all_infos,
     read_info,
@@ -43,6 +45,8 @@ from toygpt.tracking.run_info import (
 POINTS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 SYNC_LOCK_FILE = "sync.lock"
+RESERVE_FILE = "reserve"
+RESERVE_BYTES = 2**16
 PROCESS_IS_GONE = "its process is gone"
 
 
@@ -84,6 +88,16 @@ class Record:
         """Change fields of the info; only the stage that has the lock may do so."""
         self.info = replace(self.info, **changes)
         write_info(self.folder, self.info)
+
+    def reserve_room(self) -> None:
+        """Take room on the disk, which `end` gives back."""
+        with suppress(OSError):
+            (self.folder / RESERVE_FILE).write_bytes(secrets.token_bytes(RESERVE_BYTES))
+
+    def end(self, status: Status, reason: str | None, ended: float) -> None:
+        """Note how the training ended, even if the disk is full."""
+        (self.folder / RESERVE_FILE).unlink(missing_ok=True)
+        self.update(status=status, reason=reason, ended=ended)
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add properties of the whole run, besides parameters."""
@@ -140,11 +154,8 @@ class Record:
             with self.locked(is_patient=False):
                 if self.info.status == "RUNNING":
                     times = [point.time for point in self.points]
-                    self.update(
-                        status="KILLED",
-                        reason=PROCESS_IS_GONE,
-                        ended=max(times, default=self.info.started),
-                    )
+                    ended = max(times, default=self.info.started)
+                    self.end("KILLED", PROCESS_IS_GONE, ended)
         except BlockingIOError:  # a stage is logging to it
             return False
         return True

@@ -17,7 +17,7 @@ from toygpt.tracking.record import (
     end_dead_runs,
     record_of_weights,
 )
-from toygpt.tracking.run_info import read_info, runs_folder, wanted_trackers
+from toygpt.tracking.run_info import Status, read_info, runs_folder, wanted_trackers
 
 
 class Run:
@@ -101,20 +101,18 @@ def training_run(
             )
         else:
             _resume(record, name, params, metadata, tracking)
+        record.reserve_room()
         follower.start(record)
         try:
             yield Run(record, follower)
         except BaseException as error:
             is_killed = isinstance(error, KeyboardInterrupt | SystemExit)
+            status: Status = "KILLED" if is_killed else "FAILED"
             with suppress(OSError):  # the first error is the one to report
-                record.update(
-                    status="KILLED" if is_killed else "FAILED",
-                    reason=first_line(error),
-                    ended=time.time(),
-                )
+                record.end(status, first_line(error), time.time())
             raise
         else:
-            record.update(status="FINISHED", ended=time.time())
+            record.end("FINISHED", None, time.time())
 
 
 def _readable_record(folder: Path) -> Record | None:

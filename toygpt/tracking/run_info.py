@@ -16,7 +16,8 @@ VERSION = 1
 INFO_FILE = "run.json"
 SYNCED_FILE = "synced.json"
 # Two fields have other names in run.json: those of earlier toyGPTs, so that earlier and
-# later ones can read each other's records. Earlier ones kept the second there alone.
+# later ones can read each other's records. The second is of earlier ones, and is kept
+# there until it is in synced.json.
 KEYS_ON_DISK = {"facts": "metadata", "told": "synced"}
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -114,8 +115,11 @@ def all_infos(root: Path) -> Iterator[tuple[Path, RunInfo]]:
 def write_info(folder: Path, info: RunInfo) -> None:
     """Write all of it but what the trackers have, which `write_synced` writes."""
     values = asdict(info)
+    if not info.synced or (folder / SYNCED_FILE).exists():
+        del values["synced"]
     for key, name in KEYS_ON_DISK.items():
-        values[key] = values.pop(name)
+        if name in values:
+            values[key] = values.pop(name)
     write_json(folder / INFO_FILE, {"version": VERSION, **values})
 
 

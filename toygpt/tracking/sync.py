@@ -6,24 +6,25 @@ Live, late and once more after a loss are the same: what a tracker has is compar
 what the record has, and the rest is logged.
 """
 
-import json
-import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from time import monotonic, sleep
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.lock import Holder, locked
+from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.points import count_points
 from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
-from toygpt.tracking.run_info import all_infos, wanted_trackers
+from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
+from toygpt.tracking.stage import Stage
 from toygpt.tracking.tracker import Tracker
 from toygpt.tracking.wandb import WandbTracker
 
@@ -36,6 +37,12 @@ PATIENCE_SECONDS = 90.0
 PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
 SECONDS_TO_EXIT = 10
+# Where a user waits, a server has as long as an upload takes: MLflow's own limit is for
+# the time without an answer.
+PATIENCE_FOR_UPLOADS_SECONDS = 7 * 86400.0
+SECONDS_UNTIL_NOTICE = 5.0  # in the foreground
+
+EARLIER = "earlier"  # the argument that asks for the runs before this one
 
 OPEN: dict[str, Callable[..., Tracker]] = {
     "mlflow": MLflowTracker,
@@ -48,10 +55,11 @@ def sync(
     tracking: TrackingParams,
     root: Path,
     *,
-    stage: Holder | None = None,
-    directories: Callable[[], Mapping[str, Path]] = dict,
+    stage: Stage | None = None,
+    directories: Mapping[str, Path] | None = None,
     only: Collection[str] | None = None,
     is_quiet: bool = False,
+    in_foreground: bool = False,
 ) -> None:
     """Keep the trackers up to date with a record, and end the run as its stage does.
 
@@ -61,11 +69,11 @@ def sync(
         record: May be written by a stage meanwhile.
         tracking: Which trackers.
         root: The project that the user works in.
-        stage: The process that is writing the record, if one is.
-        directories: Returns, once the stage has ended, of which directories the
-            trackers shall keep a copy.
+        stage: The stage that is writing the record, if one is.
+        directories: Of which the trackers shall keep a copy; the stage has its own.
         only: Names of the trackers to sync, of those; by default all.
         is_quiet: Whether failing trackers cause no warning.
+        in_foreground: Whether a user waits, and no stage.
     """
     connections = []
     for name in wanted_trackers(tracking):
@@ -74,26 +82,49 @@ def sync(
             opened = partial(OPEN[kind], tracking=tracking, root=root)
             connections.append(Connection(name, record, opened, is_quiet=is_quiet))
 
-    while stage is not None and record.writer() == stage:
+    while stage is not None and stage.is_at_work():
         with suppress(InputError, OSError):  # the user has deleted it, say
             record.refresh()
         for connection in connections:
             connection.sync({}, limit_seconds=PATIENCE_WHILE_TRAINING_SECONDS)
         sleep(POLL_SECONDS)
 
-    if not record.end_if_dead():  # another stage continues the run
+    directories = stage.directories() if stage is not None else directories or {}
+    if not record.end_if_dead():  # a stage writes it: another one, or this one again
+        record.refresh()
+    if record.info.status == "RUNNING":  # the other one continues the training
         for connection in connections:
             connection.abandon()
         return
-    is_alone = stage is not None and stage.process != os.getppid()
-    patience = PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_SECONDS
-    ended, to_copy = monotonic(), directories()
+    notice = Timer(SECONDS_UNTIL_NOTICE, _print, [f"syncing {record.info.name} …"])
+    if in_foreground:
+        notice.start()
+    try:
+        _end(connections, directories, stage, in_foreground=in_foreground)
+    finally:
+        notice.cancel()
+
+
+def _end(
+    connections: list[Connection],
+    directories: Mapping[str, Path],
+    stage: Stage | None,
+    *,
+    in_foreground: bool,
+) -> None:
+    """End the run at the trackers, until they have everything or time is up."""
     for connection in connections:
         connection.try_at_once()
+    ended = monotonic()
     while connections:
         for connection in connections:
-            left = ended + patience - monotonic()
-            connection.sync(to_copy, is_last=True, limit_seconds=left)
+            is_alone = stage is not None and not stage.is_alive()
+            patience = PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_SECONDS
+            limit = ended + patience - monotonic()
+            if in_foreground:
+                is_server = connection.name.startswith("mlflow:")
+                limit = PATIENCE_FOR_UPLOADS_SECONDS if is_server else PATIENCE_SECONDS
+            connection.sync(directories, is_last=True, limit_seconds=limit)
         connections = [it for it in connections if not it.is_settled]
         if monotonic() > ended + PATIENCE_WITH_FAILURE_SECONDS:
             return
@@ -119,7 +150,7 @@ def bring_up_to_date(
     *,
     except_run: str | None = None,
     is_quiet: bool = False,
-    is_needed: Callable[[], bool] = lambda: True,
+    in_foreground: bool = False,
 ) -> list[str]:
     """Sync what the trackers missed, and end the runs whose process is gone.
 
@@ -128,7 +159,7 @@ def bring_up_to_date(
         root: The project that the user works in.
         except_run: Id of a record to leave as it is.
         is_quiet: Whether failing trackers cause no warning.
-        is_needed: Asked before each run: whether to continue.
+        in_foreground: Whether a user waits.
 
     Returns:
         The names of the runs that a tracker has more of now.
@@ -137,22 +168,26 @@ def bring_up_to_date(
     responsive = wanted_trackers(tracking)
     # The newest first: an old one that a tracker refuses must not hold it back.
     for folder, info in reversed(list(all_infos(root))):
-        is_settled = info.status != "RUNNING" and not info.unsynced(
-            responsive, count_points(folder / POINTS_FILE)
-        )
-        if info.id == except_run or is_settled or not is_needed():
+        if info.id == except_run or _is_settled(folder, info, responsive):
             continue
         try:
             with syncing(folder) as record:
                 if not record.end_if_dead():
                     continue
                 before = record.unsynced(responsive)
-                sync(record, tracking, root, only=before, is_quiet=is_quiet)
+                sync(
+                    record,
+                    tracking,
+                    root,
+                    only=before,
+                    is_quiet=is_quiet,
+                    in_foreground=in_foreground,
+                )
         except BlockingIOError:
             continue
         except (InputError, OSError) as error:
             message = f"the training {info.name} is left as it is: {error}"
-            print(f"warning: {message}", file=sys.stderr, flush=True)
+            _print(f"warning: {message}")
             continue
         after = record.unsynced(responsive)
         if any(record.info.synced[name].is_wanted for name in {*before} - {*after}):
@@ -162,51 +197,75 @@ def bring_up_to_date(
     return names
 
 
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _is_settled(folder: Path, info: RunInfo, trackers: Iterable[str]) -> bool:
+    """Return whether a run has ended, and none of these trackers lacks a part of it."""
+    num_points = count_points(folder / POINTS_FILE)
+    return info.status != "RUNNING" and not info.unsynced(trackers, num_points)
+
+
+@contextmanager
+def _earlier_runs_beside(
+    folder: Path, tracking: TrackingParams, root: Path
+) -> Iterator[None]:
+    """Sync the earlier runs in another process: each of them may take minutes.
+
+    And W&B, which ends its own process with a run, has one for each of ours.
+    """
+    trackers = wanted_trackers(tracking)
+    if all(
+        path == folder or _is_settled(path, info, trackers)
+        for path, info in all_infos(root)
+    ):
+        yield
+        return
+    command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", *sys.argv[1:3]]
+    process = subprocess.Popen([*command, EARLIER], stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
-    """Sync a record beside the stage that writes it; before that, all earlier records.
+    """Sync a record beside the stage that writes it.
 
     Args:
         folder: Of the record.
         tracking: Which trackers.
         root: The project that the user works in.
     """
-    parent = os.getppid()
-
-    def directories() -> dict[str, Path]:
-        """Read what the stage writes last; one that was killed has written nothing."""
-        line = sys.stdin.readline() if os.getppid() == parent else ""
-        return {name: Path(path) for name, path in json.loads(line or "{}").items()}
-
-    record = Record(folder)
-    stage = record.writer()
-    bring_up_to_date(
-        tracking,
-        root,
-        except_run=folder.name,
-        is_quiet=True,  # if a tracker fails, this run will warn of it
-        is_needed=lambda: stage is not None and record.writer() == stage,
-    )
-    while os.getppid() == parent:
-        # Another process may still be syncing what an earlier stage has logged.
-        with suppress(BlockingIOError), syncing(folder) as record:
-            sync(record, tracking, root, stage=stage, directories=directories)
-            return
-        sleep(POLL_SECONDS)
+    stage = Stage()
+    with _earlier_runs_beside(folder, tracking, root):
+        while stage.is_alive():
+            # Another process may still be syncing what an earlier stage has logged.
+            with suppress(BlockingIOError), syncing(folder) as record:
+                sync(record, tracking, root, stage=stage)
+                return
+            sleep(POLL_SECONDS)
 
 
 def main(arguments: list[str]) -> None:
     """Follow the run whose folder is the first argument, to the trackers of the second.
 
-    The stage gives the directories to copy on standard input, last of all. Signals that
-    the terminal sends to all of a command's processes are ignored: this process ends
-    soon after its stage.
+    With a third argument, sync the runs before it. The stage gives the directories to
+    copy on standard input, last of all. Signals that the terminal sends to all of a
+    command's processes are ignored: this process ends soon after its stage.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     folder = Path(arguments[0])
     tracking = TrackingParams.model_validate_json(arguments[1])
+    root = folder.parents[2]
     try:
-        follow(folder, tracking, folder.parents[2])
+        if arguments[2:] == [EARLIER]:  # if a tracker fails, the run will warn of it
+            bring_up_to_date(tracking, root, except_run=folder.name, is_quiet=True)
+        else:
+            follow(folder, tracking, root)
     except (InputError, OSError):  # the record is deleted, damaged, or out of reach
         sys.exit(1)  # the stage will say that a process has ended
     finally:  # W&B may wait for its own process at the end of Python, for ever
