@@ -56,7 +56,7 @@ def log_model(
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     run = client.get_run(run_id)
-    model = find_model(client, run)
+    model = _search(client, run)
     if is_whole(model) or was_deleted(run, model):
         return
     if model is None:
@@ -96,6 +96,11 @@ def _upload(client: Any, model_id: str, folders: Sequence[Path]) -> None:
 
 def find_model(client: Any, run: Any) -> Any:
     """Return the logged model of a run, whole or not; None if it has none."""
+    return _search(client, run) if _outputs(run) else None
+
+
+def _search(client: Any, run: Any) -> Any:
+    """Return it, even if a process was killed before the run named it."""
     found = client.search_logged_models(
         [run.info.experiment_id],
         filter_string=f"source_run_id = '{run.info.run_id}' AND name = '{NAME}'",

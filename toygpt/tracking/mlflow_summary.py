@@ -40,7 +40,7 @@ def separate_constants(points: Sequence[Point]) -> tuple[list[Point], dict[str, 
         metrics = {k: v for k, v in point.metrics.items() if k not in constants}
         rest.append(Point(point.step, point.time, metrics))
         for name in point.metrics.keys() - metrics.keys():
-            value = point.metrics[name]
+            value = float(point.metrics[name])
             tags[OURS + name] = str(int(value) if value.is_integer() else value)
     return rest, tags
 
