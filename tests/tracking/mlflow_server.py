@@ -97,7 +97,8 @@ def running_server(
         wait_until(answers)
         yield Server(address, folder)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -73,6 +73,22 @@ def wrapped() -> None:
         raise RuntimeError("(raised as a result of Query-invoked autoflush)") from error
 
 
+def quoted() -> None:
+    """Fail as MLflow's client does."""
+    try:
+        raise ConnectionRefusedError(111, "Connection refused")
+    except OSError as error:
+        raise RuntimeError(f"API request failed with exception {error}")  # noqa: B904
+
+
+def while_handling_another() -> None:
+    nothing: dict[str, str] = {}
+    try:
+        nothing["a key"]
+    except KeyError:
+        raise OSError("no entry")  # noqa: B904
+
+
 # A method that fails, how, and what the only warning says.
 FAULTS: dict[str, tuple[str, list[Fault], str]] = {
     "cannot be opened at first": ("open", [NO_ENTRY] * 3, ": no entry. "),
@@ -83,6 +99,8 @@ FAULTS: dict[str, tuple[str, list[Fault], str]] = {
     "cannot be closed": ("close", [TimeoutError("no")], "no."),
     "ends the process": ("log_points", [SystemExit(3)], "3."),
     "explains": ("log_points", [wrapped], ": attempt to write a readonly database. "),
+    "quotes": ("log_points", [quoted], ": [Errno 111] Connection refused. "),
+    "handles": ("log_points", [while_handling_another], ": no entry. "),
     "hangs": ("log_points", [lambda: time.sleep(60)], ": it does not answer. "),
     "hangs while it opens": ("open", [lambda: time.sleep(60)], "not answer. "),
 }
@@ -242,9 +260,9 @@ def test_pauses_grow_and_are_short_again_after_a_success_and_at_the_end(
     assert tries_until(150) == [101], "after a second"
     service.fail("log_metadata", *[NO_ENTRY] * 3)
     record.add_metadata({"key": "other"})
-    assert tries_until(154) == [151, 153], "and then after two"
+    assert tries_until(156) == [151, 154], "and, failing a second later, after two"
     mlflow.try_at_once()
-    assert tries_until(155) == [154]
+    assert tries_until(157) == [156]
 
 
 EVERYTHING = [(1, "loss", 1.0), (2, "loss", 0.5), (None, "parameters", 123.0)]

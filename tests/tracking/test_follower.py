@@ -197,7 +197,7 @@ def test_a_follower_that_hangs_is_ended_with_a_warning(
     monkeypatch.setattr(follower, "PATIENCE_SECONDS", 0.2)
 
     with run_in(project, tracked_by("wandb")) as run:
-        wait_until(lambda: "wandb" in run.record.info.synced or run.record.refresh())
+        wait_until(lambda: "wandb" in record_in(project).info.synced)
         process = follower_of_this()
         hanging = [process, *process.children(recursive=True)]
         for each in hanging:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.faults.audit import in_mlflow
+from tests.files import write_files
 from tests.tracking.mlflow_server import PAGE, Proxy, Server, audit_at
 from tests.tracking.service import sync_beside
 from tests.tracking.trackers import (
@@ -20,15 +21,19 @@ from tests.tracking.trackers import (
     tracked_by,
 )
 from toygpt.pipeline.errors import InputError
+from toygpt.tracking import sync
 from toygpt.tracking.backfill import Outcome, track
 from toygpt.tracking.mlflow_models import model_from_mlflow
 from toygpt.tracking.record import Record, new_run_id
 from toygpt.tracking.run_info import all_infos
-from toygpt.tracking.sync import PATIENCE_WHILE_TRAINING_SECONDS, bring_up_to_date
+from toygpt.tracking.sync import bring_up_to_date
 
 pytestmark = pytest.mark.slow
 
 LOCAL = tracked_by("mlflow")
+# Of sync.py, before conftest.py makes them longer.
+PATIENCE_WHILE_TRAINING_SECONDS = sync.PATIENCE_WHILE_TRAINING_SECONDS
+PATIENCE_SECONDS = sync.PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def run_of(server: Server, record: Record) -> Any:
 
 
 def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
-    root: Path, server: Server, run_id: str
+    root: Path, server: Server, run_id: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracking = tracked_by("mlflow", mlflow=server.address)
 
@@ -62,6 +67,7 @@ def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
     address = f"runs:/{run.info.run_id}/model"
     with model_from_mlflow(address, tracking=tracking, root=root) as directory:
         assert (directory / "deep/file").read_text() == MODEL_FILES["deep/file"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_environment_comes_before_the_parameters(
@@ -145,7 +151,7 @@ def test_what_a_server_lost_is_logged_again_when_that_is_asked_for(
 # run is opened, or later.
 ANOTHER = "does not answer as a server of MLflow"
 TROUBLES: dict[str, tuple[tuple[int, str] | None, list[str]]] = {
-    "down": (None, ["Connection refused", "Connection aborted"]),
+    "down": (None, ["Connection refused", "Remote end closed connection"]),
     "broken": ((500, "Internal Server Error"), ["500"]),
     "full": ((507, "Insufficient Storage"), ["error code 507"]),
     "wrong password": ((401, "Not authenticated"), ["'Not authenticated'"]),
@@ -156,8 +162,11 @@ TROUBLES: dict[str, tuple[tuple[int, str] | None, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("when", ["start", "middle", "end"])
-@pytest.mark.parametrize(("answer", "messages"), TROUBLES.values(), ids=TROUBLES)
+@pytest.mark.parametrize(
+    ("trouble", "when"),
+    [*((name, "start") for name in TROUBLES)]
+    + [(name, when) for name in ("down", "full") for when in ("middle", "end")],
+)
 def test_what_a_server_missed_arrives_when_it_works_again(
     root: Path,
     server: Server,
@@ -165,10 +174,10 @@ def test_what_a_server_missed_arrives_when_it_works_again(
     run_id: str,
     monkeypatch: pytest.MonkeyPatch,
     warned: Warned,
-    answer: tuple[int, str] | None,
-    messages: list[str],
+    trouble: str,
     when: str,
 ) -> None:
+    answer, messages = TROUBLES[trouble]
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted")
     tracking = tracked_by("mlflow", mlflow=proxy.address)
@@ -202,21 +211,49 @@ def test_what_a_server_missed_arrives_when_it_works_again(
     assert record_in(root, run_id).unsynced([f"mlflow:{proxy.address}"]) == []
 
 
-def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_while_training(
+@pytest.mark.usefixtures("gives_up_soon")
+def test_what_a_server_missed_at_the_end_arrives_with_the_next_training(
+    root: Path, server: Server, proxy: Proxy, run_id: str, warned: Warned
+) -> None:
+    tracking = tracked_by("mlflow", mlflow=proxy.address)
+    with run_in(root, tracking, run_id=run_id) as run:
+        log(run.record, 1, 4)
+        proxy.stop()
+    assert record_in(root, run_id).unsynced([f"mlflow:{proxy.address}"])
+    assert "Connection refused" in warned()[0]
+    proxy.start()
+
+    with run_in(root, tracking, run_id=new_run_id()):
+        pass
+
+    assert audit_at(server, record_in(root, run_id)) == []
+    assert warned() == []
+
+
+def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_in_time(
     root: Path, server: Server, proxy: Proxy, run_id: str
 ) -> None:
     """A time limit must leave room for the requests that come one after another."""
     tracking = tracked_by("mlflow", mlflow=proxy.address)
+    files = {f"{number}.txt": "text" for number in range(9)}
+    write_files(root / "model", files | {"large": "x" * 2**21, "deep/file": "text"})
+    num_rounds: list[tuple[int, int]] = []
     for num_points in (3, 6):
         before = len(proxy.requests)
         with run_in(root, tracking, run_id=run_id, params={"seed": 7}) as run:
             log(run.record, num_points - 2, num_points + 1)
+            run.log_directory(root / "model", name="model")
 
         paths = proxy.requests[before:]
-        first = next(i for i, path in enumerate(paths) if path.endswith("log-batch"))
-        at_once = [path for path in paths[:first] if "get-history" in path]
-        num_rounds = first - len(at_once) + bool(at_once) + 3  # and points, and tags
-        assert 5 * num_rounds <= PATIENCE_WHILE_TRAINING_SECONDS
+        at_once = [path for path in paths if "get-history" in path or "txt" in path]
+        opened = next(i for i, path in enumerate(paths) if path.endswith("log-batch"))
+        num_rounds.append((opened, len(paths) - len(at_once) + 3))
+
+    for opened, everything in num_rounds:
+        assert 5 * opened <= PATIENCE_WHILE_TRAINING_SECONDS
+        assert 5 * everything <= PATIENCE_SECONDS
+    assert len(list(server.folder.rglob("*/model/*.txt"))) >= 9
+    assert list(server.folder.rglob("*/model/deep/file"))
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,11 @@ def test_a_user_with_a_password_is_let_in_and_no_other(
         tmp_path / "server",
         empty_database,
         *basic_auth,
-        MLFLOW_FLASK_SERVER_SECRET_KEY="planted-in-the-server",
+        MLFLOW_FLASK_SERVER_SECRET_KEY="of-the-server",
+        MLFLOW_AUTH_ADMIN_PASSWORD="planted-and-right",
     ) as server:
         tracking = tracked_by("mlflow", mlflow=server.address)
-        for password in ("planted-and-wrong", "password1234"):
+        for password in ("planted-and-wrong", "planted-and-right"):
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
             run_id = new_run_id()
             with run_in(tmp_path / "project", tracking, run_id=run_id) as run:

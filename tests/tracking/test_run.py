@@ -16,11 +16,10 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
 )
-from toygpt.tracking import record as record_module
 from toygpt.tracking.points import read_points
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import run_of_model
-from toygpt.tracking.run_info import RunInfo, runs_folder
+from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
 from toygpt.tracking.sync import bring_up_to_date
 
 NONE = tracked_by()
@@ -106,16 +105,15 @@ def test_on_a_full_disk_there_is_room_for_how_the_training_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training itself may have filled it."""
-    real_write = record_module.write_info
 
     def write(folder: Path, info: RunInfo) -> None:
         if (reserve := folder / "reserve").exists():
             assert reserve.stat().st_blocks * 512 >= 2**16
             raise OSError(28, "No space left on device")
-        real_write(folder, info)
+        write_info(folder, info)
 
     with pytest.raises(OSError, match="No space"), run_in(tmp_path, NONE) as run:
-        monkeypatch.setattr(record_module, "write_info", write)
+        monkeypatch.setattr("toygpt.tracking.record.write_info", write)
         run.log_metadata({"key": "value"})
 
     info = record_in(tmp_path).info

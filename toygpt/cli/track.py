@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="look for every run in mlflow.db and wandb/, and log again those missing",
+        help="look for every run in MLflow and wandb/, and log again those missing",
     )
     parser.set_defaults(run=run)
 

@@ -68,6 +68,9 @@ class Connection:
             return
         try:
             with _time_limit(limit_seconds):
+                if self._tracker is None and not is_last:
+                    self._open()  # it may take all of the time
+                    return
                 tracker = self._tracker or self._open()
                 self._log_what_is_missing(tracker, directories)
                 if is_last:
@@ -189,10 +192,18 @@ def _missing(points: list[Point], tracker: Tracker) -> list[Point]:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Return the first error of a chain: "disk full", not its consequences."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    """Return the first error of a chain: "disk full", not its consequences.
+
+    MLflow's client does not name the cause of an error, and quotes it.
+    """
+    cause = error.__cause__
+    if (
+        cause is None
+        and (quoted := str(error.__context__ or ""))
+        and quoted in str(error)
+    ):
+        cause = error.__context__
+    return error if cause is None else _root_cause(cause)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
-# the end of a run: it is ended if even that goes wrong.
-PATIENCE_SECONDS = 100.0
+# the end of a run, and earlier runs 10: it is ended if even that goes wrong.
+PATIENCE_SECONDS = 110.0
 # Where that process finds this code, wherever it works.
 CODE = str(Path(__file__).parents[2])
 

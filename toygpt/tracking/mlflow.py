@@ -4,6 +4,7 @@ import getpass
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from toygpt.tracking.mlflow_experiments import (
     create_experiment,
     experiment_name,
 )
+from toygpt.tracking.mlflow_files import copy_files
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.mlflow_logged_model import (
     NAME,
@@ -199,7 +201,8 @@ class MLflowTracker:
                 scratch=self._scratch,
             )
         else:
-            self._client.log_artifacts(self.run_id, str(directory), name)
+            copy = partial(self._client.log_artifact, self.run_id)
+            copy_files(directory, copy, folder=name)
 
     def close(self, status: Status, *, ended: float) -> None:
         """Stop the system metrics, set the status, and sum up the results."""

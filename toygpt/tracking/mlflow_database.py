@@ -108,6 +108,7 @@ def configure_mlflow() -> None:
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     # MLflow would copy the project's uv.lock into each logged model.
     os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     # A connection from a pool would write to a file that was deleted meanwhile.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     for name in NOISY:

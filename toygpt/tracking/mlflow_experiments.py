@@ -22,7 +22,8 @@ def all_experiments(client: Any) -> dict[str, Any]:
     """Return all experiments, deleted or not, by their names."""
     from mlflow.entities import ViewType
 
-    found, token = {}, None
+    found: dict[str, Any] = {}
+    token = None
     while True:
         page = client.search_experiments(ViewType.ALL, page_token=token)
         found |= {experiment.name: experiment for experiment in page}

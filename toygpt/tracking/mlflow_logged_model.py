@@ -7,13 +7,14 @@ the few files are added by which MLflow knows that transformers loads them.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from toygpt.pipeline.files import temporary_directory
+from toygpt.tracking.mlflow_files import copy_files
 
 NAME = "model"  # of every logged model: `runs:/RUN_ID/model`
 TASK = "text-generation"
@@ -72,26 +73,9 @@ def log_model(
         description = folder / NAME
         prompts = params.get("generate-samples.prompts") or ["The"]
         _describe(directory, description, model.model_id, run_id, prompt=prompts[0])
-        _upload(client, model.model_id, [directory, description])
+        for files in (directory, description):
+            copy_files(files, partial(client.log_model_artifact, model.model_id))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-
-def _upload(client: Any, model_id: str, folders: Sequence[Path]) -> None:
-    """Copy all files of these folders into one: a server may take seconds for each."""
-    with ThreadPoolExecutor() as pool:
-        uploads = [
-            pool.submit(
-                client.log_model_artifact,
-                model_id,
-                str(path),
-                "/".join(path.parent.relative_to(folder).parts) or None,
-            )
-            for folder in folders
-            for path in folder.rglob("*")
-            if path.is_file()
-        ]
-    for upload in uploads:
-        upload.result()
 
 
 def find_model(client: Any, run: Any) -> Any:

@@ -17,7 +17,7 @@ from toygpt.tracking.run_info import RunInfo
 
 # The tag by which a run is found again, even if its id was never noted.
 RECORD_TAG = "toygpt.run"
-# Curves that are looked up at the same time: a server may take seconds for each.
+# At the same time: a server may take seconds for each.
 MAX_REQUESTS = 16
 
 

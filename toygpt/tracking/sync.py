@@ -17,7 +17,7 @@ from threading import Timer
 from time import monotonic, sleep
 
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.lock import locked
+from toygpt.pipeline.lock import holder_of, locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow import MLflowTracker
@@ -31,11 +31,13 @@ from toygpt.tracking.wandb import WandbTracker
 POLL_SECONDS = 0.2
 # How long a tracker has while its stage works: another one waits for it, and W&B has 30
 # seconds to open a run. How long the trackers have at the end of a run (W&B's own limit
-# for an upload is 60 seconds), if its stage was killed, and if they fail.
+# for an upload is 60 seconds), if its stage was killed, if they fail, and for earlier
+# runs when this one is complete.
 PATIENCE_WHILE_TRAINING_SECONDS = 35.0
 PATIENCE_SECONDS = 90.0
 PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
+PATIENCE_WITH_EARLIER_SECONDS = 10.0
 SECONDS_TO_EXIT = 10
 # Where a user waits, a server has as long as an upload takes: MLflow's own limit is for
 # the time without an answer.
@@ -209,17 +211,20 @@ def _is_settled(folder: Path, info: RunInfo, trackers: Iterable[str]) -> bool:
 
 @contextmanager
 def _earlier_runs_beside(
-    folder: Path, tracking: TrackingParams, root: Path
+    folder: Path, tracking: TrackingParams, root: Path, stage: Stage
 ) -> Iterator[None]:
     """Sync the earlier runs in another process: each of them may take minutes.
 
     And W&B, which ends its own process with a run, has one for each of ours.
     """
     trackers = wanted_trackers(tracking)
-    if all(
-        path == folder or _is_settled(path, info, trackers)
+    is_needed = any(
+        path != folder
+        and not _is_settled(path, info, trackers)
+        and holder_of(path / SYNC_LOCK_FILE) is None  # its own process syncs it
         for path, info in all_infos(root)
-    ):
+    )
+    if not is_needed:
         yield
         return
     command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", *sys.argv[1:3]]
@@ -227,6 +232,8 @@ def _earlier_runs_beside(
     try:
         yield
     finally:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_WITH_EARLIER_SECONDS if stage.is_alive() else 0)
         process.kill()
         process.wait()
 
@@ -240,7 +247,7 @@ def follow(folder: Path, tracking: TrackingParams, root: Path) -> None:
         root: The project that the user works in.
     """
     stage = Stage()
-    with _earlier_runs_beside(folder, tracking, root):
+    with _earlier_runs_beside(folder, tracking, root, stage):
         while stage.is_alive():
             # Another process may still be syncing what an earlier stage has logged.
             with suppress(BlockingIOError), syncing(folder) as record:
