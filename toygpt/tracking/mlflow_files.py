@@ -4,9 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-# Files of which a server gets several at the same time, and how many requests.
-MAX_SMALL_BYTES = 2**20
+# Requests at the same time, and the files of which a server gets several then.
 MAX_REQUESTS = 16
+MAX_SMALL_BYTES = 2**20
 
 
 def copy_files(

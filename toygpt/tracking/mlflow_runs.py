@@ -11,14 +11,13 @@ from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow
 from toygpt.tracking.mlflow_destination import mlflow_server, mlflow_uri
 from toygpt.tracking.mlflow_experiments import all_experiments
+from toygpt.tracking.mlflow_files import MAX_REQUESTS
 from toygpt.tracking.mlflow_summary import known_constants
 from toygpt.tracking.points import Known
 from toygpt.tracking.run_info import RunInfo
 
 # The tag by which a run is found again, even if its id was never noted.
 RECORD_TAG = "toygpt.run"
-# At the same time: a server may take seconds for each.
-MAX_REQUESTS = 16
 
 
 def noted_run(client: Any, info: RunInfo, tracking: TrackingParams) -> Any:
