@@ -85,14 +85,18 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     assert oldest.data.params["models.nano.embed_dim"] == "8"
     assert "models.small.embed_dim" not in oldest.data.params
     assert "hub.wikisource.text" not in oldest.data.params
-    assert oldest.data.tags["git.dirty"] == "false"
+    assert oldest.data.tags["toygpt.git.dirty"] == "false"
     assert oldest.data.metrics.keys() >= {
         *("train_loss", "validation_loss", "gradient_norm"),
         *("muon_learning_rate", "tokens_per_second", "test_bits_per_byte"),
     }
-    artifacts = built.root / "mlartifacts/toygpt" / oldest.info.run_id / "artifacts"
-    assert (artifacts / "model/model.safetensors").is_file()
-    assert (artifacts / "samples/samples.md").is_file()
+    assert "bits per byte on the test split" in oldest.data.tags["mlflow.note.content"]
+    assert len(oldest.inputs.dataset_inputs) == 3
+    (output,) = oldest.outputs.model_outputs
+    artifacts = built.root / "mlartifacts" / "toygpt"
+    model = artifacts / "models" / output.model_id / "artifacts"
+    assert (model / "model.safetensors").is_file()
+    assert (artifacts / oldest.info.run_id / "artifacts/samples/samples.md").is_file()
 
     (run, *_) = [run for run in read_runs(built.root) if run.history]
     assert run.name == oldest.info.run_name
@@ -144,8 +148,8 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
     ):
         assert runs[name].info.status == "FINISHED"
         assert runs[name].data.params[key] == value
-        assert runs[name].data.tags["dvc.experiment"] == name
-        assert runs[name].data.tags["dvc.baseline"]
+        assert runs[name].data.tags["toygpt.dvc.experiment"] == name
+        assert runs[name].data.tags["toygpt.dvc.baseline"]
         assert "test_bits_per_byte" not in runs[name].data.metrics
     in_wandb = {(run.run_id, run.name) for run in read_runs(with_experiments.root)}
     assert sorted(name for _, name in in_wandb) == sorted(runs)

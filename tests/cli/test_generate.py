@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Toygpt, assert_refused
-from tests.project import PATIENCE_SECONDS, PROJECT, Workspace
+from tests.project import PATIENCE_SECONDS, PROJECT, Workspace, mlflow_runs
 from tests.tiny import ABSENT_ACCELERATOR, lively_model
 from toygpt.cli import main
 from toygpt.data.tokenizer import (
@@ -191,11 +191,11 @@ def test_a_mistake_is_refused_before_anything_is_written(
 def test_a_model_in_mlflow_writes_the_same(
     toygpt: Toygpt, project: Workspace, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run,) = (project.root / "mlartifacts" / "toygpt").iterdir()
+    (run,) = mlflow_runs(project)
     monkeypatch.chdir(project.root)
     options = ("--prompt", "def", "--max-new-tokens", 8)
 
-    output = toygpt("generate", "--model", f"runs:/{run.name}/model", *options)
+    output = toygpt("generate", "--model", f"runs:/{run.info.run_id}/model", *options)
 
     assert output == toygpt("generate", *options)
     assert output.code == 0

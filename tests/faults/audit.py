@@ -10,6 +10,7 @@ from typing import Any
 
 from toygpt.tracking.mlflow_database import DATABASE
 from toygpt.tracking.mlflow_runs import RECORD_TAG
+from toygpt.tracking.mlflow_summary import known_constants
 from toygpt.tracking.points import known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import all_infos
@@ -68,9 +69,13 @@ def in_mlflow(root: Path) -> dict[str, list[Seen]]:
                 "WHERE run_uuid = ? AND key NOT LIKE 'system/%' ORDER BY timestamp",
                 [mlflow_id],
             ).fetchall()
+            tags = connection.execute(
+                "SELECT key, value FROM tags WHERE run_uuid = ?", [mlflow_id]
+            ).fetchall()
             # MLflow keeps results at step 0, where no curve has a point; the last one
-            # counts.
+            # counts. Some are tags.
             results = {key: value for step, key, value in points if step == 0}
+            results |= {name: v for (_, name), v in known_constants(dict(tags)).items()}
             curves = [point for point in points if point[0] != 0]
             runs.setdefault(run_id, []).append(Seen(name, status, results, curves))
     return runs

@@ -22,7 +22,7 @@ CHANGES_OF_MLFLOW = {
     ),
     "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan "
     "FROM metrics WHERE step = 1": "mlflow has (1, 'loss') 2 times",
-    "DELETE FROM metrics WHERE key = 'parameters'": (
+    "DELETE FROM tags WHERE key = 'toygpt.parameters'": (
         "mlflow's results: {} instead of {'parameters': 7.0}"
     ),
     "UPDATE runs SET status = 'RUNNING'": "mlflow's status: 'RUNNING'",

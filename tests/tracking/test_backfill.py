@@ -231,7 +231,7 @@ def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
     assert known_of(record.points) == POINTS
     batch_size = record.info.params["train.batch_size"]
     assert run.data.params["train.batch_size"] == str(batch_size)
-    assert run.data.tags["restored.from"] == "the workspace"
+    assert run.data.tags["toygpt.restored.from"] == "the workspace"
     assert model_in_mlflow(project) == MODEL
 
 

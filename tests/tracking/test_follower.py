@@ -130,7 +130,9 @@ def test_a_training_that_is_ended_is_ended_at_the_trackers_and_resumed_there(
     assert [point.step for point in record.points] == [*range(1, 15), None], "no gap"
     assert audit(root) == []
     (in_mlflow,) = mlflow_runs(root)
-    assert in_mlflow.data.tags["resumed.after"] == (reason or "its process is gone")
+    assert in_mlflow.data.tags["toygpt.resumed.after"] == (
+        reason or "its process is gone"
+    )
     assert [part.exit_code for part in read_runs(root)] == [exit_code, 0]
     assert list(temporary.iterdir()) == []
     assert not record.writer()

@@ -24,8 +24,10 @@ from tests.tracking.trackers import (
     WEIGHTS,
     Warned,
     disk_full_after,
+    files_of,
     log,
     log_everything,
+    logged_models,
     mlflow_client,
     mlflow_files,
     mlflow_runs,
@@ -61,12 +63,13 @@ def test_mlflow_has_everything_that_was_logged(root: Path) -> None:
     expected = {
         "mood": "good",
         "mlflow.source.git.commit": "c0ffee",
-        "weights.sha256": WEIGHTS,
+        "toygpt.weights.sha256": WEIGHTS,
         "toygpt.run": RUN_ID,
     }
     assert found.data.tags.items() >= expected.items()
-    files = {f"model/{name}": text for name, text in MODEL_FILES.items()}
-    assert mlflow_files(root, found) == files
+    (model,) = logged_models(root)
+    assert mlflow_files(root, found) == {}, "there is one copy of the model"
+    assert files_of(model).items() >= MODEL_FILES.items()
     assert record.info.synced["mlflow"].directories == ["model"]
 
 
@@ -216,7 +219,7 @@ def test_points_that_the_database_missed_are_synced_when_it_works_again(
     assert audit(root) == [], "each point once"
     (found,) = mlflow_runs(root)
     assert found.data.params == {"seed": "7"}
-    assert found.data.tags["device"] == "abacus"
+    assert found.data.tags["toygpt.device"] == "abacus"
     assert record_in(root).unsynced(["mlflow"]) == []
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import psutil
 
@@ -20,7 +22,14 @@ from toygpt.tracking.run_info import runs_folder
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
-MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
+MODEL_FILES = {
+    "config.json": (
+        '{"architectures": ["CTRLLMHeadModel"], "dtype": "float32", "n_positions": 16}'
+    ),
+    "deep/file": "text",
+    "model.safetensors": "weights",
+    "tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}',
+}
 
 # Of a training of two steps; earlier versions called each loss `loss`.
 RESULTS = {
@@ -134,7 +143,20 @@ def mlflow_runs(root: Path, project: str = "toy") -> list[Any]:
 
 
 def mlflow_files(root: Path, run: Any) -> dict[str, str]:
+    """Return the files of a run, but those of its logged model."""
     return files_in(root / "mlartifacts" / "toy" / run.info.run_id / "artifacts")
+
+
+def logged_models(root: Path) -> list[Any]:
+    """Return the models that MLflow can load, and those half logged."""
+    client = mlflow_client(root)
+    experiment = client.get_experiment_by_name("toy")
+    return list(client.search_logged_models([experiment.experiment_id]))
+
+
+def files_of(model: Any) -> dict[str, str]:
+    """Return the files of a logged model."""
+    return files_in(Path(url2pathname(urlsplit(model.artifact_location).path)))
 
 
 def wandb_core() -> psutil.Process:

@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
         metavar="MODEL",
         help=(
             f"directory of a model (default: {paths.MODEL}), or a model in MLflow: "
-            f"runs:/RUN_ID/model, models:/NAME/VERSION"
+            f"runs:/RUN_ID/model, models:/NAME/VERSION, models:/NAME@ALIAS"
         ),
     )
     parser.add_argument(

@@ -3,11 +3,12 @@
 import getpass
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from toygpt.pipeline import paths
 from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import (
@@ -15,6 +16,7 @@ from toygpt.tracking.mlflow_database import (
     configure_mlflow,
     create_database,
 )
+from toygpt.tracking.mlflow_datasets import log_datasets
 from toygpt.tracking.mlflow_destination import mlflow_server, mlflow_uri
 from toygpt.tracking.mlflow_experiments import (
     all_experiments,
@@ -22,14 +24,29 @@ from toygpt.tracking.mlflow_experiments import (
     create_experiment,
     experiment_name,
 )
+from toygpt.tracking.mlflow_files import copy_files
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
+from toygpt.tracking.mlflow_logged_model import (
+    NAME,
+    find_model,
+    is_checkpoint,
+    is_whole,
+    link_results,
+    log_model,
+    was_deleted,
+)
 from toygpt.tracking.mlflow_runs import (
-    MAX_REQUESTS,
     RECORD_TAG,
     answering_as_mlflow,
     noted_run,
     points_of,
     tagged_run,
+)
+from toygpt.tracking.mlflow_summary import (
+    describe,
+    description_tags,
+    separate_constants,
+    tags_of,
 )
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.run_info import RunInfo, Status
@@ -39,8 +56,6 @@ from toygpt.tracking.tracker import RunNotWantedError
 MAX_PARAMS = 100
 MAX_METRICS = 1000
 MAX_PARAM_LENGTH = 6000
-# Files of which a server gets several at the same time.
-MAX_SMALL_BYTES = 2**20
 
 
 class MLflowTracker:
@@ -52,6 +67,8 @@ class MLflowTracker:
 
         self._server = mlflow_server(tracking)
         self._database = None if self._server else root / DATABASE
+        self._scratch = root / paths.TEMPORARY
+        self._params = info.params
         self._monitor: Any = None
         self.known: Known = {}
         self.directories: set[str] = set()
@@ -104,7 +121,7 @@ class MLflowTracker:
             tags={
                 "mlflow.user": _user(),
                 "mlflow.source.type": "LOCAL",
-                "mlflow.source.name": "stages.train",
+                "mlflow.source.name": "stages/train.py",
                 RECORD_TAG: info.id,
                 **info.tags,
             },
@@ -121,10 +138,16 @@ class MLflowTracker:
         self._log_params(self.run_id, {key: info.params[key] for key in missing})
         self._look_up(run)
 
-    def _look_up(self, run: Any) -> None:
+    def _look_up(self, run: Any) -> Any:
+        """Look up what a run has, and return its logged model, if there is one."""
         self.known = points_of(self._client, run)
         artifacts = self._client.list_artifacts(self.run_id)
         self.directories = {artifact.path for artifact in artifacts}
+        model = find_model(self._client, run)
+        # A model that the user deleted is not logged again.
+        if is_whole(model) or was_deleted(run, model):
+            self.directories.add(NAME)
+        return model
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -136,22 +159,28 @@ class MLflowTracker:
             self._client.log_batch(run_id, params=entries[first : first + MAX_PARAMS])
 
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Set tags: so MLflow calls metadata."""
+        """Set tags: so MLflow calls metadata; the splits' digests name datasets."""
+        self._check_database()
+        self._set_tags(tags_of(metadata))
+        log_datasets(self._client, self.run_id, self._params, metadata)
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._check_database()
-        names = {"git.commit": "mlflow.source.git.commit"}
-        tags = [RunTag(names.get(key, key), value) for key, value in metadata.items()]
-        self._client.log_batch(self.run_id, tags=tags)
+        if tags:
+            entries = [RunTag(key, value) for key, value in tags.items()]
+            self._client.log_batch(self.run_id, tags=entries)
 
     def log_points(self, points: Sequence[Point]) -> None:
-        """Add the points to their curves; results are at step 0."""
+        """Add the points to their curves; results are at step 0, or tags."""
         from mlflow.entities import Metric
 
         self._check_database()
+        rest, constants = separate_constants(points)
+        self._set_tags(constants)
         metrics = [
             Metric(name, value, int(point.time * 1000), point.step or 0)
-            for point in points
+            for point in rest
             for name, value in point.metrics.items()
         ]
         for first in range(0, len(metrics), MAX_METRICS):
@@ -161,29 +190,34 @@ class MLflowTracker:
         self.known |= known_of(points)
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Copy the directory into the run's artifacts."""
+        """Copy the directory into the run's artifacts, or make it its logged model."""
         self._check_database()
-        if self._server is None:
-            self._client.log_artifacts(self.run_id, str(directory), name)
-            return
-
-        def upload(path: Path) -> None:
-            folder = PurePosixPath(name, path.relative_to(directory).parent)
-            self._client.log_artifact(self.run_id, str(path), str(folder))
-
-        paths = [path for path in directory.rglob("*") if path.is_file()]
-        small = [path for path in paths if path.stat().st_size < MAX_SMALL_BYTES]
-        with ThreadPoolExecutor(MAX_REQUESTS) as pool:
-            list(pool.map(upload, small))
-        for path in set(paths) - set(small):  # Ctrl-C ends this, and no thread
-            upload(path)
+        if name == NAME and is_checkpoint(directory):
+            log_model(
+                self._client,
+                self.run_id,
+                directory,
+                params=self._params,
+                scratch=self._scratch,
+            )
+        else:
+            copy = partial(self._client.log_artifact, self.run_id)
+            copy_files(directory, copy, folder=name)
 
     def close(self, status: Status, *, ended: float) -> None:
-        """Stop the system metrics, and set the status."""
+        """Stop the system metrics, set the status, and sum up the results."""
         self._stop_monitor()
         self._check_database()
         self._client.set_terminated(self.run_id, status, end_time=int(ended * 1000))
-        self._look_up(self._client.get_run(self.run_id))
+        run = self._client.get_run(self.run_id)
+        model = self._look_up(run)
+        if is_whole(model):
+            link_results(self._client, run, model)
+        results = {
+            name: value for (step, name), value in self.known.items() if step is None
+        }
+        description = describe(self._params, results | run.data.metrics)
+        self._set_tags(description_tags(run.data.tags, description))
         self._check_database()
 
     def abandon(self) -> None:

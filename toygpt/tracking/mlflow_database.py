@@ -10,6 +10,8 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 # How long another process may lock the database before that is a failure.
 MAX_BUSY_SECONDS = 5.0
+# Of a failure `Connection` warns, once; uv's environments have no pip to find.
+NOISY = ("mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.utils.environment")
 # Unless the user has set them. The second one: without an answer, or a byte of it.
 HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -104,9 +106,10 @@ def configure_mlflow() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+    # MLflow would copy the project's uv.lock into each logged model.
+    os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     # A connection from a pool would write to a file that was deleted meanwhile.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
-    for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
-        # `Connection` warns of a failure, once.
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)

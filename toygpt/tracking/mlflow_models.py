@@ -1,4 +1,4 @@
-"""Fetch a model that MLflow keeps."""
+"""Reach the models that MLflow keeps."""
 
 import os
 import sqlite3
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
@@ -21,13 +22,31 @@ from toygpt.tracking.mlflow_locations import correct_locations, foreign_location
 
 
 @contextmanager
+def mlflow_client(tracking: TrackingParams, root: Path) -> Iterator[Any]:
+    """Yield the client of MLflow's server, or of the project's database.
+
+    MLflow's registry looks up the models of runs where no client says, too.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if mlflow_server(tracking) is None and not (root / DATABASE).is_file():
+        raise InputError(f"there is no {DATABASE} in {root}: nothing was trained yet")
+    with used_by_default(mlflow_uri(tracking, root)):
+        from mlflow import MlflowClient
+
+        yield MlflowClient()
+
+
+@contextmanager
 def model_from_mlflow(
     address: str, *, tracking: TrackingParams, root: Path
 ) -> Iterator[Path]:
     """Yield a copy of a model that MLflow keeps; it goes with the block.
 
     Args:
-        address: `runs:/RUN_ID/model`, or `models:/NAME/VERSION` of a registered model.
+        address: `runs:/RUN_ID/model`, or, of a registered model,
+            `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
         tracking: Which MLflow: a server, or the project's database.
         root: The project.
 

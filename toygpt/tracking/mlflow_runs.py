@@ -11,13 +11,13 @@ from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow
 from toygpt.tracking.mlflow_destination import mlflow_server, mlflow_uri
 from toygpt.tracking.mlflow_experiments import all_experiments
+from toygpt.tracking.mlflow_files import MAX_REQUESTS
+from toygpt.tracking.mlflow_summary import known_constants
 from toygpt.tracking.points import Known
 from toygpt.tracking.run_info import RunInfo
 
 # The tag by which a run is found again, even if its id was never noted.
 RECORD_TAG = "toygpt.run"
-# At the same time: a server may take seconds for each.
-MAX_REQUESTS = 16
 
 
 def noted_run(client: Any, info: RunInfo, tracking: TrackingParams) -> Any:
@@ -52,10 +52,10 @@ def tagged_run(client: Any, experiments: Mapping[str, Any], info: RunInfo) -> An
 
 
 def points_of(client: Any, run: Any) -> Known:
-    """Return all points of a run, but those of MLflow's own system metrics."""
+    """Return all values of a run, but those of MLflow's own system metrics."""
     names = [name for name in run.data.metrics if not name.startswith("system/")]
     history_of = partial(client.get_metric_history, run.info.run_id)
-    known: Known = {}
+    known = known_constants(run.data.tags)
     with ThreadPoolExecutor(MAX_REQUESTS) as pool:
         for name, history in zip(names, pool.map(history_of, names), strict=True):
             for metric in history:
