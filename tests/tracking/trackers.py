@@ -1,7 +1,10 @@
 """A run as MLflow and W&B have it, seen from outside."""
 
 import gc
+import os
 import resource
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,6 +23,7 @@ from toygpt.tracking.run_info import runs_folder
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
+PARAMS = {"seed": 7, "train.learning_rate": 1e-3, "max_documents": None}
 MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
 
 # Of a training of two steps; earlier versions called each loss `loss`.
@@ -49,6 +53,11 @@ def tracked_by(*trackers: str, **changes: Any) -> TrackingParams:
         "wandb": "offline" if "wandb" in trackers else "disabled",
         "project": "toy",
         "tags": {},
+        "entity": None,
+        "group": None,
+        "job_type": None,
+        "notes": None,
+        "wandb_registry": None,
     }
     return TrackingParams(**values | changes)
 
@@ -73,7 +82,7 @@ def log_everything(root: Path, *trackers: str) -> None:
     with run_in(
         root,
         tracked_by(*trackers, tags={"mood": "good"}),
-        params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
+        params=PARAMS,
         metadata={"git.commit": "c0ffee"},
     ) as run:
         run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)
@@ -139,6 +148,22 @@ def wandb_core() -> psutil.Process:
     children = psutil.Process().children(recursive=True)
     (core,) = [it for it in children if "wandb-core" in it.name() and not is_gone(it)]
     return core
+
+
+def wandb_command(root: Path, *arguments: str) -> str:
+    """Run a command of W&B's in a project, and return what it prints."""
+    environment = {"WANDB_MODE": "offline"} | os.environ
+    environment["WANDB_ERROR_REPORTING"] = "false"
+    environment.pop("WANDB_SILENT", None)
+    ran = subprocess.run(
+        [sys.executable, "-m", "wandb", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ran.stdout + ran.stderr
 
 
 def end_wandb() -> None:

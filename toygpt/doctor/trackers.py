@@ -20,6 +20,7 @@ from toygpt.tracking.mlflow_locations import correct_locations, foreign_location
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import runs_folder, wanted_trackers
 from toygpt.tracking.sync import bring_up_to_date
+from toygpt.tracking.wandb_settings import with_environment
 
 
 def check_trackers(root: Path) -> Iterator[Line]:
@@ -38,7 +39,12 @@ def check_trackers(root: Path) -> Iterator[Line]:
     if params is None:
         yield "which trackers are wanted is not known: see the parameters"
         return
-    tracking = params.tracking
+    try:
+        tracking = with_environment(params.tracking)
+    except InputError as error:
+        variable = str(error).partition(":")[0]
+        yield Finding(str(error), f"unset {variable}")
+        return
     if tracking.mlflow and (unusable := _unusable_experiment(root, tracking.project)):
         yield unusable
         tracking = tracking.without(["mlflow"])  # nothing can be synced before that

@@ -29,6 +29,7 @@ from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
+from toygpt.tracking.wandb_settings import settings_of_run
 
 
 class Results:
@@ -95,6 +96,7 @@ class Results:
             params=params,
             tags=tracking.tags,
             trackers=wanted_trackers(tracking),
+            wandb=settings_of_run(tracking),
             status="FINISHED",
             started=now,
             ended=now,

@@ -18,6 +18,7 @@ from toygpt.tracking.record import (
     record_of_weights,
 )
 from toygpt.tracking.run_info import read_info, runs_folder, wanted_trackers
+from toygpt.tracking.wandb_settings import settings_of_training
 
 
 class Run:
@@ -94,6 +95,7 @@ def training_run(
                 tags=tracking.tags,
                 trackers=wanted_trackers(tracking),
                 metadata=dict(metadata),
+                wandb=settings_of_training(tracking, root),
             )
         else:
             _resume(record, name, params, metadata, tracking)

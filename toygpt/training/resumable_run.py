@@ -17,6 +17,7 @@ from toygpt.resuming.run_folder import RunFolder, open_run_folder
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
 from toygpt.tracking.run import Run, training_run
+from toygpt.tracking.wandb_settings import with_environment
 from toygpt.training.plan import num_steps
 
 
@@ -34,9 +35,11 @@ def open_run(
         inputs: Inputs of the fingerprint.
 
     Raises:
-        InputError: Another process trains this, or it cannot be resumed.
+        InputError: Another process trains this, or it cannot be resumed; or W&B would
+            not accept a variable of its environment.
     """
     root = paths.main_root()
+    tracking = with_environment(params.tracking)
     with open_run_folder(
         root,
         inputs,
@@ -67,7 +70,7 @@ def open_run(
             description.name,
             params.in_use(),
             metadata,
-            tracking=params.tracking,
+            tracking=tracking,
             root=root,
         ) as tracked:
             yield run_folder, tracked
