@@ -85,6 +85,7 @@ def test_a_run_of_several_stages_is_in_one_folder_and_wandb_shows_its_curves(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gives_up_soon")
 @pytest.mark.parametrize(
     "step", ["files_of_runs", "write_records", "_put_aside", "shutil.rmtree"]
 )

@@ -98,6 +98,9 @@ class WandbTracker:
         )
         self._look_up()
         self._run.define_metric("*", step_metric="step")
+        # `wandb sync` replaces the summary by that of a folder which it uploads later.
+        last = {name: value for (_, name), value in sorted(self.known.items())}
+        self._run.summary.update(last)
 
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add to the run's config: W&B has no other place for metadata."""
@@ -192,9 +195,9 @@ class WandbTracker:
 
 
 def _end_process() -> None:
-    import wandb
-
     with suppress(Exception):
+        import wandb
+
         wandb.teardown()
 
 

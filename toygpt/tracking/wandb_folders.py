@@ -43,16 +43,21 @@ def _put_aside(logs: Sequence[Path]) -> None:
 
 def _joined(logs: Sequence[Path]) -> Iterator[Any]:
     """Yield the records of all logs as if the run had been opened once."""
+    of_each = [list(read_records(log)) for log in logs]
+    runs = [it for records in of_each for it in records if it.HasField("run")]
+    newest = runs[-1]  # its name, its tags
+    newest.run.start_time.CopyFrom(runs[0].run.start_time)
     number = num_rows = 0
-    for log in logs:
+    seen = set()  # kinds of which the first is enough
+    for records in of_each:
         first_row = num_rows
-        for record in read_records(log):
+        for record in records:
             kind = record.WhichOneof("record_type")
-            if (kind == "header" and log != logs[0]) or (
-                kind == "exit" and log != logs[-1]
-            ):
+            if kind in seen or (kind == "exit" and records is not of_each[-1]):
                 continue
-            if kind == "history":
+            if kind in ("header", "run"):
+                seen.add(kind)
+            elif kind == "history":
                 num_rows += 1
                 record.history.step.num += first_row
                 _move(record.history.item, first_row)
@@ -60,7 +65,7 @@ def _joined(logs: Sequence[Path]) -> Iterator[Any]:
                 _move(record.summary.update, first_row)
             number += 1
             record.num = number
-            yield record
+            yield newest if kind == "run" else record
 
 
 def _move(items: Sequence[Any], num_rows: int) -> None:
