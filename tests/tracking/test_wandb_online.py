@@ -1,11 +1,13 @@
 """What W&B's server gets, as far as a stand-in shows it, and what its faults cost."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.files import write_files
+from tests.project import PROJECT
 from tests.tracking.trackers import (
     MODEL_FILES,
     RUN_ID,
@@ -97,6 +99,49 @@ def test_wandb_sync_sends_an_offline_run_and_then_what_came_after_it(
     assert "No runs to sync" in wandb_command(root, "sync", "--yes")
     assert [it["is_committed"] for it in server.artifacts] == [True]
     assert server.unknown == set()
+
+
+TRIAL = """
+import sys
+from pathlib import Path
+from tests.tracking.trackers import run_in, tracked_by
+from toygpt.tracking.wandb_settings import with_environment
+
+tracking = with_environment(tracked_by("wandb"))
+with run_in(Path.cwd(), tracking, params={"rate": sys.argv[1]}) as run:
+    run.log_metrics({"loss": 3.0}, step=5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_trial_of_a_sweep_is_the_run_that_its_agent_began(
+    root: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The agent is W&B's own; the sweep's server, a stand-in."""
+    server.sweep_command = [sys.executable, "-c", TRIAL, "${args_no_hyphens}"]
+    arguments = {"rate": {"value": 0.1}}
+    trial = {"type": "run", "run_id": "trial7", "program": "-", "args": arguments}
+    server.trials = [trial]
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setenv("WANDB_MODE", mode)
+    wandb_command(root, "agent", "--count", "1", "team/theirs/sweep3")
+    monkeypatch.delenv("WANDB_MODE")
+    record = record_in(root)
+    record.append({"test_loss": 1.5}, step=None)
+
+    bring_up_to_date(ONLINE.model_copy(update={"wandb": mode}), root)
+    if mode == "offline":
+        assert server.runs == {}
+        wandb_command(root, "sync", "--yes")
+
+    assert server.unknown == set()
+    assert server.runs.keys() == {"trial7"}
+    run = server.runs["trial7"]
+    assert (run["sweep"], run["project"]) == ("sweep3", "theirs")
+    assert server.history("trial7") == [{"loss": 3, "step": 5}]
+    assert server.summary("trial7")["test_loss"] == 1.5
+    assert record_in(root).unsynced(["wandb"]) == []
 
 
 HTML = "<html>Please log in</html>"

@@ -67,7 +67,10 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WANDB_NOTES", "")
     monkeypatch.setenv("WANDB_ENTITY", "another")
 
-    assert settings_of_run(PARAMS) == {"entity": "another", "notes": "from params.yaml"}
+    assert settings_of_run(PARAMS, Path()) == {
+        "entity": "another",
+        "notes": "from params.yaml",
+    }
 
 
 def test_the_id_of_a_sweeps_agent_is_given_to_one_training(
@@ -81,7 +84,21 @@ def test_the_id_of_a_sweeps_agent_is_given_to_one_training(
     second = settings_of_training(PARAMS, tmp_path)
 
     assert (first["run_id"], first["sweep_id"]) == ("agent7", "sweep3")
-    assert second == settings_of_run(PARAMS)
+    assert second == settings_of_run(PARAMS, tmp_path)
     assert not second.keys() & {"run_id", "sweep_id"}
     (warning,) = warned()
     assert "WANDB_RUN_ID=agent7 is the run of nano-python" in warning
+
+
+@pytest.mark.parametrize(
+    ("folder", "kept"),
+    [("/here", "."), ("/here/a", "a"), ("b", "b"), ("~/c", "/me/c"), ("/d", "/d")],
+)
+def test_a_folder_in_the_project_moves_with_the_project(
+    monkeypatch: pytest.MonkeyPatch, folder: str, kept: str
+) -> None:
+    """The agent of a sweep sets WANDB_DIR to the folder that it was started in."""
+    monkeypatch.setenv("HOME", "/me")
+    monkeypatch.setenv("WANDB_DIR", folder)
+
+    assert settings_of_run(PARAMS, Path("/here"))["folder"] == kept

@@ -31,6 +31,8 @@ class WandbServer(ThreadingHTTPServer):
         self.artifacts: list[dict[str, Any]] = []
         self.links: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
+        self.sweep_command: list[str] = []
+        self.trials: list[dict[str, Any]] = []  # of a sweep, for its agent to run
         self.keys: set[str] = set()  # the API keys that came
         self.unknown: set[str] = set()  # operations that it has no answer to
         self.fault: tuple[int, str, str] | None = None  # status, type of content, body
@@ -63,6 +65,15 @@ class WandbServer(ThreadingHTTPServer):
             case "Viewer":
                 viewer = {"id": "1", "entity": "me", "username": "me", "flags": "{}"}
                 return {"viewer": {**viewer, "email": "", "teams": {"edges": []}}}
+            case "SweepWithRuns":
+                config = json.dumps({"command": self.sweep_command})  # also YAML
+                sweep = {"config": config, "runs": {"edges": []}}
+                return {"project": {"sweep": sweep}}
+            case "CreateAgent":
+                return {"createAgent": {"agent": {"id": "1"}}}
+            case "Heartbeat":
+                commands, self.trials = self.trials[:1], self.trials[1:]
+                return {"agentHeartbeat": {"commands": json.dumps(commands)}}
             case "OrganizationCoreWeaveOrganizationID":
                 return {"entity": {"organization": None}}
             case "ArtifactType":

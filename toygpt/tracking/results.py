@@ -96,7 +96,7 @@ class Results:
             params=params,
             tags=tracking.tags,
             trackers=wanted_trackers(tracking),
-            wandb=settings_of_run(tracking),
+            wandb=settings_of_run(tracking, self.root),
             status="FINISHED",
             started=now,
             ended=now,

@@ -218,7 +218,7 @@ def _id_of(info: RunInfo) -> str:
 
 def _folder_of(info: RunInfo, root: Path) -> Path:
     """Return the folder in which W&B makes its own: the project, or WANDB_DIR."""
-    return root / Path(info.wandb.get("folder", "")).expanduser()
+    return root / info.wandb.get("folder", "")
 
 
 def _points_of(runs: Iterable[WandbRun]) -> Known:

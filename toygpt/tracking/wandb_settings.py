@@ -76,10 +76,14 @@ def settings_from_environment() -> dict[str, str]:
     return settings
 
 
-def settings_of_run(tracking: TrackingParams) -> dict[str, str]:
+def settings_of_run(tracking: TrackingParams, root: Path) -> dict[str, str]:
     """Return the settings of a run that begins here, for its record to keep.
 
     Stages that run later, in another shell, must continue the run where it is.
+
+    Args:
+        tracking: What params.yaml says.
+        root: The project that the user works in.
     """
     from_params = {
         name: getattr(tracking, name)
@@ -87,6 +91,11 @@ def settings_of_run(tracking: TrackingParams) -> dict[str, str]:
     }
     settings = {name: value for name, value in from_params.items() if value}
     settings |= settings_from_environment()
+    if "folder" in settings:
+        folder = root / Path(settings["folder"]).expanduser()
+        if folder.is_relative_to(root):  # the project may be moved
+            folder = folder.relative_to(root)
+        settings["folder"] = str(folder)
     return {name: settings[name] for name in settings.keys() - OF_ONE_TRAINING}
 
 
@@ -109,7 +118,7 @@ def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]
             )
             of_training = {}
             break
-    return {**settings_of_run(tracking), **of_training}
+    return {**settings_of_run(tracking, root), **of_training}
 
 
 def _refused(variable: str, value: str, accepted: str) -> InputError:
