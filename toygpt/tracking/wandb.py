@@ -85,6 +85,7 @@ class WandbTracker:
                 console="off",
                 disable_git=True,  # an address of a remote may hold a password
                 save_code=False,
+                use_dot_wandb=False,  # `.wandb` instead of `wandb`, where it exists
                 reinit="create_new",  # leave a run that failed to open alone
                 init_timeout=SECONDS_TO_OPEN,
                 finish_timeout=SECONDS_TO_UPLOAD,
