@@ -30,7 +30,7 @@ VARIABLES = {
     "run_id": "WANDB_RUN_ID",
     "sweep_id": "WANDB_SWEEP_ID",
 }
-OF_ONE_TRAINING = {"name", "run_id", "sweep_id"}
+OF_ONE_TRAINING = ("name", "run_id", "sweep_id")
 # What W&B accepts, and how to say it.
 URL_PART = (r"[^/\\#?%:\r\n]{1,128}", "up to 128 characters, without / \\ # ? % :")
 ID = (r"[^\s/\\#?%:;,']{1,128}", "up to 128 characters, without / \\ # ? % : ; , '")
@@ -96,7 +96,7 @@ def settings_of_run(tracking: TrackingParams, root: Path) -> dict[str, str]:
         if folder.is_relative_to(root):  # the project may be moved
             folder = folder.relative_to(root)
         settings["folder"] = str(folder)
-    return {name: settings[name] for name in settings.keys() - OF_ONE_TRAINING}
+    return {name: settings[name] for name in settings if name not in OF_ONE_TRAINING}
 
 
 def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]:
@@ -106,7 +106,7 @@ def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]
     training in the same shell has a run of its own.
     """
     settings = settings_from_environment()
-    of_training = {name: settings[name] for name in settings.keys() & OF_ONE_TRAINING}
+    of_training = {name: settings[name] for name in OF_ONE_TRAINING if name in settings}
     run_id = of_training.get("run_id")
     for _, info in all_infos(root) if run_id else []:
         if info.wandb.get("run_id") == run_id:
