@@ -23,7 +23,6 @@ from toygpt.tracking.run_info import runs_folder
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
-PARAMS = {"seed": 7, "train.learning_rate": 1e-3, "max_documents": None}
 MODEL_FILES = {"config.json": "{}", "deep/file": "text"}
 
 # Of a training of two steps; earlier versions called each loss `loss`.
@@ -82,7 +81,7 @@ def log_everything(root: Path, *trackers: str) -> None:
     with run_in(
         root,
         tracked_by(*trackers, tags={"mood": "good"}),
-        params=PARAMS,
+        params={"seed": 7, "train.learning_rate": 1e-3, "max_documents": None},
         metadata={"git.commit": "c0ffee"},
     ) as run:
         run.log_metrics({"loss": 3.0, "speed": 10.0}, step=5)

@@ -1,7 +1,7 @@
 """A stand-in of W&B's server: it keeps what W&B's own process sends, or fails.
 
 It answers the requests that wandb-core makes for a run and its artifacts, no others.
-What the real server checks, or shows, nobody can see here.
+What the real server checks, or shows, cannot be seen here.
 """
 
 import json

@@ -59,7 +59,7 @@ class WandbTracker:
     def _open(self, info: RunInfo, tracking: TrackingParams) -> None:
         import wandb
 
-        mode: str = tracking.wandb
+        mode = tracking.wandb
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             _warn_of_missing_key()
             mode = "offline"

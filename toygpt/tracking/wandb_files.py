@@ -16,7 +16,7 @@ class WandbArtifact:
     """A version of an artifact, logged by a run."""
 
     type: str
-    aliases: list[str]
+    aliases: set[str]
     metadata: dict[str, Any]
     files: set[str]
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> WandbRun:
             artifact = record.artifact
             run.artifacts[artifact.name] = WandbArtifact(
                 artifact.type,
-                aliases=list(artifact.aliases),
+                aliases=set(artifact.aliases),
                 metadata=json.loads(artifact.metadata or "{}"),
                 files={entry.path for entry in artifact.manifest.contents},
             )

@@ -27,13 +27,17 @@ def join_folders(folder: Path, run_id: str) -> None:
         *older, newest = logs
         write_records(newest, _joined(logs), before=lambda: _put_aside(older))
     for log in (folder / "wandb").glob(f"offline-run-*/*.wandb{JOINED}"):
-        shutil.rmtree(log.parent)
+        _remove(log.parent)
 
 
 def _is_offline(log: Path) -> bool:
     is_offline = log.parent.name.startswith("offline-")
     marks = [log.with_name(f"{log.name}{mark}") for mark in UPLOADED]
     return is_offline and not any(mark.exists() for mark in marks)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
 
 
 def _put_aside(logs: Sequence[Path]) -> None:
