@@ -9,6 +9,7 @@ from toygpt.pipeline.errors import InputError
 from toygpt.tracking.wandb_settings import (
     settings_of_run,
     settings_of_training,
+    to_metadata,
     with_environment,
 )
 
@@ -80,7 +81,7 @@ def test_the_id_of_a_sweeps_agent_is_given_to_one_training(
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep3")
 
     first = settings_of_training(PARAMS, tmp_path)
-    new_record(tmp_path, wandb=first)
+    new_record(tmp_path, metadata=to_metadata(first))
     second = settings_of_training(PARAMS, tmp_path)
 
     assert (first["run_id"], first["sweep_id"]) == ("agent7", "sweep3")

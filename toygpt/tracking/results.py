@@ -29,7 +29,7 @@ from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
-from toygpt.tracking.wandb_settings import settings_of_run
+from toygpt.tracking.wandb_settings import settings_of_run, to_metadata
 
 
 class Results:
@@ -96,13 +96,13 @@ class Results:
             params=params,
             tags=tracking.tags,
             trackers=wanted_trackers(tracking),
-            wandb=settings_of_run(tracking, self.root),
             status="FINISHED",
             started=now,
             ended=now,
             metadata={
                 "restored.from": self.revision or "the workspace",
                 "weights.sha256": self.weights_sha256,
+                **to_metadata(settings_of_run(tracking, self.root)),
             },
             weights_sha256=self.weights_sha256,
         )

@@ -18,7 +18,7 @@ from toygpt.tracking.record import (
     record_of_weights,
 )
 from toygpt.tracking.run_info import read_info, runs_folder, wanted_trackers
-from toygpt.tracking.wandb_settings import settings_of_training
+from toygpt.tracking.wandb_settings import settings_of_training, to_metadata
 
 
 class Run:
@@ -94,8 +94,10 @@ def training_run(
                 params=dict(params),
                 tags=tracking.tags,
                 trackers=wanted_trackers(tracking),
-                metadata=dict(metadata),
-                wandb=settings_of_training(tracking, root),
+                metadata={
+                    **metadata,
+                    **to_metadata(settings_of_training(tracking, root)),
+                },
             )
         else:
             _resume(record, name, params, metadata, tracking)

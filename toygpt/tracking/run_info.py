@@ -42,8 +42,6 @@ class RunInfo:
     params: dict[str, Any]
     tags: dict[str, str]
     trackers: list[str]  # names of those that show the run
-    # Its settings in W&B when it began, for stages of another shell to find it there.
-    wandb: dict[str, str] = field(default_factory=dict)
     status: Status = "RUNNING"
     reason: str | None = None  # why it is not FINISHED
     started: float = 0.0  # seconds since 1970

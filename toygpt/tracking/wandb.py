@@ -21,6 +21,7 @@ from toygpt.tracking.wandb_process import (
     opening_wandb,
     temporary_files_in_project,
 )
+from toygpt.tracking.wandb_settings import PREFIX, kept_settings
 
 SECONDS_TO_OPEN = 30
 SECONDS_TO_UPLOAD = 60
@@ -37,6 +38,7 @@ class WandbTracker:
     def __init__(self, info: RunInfo, tracking: TrackingParams, root: Path) -> None:
         configure_wandb(root, is_online=tracking.wandb == "online")
         self._info = info
+        self._settings = kept_settings(info.metadata)
         self._registry = tracking.wandb_registry
         self._metadata: dict[str, str] = {}
         self._results: dict[str, float] = {}
@@ -48,7 +50,7 @@ class WandbTracker:
         self.run_id = _id_of(info)
         before = folders_of(self._folder, self.run_id)
         try:
-            with opening_wandb(root, info.wandb.get("sweep_id")):
+            with opening_wandb(root, self._settings.get("sweep_id")):
                 self._open(info, tracking)
         except Exception:
             _end_process()
@@ -63,7 +65,7 @@ class WandbTracker:
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             _warn_of_missing_key()
             mode = "offline"
-        settings = info.wandb
+        settings = self._settings
         tags = [f"{key}: {value}" for key, value in info.tags.items()]
         if "tags" in settings:
             tags = [tag.strip() for tag in settings["tags"].split(",") if tag.strip()]
@@ -106,7 +108,8 @@ class WandbTracker:
     def log_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add to the run's config: W&B has no other place for metadata."""
         self._metadata |= metadata
-        self._run.config.update(dict(metadata), allow_val_change=True)
+        config = {key: metadata[key] for key in metadata if not key.startswith(PREFIX)}
+        self._run.config.update(config, allow_val_change=True)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Add the points to their curves, and results to the summary.
@@ -214,12 +217,12 @@ def points_in_wandb(info: RunInfo, root: Path) -> Known | None:
 
 def _id_of(info: RunInfo) -> str:
     """Return the run's id: the record's, or that of a sweep's agent."""
-    return info.wandb.get("run_id", info.id)
+    return kept_settings(info.metadata).get("run_id", info.id)
 
 
 def _folder_of(info: RunInfo, root: Path) -> Path:
     """Return the folder in which W&B makes its own: the project, or WANDB_DIR."""
-    return root / info.wandb.get("folder", "")
+    return root / kept_settings(info.metadata).get("folder", "")
 
 
 def _points_of(runs: Iterable[WandbRun]) -> Known:

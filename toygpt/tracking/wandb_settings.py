@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
@@ -17,7 +18,7 @@ MODES = {
     "run": "online",
     "dryrun": "offline",
 }
-# Settings of a run, as `RunInfo.wandb` has them, and the variables before them.
+# Settings of a run, and the variables before them.
 VARIABLES = {
     "entity": "WANDB_ENTITY",
     "project": "WANDB_PROJECT",
@@ -30,6 +31,7 @@ VARIABLES = {
     "run_id": "WANDB_RUN_ID",
     "sweep_id": "WANDB_SWEEP_ID",
 }
+PREFIX = "wandb."  # of settings among the metadata of a run
 OF_ONE_TRAINING = ("name", "run_id", "sweep_id")
 # What W&B accepts, and how to say it.
 URL_PART = (r"[^/\\#?%:\r\n]{1,128}", "up to 128 characters, without / \\ # ? % :")
@@ -109,7 +111,7 @@ def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]
     of_training = {name: settings[name] for name in OF_ONE_TRAINING if name in settings}
     run_id = of_training.get("run_id")
     for _, info in all_infos(root) if run_id else []:
-        if info.wandb.get("run_id") == run_id:
+        if kept_settings(info.metadata).get("run_id") == run_id:
             print(
                 f"warning: WANDB_RUN_ID={run_id} is the run of {info.name}: this "
                 f"training has another run in wandb",
@@ -119,6 +121,20 @@ def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]
             of_training = {}
             break
     return {**settings_of_run(tracking, root), **of_training}
+
+
+def to_metadata(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings as metadata of the run's record: so MLflow shows them too."""
+    return {f"{PREFIX}{name}": value for name, value in settings.items()}
+
+
+def kept_settings(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings among the metadata of a record."""
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in metadata.items()
+        if key.startswith(PREFIX)
+    }
 
 
 def _refused(variable: str, value: str, accepted: str) -> InputError:
