@@ -23,6 +23,7 @@ from toygpt.pipeline.params import EvaluateParams
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
+from toygpt.tracking.settings import with_environment
 
 
 def main() -> None:
@@ -33,7 +34,9 @@ def main() -> None:
     model, tokenizer, _ = load_model_and_tokenizer(paths.MODEL, device)
     # The trackers are opened while the model is evaluated.
     with run_of_model(
-        weights_digest(paths.MODEL), tracking=params.tracking, root=paths.main_root()
+        weights_digest(paths.MODEL),
+        tracking=with_environment(params.tracking),
+        root=paths.main_root(),
     ) as tracked:
         metrics = measure(model, tokenizer, splits, params.evaluate)
         write_json(paths.METRICS / "evaluate.json", metrics)

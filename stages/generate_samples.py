@@ -16,6 +16,7 @@ from toygpt.pipeline.files import new_directory, write_json, write_text
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
+from toygpt.tracking.settings import with_environment
 
 
 def main() -> None:
@@ -25,7 +26,9 @@ def main() -> None:
 
     # The trackers are opened while the model writes.
     with run_of_model(
-        weights_digest(paths.MODEL), tracking=params.tracking, root=paths.main_root()
+        weights_digest(paths.MODEL),
+        tracking=with_environment(params.tracking),
+        root=paths.main_root(),
     ) as tracked:
         samples = continue_prompts(
             pack(model),

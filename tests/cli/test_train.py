@@ -131,3 +131,14 @@ def test_a_mistake_in_an_option_or_a_file_stops_before_anything_changes(
 
     assert_refused(toygpt("train", *options), *named)
     assert (folder / "params.yaml").read_bytes() == before
+
+
+def test_a_variable_that_wandb_would_refuse_stops_before_anything_changes(
+    toygpt: Toygpt, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder.is_dir()
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+
+    assert_refused(
+        toygpt("train"), "WANDB_MODE: got 'onlin'", "online, offline or disabled"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.audit import audit
-from toygpt.pipeline.params import TrackingParams
+from tests.tracking.trackers import tracked_by
 from toygpt.tracking.run import training_run
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ CHANGES_OF_FILES = {
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run, synced with all trackers."""
     root = tmp_path_factory.mktemp("tracked") / "project"
-    tracking = TrackingParams(mlflow=True, wandb="offline", project="audit", tags={})
+    tracking = tracked_by("mlflow", "wandb", project="audit")
     root.mkdir()
     with training_run("a-run", "mine", {}, {}, tracking=tracking, root=root) as run:
         for step in (1, 2):

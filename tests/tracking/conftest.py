@@ -12,9 +12,10 @@ from filelock import FileLock
 from tests.project import PATIENCE_SECONDS
 from tests.tracking.mlflow_server import Proxy, Server, proxy_before, running_server
 from tests.tracking.service import FollowerWithin, Service
-from tests.tracking.trackers import Warned, new_record
+from tests.tracking.trackers import Warned, end_wandb, new_record
 from toygpt.pipeline.git import git
 from toygpt.tracking import connection, mlflow_database, run, sync
+from toygpt.tracking import wandb as wandb_tracker
 from toygpt.tracking.record import Record
 
 
@@ -59,6 +60,19 @@ def proxy(server: Server) -> Iterator[Proxy]:
     """Return a proxy before that server."""
     with proxy_before(server) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def wandb_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a project whose user is not logged in to W&B."""
+    for folder in ("home", "elsewhere", "root"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wandb_tracker._warn_of_missing_key.cache_clear()
+    yield tmp_path / "root"
+    end_wandb()
 
 
 @pytest.fixture(autouse=True)

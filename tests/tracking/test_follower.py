@@ -62,11 +62,11 @@ def press_ctrl_c(command: Command, _: psutil.Process) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "reason", "exit_code"),
+    ("end", "reason"),
     [
-        (kill, "its process is gone", 130),
-        (kill_both, None, None),
-        (press_ctrl_c, "KeyboardInterrupt", 130),
+        (kill, "its process is gone"),
+        (kill_both, None),
+        (press_ctrl_c, "KeyboardInterrupt"),
     ],
 )
 def test_a_training_that_is_ended_is_ended_at_the_trackers_and_resumed_there(
@@ -74,7 +74,6 @@ def test_a_training_that_is_ended_is_ended_at_the_trackers_and_resumed_there(
     empty_database: Path,
     end: Callable[[Command, psutil.Process], None],
     reason: str | None,
-    exit_code: int | None,
 ) -> None:
     """It leaves temporary files in the project alone.
 
@@ -133,7 +132,7 @@ def test_a_training_that_is_ended_is_ended_at_the_trackers_and_resumed_there(
     assert in_mlflow.data.tags["toygpt.resumed.after"] == (
         reason or "its process is gone"
     )
-    assert [part.exit_code for part in read_runs(root)] == [exit_code, 0]
+    assert [run.exit_code for run in read_runs(root)] == [0], "one folder"
     assert list(temporary.iterdir()) == []
     assert not record.writer()
     assert record.unsynced(["mlflow", "wandb"]) == []

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import pytest
 
 from tests.faults.audit import audit
 from tests.faults.kills import is_gone, wait_until
+from tests.files import files_in, write_files
 from tests.tracking.service import sync_beside
 from tests.tracking.trackers import (
     MODEL_FILES,
     RUN_ID,
     WEIGHTS,
     Warned,
-    end_wandb,
     log,
     log_everything,
     new_record,
@@ -28,24 +28,19 @@ from tests.tracking.trackers import (
     wandb_core,
 )
 from toygpt.tracking import wandb as wandb_tracker
+from toygpt.tracking.backfill import forget_lost
+from toygpt.tracking.settings import with_environment
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb import points_in_wandb
-from toygpt.tracking.wandb_files import read_runs
+from toygpt.tracking.wandb_files import WandbArtifact, WandbRun, read_runs
 
 TRACKING = tracked_by("wandb")
+PARAMS = {"seed": 7, "train.learning_rate": 1e-3, "max_documents": None}
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a project whose user is not logged in to W&B."""
-    for folder in ("home", "elsewhere", "root"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    wandb_tracker._warn_of_missing_key.cache_clear()
-    yield tmp_path / "root"
-    end_wandb()
+def root(wandb_root: Path) -> Path:
+    return wandb_root
 
 
 def warning_of(warned: Warned) -> str:
@@ -70,9 +65,7 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     assert (found.run_id, found.project, found.name) == (RUN_ID, "toy", "nano-python")
     assert found.tags == ["mood: good"]
     assert found.config == {
-        "seed": 7,
-        "train.learning_rate": 1e-3,
-        "max_documents": None,
+        **PARAMS,
         "git.commit": "c0ffee",
         "weights.sha256": WEIGHTS,
     }
@@ -81,7 +74,14 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
         {"loss": 2.0, "step": 10},
     ]
     assert audit(root) == []
-    assert found.artifacts == {f"model-{RUN_ID}": set(MODEL_FILES)}
+    assert found.artifacts == {
+        "toygpt": WandbArtifact(
+            type="model",
+            aliases={"latest", "nano-python"},
+            metadata={"weights.sha256": WEIGHTS, "parameters": 123.0, "params": PARAMS},
+            files=set(MODEL_FILES),
+        )
+    }
     info = record_in(root).info
     assert info.synced["wandb"].directories == ["model"]
     known = points_in_wandb(info, root) or {}
@@ -187,3 +187,107 @@ def test_a_run_that_wandb_could_not_have_is_synced_later(
     assert message in warning, "the fault fired"
     assert synced == ["nano-python"]
     check_that_it_is_synced(root)
+
+
+# What a user may set, and what W&B has then.
+VARIABLES = {
+    "WANDB_ENTITY": "team",
+    "WANDB_PROJECT": "theirs",
+    "WANDB_NAME": "by hand",
+    "WANDB_RUN_GROUP": "ablation",
+    "WANDB_JOB_TYPE": "train",
+    "WANDB_NOTES": "a note, with a comma",
+    "WANDB_TAGS": "one, two",
+    "WANDB_DIR": "somewhere",
+    "WANDB_RUN_ID": "agent7",
+    "WANDB_SWEEP_ID": "sweep3",
+}
+AS_SET = WandbRun(
+    run_id="agent7",
+    entity="team",
+    project="theirs",
+    name="by hand",
+    group="ablation",
+    job_type="train",
+    notes="a note, with a comma",
+    sweep_id="sweep3",
+    tags=["one", "two"],
+    config={"seed": 7, "device": "abacus"},
+    history=[{"loss": 3.0, "step": 5}],
+    summary={"test_loss": 1.5},
+    exit_code=0,
+)
+
+
+@pytest.mark.slow
+def test_the_environment_comes_first_and_the_run_stays_where_it_began(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later stages, and `python . track`, may run in another shell."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    with run_in(root, tracked_by("wandb", entity="me", group="a", notes="b")) as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+    for name in VARIABLES:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    run.record.append({"test_loss": 1.5}, step=None)
+
+    synced = bring_up_to_date(TRACKING, root)
+
+    assert synced == ["nano-python"]
+    (found,) = read_runs(root / "somewhere")
+    found.summary = {"test_loss": found.summary["test_loss"]}
+    assert found == AS_SET
+    assert read_runs(root) == []
+    assert forget_lost(TRACKING, root) == set()
+
+
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
+def test_disabled_writes_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+
+    with run_in(root, with_environment(TRACKING)) as run:
+        run.log_metrics({"loss": 3.0}, step=5)
+    monkeypatch.delenv(name)
+
+    assert bring_up_to_date(with_environment(TRACKING), root) == []
+    assert files_in(root).keys() == {
+        f".toygpt/runs/{RUN_ID}/{file}"
+        for file in ("run.json", "metrics.jsonl", "lock")
+    }
+
+
+def test_an_artifact_has_a_name_that_wandb_accepts(root: Path) -> None:
+    params = {"corpus": "mine/ünd: 1", "model": "nano"}
+    model = root.with_name("model")
+    write_files(model, MODEL_FILES)
+
+    with run_in(root, TRACKING, params=params, name="a: b/c") as run:
+        run.log_directory(model, name="model")
+        run.log_directory(model, name="samples")
+
+    (found,) = read_runs(root)
+    assert sorted(found.artifacts) == [
+        "toygpt-mine-nd-1-nano",
+        "toygpt-mine-nd-1-nano-samples",
+    ]
+    assert all("a-b-c" in it.aliases for it in found.artifacts.values())
+    assert record_in(root).info.synced["wandb"].directories == ["model", "samples"]
+
+
+def test_a_copy_that_an_earlier_version_named_after_the_run_is_known(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_tracker, "_artifact_name", lambda *_: f"model-{RUN_ID}")
+    log_everything(root, "wandb")
+    monkeypatch.undo()
+
+    run = record_in(root)
+    run.append({"test_loss": 1.5}, step=None)
+    bring_up_to_date(TRACKING, root)
+
+    assert record_in(root).info.synced["wandb"].directories == ["model"]

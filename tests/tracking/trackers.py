@@ -1,7 +1,10 @@
 """A run as MLflow and W&B have it, seen from outside."""
 
 import gc
+import os
 import resource
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -58,6 +61,11 @@ def tracked_by(*trackers: str, **changes: Any) -> TrackingParams:
         "wandb": "offline" if "wandb" in trackers else "disabled",
         "project": "toy",
         "tags": {},
+        "entity": None,
+        "group": None,
+        "job_type": None,
+        "notes": None,
+        "wandb_registry": None,
     }
     return TrackingParams(**values | changes)
 
@@ -164,6 +172,22 @@ def wandb_core() -> psutil.Process:
     children = psutil.Process().children(recursive=True)
     (core,) = [it for it in children if "wandb-core" in it.name() and not is_gone(it)]
     return core
+
+
+def wandb_command(root: Path, *arguments: str) -> str:
+    """Run a command of W&B's in a project, and return what it prints."""
+    environment = {"WANDB_MODE": "offline"} | os.environ
+    environment["WANDB_ERROR_REPORTING"] = "false"
+    environment.pop("WANDB_SILENT", None)
+    ran = subprocess.run(
+        [sys.executable, "-m", "wandb", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ran.stdout + ran.stderr
 
 
 def end_wandb() -> None:

@@ -59,9 +59,11 @@ def run_experiment(
     """
     from toygpt.pipeline.params import flatten
     from toygpt.pipeline.params_file import load_params, read_yaml
+    from toygpt.tracking.settings import with_environment
 
-    # All parameters are checked before DVC writes anything.
+    # All parameters, and W&B's variables, are checked before DVC writes anything.
     params = load_params(root / paths.PARAMS, overrides)
+    with_environment(params.tracking)
     overrides = {**overrides, **params.expanded_folders()}
     known = dict(flatten(read_yaml(root / paths.PARAMS)))
     arguments = ["exp", "run", *targets]

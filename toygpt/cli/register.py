@@ -49,6 +49,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Register the model, and print its version."""
     from toygpt.pipeline.params_file import load_params
+    from toygpt.tracking.mlflow_destination import with_mlflow_environment
     from toygpt.tracking.mlflow_experiments import experiment_name
     from toygpt.tracking.mlflow_models import mlflow_client
     from toygpt.tracking.registry import (
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.if_better and not options.alias:
         raise InputError("--if-better METRIC needs --alias ALIAS, such as champion")
     root = project_root()
-    tracking = load_params(root / paths.PARAMS).tracking
+    tracking = with_mlflow_environment(load_params(root / paths.PARAMS).tracking)
     project = experiment_name(tracking.project)
     with mlflow_client(tracking, root) as client, mlflow_errors():
         if options.name_of_run:

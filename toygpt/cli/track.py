@@ -35,9 +35,10 @@ def run(options: argparse.Namespace) -> int:
     """Sync every run with the trackers, and print which ones were not synced before."""
     from toygpt.pipeline.params_file import load_params
     from toygpt.tracking.backfill import track
+    from toygpt.tracking.settings import with_environment
 
     root = project_root()
-    tracking = load_params(root / paths.PARAMS).tracking
+    tracking = with_environment(load_params(root / paths.PARAMS).tracking)
     outcome = track(
         root, tracking, revisions=options.revisions, is_rebuilding=options.rebuild
     )

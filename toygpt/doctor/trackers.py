@@ -1,6 +1,7 @@
 """Whether MLflow and W&B have all runs, and can be synced."""
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from toygpt.tracking.mlflow_experiments import (
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import runs_folder, wanted_trackers
+from toygpt.tracking.settings import with_environment
 from toygpt.tracking.sync import bring_up_to_date
 
 
@@ -38,17 +40,18 @@ def check_trackers(root: Path) -> Iterator[Line]:
             yield Finding(str(error), _put_aside(path.relative_to(root)))
     params = valid_params(root)
     try:
-        wanted = wanted_trackers(params.tracking) if params else ["mlflow"]
+        tracking = with_environment(params.tracking) if params else None
     except InputError as error:
-        yield Finding(str(error), "unset MLFLOW_TRACKING_URI")
+        (variable,) = re.findall("(?:MLFLOW|WANDB)_[A-Z_]+", str(error))[:1]
+        yield Finding(str(error), f"unset {variable}")
         return
+    wanted = wanted_trackers(tracking) if tracking else ["mlflow"]
     if not any(name.startswith("mlflow:") for name in wanted):  # no server
         yield from _database(root, records)
         yield from _locations(root)
-    if params is None:
+    if tracking is None:
         yield "which trackers are wanted is not known: see the parameters"
         return
-    tracking = params.tracking
     if "mlflow" in wanted and (
         unusable := _unusable_experiment(root, experiment_name(tracking.project))
     ):

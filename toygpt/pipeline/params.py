@@ -271,6 +271,11 @@ class TrackingParams(Section):
         Annotated[str, Field(min_length=1, max_length=20)],
         Annotated[str, Field(max_length=40)],
     ]
+    entity: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None
+    group: str | None
+    job_type: str | None
+    notes: str | None
+    wandb_registry: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,113}$")] | None
 
     def without(self, trackers: Collection[str]) -> Self:
         """Return the same parameters without these trackers: `wandb`, `mlflow:…`."""

@@ -14,17 +14,23 @@ from toygpt.tracking.mlflow_database import DATABASE, configure_mlflow, database
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
-def mlflow_server(tracking: TrackingParams) -> str | None:
-    """Return the address of MLflow's server; None if this project's database is used.
+def with_mlflow_environment(tracking: TrackingParams) -> TrackingParams:
+    """Return the parameters with MLflow's server as the environment has it.
 
     Raises:
-        InputError: MLFLOW_TRACKING_URI, which comes first, names something else.
+        InputError: MLFLOW_TRACKING_URI names something else.
     """
-    if address := os.environ.get("MLFLOW_TRACKING_URI"):
-        try:
-            return server_address(address)
-        except ValueError as error:
-            raise InputError(f"the variable MLFLOW_TRACKING_URI: {error}") from None
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    if not address or not tracking.mlflow:
+        return tracking
+    try:
+        return tracking.model_copy(update={"mlflow": server_address(address)})
+    except ValueError as error:
+        raise InputError(f"the variable MLFLOW_TRACKING_URI: {error}") from None
+
+
+def mlflow_server(tracking: TrackingParams) -> str | None:
+    """Return the address of a server; None if this project's database is used."""
     return tracking.mlflow if isinstance(tracking.mlflow, str) else None
 
 
@@ -32,7 +38,6 @@ def mlflow_uri(tracking: TrackingParams, root: Path) -> str:
     """Return the address by which MLflow's clients find the server or the database.
 
     Raises:
-        InputError: MLFLOW_TRACKING_URI names something else.
         OSError: The database's path is not in UTF-8.
     """
     return mlflow_server(tracking) or database_uri(root / DATABASE)

@@ -29,6 +29,7 @@ from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
+from toygpt.tracking.wandb_settings import settings_of_run, to_metadata
 
 
 class Results:
@@ -101,6 +102,7 @@ class Results:
             metadata={
                 "restored.from": self.revision or "the workspace",
                 "weights.sha256": self.weights_sha256,
+                **to_metadata(settings_of_run(tracking, self.root)),
             },
             weights_sha256=self.weights_sha256,
         )

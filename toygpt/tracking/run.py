@@ -18,6 +18,7 @@ from toygpt.tracking.record import (
     record_of_weights,
 )
 from toygpt.tracking.run_info import Status, read_info, runs_folder, wanted_trackers
+from toygpt.tracking.wandb_settings import settings_of_training, to_metadata
 
 
 class Run:
@@ -80,11 +81,7 @@ def training_run(
         metadata: Properties of the whole run, besides parameters.
         tracking: Which trackers, and the project's name there.
         root: The project that the user works in.
-
-    Raises:
-        InputError: The environment names no tracker.
     """
-    trackers = wanted_trackers(tracking)  # a mistake in the environment ends it here
     end_dead_runs(root)
     with Follower(tracking, root) as follower, alone_in(runs_folder(root) / run_id):
         record = _readable_record(runs_folder(root) / run_id)
@@ -96,8 +93,11 @@ def training_run(
                 project=tracking.project,
                 params=dict(params),
                 tags=tracking.tags,
-                trackers=trackers,
-                metadata=dict(metadata),
+                trackers=wanted_trackers(tracking),
+                metadata={
+                    **metadata,
+                    **to_metadata(settings_of_training(tracking, root)),
+                },
             )
         else:
             _resume(record, name, params, metadata, tracking)

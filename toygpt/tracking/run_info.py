@@ -82,13 +82,10 @@ class _SyncedFile:
 
 
 def wanted_trackers(tracking: TrackingParams) -> list[str]:
-    """Return the names of the trackers that params.yaml and the environment ask for.
+    """Return the names of the trackers that the parameters ask for.
 
     `mlflow` is the project's own database, `mlflow:ADDRESS` a server: what one of them
     has, the other lacks.
-
-    Raises:
-        InputError: MLFLOW_TRACKING_URI names no server.
     """
     wanted = []
     if tracking.mlflow:

@@ -1,23 +1,24 @@
-"""Read the runs that Weights & Biases has on disk: it may have lost what was logged.
+"""Read the runs that Weights & Biases has on disk: it may have lost what was logged."""
 
-A `.wandb` file is a log in LevelDB's format
-(https://github.com/google/leveldb/blob/main/doc/log_format.md) behind a header of its
-own. Each record of the log is a protocol buffer.
-"""
-
+import glob
 import json
-import struct
-import zlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BLOCK_SIZE = 32 * 1024
-MAGIC = b":W&B"
-HEADER_SIZE = 7
-PIECE_HEADER = struct.Struct("<IHB")
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+from toygpt.tracking.wandb_log import read_records
+
+
+@dataclass
+class WandbArtifact:
+    """A version of an artifact, logged by a run."""
+
+    type: str
+    aliases: set[str]
+    metadata: dict[str, Any]
+    files: set[str]
 
 
 @dataclass
@@ -25,43 +26,59 @@ class WandbRun:
     """An offline run, as it would be synced."""
 
     run_id: str = ""
+    entity: str = ""
     project: str = ""
     name: str = ""
+    group: str = ""
+    job_type: str = ""
+    notes: str = ""
+    sweep_id: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    artifacts: dict[str, set[str]] = field(default_factory=dict)  # files by artifact
+    artifacts: dict[str, WandbArtifact] = field(default_factory=dict)  # by name
     exit_code: int | None = None
 
 
-def read_runs(root: Path, run_id: str = "*") -> list[WandbRun]:
-    """Return the runs in `root`/wandb, one for each time that a run was opened.
+def read_runs(folder: Path, run_id: str | None = None) -> list[WandbRun]:
+    """Return the runs in `folder`/wandb, one for each time that a run was opened.
 
     Args:
-        root: The project that the user works in.
+        folder: The project that the user works in, or WANDB_DIR.
         run_id: Of one run; by default, all are read.
     """
+    return [_read(path) for path in files_of_runs(folder, run_id)]
+
+
+def files_of_runs(folder: Path, run_id: str | None = None) -> list[Path]:
+    """Return the paths of the runs' files, oldest first."""
     # The folder's name ends with the id, or with a number behind it if the run has been
     # opened twice in one second.
-    files = (root / "wandb").glob(f"*run-*/run-{run_id}.wandb")
-    return [
-        _read(path) for path in sorted(files, key=lambda path: path.stat().st_mtime)
-    ]
+    pattern = "*" if run_id is None else glob.escape(run_id)
+    files = (folder / "wandb").glob(f"*run-*/run-{pattern}.wandb")
+    return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def folders_of(folder: Path, run_id: str) -> set[Path]:
+    """Return the paths of a run's folders in `folder`/wandb."""
+    name = re.compile(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(run_id)}")
+    return {path for path in (folder / "wandb").iterdir() if name.fullmatch(path.name)}
 
 
 def _read(path: Path) -> WandbRun:
-    from wandb.proto.wandb_internal_pb2 import Record
-
     run = WandbRun()
-    for data in _records(path.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
+    for record in read_records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.run_id = record.run.run_id
+            run.entity = record.run.entity
             run.project = record.run.project
             run.name = record.run.display_name
+            run.group = record.run.run_group
+            run.job_type = record.run.job_type
+            run.notes = record.run.notes
+            run.sweep_id = record.run.sweep_id
             run.tags = list(record.run.tags)
             run.config |= _values(record.run.config.update)
         elif kind == "config":
@@ -71,8 +88,13 @@ def _read(path: Path) -> WandbRun:
         elif kind == "summary":
             run.summary |= _values(record.summary.update)
         elif kind == "artifact":
-            files = {entry.path for entry in record.artifact.manifest.contents}
-            run.artifacts[record.artifact.name] = files
+            artifact = record.artifact
+            run.artifacts[artifact.name] = WandbArtifact(
+                artifact.type,
+                aliases=set(artifact.aliases),
+                metadata=json.loads(artifact.metadata or "{}"),
+                files={entry.path for entry in artifact.manifest.contents},
+            )
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run
@@ -85,29 +107,3 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
         for item in items
     }
     return {name: value for name, value in named.items() if not name.startswith("_")}
-
-
-def _records(data: bytes) -> Iterator[bytes]:
-    """Yield the records, put together from pieces that cross no block's end.
-
-    The last whole record is the end: W&B's process may have been killed.
-    """
-    if not data.startswith(MAGIC):
-        return
-    place = HEADER_SIZE
-    record = b""
-    while True:
-        left_in_block = BLOCK_SIZE - place % BLOCK_SIZE
-        if left_in_block < PIECE_HEADER.size:
-            place += left_in_block
-        if place + PIECE_HEADER.size > len(data):
-            return
-        checksum, length, kind = PIECE_HEADER.unpack_from(data, place)
-        place += PIECE_HEADER.size
-        piece = data[place : place + length]
-        if zlib.crc32(bytes([kind]) + piece) != checksum:
-            return
-        record = piece if kind in (FULL, FIRST) else record + piece
-        place += length
-        if kind in (FULL, LAST):
-            yield record

@@ -17,7 +17,7 @@ from toygpt.resuming.run_folder import RunFolder, open_run_folder
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
 from toygpt.tracking.run import Run, training_run
-from toygpt.tracking.run_info import wanted_trackers
+from toygpt.tracking.settings import with_environment
 from toygpt.training.plan import num_steps
 
 
@@ -35,11 +35,11 @@ def open_run(
         inputs: Inputs of the fingerprint.
 
     Raises:
-        InputError: Another process trains this, or it cannot be resumed, or the
-            environment names no tracker.
+        InputError: Another process trains this, or it cannot be resumed; or a variable
+            of the environment names no tracker, or what a tracker would not accept.
     """
     root = paths.main_root()
-    wanted_trackers(params.tracking)  # a mistake ends it before anything is written
+    tracking = with_environment(params.tracking)
     with open_run_folder(
         root,
         inputs,
@@ -70,7 +70,7 @@ def open_run(
             description.name,
             params.in_use(),
             metadata,
-            tracking=params.tracking,
+            tracking=tracking,
             root=root,
         ) as tracked:
             yield run_folder, tracked

@@ -1,0 +1,144 @@
+"""The settings of a run in W&B: its environment variables come before params.yaml."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.run_info import all_infos
+
+# The last two are earlier names, which W&B still takes.
+MODES = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+}
+# Settings of a run, and the variables before them.
+VARIABLES = {
+    "entity": "WANDB_ENTITY",
+    "project": "WANDB_PROJECT",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "notes": "WANDB_NOTES",
+    "tags": "WANDB_TAGS",  # separated by commas
+    "folder": "WANDB_DIR",
+    "run_id": "WANDB_RUN_ID",
+    "sweep_id": "WANDB_SWEEP_ID",
+}
+PREFIX = "wandb."  # of settings among the metadata of a run
+OF_ONE_TRAINING = ("name", "run_id", "sweep_id")
+# What W&B accepts, and how to say it.
+URL_PART = (r"[^/\\#?%:\r\n]{1,128}", "up to 128 characters, without / \\ # ? % :")
+ID = (r"[^\s/\\#?%:;,']{1,128}", "up to 128 characters, without / \\ # ? % : ; , '")
+ACCEPTED = {
+    "entity": URL_PART,
+    "project": URL_PART,
+    "tags": (r"\s*([^,]{1,64}(,|$))*", "tags of up to 64 characters, between commas"),
+    "run_id": ID,
+    "sweep_id": ID,
+}
+
+
+def with_wandb_environment(tracking: TrackingParams) -> TrackingParams:
+    """Return the parameters with W&B's mode as the environment has it.
+
+    Raises:
+        InputError: W&B would not accept one of its variables.
+    """
+    settings_from_environment()
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "on", "true", "yes"):
+        return tracking.without(["wandb"])
+    if not (mode := os.environ.get("WANDB_MODE")):
+        return tracking
+    if mode not in MODES:
+        raise _refused("WANDB_MODE", mode, "online, offline or disabled")
+    return tracking.model_copy(update={"wandb": MODES[mode]})
+
+
+def settings_from_environment() -> dict[str, str]:
+    """Return the settings whose variables are set, and not empty.
+
+    Raises:
+        InputError: W&B would not accept one.
+    """
+    settings = {
+        name: value
+        for name, variable in VARIABLES.items()
+        if (value := os.environ.get(variable))
+    }
+    for name, (pattern, meaning) in ACCEPTED.items():
+        if name in settings and not re.fullmatch(pattern, settings[name]):
+            raise _refused(VARIABLES[name], settings[name], meaning)
+    return settings
+
+
+def settings_of_run(tracking: TrackingParams, root: Path) -> dict[str, str]:
+    """Return the settings of a run that begins here, for its record to keep.
+
+    Stages that run later, in another shell, must continue the run where it is.
+
+    Args:
+        tracking: What params.yaml says.
+        root: The project that the user works in.
+    """
+    from_params = {
+        name: getattr(tracking, name)
+        for name in ("entity", "group", "job_type", "notes")
+    }
+    settings = {name: value for name, value in from_params.items() if value}
+    settings |= settings_from_environment()
+    if "folder" in settings:
+        folder = root / Path(settings["folder"]).expanduser()
+        if folder.is_relative_to(root):  # the project may be moved
+            folder = folder.relative_to(root)
+        settings["folder"] = str(folder)
+    return {name: settings[name] for name in settings if name not in OF_ONE_TRAINING}
+
+
+def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]:
+    """Return the settings of the run of a training that begins now.
+
+    An agent of a sweep has chosen the run's id already. It is given once: a second
+    training in the same shell has a run of its own.
+    """
+    settings = settings_from_environment()
+    of_training = {name: settings[name] for name in OF_ONE_TRAINING if name in settings}
+    run_id = of_training.get("run_id")
+    for _, info in all_infos(root) if run_id else []:
+        if kept_settings(info.metadata).get("run_id") == run_id:
+            print(
+                f"warning: WANDB_RUN_ID={run_id} is the run of {info.name}: this "
+                f"training has another run in wandb",
+                file=sys.stderr,
+                flush=True,
+            )
+            of_training = {}
+            break
+    return {**settings_of_run(tracking, root), **of_training}
+
+
+def to_metadata(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings as metadata of the run's record: so MLflow shows them too."""
+    return {f"{PREFIX}{name}": value for name, value in settings.items()}
+
+
+def kept_settings(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings among the metadata of a record."""
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in metadata.items()
+        if key.startswith(PREFIX)
+    }
+
+
+def _refused(variable: str, value: str, accepted: str) -> InputError:
+    return InputError(
+        f"{variable}: got {value!r}; W&B takes {accepted}. Change the environment "
+        f"variable, or unset it"
+    )
