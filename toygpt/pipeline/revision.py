@@ -1,0 +1,59 @@
+"""The files of the project at a revision: from Git, DVC's cache, or DVC's remote."""
+
+from errno import ENOENT
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toygpt.pipeline.errors import InputError, first_line
+
+
+class Revision:
+    """The project in the workspace, or as a commit or an experiment has it.
+
+    Args:
+        root: The project's folder.
+        name: A commit, branch, tag or experiment; None means the workspace.
+    """
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        self.root = root
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name or "the workspace"
+
+    @cached_property
+    def _files(self) -> Any:
+        from dvc.api import DVCFileSystem
+
+        return DVCFileSystem(str(self.root), rev=self.name)
+
+    def open(self, path: Path) -> Any:
+        """Open a file for reading.
+
+        Raises:
+            FileNotFoundError: There is none; `filename` is its path.
+            InputError: There is no such revision.
+        """
+        if self.name is None:
+            return (self.root / path).open("rb")
+        from dvc.scm import RevError
+
+        try:
+            return self._files.open(path.as_posix(), "rb")
+        except RevError as error:
+            raise InputError(first_line(error)) from None
+        except Exception:  # DVC's are many
+            raise FileNotFoundError(
+                ENOENT, "neither here nor in DVC's cache", str(path)
+            ) from None
+
+    def read(self, path: Path) -> str:
+        """Return the text of a file; it raises what `open` does."""
+        with self.open(path) as file:
+            return str(file.read().decode())
+
+    def copy(self, path: Path, to: Path) -> None:
+        """Copy a folder of a commit; DVC has many errors for one that is not there."""
+        self._files.get(path.as_posix(), str(to), recursive=True)
