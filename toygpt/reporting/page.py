@@ -71,11 +71,11 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
         f"**{verdict.word.capitalize()}: {results}, on the same test split ({change}; "
         f"{noise} beyond noise).**"
     )
+    errors = f"± {now.standard_error:.3f}, before ± {before.standard_error:.3f}"
     yield (
         f"Surely beyond noise is a difference of more than {verdict.noise:.3f}: two "
-        f"standard errors of two independent results (± {now.standard_error:.3f}, before "
-        f"± {before.standard_error:.3f}). Both models find the same documents hard, so a "
-        f"smaller one may be real as well: try other seeds."
+        f"standard errors of two independent results ({errors}). Both models find the "
+        f"same documents hard, so a smaller one may be real as well: try other seeds."
     )
 
 
