@@ -55,11 +55,12 @@ def test_a_bucket_brings_everything_back(project: Workspace, bucket: str) -> Non
 def test_versions_and_stages_of_the_model_are_tags_by_which_dvc_gets_it(
     project: Workspace, tmp_path: Path
 ) -> None:
-    """GTO comes with DVC. A version is a commit; the model may change afterwards."""
+    """GTO comes with DVC. A version is a commit: the model may change after it."""
     first = digests_in(project.root / MODEL)
     project.run("gto", "register", "toygpt")
     project.run("gto", "assign", "toygpt", "--version", "v0.0.1", "--stage", "prod")
-    project.dvc("exp", "run", "train", "-S", "seed=7")
+    (project.root / MODEL / "README.md").write_text("another model")
+    project.dvc("commit", "--force", "train")
     project.commit("another model")
     project.run("gto", "register", "toygpt")
     assert digests_in(project.root / MODEL) != first
@@ -99,3 +100,20 @@ def test_another_project_imports_the_model_and_it_writes_there(
     options = ("--model", "model", "--prompt", PROMPT, "--max-new-tokens", "4")
     assert main(["generate", *options]) == 0
     assert capsys.readouterr().out.startswith(PROMPT)
+
+
+def test_stages_read_links_into_a_cache_and_leave_it_as_it_was(
+    project: Workspace,
+) -> None:
+    """In a shared cache a result of another user is such a link, and read-only."""
+    project.dvc("config", "--local", "cache.type", "symlink")
+    project.dvc("checkout", "--relink")
+    assert (project.root / MODEL / "model.safetensors").is_symlink()
+    cache = project.root / ".dvc/cache/files"
+    before = digests_in(cache)
+
+    project.dvc("repro", "--force", "--single-item", "evaluate")
+    project.dvc("repro", "--force", "--single-item", "train")
+
+    assert digests_in(cache).items() >= before.items()
+    assert project.run("git", "diff", "--stat", "--", "dvc.lock").stdout == ""

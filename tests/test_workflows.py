@@ -44,7 +44,7 @@ def test_a_workflow_is_valid_and_safe(path: Path, linter: str) -> None:
         ("zizmor", r"\$OVERRIDES;", "${{ inputs.overrides }};", "template-injection"),
         ("zizmor", r"@[0-9a-f]{40}", "@v7", "unpinned-uses"),
         ("zizmor", "persist-credentials: false", "lfs: true", "artipacked"),
-        ("zizmor", r"permissions: \{\}", "permissions: write-all", "permissions"),
+        ("zizmor", r":\n +contents: read", ": write-all", "excessive-permissions"),
     ],
 )
 def test_a_mistake_in_a_workflow_is_noticed(

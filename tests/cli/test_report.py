@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,7 @@ def test_without_curves_and_samples_the_page_says_how_to_get_them(
         ("damaged lock", ["dvc.lock is damaged"]),
         ("damaged metrics", ["the workspace has no test result"]),
         ("damaged pipeline", ["DVC: ", "dvc.yaml"]),
+        ("no Git", ["is not in a Git repository"]),
     ],
 )
 def test_what_cannot_be_reported_is_refused_in_one_line(
@@ -199,6 +201,8 @@ def test_what_cannot_be_reported_is_refused_in_one_line(
             Path("dvc.lock").write_text("<<<<<<< HEAD\n")
         case "damaged pipeline":
             Path("dvc.yaml").write_text("stages: [\n")
+        case "no Git":
+            shutil.rmtree(".git")
     arguments = options if isinstance(options, list) else ["--out", "report.md"]
 
     output = toygpt("report", *arguments)

@@ -6,6 +6,7 @@ from typing import Any
 
 from toygpt.cli.dvc import project_root
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.git import git_or_nothing
 
 
 def add_parser(commands: Any) -> None:
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     picture = options.out and options.out.with_suffix(".png")
     if picture and picture == options.out:
         raise InputError(f"--out is the page's file, not the picture's: {options.out}")
+    if not git_or_nothing(root, "rev-parse", "--git-dir"):
+        raise InputError(f"{root} is not in a Git repository: there is no baseline")
     # Only now: DVC and matplotlib take a second to import.
     from toygpt.pipeline.files import write_text
     from toygpt.pipeline.revision import Revision

@@ -43,7 +43,10 @@ class Revision:
         try:
             return self._files.open(path.as_posix(), "rb")
         except RevError as error:
-            raise InputError(first_line(error)) from None
+            raise InputError(
+                f"{first_line(error)}: name a commit, branch or tag, or one of "
+                f"`dvc exp list --all-commits`"
+            ) from None
         except Exception:  # DVC's are many
             raise FileNotFoundError(
                 ENOENT, "neither here nor in DVC's cache", str(path)

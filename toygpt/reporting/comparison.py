@@ -53,12 +53,12 @@ def compare(before: Revision, now: Revision) -> Comparison:
     """
     from dvc.repo import Repo
 
+    locks = read_lock(before), read_lock(now)
     names = [revision.name or "workspace" for revision in (before, now)]
     with _dvc_errors(), Repo(str(now.root)) as repo:
         params = repo.params.diff(*names, deps_only=True)
         metrics = repo.metrics.diff(*names)
         status = repo.status() if now.name is None else {}
-    locks = read_lock(before), read_lock(now)
     return Comparison(
         params=_changes(params),
         inputs=changed_inputs(*locks),
@@ -75,18 +75,12 @@ def _dvc_errors() -> Iterator[None]:
     """Turn the errors of DVC into one line.
 
     Raises:
-        InputError: A revision does not exist, or DVC cannot read the project.
+        InputError: DVC cannot read the project.
     """
     from dvc.exceptions import DvcException
-    from dvc.scm import RevError
 
     try:
         yield
-    except RevError as error:
-        raise InputError(
-            f"{first_line(error)}: name a commit, a branch, a tag, or an experiment of "
-            f"`dvc exp list --all-commits`"
-        ) from None
     except DvcException as error:
         raise InputError(f"DVC: {first_line(error)}") from None
 
