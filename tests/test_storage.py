@@ -22,8 +22,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Yield the address of an S3 server on this machine that has the bucket `team`."""
     server = pytest.importorskip("moto.server", reason="`uv sync` installs moto")
     pytest.importorskip("dvc_s3", reason="`uv sync --extra s3` installs it")
-    import boto3
-
+    boto3 = pytest.importorskip("boto3", reason="`uv sync` installs moto with it")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
     started = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -6,13 +6,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from tests.cli.test_commands import check
-from tests.project import PROJECT
+from tests.project import PROJECT, Workspace
 
 WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
 LINTERS = {
@@ -59,12 +60,17 @@ def test_a_mistake_in_a_workflow_is_noticed(
     assert named in complaints(linter, copy)
 
 
+def steps_of(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the steps of a workflow that run a script."""
+    for job in YAML(typ="safe").load(path)["jobs"].values():
+        yield from (step for step in job["steps"] if "run" in step)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_command_of_a_workflow_exists(path: Path) -> None:
-    jobs = YAML(typ="safe").load(path)["jobs"].values()
-    scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
-    lines = [line.strip() for script in scripts for line in script.splitlines()]
+    scripts = [step["run"].splitlines() for step in steps_of(path)]
+    lines = [line.strip() for script in scripts for line in script]
     commands = [line for line in lines if line.startswith(("uv ", ".ci/", "git "))]
 
     assert commands
@@ -74,3 +80,42 @@ def test_every_command_of_a_workflow_exists(path: Path) -> None:
             assert os.access(PROJECT / words[0], os.X_OK)
         else:
             check(*(word for word in words if "[@]" not in word))
+
+
+def test_the_scripts_of_a_training_pull_the_baseline_and_write_a_report(
+    built: Workspace, tmp_path: Path
+) -> None:
+    """As GitHub runs them, but for uv, which is there already."""
+    remote = str(tmp_path / "remote")
+    origin = built.copy_to(tmp_path / "origin")
+    origin.dvc("remote", "add", "--local", "--default", "storage", remote)
+    origin.dvc("push")
+    clone = Workspace(tmp_path / "clone")
+    origin.run("git", "clone", "--quiet", ".", str(clone.root))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uv").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (tmp_path / "bin/uv").chmod(0o755)
+    commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
+    clone.environment |= {
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{clone.environment['PATH']}",
+        "BASELINE": commit,
+        "DVC_REMOTE": remote,
+        "OVERRIDES": "generate-samples.max_new_tokens=3 generate-samples.prompts=[a]",
+        "GITHUB_SHA": commit,
+        "GITHUB_RUN_NUMBER": "7",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+    }
+
+    scripts = {step["name"]: step["run"] for step in steps_of(WORKFLOWS[-1])}
+    for name in ("Baseline", "Experiment", "Report"):
+        clone.run("bash", "-e", "-c", scripts[name])
+
+    page = (clone.root / "report/report.md").read_text(encoding="utf-8")
+    assert page.startswith("# toyGPT: the workspace against `baseline` (")
+    assert "**Equal: " in page
+    assert "| `generate-samples.max_new_tokens` | 4 | 3 | -1 (-25.0%) |" in page
+    assert (clone.root / "report/report.png").is_file()
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert summary == (clone.root / "report/comment.md").read_text(encoding="utf-8")
+    names = clone.dvc("exp", "list", "--name-only").stdout.split()
+    assert names == ["actions-7"]
