@@ -145,6 +145,23 @@ def test_the_curves_and_the_first_sample_stand_below(
     assert page.index("## What changed") < page.index("## The first sample")
 
 
+def test_samples_of_another_model_are_not_shown(
+    clone: Workspace, toygpt: Toygpt
+) -> None:
+    Path("reports/samples").mkdir(parents=True)
+    sample = json.dumps({"prompt": "def f(", "continuation": "x)"})
+    Path("reports/samples/samples.jsonl").write_text(sample)
+    before, after = Path("dvc.lock").read_text().split("  generate-samples:\n")
+    after = after.replace(digest_of("models/toygpt"), "0" * 32)
+    Path("dvc.lock").write_text(f"{before}  generate-samples:\n{after}")
+
+    code, page, _ = toygpt("report")
+
+    assert code == 0
+    assert "def f(" not in page
+    assert "`dvc repro generate-samples`" in page
+
+
 def write_curve(name: str, points: list[tuple[int, float]]) -> None:
     """Write the training or the validation loss as `train` does."""
     folder = Path("reports/train")

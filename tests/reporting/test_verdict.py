@@ -32,7 +32,9 @@ def lock(splits: str | None, overlap: float) -> Lock:
     """Return a dvc.lock in which `evaluate` has read these splits."""
     deps = [{"path": "data/splits", "md5": splits}] if splits else []
     params = {"params.yaml": {"evaluate": {"overlap_fraction": overlap}}}
-    return Lock({"evaluate": {"deps": deps, "params": params}}, has_own_metrics=True)
+    return Lock(
+        {"evaluate": {"deps": deps, "params": params}}, measured=frozenset({"evaluate"})
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class Comparison:
         metrics: The metrics that differ.
         verdict: Whether the experiment's model is better.
         outdated_stages: The stages that `dvc repro` would run again in the workspace.
+        has_own_samples: Whether the experiment's samples are of its model.
     """
 
     params: list[Change]
@@ -43,6 +44,7 @@ class Comparison:
     metrics: list[Change]
     verdict: Verdict
     outdated_stages: list[str]
+    has_own_samples: bool
 
 
 def compare(before: Revision, now: Revision) -> Comparison:
@@ -67,6 +69,7 @@ def compare(before: Revision, now: Revision) -> Comparison:
         outdated_stages=[
             stage for stage, found in status.items() if set(_leaves(found)) - NOT_HERE
         ],
+        has_own_samples="generate-samples" in locks[1].measured,
     )
 
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.measurements import is_of_this_model
+from toygpt.pipeline.measurements import MEASUREMENTS, is_of_this_model
 from toygpt.pipeline.revision import Revision
 
 
@@ -19,11 +19,11 @@ class Lock:
 
     Attributes:
         stages: Each stage's command, dependencies, parameters and results.
-        has_own_metrics: Whether `evaluate` has measured the model that `train` made.
+        measured: Which of `MEASUREMENTS` have measured the model that `train` made.
     """
 
     stages: Mapping[str, Any]
-    has_own_metrics: bool
+    measured: frozenset[str]
 
     def digests(self, kind: Literal["deps", "outs"]) -> dict[str, str]:
         """Return the digests of all dependencies or results, by their paths."""
@@ -58,8 +58,9 @@ def read_lock(revision: Revision) -> Lock:
         raise InputError(
             f"{revision} has no {paths.LOCK}: nothing was built there"
         ) from None
-    has_own_metrics = is_of_this_model(text, "evaluate")  # raises if it is damaged
-    return Lock(YAML(typ="safe").load(text).get("stages", {}), has_own_metrics)
+    # This raises what is wrong with it, if it is damaged.
+    measured = frozenset(name for name in MEASUREMENTS if is_of_this_model(text, name))
+    return Lock(YAML(typ="safe").load(text).get("stages", {}), measured)
 
 
 def changed_inputs(before: Lock, now: Lock) -> list[str]:

@@ -11,6 +11,7 @@ from toygpt.reporting.comparison import Change, Comparison
 from toygpt.reporting.verdict import Verdict
 
 SAMPLES = paths.SAMPLES / "samples.jsonl"
+NO_SAMPLES = "There is none of this model: `dvc repro generate-samples` writes some."
 MAX_CELL = 60  # characters
 
 
@@ -35,7 +36,7 @@ def page_of(
         _table("metric", comparison.metrics),
         *(["## Loss", curves] if curves else []),
         "## The first sample",
-        *_sample(now),
+        *(_sample(now) if comparison.has_own_samples else [NO_SAMPLES]),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -94,7 +94,7 @@ def _result(revision: Revision, lock: Lock) -> Result:
             f"{revision} has no test result in {EVALUATION}: run `dvc repro evaluate` "
             f"there"
         ) from None
-    if not lock.has_own_metrics:
+    if "evaluate" not in lock.measured:
         raise InputError(
             f"{EVALUATION} of {revision} was not measured on {paths.MODEL}, according "
             f"to {paths.LOCK}: run `dvc repro --single-item evaluate` there"
