@@ -15,6 +15,7 @@ from toygpt.tracking.mlflow_database import (
     create_database,
     database_uri,
 )
+from toygpt.tracking.mlflow_files import log_files
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
 from toygpt.tracking.points import Known, Point, known_of
 from toygpt.tracking.run_info import RunInfo, Status
@@ -164,7 +165,7 @@ class MLflowTracker:
     def log_directory(self, directory: Path, *, name: str) -> None:
         """Copy the directory into the run's artifacts."""
         self._check_database()
-        self._client.log_artifacts(self.run_id, str(directory), name)
+        log_files(self._client, self.run_id, directory, name=name)
 
     def close(self, status: Status, *, ended: float) -> None:
         """Stop the system metrics, and set the status."""
