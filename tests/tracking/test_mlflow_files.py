@@ -18,7 +18,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from toygpt.tracking.mlflow_files import log_files
 client = MlflowClient("sqlite:///mlflow.db")
-experiment = client.create_experiment("toygpt", artifact_location=(Path.cwd() / "kept").as_uri())
+kept = (Path.cwd() / "kept").as_uri()
+experiment = client.create_experiment("toygpt", artifact_location=kept)
 run_id = client.create_run(experiment).info.run_id
 client.log_artifacts(run_id, "directory", "model")
 try:
