@@ -151,9 +151,9 @@ def test_samples_of_another_model_are_not_shown(
     Path("reports/samples").mkdir(parents=True)
     sample = json.dumps({"prompt": "def f(", "continuation": "x)"})
     Path("reports/samples/samples.jsonl").write_text(sample)
-    before, after = Path("dvc.lock").read_text().split("  generate-samples:\n")
+    before, after = Path("dvc.lock").read_text().split("\n  generate-samples:\n")
     after = after.replace(digest_of("models/toygpt"), "0" * 32)
-    Path("dvc.lock").write_text(f"{before}  generate-samples:\n{after}")
+    Path("dvc.lock").write_text(f"{before}\n  generate-samples:\n{after}")
 
     code, page, _ = toygpt("report")
 
