@@ -190,6 +190,8 @@ def test_without_curves_and_samples_the_page_says_how_to_get_them(
         (["nowhere"], ["unknown Git revision 'nowhere'", "dvc exp list"]),
         (["--against", "HEAD~99"], ["unknown Git revision 'HEAD~99'"]),
         (["--out", "page.png"], ["--out", "page.png"]),
+        (["--paired"], ["data/splits/manifest.json is missing", "dvc repro split"]),
+        (["HEAD", "--paired"], ["data/splits of HEAD is neither in DVC's cache nor"]),
         ("no metrics", ["the workspace has no test result", "dvc repro evaluate"]),
         ("emptied", ["the workspace has no test result", "dvc repro evaluate"]),
         ("another model", ["was not measured on models/toygpt", "--single-item eval"]),
@@ -259,3 +261,9 @@ def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
     assert "not here" not in body
     assert "Not up to date" not in body
     assert pages[1].startswith("# toyGPT: `faster` against `HEAD` (")
+    paired = report(clone, "--against", "HEAD~1", "--paired")
+    bound, noise = (
+        float(re.findall(r"eyond noise is .* more than ([\d.]+)", page)[0])
+        for page in (body, paired)
+    )
+    assert 0 < noise < bound / 4

@@ -18,7 +18,8 @@ def add_parser(commands: Any) -> None:
         description=(
             "Write a page of Markdown for a reviewer: whether the model is better than "
             "the baseline's, by how much, beyond noise or not, and what changed. It "
-            "shows numbers, curves and samples that exist; nothing runs."
+            "shows numbers, curves and samples that exist; without --paired nothing "
+            "runs."
         ),
     )
     parser.add_argument(
@@ -32,6 +33,14 @@ def add_parser(commands: Any) -> None:
         default="HEAD",
         metavar="REVISION",
         help="the baseline (default: %(default)s, the last commit)",
+    )
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help=(
+            "evaluate both models again, document by document: this says how much of "
+            "their difference is noise"
+        ),
     )
     parser.add_argument(
         "--out",
@@ -61,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     from toygpt.reporting.page import page_of
 
     before, now = Revision(root, options.against), Revision(root, options.revision)
-    comparison = compare(before, now)
+    comparison = compare(before, now, is_paired=options.paired)
     curves = draw_curves(picture, before, now) if picture else None
     page = page_of(comparison, before, now, curves=curves)
     if options.out:

@@ -1,11 +1,15 @@
 """The files of the project at a revision: from Git, DVC's cache, or DVC's remote."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ENOENT
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.files import temporary_directory
 
 
 class Revision:
@@ -56,6 +60,25 @@ class Revision:
         """Return the text of a file; it raises what `open` does."""
         with self.open(path) as file:
             return str(file.read().decode())
+
+    @contextmanager
+    def folder(self, path: Path) -> Iterator[Path]:
+        """Yield a folder: that of the workspace, or a temporary copy of a commit's.
+
+        Raises:
+            InputError: The folder is neither in DVC's cache nor in its remote.
+        """
+        if self.name is None:
+            yield self.root / path
+            return
+        with temporary_directory(self.root / paths.TEMPORARY) as copies:
+            try:
+                self.copy(path, copies / path.name)
+            except Exception:  # DVC's are many
+                raise InputError(
+                    f"{path} of {self} is neither in DVC's cache nor in its remote"
+                ) from None
+            yield copies / path.name
 
     def copy(self, path: Path, to: Path) -> None:
         """Copy a folder of a commit; DVC has many errors for one that is not there."""

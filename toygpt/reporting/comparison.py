@@ -47,8 +47,14 @@ class Comparison:
     has_own_samples: bool
 
 
-def compare(before: Revision, now: Revision) -> Comparison:
+def compare(before: Revision, now: Revision, *, is_paired: bool = False) -> Comparison:
     """Compare an experiment with its baseline.
+
+    Args:
+        before: The baseline.
+        now: The experiment.
+        is_paired: Whether to evaluate both models again, for the noise of the
+            difference.
 
     Raises:
         InputError: A revision does not exist, or has no test result of its own model.
@@ -65,7 +71,7 @@ def compare(before: Revision, now: Revision) -> Comparison:
         params=_changes(params),
         inputs=changed_inputs(*locks),
         metrics=_changes(metrics, first=FIRST_METRICS),
-        verdict=give_verdict(before, now, *locks),
+        verdict=give_verdict(before, now, *locks, is_paired=is_paired),
         outdated_stages=[
             stage for stage, found in status.items() if set(_leaves(found)) - NOT_HERE
         ],

@@ -65,18 +65,30 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
     if verdict.word == "equal":
         yield f"**Equal: {number} on the same test split.**"
         return
-    noise = "surely" if verdict.is_beyond_noise else "not surely"
+    certainty, explanation = _certainty(verdict)
     relative = verdict.difference / before.bits_per_byte
-    change = f"{verdict.difference:+.3f}, {relative:+.1%}"
     yield (
-        f"**{verdict.word.capitalize()}: {results}, on the same test split ({change}; "
-        f"{noise} beyond noise).**"
+        f"**{verdict.word.capitalize()}: {results}, on the same test split "
+        f"({verdict.difference:+.3f}, {relative:+.1%}; {certainty}).**"
     )
-    errors = f"± {now.standard_error:.3f}, before ± {before.standard_error:.3f}"
-    yield (
-        f"Surely beyond noise is a difference of more than {verdict.noise:.3f}: two "
-        f"standard errors of two independent results ({errors}). Both models find the "
-        f"same documents hard, so a smaller one may be real as well: try other seeds."
+    yield explanation
+
+
+def _certainty(verdict: Verdict) -> tuple[str, str]:
+    """Return whether the difference is noise, in three words, and what noise is."""
+    noise = f"a difference of more than {verdict.noise:.3f}: two standard errors"
+    if verdict.paired_error is not None:
+        return (
+            f"{'beyond' if verdict.is_beyond_noise else 'within'} noise",
+            f"Beyond noise is {noise}, with both models on the same documents. Other "
+            f"seeds are not part of it.",
+        )
+    before, now = verdict.before.standard_error, verdict.now.standard_error
+    return (
+        f"{'' if verdict.is_beyond_noise else 'not '}surely beyond noise",
+        f"Surely beyond noise is {noise} of two independent results (± {now:.3f}, "
+        f"before ± {before:.3f}). Both models find the same documents hard, so a "
+        f"smaller one may be real as well; to find out: `python . report --paired`.",
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from toygpt.pipeline import paths
@@ -31,11 +31,14 @@ class Verdict:
         before: The baseline's result.
         now: The experiment's result.
         is_same_test: Whether both were measured on the same text in the same way.
+        paired_error: The standard error of the difference, if both models were
+            evaluated again for it.
     """
 
     before: Result
     now: Result
     is_same_test: bool
+    paired_error: float | None = None
 
     @property
     def word(self) -> Literal["better", "worse", "equal", "not comparable"]:
@@ -53,13 +56,14 @@ class Verdict:
 
     @property
     def noise(self) -> float:
-        """The difference that another test split of this kind may make, at most.
+        """The difference that another test split of this kind may make.
 
-        That is so for two independent results. Two models find the same documents
-        hard, so their difference is surer than that; how much is not measured.
+        Without a paired error it is that of two independent results: an upper bound,
+        since two models find the same documents hard.
         """
-        standard_error = math.hypot(self.before.standard_error, self.now.standard_error)
-        return NUM_STANDARD_ERRORS * standard_error
+        errors = (self.before.standard_error, self.now.standard_error)
+        error = math.hypot(*errors) if self.paired_error is None else self.paired_error
+        return NUM_STANDARD_ERRORS * error
 
     @property
     def is_beyond_noise(self) -> bool:
@@ -68,18 +72,39 @@ class Verdict:
 
 
 def give_verdict(
-    before: Revision, now: Revision, before_lock: Lock, now_lock: Lock
+    before: Revision,
+    now: Revision,
+    before_lock: Lock,
+    now_lock: Lock,
+    *,
+    is_paired: bool = False,
 ) -> Verdict:
     """Compare the test results of two revisions.
+
+    Args:
+        before: The baseline.
+        now: The experiment.
+        before_lock: dvc.lock of the baseline.
+        now_lock: dvc.lock of the experiment.
+        is_paired: Whether to evaluate both models again, for the noise of the
+            difference.
 
     Raises:
         InputError: A revision has no test result, or that of another model.
     """
-    return Verdict(
+    verdict = Verdict(
         before=_result(before, before_lock),
         now=_result(now, now_lock),
         is_same_test=_is_same_test(before, now, before_lock, now_lock),
     )
+    if not is_paired or not verdict.is_same_test:
+        return verdict
+    from toygpt.reporting.paired import paired_standard_error
+
+    error = paired_standard_error(
+        before, now, overlap_fraction=now_lock.overlap_fraction
+    )
+    return replace(verdict, paired_error=error)
 
 
 def _result(revision: Revision, lock: Lock) -> Result:
