@@ -145,6 +145,21 @@ def test_the_curves_and_the_first_sample_stand_below(
     assert page.index("## What changed") < page.index("## The first sample")
 
 
+def test_a_commit_with_parameters_that_nothing_ran_with_is_not_up_to_date(
+    clone: Workspace, toygpt: Toygpt
+) -> None:
+    replace(
+        "params.yaml",
+        ("2_660_000", "3_000_000"),
+        ("overlap_fraction: 0.5", "overlap_fraction: 0.25"),
+    )
+    clone.commit("only edited")
+
+    _, page, _ = toygpt("report", "HEAD", "--against", "HEAD~1")
+
+    assert "something changed since train, evaluate ran" in page
+
+
 def test_samples_of_another_model_are_not_shown(
     clone: Workspace, toygpt: Toygpt
 ) -> None:
@@ -190,6 +205,7 @@ def test_without_curves_and_samples_the_page_says_how_to_get_them(
         (["nowhere"], ["unknown Git revision 'nowhere'", "dvc exp list"]),
         (["--against", "HEAD~99"], ["unknown Git revision 'HEAD~99'"]),
         (["--out", "page.png"], ["--out", "page.png"]),
+        (["--out", "."], ["--out", "such as report.md"]),
         (["--paired"], ["data/splits/manifest.json is missing", "dvc repro split"]),
         (["HEAD", "--paired"], ["data/splits of HEAD is neither in DVC's cache nor"]),
         ("no metrics", ["the workspace has no test result", "dvc repro evaluate"]),

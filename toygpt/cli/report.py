@@ -57,9 +57,11 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the page, or write it and its picture."""
     root = project_root()
+    if options.out and (options.out.is_dir() or options.out.suffix == ".png"):
+        raise InputError(
+            f"--out takes the page's file, such as report.md: {options.out}"
+        )
     picture = options.out and options.out.with_suffix(".png")
-    if picture and picture == options.out:
-        raise InputError(f"--out is the page's file, not the picture's: {options.out}")
     if not git_or_nothing(root, "rev-parse", "--git-dir"):
         raise InputError(f"{root} is not in a Git repository: there is no baseline")
     # Only now: DVC and matplotlib take a second to import.

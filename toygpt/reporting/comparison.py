@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.revision import Revision
-from toygpt.reporting.lock import changed_inputs, read_lock
+from toygpt.reporting.lock import Lock, changed_inputs, read_lock
 from toygpt.reporting.verdict import Verdict, give_verdict
 
 # The metrics of the model come first.
@@ -35,7 +37,8 @@ class Comparison:
         inputs: The code and the user's files that differ.
         metrics: The metrics that differ.
         verdict: Whether the experiment's model is better.
-        outdated_stages: The stages that `dvc repro` would run again in the workspace.
+        outdated_stages: The stages that `dvc repro` would run again. Of a commit,
+            those that ran with other parameters than it has.
         has_own_samples: Whether the experiment's samples are of its model.
     """
 
@@ -66,15 +69,13 @@ def compare(before: Revision, now: Revision, *, is_paired: bool = False) -> Comp
     with _dvc_errors(), Repo(str(now.root)) as repo:
         params = repo.params.diff(*names, deps_only=True)
         metrics = repo.metrics.diff(*names)
-        status = repo.status() if now.name is None else {}
+        outdated = _outdated_stages(repo, now, locks[1])
     return Comparison(
         params=_changes(params),
         inputs=changed_inputs(*locks),
         metrics=_changes(metrics, first=FIRST_METRICS),
         verdict=give_verdict(before, now, *locks, is_paired=is_paired),
-        outdated_stages=[
-            stage for stage, found in status.items() if set(_leaves(found)) - NOT_HERE
-        ],
+        outdated_stages=outdated,
         has_own_samples="generate-samples" in locks[1].measured,
     )
 
@@ -102,6 +103,15 @@ def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Chan
         for file in sorted(files, key=lambda file: (file not in first, file))
         for name, values in sorted(files[file].items())
     ]
+
+
+def _outdated_stages(repo: Any, now: Revision, lock: Lock) -> list[str]:
+    """Return the stages whose results are not of the parameters, code or data here."""
+    if now.name is not None:
+        params = YAML(typ="safe").load(now.read(paths.PARAMS))
+        return lock.stages_with_other_params(params)
+    status = repo.status()
+    return [stage for stage, found in status.items() if set(_leaves(found)) - NOT_HERE]
 
 
 def _leaves(status: Any) -> Iterator[str]:
