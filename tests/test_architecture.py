@@ -24,7 +24,7 @@ STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 LAYERS = [
     {"pipeline"},
     {"data", "model", "resuming", "tracking"},
-    {"training", "generation", "evaluation"},
+    {"training", "generation", "evaluation", "reporting"},
     {"cli", "doctor", "stages"},
 ]
 # Code that a stage runs without depending on it in dvc.yaml, with the reason.
@@ -46,6 +46,8 @@ HEAVY = {
     "toygpt/model": "safetensors torch",
     "toygpt/model/loading.py": "tokenizers",
     "toygpt/pipeline": "pydantic",
+    "toygpt/pipeline/revision.py": "dvc",
+    "toygpt/reporting": "dvc matplotlib",
     "toygpt/resuming": "pydantic",
     "toygpt/resuming/checkpoint.py": "torch",
     "toygpt/tracking": "dvc mlflow pydantic sqlalchemy wandb",

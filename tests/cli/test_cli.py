@@ -17,7 +17,7 @@ from toygpt.cli.options import OPTIONS, overrides_of
 from toygpt.pipeline.params import flatten
 from toygpt.pipeline.params_file import read_yaml
 
-COMMANDS = ("train", "generate", "resume", "track", "register", "doctor")
+COMMANDS = ("train", "generate", "report", "resume", "track", "register", "doctor")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,9 @@ def test_help_names_every_command_option_and_key(toygpt: Toygpt) -> None:
         assert re.search(rf" --{option} ((?! --).)*\({key}\)", explained)
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "track", "register", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "report", "resume", "track", "register", "doctor"]
+)
 @pytest.mark.parametrize("missing", ["params.yaml", "dvc.yaml"])
 def test_a_command_needs_a_project(
     toygpt: Toygpt, folder: Path, missing: str, command: str

@@ -34,7 +34,10 @@ PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8
 # What may stand for a value that is unknown where the command is written.
 PLACEHOLDER = "X=1"
 # The tools that explain a subcommand, with the option for that.
-EXPLAINS = {"git": "-h", **dict.fromkeys(["mlflow", "pip", "uv", "wandb"], "--help")}
+EXPLAINS = {
+    "git": "-h",
+    **dict.fromkeys(["gto", "mlflow", "pip", "uv", "wandb"], "--help"),
+}
 # The shell's, the system's or a cluster's own; and what test_lm_eval.py runs for real.
 SYSTEM = ["cd", "kill", "ls", "mv", "rm", "rmdir", "sbatch", "source", "srun", "uvx"]
 TOOLS = ["dvc", "pytest", "python", "toygpt", *EXPLAINS, *SYSTEM]
@@ -104,6 +107,8 @@ def check(*words: str) -> None:
             check(*rest)
         case ["uv", "run", *rest]:
             check(*rest)
+        case ["uv", "sync", "--extra", extra]:
+            assert extra in PYPROJECT["project"]["optional-dependencies"]
         case [tool, ("pip" | "experiments") as group, subcommand, *rest]:
             check_options(help_of(tool, group, subcommand), rest)
         case [tool, subcommand, *rest] if tool in EXPLAINS:
@@ -197,6 +202,8 @@ def test_commands_are_found_in_every_kind_of_place(command: str, place: str) -> 
         "python -m benchmarks.training --round",
         "uv run dvc reprod",
         "uv sync --groups bench",
+        "uv sync --extra s4",
+        "gto registre toygpt",
         "wandb sync --sync-all",  # known to W&B, but only to refuse it
         "wandb sink",
         "fdisk /dev/sda",

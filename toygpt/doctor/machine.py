@@ -43,8 +43,7 @@ def check_machine(root: Path) -> Iterator[Line]:
     free = shutil.disk_usage(root).free
     if free < LEAST_FREE_BYTES:
         yield Finding(
-            f"only {readable_size(free)} of the disk is free",
-            "dvc gc --all-commits --all-experiments",
+            f"only {readable_size(free)} of the disk is free", _make_room(root)
         )
     else:
         yield f"{readable_size(free)} of the disk is free"
@@ -55,6 +54,22 @@ def check_machine(root: Path) -> Iterator[Line]:
         except PackageNotFoundError:
             yield Finding(f"{package} is not installed", "uv sync")
     yield ", ".join(versions)
+
+
+def _make_room(root: Path) -> str:
+    """Return the command that removes from DVC's cache what no experiment needs.
+
+    A cache outside the project may be shared: then the results of the other clones have
+    to stay.
+    """
+    from dvc.repo import Repo
+
+    command = "dvc gc --all-commits --all-experiments"
+    with Repo(str(root)) as repo:
+        cache = Path(repo.cache.local.path).resolve()
+    if cache.is_relative_to(root.resolve()):
+        return command
+    return f"{command} --projects FOLDER_OF_EACH_OTHER_CLONE"
 
 
 def check_params(root: Path) -> Iterator[Line]:

@@ -202,7 +202,8 @@ class MLflowTracker:
             )
         else:
             copy = partial(self._client.log_artifact, self.run_id)
-            copy_files(directory, copy, folder=name)
+            location = self._client.get_run(self.run_id).info.artifact_uri
+            copy_files(directory, copy, location=location, folder=name)
 
     def close(self, status: Status, *, ended: float) -> None:
         """Stop the system metrics, set the status, and sum up the results."""

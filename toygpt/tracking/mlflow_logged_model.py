@@ -74,7 +74,11 @@ def log_model(
         prompts = params.get("generate-samples.prompts") or ["The"]
         _describe(directory, description, model.model_id, run_id, prompt=prompts[0])
         for files in (directory, description):
-            copy_files(files, partial(client.log_model_artifact, model.model_id))
+            copy_files(
+                files,
+                partial(client.log_model_artifact, model.model_id),
+                location=model.artifact_location,
+            )
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 

@@ -14,18 +14,18 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from errno import ENOENT
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from toygpt.pipeline import paths
-from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.git import git_or_nothing
 from toygpt.pipeline.measurements import is_of_this_model
 from toygpt.pipeline.params import TrackingParams, flatten
 from toygpt.pipeline.params_file import load_params, read_yaml
+from toygpt.pipeline.revision import Revision
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
@@ -41,41 +41,12 @@ class Results:
         self.root = root
         self.revision = revision
         self.name = name
-
-    @cached_property
-    def _files(self) -> Any:
-        """The files of the revision, from Git, DVC's cache, or its remote."""
-        from dvc.api import DVCFileSystem
-
-        return DVCFileSystem(str(self.root), rev=self.revision)
-
-    def _open(self, path: Path) -> Any:
-        """Open a file for reading.
-
-        Raises:
-            FileNotFoundError: There is none; `filename` is its path.
-        """
-        if self.revision is None:
-            return (self.root / path).open("rb")
-        from dvc.scm import RevError
-
-        try:
-            return self._files.open(path.as_posix(), "rb")
-        except RevError as error:
-            raise InputError(first_line(error)) from None
-        except Exception:  # DVC's are many
-            raise FileNotFoundError(
-                ENOENT, "neither here nor in DVC's cache", str(path)
-            ) from None
-
-    def _read(self, path: Path) -> str:
-        with self._open(path) as file:
-            return str(file.read().decode())
+        self._files = Revision(root, revision)
 
     @cached_property
     def weights_sha256(self) -> str:
         """The digest of the model's weights, by which its record is found."""
-        with self._open(paths.MODEL / "model.safetensors") as file:
+        with self._files.open(paths.MODEL / "model.safetensors") as file:
             digest = hashlib.sha256()
             while piece := file.read(2**20):
                 digest.update(piece)
@@ -111,7 +82,7 @@ class Results:
         """Return the parameters as a training logs them: 3.0, even if 3 is written."""
         with temporary_directory(self.root / paths.TEMPORARY) as folder:
             path = folder / paths.PARAMS.name
-            path.write_text(self._read(paths.PARAMS), encoding="utf-8")
+            path.write_text(self._files.read(paths.PARAMS), encoding="utf-8")
             try:
                 return load_params(path).in_use()
             except InputError:  # of a version with other keys
@@ -131,16 +102,14 @@ class Results:
                 folders = {name: copies / name for name in made}
                 for name, path in made.items():
                     with suppress(Exception):  # DVC's are many: the copy is not there
-                        self._files.get(
-                            path.as_posix(), str(folders[name]), recursive=True
-                        )
+                        self._files.copy(path, folders[name])
             yield {name: path for name, path in folders.items() if path.is_dir()}
 
     def _curves(self) -> dict[int, dict[str, float]]:
         """Return the metrics of each step, by their names in the trackers."""
         curves: dict[int, dict[str, float]] = {}
         for name in ("train", "validation"):
-            text = io.StringIO(self._read(paths.TRAIN_REPORT / f"{name}.csv"))
+            text = io.StringIO(self._files.read(paths.TRAIN_REPORT / f"{name}.csv"))
             for row in csv.DictReader(text):
                 metrics = curves.setdefault(int(row["step"]), {})
                 for column, value in row.items():
@@ -153,7 +122,7 @@ class Results:
 
     def _results(self) -> dict[str, float]:
         """Return the results of the training, and of the evaluation of this model."""
-        metrics = json.loads(self._read(paths.METRICS / "train.json"))
+        metrics = json.loads(self._files.read(paths.METRICS / "train.json"))
         results = {name: metrics[name] for name in ("parameters", "steps")}
         return results | self.evaluation()
 
@@ -162,7 +131,7 @@ class Results:
         if not self._is_of_this_model("evaluate"):
             return {}
         try:
-            metrics = json.loads(self._read(paths.METRICS / "evaluate.json"))
+            metrics = json.loads(self._files.read(paths.METRICS / "evaluate.json"))
         except FileNotFoundError:  # deleted; the other results do not need it
             return {}
         return {name: float(value) for name, value in metrics.items()}
@@ -170,7 +139,7 @@ class Results:
     def _is_of_this_model(self, stage: str) -> bool:
         """Return whether a stage's results are of this model, not of an earlier one."""
         with suppress(FileNotFoundError):
-            return is_of_this_model(self._read(paths.LOCK), stage)
+            return is_of_this_model(self._files.read(paths.LOCK), stage)
         return False  # only dvc.lock knows
 
 

@@ -1,0 +1,62 @@
+"""When two test results may be compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toygpt.pipeline.revision import Revision
+from toygpt.reporting.lock import Lock
+from toygpt.reporting.verdict import give_verdict
+
+TEST = {"bytes": 8, "sha256": "a"}
+MANIFEST = {"files": {"test.bin": TEST}, "tokenizer_sha256": "b"}
+
+
+def project(root: Path, manifest: Any) -> Revision:
+    """Return a workspace with a test result, and the manifest of its splits."""
+    metrics = dict.fromkeys(
+        ["test_bits_per_byte", "test_bits_per_byte_standard_error"], 1.5
+    )
+    texts = {"metrics/evaluate.json": json.dumps(metrics)}
+    if manifest is not None:
+        texts["data/splits/manifest.json"] = json.dumps(manifest)
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text(text)
+    return Revision(root)
+
+
+def lock(splits: str | None, overlap: float) -> Lock:
+    """Return a dvc.lock in which `evaluate` has read these splits."""
+    deps = [{"path": "data/splits", "md5": splits}] if splits else []
+    params = {"params.yaml": {"evaluate": {"overlap_fraction": overlap}}}
+    return Lock(
+        {"evaluate": {"deps": deps, "params": params}}, measured=frozenset({"evaluate"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("splits", "overlap", "manifest", "word"),
+    [
+        ("s", 0.5, None, "equal"),
+        ("s", 0.6, MANIFEST, "not comparable"),
+        ("t", 0.5, None, "not comparable"),
+        # Other training data may leave the test split as it was.
+        ("t", 0.5, MANIFEST, "equal"),
+        ("t", 0.5, {**MANIFEST, "tokenizer_sha256": "c"}, "not comparable"),
+        ("t", 0.5, {**MANIFEST, "files": {}}, "not comparable"),
+        ("t", 0.5, [], "not comparable"),
+        (None, 0.5, None, "not comparable"),
+    ],
+)
+def test_results_are_compared_on_the_same_text_and_in_the_same_way_alone(
+    tmp_path: Path, splits: str | None, overlap: float, manifest: Any, word: str
+) -> None:
+    before = project(tmp_path / "before", MANIFEST)
+    now = project(tmp_path / "now", manifest)
+
+    verdict = give_verdict(before, now, lock("s", 0.5), lock(splits, overlap))
+
+    assert verdict.word == word

@@ -1,0 +1,1 @@
+"""One page on what an experiment changed and whether it is better, for a reviewer."""
