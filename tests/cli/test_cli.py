@@ -17,7 +17,7 @@ from toygpt.cli.options import OPTIONS, overrides_of
 from toygpt.pipeline.params import flatten
 from toygpt.pipeline.params_file import read_yaml
 
-COMMANDS = ("train", "generate", "resume", "track", "doctor")
+COMMANDS = ("train", "generate", "resume", "track", "publish", "export", "doctor")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from toygpt.cli import doctor, generate, resume, track, train
+from toygpt.cli import doctor, export, generate, publish, resume, track, train
 from toygpt.pipeline.errors import InputError, missing_package
 from toygpt.pipeline.stage import INTERRUPTED
 
@@ -45,6 +45,6 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         prog=program, description="Train a GPT, and let it write.", allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, generate, resume, track, doctor):
+    for command in (train, generate, resume, track, publish, export, doctor):
         command.add_parser(commands)
     return parser
