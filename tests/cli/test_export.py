@@ -45,4 +45,4 @@ def test_a_missing_package_and_a_format_that_is_not_known_are_named(
         toygpt("export", "onnx"), "package onnx_of_nowhere", "uv sync --extra onnx"
     )
     assert_refused(toygpt("export", "gguf"), "'gguf'", "onnx")
-    assert_refused(toygpt("export"), "FORMAT")
+    assert_refused(toygpt("export"), "required: onnx")

@@ -22,7 +22,6 @@ def hub(
     project.enter(monkeypatch)
     with PublishingHub() as hub:
         hub.talk_to(monkeypatch, tmp_path / "home")
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
 
 
@@ -61,6 +60,7 @@ def test_the_published_model_loads_by_its_name_and_is_the_same(
     assert weights_digest(downloaded) == weights_digest(project.root / "models/toygpt")
     card = ModelCard.load(NAME)
     assert str(card) in shown.out
+    card.validate()
     assert (downloaded / "LICENSE").read_text().startswith("MIT License")
     model = AutoModelForCausalLM.from_pretrained(NAME)
     tokenizer = AutoTokenizer.from_pretrained(NAME)

@@ -97,7 +97,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self._repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self._faults: list[Fault] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # `add` may be called while answering
         loop = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         loop.start()
 

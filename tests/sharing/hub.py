@@ -9,8 +9,10 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -20,6 +22,7 @@ Answer = tuple[int, Any]
 
 OWNER = "ada"
 TOKEN = "hf_of0ada"
+VALIDATE = "/api/validate-yaml"  # for anyone
 
 
 class PublishingHub(LoopbackHub):
@@ -31,6 +34,16 @@ class PublishingHub(LoopbackHub):
         self.private: set[str] = set()
         self._large: dict[str, bytes] = {}  # by SHA-256
 
+    def talk_to(self, patch: pytest.MonkeyPatch, home: Path) -> list[float]:
+        """Make this process talk to this hub only, as the user that may publish."""
+        from huggingface_hub import constants
+
+        naps = super().talk_to(patch, home)
+        patch.setenv("HF_TOKEN", TOKEN)
+        # As `hub_client` has it: but the client was imported before.
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        return naps
+
     def take(self, request: Request, body: bytes) -> Response:
         """Answer a request that brings something."""
         with self._lock:
@@ -40,14 +53,14 @@ class PublishingHub(LoopbackHub):
             if request.method == "PUT":  # as to the hosts that store large files
                 self._large[request.path.removeprefix("/lfs/")] = body
                 return Response(200, {})
-            if request.token != TOKEN:
+            if request.token != TOKEN and request.path != VALIDATE:
                 message = "Invalid credentials in Authorization header"
-                return Response(401, {"X-Error-Message": message})
+                return Response(401, {"X-Error-Message": message}, b"{}")
             status, value = self._take(request.path, body)
             return Response(status, {}, json.dumps(value).encode())
 
     def _take(self, path: str, body: bytes) -> Answer:
-        if path == "/api/validate-yaml":
+        if path == VALIDATE:
             return self._validate(json.loads(body)["content"])
         if path == "/api/repos/create":
             return self._create(json.loads(body))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, hf_hub_download
 
+from tests.data.hub import Response
 from tests.sharing.hub import TOKEN, PublishingHub
 from toygpt.pipeline.errors import InputError
 from toygpt.sharing.publish import check_repository_name, publish
@@ -19,7 +20,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PublishingH
     """Return a hub on which this process may publish as `ada`."""
     with PublishingHub() as hub:
         hub.talk_to(monkeypatch, tmp_path / "home")
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
 
 
@@ -107,6 +107,17 @@ def test_a_refusal_is_one_line_and_nothing_is_published(
 
     assert hub.commits == []
     assert not any(map(hub.files_of, ["bob/new", "bob/his", "ada/toy"]))
+
+
+def test_a_page_in_place_of_a_hub_is_one_line(
+    hub: PublishingHub,
+    files: dict[str, Path | bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = Response(200, {"Content-Type": "text/html"}, b"<html>Welcome</html>")
+    monkeypatch.setattr(hub, "take", lambda *_: page)
+
+    assert "what answers there is not a hub (HF_ENDPOINT)" in complaint(files)
 
 
 @pytest.mark.parametrize("where", ["/api/repos/create", "/lfs/", "/commit/"])

@@ -23,7 +23,9 @@ def add_parser(commands: Any) -> None:
             "of `uv sync --extra onnx`."
         ),
     )
-    parser.add_argument("format", choices=["onnx"], help="the only format there is")
+    parser.add_argument(
+        "format", choices=["onnx"], metavar="onnx", help="the only format there is"
+    )
     parser.add_argument(
         "--model",
         type=Path,

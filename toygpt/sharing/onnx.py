@@ -79,7 +79,7 @@ def _write(model: GPT, path: Path) -> None:
             verbose=False,
             input_names=["input_ids"],
             output_names=["logits"],
-            dynamic_shapes={"token_ids": open_sizes, "cache": None},
+            dynamic_shapes={"token_ids": open_sizes},
         )
     assert program is not None
     program.save(path)

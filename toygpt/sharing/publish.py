@@ -1,5 +1,8 @@
 """Publish a model on the Hugging Face hub, in one commit."""
 
+import json
+import logging
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +29,13 @@ def check_repository_name(name: str) -> None:
     Raises:
         InputError: It is not `NAME/REPO`, or has characters that are not allowed.
     """
-    utils = hub_client().utils
+    hub_client()
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     try:
-        utils.validate_repo_id(name)
+        validate_repo_id(name)
         is_valid = name.count("/") == 1
-    except utils.HFValidationError:
+    except HFValidationError:
         is_valid = False
     if not is_valid:
         raise InputError(
@@ -80,7 +85,12 @@ def publish(
             f"there is no token of the hub: run `hf auth login`, or set HF_TOKEN to "
             f"one with write access ({SETTINGS})"
         )
-    hub.utils.logging.set_verbosity_error()  # what it says is in its errors, too
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    # What it logs of a connection is in its errors, too.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     operations = [
         hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
         for name, content in files.items()
@@ -109,5 +119,9 @@ def _reason(error: Any) -> str:
     """Return in one line why the hub's client gave up."""
     if type(error).__name__ == "OfflineModeIsEnabled":
         return "HF_HUB_OFFLINE forbids to ask the hub"
+    if isinstance(error, json.JSONDecodeError):
+        return "what answers there is not a hub (HF_ENDPOINT)"
+    if type(error) is ValueError:  # the hub does not understand the card
+        return " ".join(str(error).split())
     status = getattr(getattr(error, "response", None), "status_code", None)
     return REFUSALS.get(status) or explain(error).reason

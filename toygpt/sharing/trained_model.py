@@ -85,7 +85,8 @@ def _check_unchanged(root: Path) -> None:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        (model,) = repo.find_outs_by_path(str(root / paths.MODEL))
+        path = str(root / paths.MODEL)
+        (model,) = (out for out in repo.index.outs if out.fs_path == path)
         if model.changed_checksum():
             raise InputError(
                 f"{paths.MODEL} is not what `train` wrote, according to {paths.LOCK}: "
