@@ -72,14 +72,16 @@ def test_help_names_every_command_option_and_key(toygpt: Toygpt) -> None:
         assert re.search(rf" --{option} ((?! --).)*\({key}\)", explained)
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "track", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "resume", "track", "doctor", "publish me/toy"]
+)
 @pytest.mark.parametrize("missing", ["params.yaml", "dvc.yaml"])
 def test_a_command_needs_a_project(
     toygpt: Toygpt, folder: Path, missing: str, command: str
 ) -> None:
     (folder / missing).unlink()
 
-    assert_refused(toygpt(command), f"{folder} is not a toyGPT project")
+    assert_refused(toygpt(*command.split()), f"{folder} is not a toyGPT project")
 
 
 @pytest.mark.parametrize(

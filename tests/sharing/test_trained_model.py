@@ -70,9 +70,19 @@ def test_a_model_that_was_changed_by_hand_is_refused(project: Workspace) -> None
     assert "models/toygpt is not what `train` wrote" in complaint(project)
 
 
-def test_a_missing_model_or_lock_file_is_named(project: Workspace) -> None:
-    (project.root / "dvc.lock").unlink()
-    assert complaint(project).startswith("dvc.lock is missing")
+def test_missing_and_damaged_files_are_named(project: Workspace) -> None:
+    results = project.root / "metrics/evaluate.json"
+    results.write_text("{")
+    assert complaint(project) == (
+        "metrics/evaluate.json is missing or damaged: run `dvc repro --force "
+        "--single-item evaluate`"
+    )
+
+    lock = project.root / "dvc.lock"
+    lock.write_text("schema: '2.0'\nstages: {}\n")
+    results.write_text("{}\n")
+    project.run("rm", "-r", "reports/samples", "metrics/generate-samples.json")
+    assert complaint(project).startswith("dvc.lock does not say what models/toygpt was")
 
     (project.root / "models/toygpt/config.json").unlink()
     assert "holds no model" in complaint(project)

@@ -17,9 +17,9 @@ def add_parser(commands: Any) -> None:
         help="publish the model on the Hugging Face hub",
         description=(
             f"Publish {paths.MODEL} on the Hugging Face hub, with a card that has its "
-            f"licences, its data and its test results. Without --yes nothing leaves "
-            f"this machine: the files and the card are shown. The token is the one of "
-            f"`hf auth login`, or HF_TOKEN."
+            f"licences (`publish` in {paths.PARAMS}), its data and its test results. "
+            f"Without --yes nothing leaves this machine: the files and the card are "
+            f"shown. The token is the one of `hf auth login`, or HF_TOKEN."
         ),
     )
     parser.add_argument(

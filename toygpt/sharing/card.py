@@ -150,6 +150,7 @@ def _eval_results(
             metric_value=test_results[metric],
         )
         for metric, (metric_type, metric_name) in METRICS.items()
+        if metric in test_results
     ]
 
 

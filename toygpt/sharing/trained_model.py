@@ -35,26 +35,21 @@ def read_trained_model(root: Path) -> TrainedModel:
     params = load_params(root / paths.PARAMS)
     directory = root / paths.MODEL
     check_model(directory)
-    try:
-        lock = (root / paths.LOCK).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"{paths.LOCK} is missing, which says what {paths.MODEL} was trained on: "
-            f"run `dvc repro`"
-        ) from None
+    lock = (root / paths.LOCK).read_text(encoding="utf-8")
     for stage, (first, *_) in outdated_measurements(root).items():
         raise InputError(
             f"{first} is of another model than {paths.MODEL}: run `dvc repro {stage}`"
         )
     _check_corpus(lock, params.corpus)
     _check_unchanged(root)
-    results, sample = {}, None
+    results: dict[str, float] = {}
+    samples = []
     if is_of_this_model(lock, "evaluate"):
-        results = json.loads(_text_or(root / paths.METRICS / "evaluate.json", "{}"))
+        (results,) = _read_json(root, paths.METRICS / "evaluate.json", "evaluate")
     if is_of_this_model(lock, "generate-samples"):
-        lines = _text_or(root / paths.SAMPLES / "samples.jsonl", "").splitlines()
-        sample = json.loads(lines[0]) if lines else None
-    return TrainedModel(directory, params, results, sample)
+        path = paths.SAMPLES / "samples.jsonl"
+        samples = _read_json(root, path, "generate-samples")
+    return TrainedModel(directory, params, results, samples[0] if samples else None)
 
 
 def check_model(directory: Path) -> None:
@@ -72,6 +67,11 @@ def check_model(directory: Path) -> None:
 
 def _check_corpus(lock: str, corpus: str) -> None:
     stages = YAML(typ="safe").load(lock)["stages"]
+    if "train" not in stages:
+        raise InputError(
+            f"{paths.LOCK} does not say what {paths.MODEL} was trained on: run "
+            f"`dvc repro`"
+        )
     trained_on = stages["train"]["params"][paths.PARAMS.name]["corpus"]
     if trained_on != corpus:
         raise InputError(
@@ -94,5 +94,18 @@ def _check_unchanged(root: Path) -> None:
             )
 
 
-def _text_or(path: Path, default: str) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else default
+def _read_json(root: Path, path: Path, stage: str) -> list[Any]:
+    """Return the values in a file of JSON, or of JSON lines.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    try:
+        text = (root / path).read_text(encoding="utf-8")
+        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+        return [json.loads(line) for line in lines]
+    except (FileNotFoundError, ValueError):
+        raise InputError(
+            f"{path} is missing or damaged: run `dvc repro --force --single-item "
+            f"{stage}`"
+        ) from None
