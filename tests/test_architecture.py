@@ -49,7 +49,7 @@ HEAVY = {
     "toygpt/resuming": "pydantic",
     "toygpt/resuming/checkpoint.py": "torch",
     "toygpt/tracking": "dvc mlflow pydantic sqlalchemy wandb",
-    "toygpt/sharing": "dvc huggingface_hub torch",
+    "toygpt/sharing": "dvc torch",
     "toygpt/training": "lightning_fabric torch",
     "toygpt/training/loss_kernel.py": "triton",
 }

@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,11 @@ def check_repository_name(name: str) -> None:
     Raises:
         InputError: It is not `NAME/REPO`, or has characters that are not allowed.
     """
-    hub_client()
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
+    utils = _utils()
     try:
-        validate_repo_id(name)
+        utils.validate_repo_id(name)
         is_valid = name.count("/") == 1
-    except HFValidationError:
+    except utils.HFValidationError:
         is_valid = False
     if not is_valid:
         raise InputError(
@@ -85,10 +84,8 @@ def publish(
             f"there is no token of the hub: run `hf auth login`, or set HF_TOKEN to "
             f"one with write access ({SETTINGS})"
         )
-    from huggingface_hub.utils import disable_progress_bars
-
     if not sys.stderr.isatty():
-        disable_progress_bars()
+        _utils().disable_progress_bars()
     # What it logs of a connection is in its errors, too.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     operations = [
@@ -115,6 +112,11 @@ def publish(
     return str(commit.commit_url)
 
 
+def _utils() -> Any:
+    hub_client()  # its settings count when it is imported
+    return import_module("huggingface_hub.utils")
+
+
 def _reason(error: Any) -> str:
     """Return in one line why the hub's client gave up."""
     if type(error).__name__ == "OfflineModeIsEnabled":
@@ -123,5 +125,5 @@ def _reason(error: Any) -> str:
         return "what answers there is not a hub (HF_ENDPOINT)"
     if type(error) is ValueError:  # the hub does not understand the card
         return " ".join(str(error).split())
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status: Any = getattr(getattr(error, "response", None), "status_code", None)
     return REFUSALS.get(status) or explain(error).reason
