@@ -3,7 +3,6 @@
 import json
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,9 +111,12 @@ def test_the_card_names_licences_languages_and_datasets(
 
 
 def test_the_user_says_which_licence_a_text_has() -> None:
-    files = {"publish.files.licenses": ["mit"], "publish.files.languages": ["de"]}
+    said: dict[str, Any] = {
+        "publish.files.licenses": ["mit"],
+        "publish.files.languages": ["de"],
+    }
 
-    card = finish(**{"corpus": "files", **files})
+    card = finish(corpus="files", **said)
     without_entry = finish(corpus="files", publish={})
 
     assert card.data.license == "mit"
@@ -194,4 +196,3 @@ def test_training_writes_the_sentences_that_are_replaced() -> None:
     card = training_card(load_params(PARAMS))
 
     assert card.count(FIND_MODEL) == card.count(TEST_RESULTS) == 1
-    assert (Path(PROJECT) / "LICENSE").is_file()

@@ -104,6 +104,8 @@ def test_a_refusal_is_one_line_and_nothing_is_published(
     assert "Invalid metadata in README.md" in complaint(broken)
     monkeypatch.setenv("HF_TOKEN", "hf_of0bob")
     assert "does not accept the token" in complaint(files)
+    monkeypatch.setenv("HF_TOKEN", "hf_ofé")
+    assert "has a character that no token has" in complaint(files)
 
     assert hub.commits == []
     assert not any(map(hub.files_of, ["bob/new", "bob/his", "ada/toy"]))

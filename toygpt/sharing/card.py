@@ -74,7 +74,7 @@ def sources_of(params: Params) -> list[Source]:
         case StandardLibrary():
             description = "Python's standard library"
         case _:
-            description = "files of the publisher"
+            description = "the publisher's own files"
     terms = params.publish.get(params.corpus)
     return [Source(params.corpus, description, None, terms)]
 
