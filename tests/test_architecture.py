@@ -24,7 +24,7 @@ STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 LAYERS = [
     {"pipeline"},
     {"data", "model", "resuming", "tracking"},
-    {"training", "generation", "evaluation", "reporting"},
+    {"training", "generation", "evaluation", "reporting", "sharing"},
     {"cli", "doctor", "stages"},
 ]
 # Code that a stage runs without depending on it in dvc.yaml, with the reason.
@@ -51,6 +51,7 @@ HEAVY = {
     "toygpt/resuming": "pydantic",
     "toygpt/resuming/checkpoint.py": "torch",
     "toygpt/tracking": "dvc mlflow pydantic sqlalchemy wandb",
+    "toygpt/sharing": "dvc torch",
     "toygpt/training": "lightning_fabric torch",
     "toygpt/training/loss_kernel.py": "triton",
 }
@@ -125,8 +126,8 @@ def keys_read(path: Path) -> set[str]:
                 keys |= {"model", ".".join(["models", "${model}", *field])}
             case "chosen_corpus":
                 keys |= {"corpus", "corpora.${corpus}"}
-            case "runtime" | "tracking":
-                pass  # no tracker and no machine decides a result
+            case "runtime" | "tracking" | "publish":
+                pass  # no tracker, no machine and no publishing decides a result
             case name if name in Params.model_fields:
                 keys.add(Params.model_fields[name].alias or name)
     return keys

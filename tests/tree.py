@@ -15,7 +15,7 @@ README = PROJECT / "README.md"
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```\n<!-- end -->)", re.DOTALL)
 # From text to sample, then what surrounds it.
 ROOMS = ["data", "model", "generation", "training", "evaluation"]
-ROOMS += ["resuming", "tracking", "reporting", "pipeline", "doctor", "cli"]
+ROOMS += ["resuming", "tracking", "reporting", "sharing", "pipeline", "doctor", "cli"]
 STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate_samples"]
 
 

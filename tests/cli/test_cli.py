@@ -17,7 +17,17 @@ from toygpt.cli.options import OPTIONS, overrides_of
 from toygpt.pipeline.params import flatten
 from toygpt.pipeline.params_file import read_yaml
 
-COMMANDS = ("train", "generate", "report", "resume", "track", "register", "doctor")
+COMMANDS = (
+    "train",
+    "generate",
+    "report",
+    "resume",
+    "track",
+    "register",
+    "publish",
+    "export",
+    "doctor",
+)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +83,8 @@ def test_help_names_every_command_option_and_key(toygpt: Toygpt) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "report", "resume", "track", "register", "doctor"]
+    "command",
+    ["train", "report", "resume", "track", "register", "publish me/toy", "doctor"],
 )
 @pytest.mark.parametrize("missing", ["params.yaml", "dvc.yaml"])
 def test_a_command_needs_a_project(
@@ -81,7 +92,7 @@ def test_a_command_needs_a_project(
 ) -> None:
     (folder / missing).unlink()
 
-    assert_refused(toygpt(command), f"{folder} is not a toyGPT project")
+    assert_refused(toygpt(*command.split()), f"{folder} is not a toyGPT project")
 
 
 @pytest.mark.parametrize(

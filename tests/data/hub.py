@@ -92,12 +92,12 @@ class LoopbackHub(ThreadingHTTPServer):
     daemon_threads = False  # closing waits for them
     request_queue_size = 128
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, handler: "type[HubHandler] | None" = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or HubHandler)
         self.requests: list[Request] = []
         self._repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self._faults: list[Fault] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # `add` may be called while answering
         loop = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         loop.start()
 
@@ -239,7 +239,7 @@ class LoopbackHub(ThreadingHTTPServer):
         return Response(200, headers, body, cut_after)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
     """Turn bytes into a `Request`, and a `Response` into bytes."""
 
     protocol_version = "HTTP/1.1"
@@ -247,17 +247,25 @@ class _Handler(BaseHTTPRequestHandler):
     server: LoopbackHub
 
     def do_GET(self) -> None:
-        """Answer a request of any method."""
+        """Answer a request for something."""
+        self.reply(self.server.answer(self.request_made()))
+
+    do_HEAD = do_GET  # noqa: N815 (http.server looks it up by name)
+
+    def request_made(self) -> Request:
+        """Return the request, without what it brings."""
         is_cdn = self.headers.get("Host", "").startswith("localhost")
         part = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        request = Request(
+        return Request(
             method=self.command,
             path=urlsplit(self.path).path,
             origin="cdn" if is_cdn else "hub",
             token=self.headers.get("Authorization", "").removeprefix("Bearer "),
             first=int(part[1]) if part else 0,
         )
-        response = self.server.answer(request)
+
+    def reply(self, response: Response) -> None:
+        """Send a response."""
         self.send_response(response.status)
         for name, text in response.headers.items():
             self.send_header(name, text)
@@ -267,8 +275,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(response.body[: response.cut_after])
-
-    do_HEAD = do_GET  # noqa: N815 (http.server looks it up by name)
 
     def log_message(self, *_: Any) -> None:
         """Write nothing: `LoopbackHub.requests` is the log."""

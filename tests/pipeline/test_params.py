@@ -47,6 +47,7 @@ def test_parameters_in_use_are_those_of_the_chosen_entries(
         {("corpora", name) for name in params.corpora.keys() - {corpus}}
         | {("hub", name) for name in params.hub.keys() - datasets}
         | {("models", name) for name in params.models.keys() - {"small"}}
+        | {("publish", name) for name in params.publish}
     )
 
 

@@ -8,7 +8,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from toygpt.cli import doctor, generate, register, report, resume, track, train
+from toygpt.cli import (
+    doctor,
+    export,
+    generate,
+    publish,
+    register,
+    report,
+    resume,
+    track,
+    train,
+)
 from toygpt.pipeline.errors import InputError, missing_package
 from toygpt.pipeline.stage import INTERRUPTED
 
@@ -45,6 +55,16 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         prog=program, description="Train a GPT, and let it write.", allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, generate, report, resume, track, register, doctor):
+    for command in (
+        train,
+        generate,
+        report,
+        resume,
+        track,
+        register,
+        publish,
+        export,
+        doctor,
+    ):
         command.add_parser(commands)
     return parser

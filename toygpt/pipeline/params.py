@@ -284,6 +284,13 @@ class TrackingParams(Section):
         return self.model_copy(update={kind: off[kind] for kind in kinds})
 
 
+class DataTerms(Section):
+    """What the card of a published model says of a text that it was trained on."""
+
+    licenses: list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]]
+    languages: list[Annotated[str, Field(pattern=r"^([a-z]{2,3}|code|multilingual)$")]]
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -301,6 +308,7 @@ class Params(Section):
     generate_samples: Annotated[GenerateSamplesParams, Field(alias="generate-samples")]
     runtime: RuntimeParams
     tracking: TrackingParams
+    publish: dict[str, DataTerms]
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
@@ -321,6 +329,12 @@ class Params(Section):
                         f"corpora.{self.corpus}.datasets must name entries of hub "
                         f"({', '.join(self.hub)}), got {name!r}"
                     )
+        for name in self.publish:
+            if name not in self.corpora and name not in self.hub:
+                raise ValueError(
+                    f"publish must name entries of corpora or of hub "
+                    f"({', '.join({**self.corpora, **self.hub})}), got {name!r}"
+                )
         if self.train.validation_tokens < self.chosen_model.block_size:
             raise ValueError(
                 f"train.validation_tokens must fill at least one block of "
@@ -351,14 +365,17 @@ class Params(Section):
         return self.models[self.model]
 
     def in_use(self) -> dict[str, Any]:
-        """Return each parameter under its path, without menu entries not chosen."""
+        """Return each parameter under its path, without menu entries not chosen.
+
+        Nor what `publish` says of the data: it describes no run.
+        """
         corpus = self.chosen_corpus
         chosen = {
             "corpora": [self.corpus],
             "hub": corpus.datasets if isinstance(corpus, HubCorpus) else [],
             "models": [self.model],
         }
-        values = self.model_dump(by_alias=True)
+        values = self.model_dump(by_alias=True, exclude={"publish"})
         for menu, names in chosen.items():
             entries = values.pop(menu)
             if names:

@@ -17,6 +17,7 @@ TOKENS = Path("data/tokens")
 TOKENIZER = TOKENS / "tokenizer"
 SPLITS = Path("data/splits")
 MODEL = Path("models/toygpt")
+ONNX = Path("models/onnx")  # of `python . export onnx`
 TRAIN_REPORT = Path("reports/train")
 SAMPLES = Path("reports/samples")
 METRICS = Path("metrics")

@@ -1,0 +1,1 @@
+"""A model leaves the project: for the Hugging Face hub, or as ONNX."""

@@ -1,0 +1,111 @@
+"""The project's model with what is known of it, all of it of the very same weights."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.measurements import is_of_this_model, outdated_measurements
+from toygpt.pipeline.params import Params
+from toygpt.pipeline.params_file import load_params
+
+
+class TrainedModel(NamedTuple):
+    """A model, the parameters of its data, and how it was measured."""
+
+    directory: Path
+    params: Params
+    test_results: dict[str, float]  # empty if it was not evaluated
+    sample: dict[str, Any] | None  # the first one; None if there is none
+
+
+def read_trained_model(root: Path) -> TrainedModel:
+    """Read the project's model, and its results as far as there are any.
+
+    Args:
+        root: The project's folder.
+
+    Raises:
+        InputError: The model is missing, damaged or changed, it was trained on another
+            corpus than params.yaml names, or results are of another model.
+    """
+    params = load_params(root / paths.PARAMS)
+    directory = root / paths.MODEL
+    check_model(directory)
+    lock = (root / paths.LOCK).read_text(encoding="utf-8")
+    for stage, (first, *_) in outdated_measurements(root).items():
+        raise InputError(
+            f"{first} is of another model than {paths.MODEL}: run `dvc repro {stage}`"
+        )
+    _check_corpus(lock, params.corpus)
+    _check_unchanged(root)
+    results: dict[str, float] = {}
+    samples = []
+    if is_of_this_model(lock, "evaluate"):
+        (results,) = _read_json(root, paths.METRICS / "evaluate.json", "evaluate")
+    if is_of_this_model(lock, "generate-samples"):
+        path = paths.SAMPLES / "samples.jsonl"
+        samples = _read_json(root, path, "generate-samples")
+    return TrainedModel(directory, params, results, samples[0] if samples else None)
+
+
+def check_model(directory: Path) -> None:
+    """Raise an error unless a directory holds a whole model and its tokenizer.
+
+    Raises:
+        InputError: It is missing or damaged, or model and tokenizer do not fit.
+    """
+    import torch
+
+    from toygpt.model.loading import load_model_and_tokenizer
+
+    load_model_and_tokenizer(directory, torch.device("cpu"))
+
+
+def _check_corpus(lock: str, corpus: str) -> None:
+    stages = YAML(typ="safe").load(lock)["stages"]
+    if "train" not in stages:
+        raise InputError(
+            f"{paths.LOCK} does not say what {paths.MODEL} was trained on: run "
+            f"`dvc repro`"
+        )
+    trained_on = stages["train"]["params"][paths.PARAMS.name]["corpus"]
+    if trained_on != corpus:
+        raise InputError(
+            f"{paths.MODEL} was trained on the corpus {trained_on!r}, and `corpus` in "
+            f"{paths.PARAMS} is {corpus!r}: set it back, or run `dvc repro`"
+        )
+
+
+def _check_unchanged(root: Path) -> None:
+    """Raise an error if the model is not the one that dvc.lock has the digest of."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        path = str(root / paths.MODEL)
+        (model,) = (out for out in repo.index.outs if out.fs_path == path)
+        if model.changed_checksum():
+            raise InputError(
+                f"{paths.MODEL} is not what `train` wrote, according to {paths.LOCK}: "
+                f"`dvc checkout --force {paths.MODEL}` brings that back"
+            )
+
+
+def _read_json(root: Path, path: Path, stage: str) -> list[Any]:
+    """Return the values in a file of JSON, or of JSON lines.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    try:
+        text = (root / path).read_text(encoding="utf-8")
+        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+        return [json.loads(line) for line in lines]
+    except (FileNotFoundError, ValueError):
+        raise InputError(
+            f"{path} is missing or damaged: run `dvc repro --force --single-item "
+            f"{stage}`"
+        ) from None
