@@ -12,6 +12,9 @@ from toygpt.pipeline.measurements import is_of_this_model, outdated_measurements
 from toygpt.pipeline.params import Params
 from toygpt.pipeline.params_file import load_params
 
+RESULTS = paths.METRICS / "evaluate.json"
+SAMPLES = paths.SAMPLES / "samples.jsonl"
+
 
 class TrainedModel(NamedTuple):
     """A model, the parameters of its data, and how it was measured."""
@@ -29,8 +32,9 @@ def read_trained_model(root: Path) -> TrainedModel:
         root: The project's folder.
 
     Raises:
-        InputError: The model is missing, damaged or changed, it was trained on another
-            corpus than params.yaml names, or results are of another model.
+        InputError: The model is missing or damaged, it was trained on another corpus
+            than params.yaml names, results are of another model, or something was
+            changed by hand.
     """
     params = load_params(root / paths.PARAMS)
     directory = root / paths.MODEL
@@ -42,14 +46,13 @@ def read_trained_model(root: Path) -> TrainedModel:
         )
     _check_corpus(lock, params.corpus)
     _check_unchanged(root)
-    results: dict[str, float] = {}
-    samples = []
+    results, samples = {}, [None]
     if is_of_this_model(lock, "evaluate"):
-        (results,) = _read_json(root, paths.METRICS / "evaluate.json", "evaluate")
+        results = json.loads((root / RESULTS).read_text(encoding="utf-8"))
     if is_of_this_model(lock, "generate-samples"):
-        path = paths.SAMPLES / "samples.jsonl"
-        samples = _read_json(root, path, "generate-samples")
-    return TrainedModel(directory, params, results, samples[0] if samples else None)
+        lines = (root / SAMPLES).read_text(encoding="utf-8").splitlines()
+        samples = [json.loads(line) for line in lines]
+    return TrainedModel(directory, params, results, samples[0])
 
 
 def check_model(directory: Path) -> None:
@@ -81,31 +84,16 @@ def _check_corpus(lock: str, corpus: str) -> None:
 
 
 def _check_unchanged(root: Path) -> None:
-    """Raise an error if the model is not the one that dvc.lock has the digest of."""
+    """Raise an error if something to publish is not what dvc.lock has the digest of."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        path = str(root / paths.MODEL)
-        (model,) = (out for out in repo.index.outs if out.fs_path == path)
-        if model.changed_checksum():
-            raise InputError(
-                f"{paths.MODEL} is not what `train` wrote, according to {paths.LOCK}: "
-                f"`dvc checkout --force {paths.MODEL}` brings that back"
-            )
-
-
-def _read_json(root: Path, path: Path, stage: str) -> list[Any]:
-    """Return the values in a file of JSON, or of JSON lines.
-
-    Raises:
-        InputError: The file is missing or damaged.
-    """
-    try:
-        text = (root / path).read_text(encoding="utf-8")
-        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
-        return [json.loads(line) for line in lines]
-    except (FileNotFoundError, ValueError):
-        raise InputError(
-            f"{path} is missing or damaged: run `dvc repro --force --single-item "
-            f"{stage}`"
-        ) from None
+        outs = {out.fs_path: out for out in repo.index.outs}
+        for path in (paths.MODEL, RESULTS, SAMPLES.parent):
+            out = outs[str(root / path)]
+            # Without a digest the stage has not run since the last training.
+            if out.hash_info and (not out.exists or out.changed_checksum()):
+                raise InputError(
+                    f"{path} is not as {paths.LOCK} has it: `python . doctor` names "
+                    f"the command that restores it"
+                )
