@@ -1,5 +1,6 @@
 """Compare an experiment with its baseline, as `dvc params diff` and its kin do."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,17 +83,22 @@ def compare(before: Revision, now: Revision, *, is_paired: bool = False) -> Comp
 
 @contextmanager
 def _dvc_errors() -> Iterator[None]:
-    """Turn the errors of DVC into one line.
+    """Turn the errors of DVC into one line, and leave out its warnings of them.
 
     Raises:
         InputError: DVC cannot read the project.
     """
     from dvc.exceptions import DvcException
 
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     except DvcException as error:
         raise InputError(f"DVC: {first_line(error)}") from None
+    finally:
+        logger.setLevel(level)
 
 
 def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Change]:
