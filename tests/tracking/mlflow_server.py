@@ -31,11 +31,14 @@ class Server(NamedTuple):
     address: str
     folder: Path  # of its files, like `mlflow.db`
 
-    def experiment_names(self) -> dict[str, str]:
-        """Return the names of all experiments, by their ids."""
+    def client(self) -> Any:
         from mlflow import MlflowClient
 
-        found = MlflowClient(self.address).search_experiments()
+        return MlflowClient(self.address)
+
+    def experiment_names(self) -> dict[str, str]:
+        """Return the names of all experiments, by their ids."""
+        found = self.client().search_experiments()
         return {experiment.experiment_id: experiment.name for experiment in found}
 
 
