@@ -50,7 +50,7 @@ def train(root: Path) -> Path:
 def sync_again(root: Path, directory: Path) -> None:
     """Sync the run once more, with its model."""
     with syncing(record_in(root).folder) as record:
-        sync(record, TRACKING, root, directories=lambda: {"model": directory})
+        sync(record, TRACKING, root, directories={"model": directory})
 
 
 def test_the_files_of_a_model_are_copied_once_and_described(root: Path) -> None:
