@@ -79,11 +79,15 @@ def check_trackers(root: Path) -> Iterator[Line]:
             "python . track",
         )
     elif wanted:
+        shown = [it for it in records if set(wanted) <= set(it.info.trackers)]
         verb = "has" if len(wanted) == 1 else "have"
         yield (
-            f"{number_of(len(records), 'run')}, and {' and '.join(wanted)} {verb} all "
-            f"of {'it' if len(records) == 1 else 'them'}"
+            f"{number_of(len(shown), 'run')}, and {' and '.join(wanted)} {verb} all "
+            f"of {'it' if len(shown) == 1 else 'them'}"
         )
+        if len(shown) < len(records):
+            others = number_of(len(records) - len(shown), "run")
+            yield f"{others} of other trackers: `python . track` logs them there, too"
 
 
 def _sync(root: Path, tracking: TrackingParams) -> None:

@@ -218,9 +218,9 @@ def _lacking(
 
     Args:
         record: Of the run.
-        directories: All of which the trackers shall have a copy.
+        directories: The trackers shall have a copy of each.
         tracking: Which trackers.
-        more: The number of points that the record will have besides its own.
+        more: The number of points that the record is about to get.
     """
     info, wanted = record.info, wanted_trackers(tracking)
     lacking = info.unsynced(wanted, len(record.points) + more)
