@@ -1,23 +1,28 @@
 """The alias goes to the better model, and to no other."""
 
-from collections.abc import Callable
-from hashlib import sha256
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.files import write_files
+from tests.files import files_in, write_files
+from tests.tracking.mlflow_server import Server
 from tests.tracking.trackers import (
     MODEL_FILES,
-    logged_models,
     mlflow_client,
     mlflow_runs,
-    run_in,
+    new_record,
     tracked_by,
 )
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import TrackingParams
+from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.mlflow_models import mlflow_client as opened_client
+from toygpt.tracking.mlflow_models import model_from_mlflow
+from toygpt.tracking.points import Point
+from toygpt.tracking.record import Record, new_run_id
 from toygpt.tracking.registry import (
     NotBetterError,
     mlflow_errors,
@@ -27,31 +32,55 @@ from toygpt.tracking.registry import (
 )
 
 TRACKING = tracked_by("mlflow")
-SPLIT = "5b" * 32
+SPLIT, OTHER_SPLIT = "5b" * 32, "6c" * 32
+# Each run's name, test split and results.
+RUNS: list[tuple[str, str, dict[str, float]]] = [
+    ("first", SPLIT, {"test_loss": 2.5, "test_accuracy": 0.5}),
+    ("second", SPLIT, {"test_loss": 2.25, "test_accuracy": 0.75}),
+    ("as good", SPLIT, {"test_loss": 2.5}),
+    ("it's worse", SPLIT, {"test_loss": 2.75, "test_accuracy": 0.25}),
+    ("elsewhere", OTHER_SPLIT, {"test_loss": 0.5}),
+    ("unknown", "", {"test_loss": 0.5}),
+    ("twice", SPLIT, {}),
+    ("twice", SPLIT, {}),
+]
 
-# Trains and evaluates a model, and returns its run in MLflow.
-Train = Callable[..., Any]
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """Return a project of several runs with models."""
+    root = tmp_path_factory.mktemp("trained")
+    (root / ".toygpt").mkdir()
+    shutil.copy(empty_database, root)
+    for number, (name, split, results) in enumerate(RUNS):
+        metadata = {"test.bin.sha256": split, "weights.sha256": f"{number}" * 64}
+        record = new_record(root, f"record-{number}", name=name, metadata=metadata)
+        log_run(root, record, TRACKING, results)
+    return root
+
+
+def log_run(
+    root: Path, record: Record, tracking: TrackingParams, results: dict[str, float]
+) -> None:
+    """Log a training that is over, with its model."""
+    write_files(root / "model", MODEL_FILES)
+    record.update(status="FINISHED", ended=1.0)
+    tracker = MLflowTracker(record.info, tracking, root)
+    tracker.log_metadata(record.info.metadata)
+    tracker.log_points([Point(None, 1.0, results)])
+    tracker.log_directory(root / "model", name="model")
+    tracker.close("FINISHED", ended=1.0)
 
 
 @pytest.fixture
-def train(root: Path) -> Train:
-    directory = root.with_name("model")
-    write_files(directory, MODEL_FILES)
-
-    def train(name: str, split: str = SPLIT, **results: float) -> Any:
-        metadata = {"test.bin.sha256": split}
-        run_id = f"20260101-00000{len(mlflow_runs(root))}-abcdef"
-        with run_in(root, TRACKING, run_id=run_id, name=name, metadata=metadata) as run:
-            run.log_metrics({f"test_{key}": value for key, value in results.items()})
-            run.remember_weights(weights_of(name))
-            run.log_directory(directory, name="model")
-        return next(it for it in mlflow_runs(root) if it.info.run_name == name)
-
-    return train
+def root(trained: Path, tmp_path: Path) -> Path:
+    """Return a project for one test: a copy, but for the models' files."""
+    shutil.copy(trained / "mlflow.db", tmp_path)
+    return tmp_path
 
 
-def weights_of(name: str) -> str:
-    return sha256(name.encode()).hexdigest()
+def run_called(root: Path, name: str) -> Any:
+    return next(run for run in mlflow_runs(root) if run.info.run_name == name)
 
 
 def champion(root: Path) -> str:
@@ -64,21 +93,26 @@ def register_in(root: Path, run: Any, name: str = "toygpt", **options: Any) -> A
         return register(client, run, name, **{"alias": None, "metric": None} | options)
 
 
-def contest(root: Path, run: Any, metric: str = "test_loss") -> Any:
-    return register_in(root, run, alias="champion", metric=metric)
+def contest(root: Path, name: str, metric: str = "test_loss") -> Any:
+    return register_in(root, run_called(root, name), alias="champion", metric=metric)
 
 
-def test_a_model_is_registered_once(root: Path, train: Train) -> None:
-    client, run = mlflow_client(root), train("first")
+def test_a_model_is_registered_once(root: Path) -> None:
+    run = run_called(root, "first")
 
     first = register_in(root, run)
     again = register_in(root, run, alias="best")
 
+    client = mlflow_client(root)
     (version,) = client.search_model_versions("name = 'toygpt'")
-    (model,) = logged_models(root)
-    assert (version.run_id, version.source) == (run.info.run_id, model.model_uri)
-    assert version.description == "None on None"
-    assert model.tags["mlflow.modelVersions"] == '[{"name": "toygpt", "version": 1}]'
+    (output,) = run.outputs.model_outputs
+    assert version.run_id == run.info.run_id
+    assert version.source == f"models:/{output.model_id}"
+    assert version.description == run.data.tags["mlflow.note.content"]
+    tags = client.get_logged_model(output.model_id).tags
+    assert json.loads(tags["mlflow.modelVersions"]) == [
+        {"name": "toygpt", "version": version.version}
+    ]
     assert first == ["toygpt version 1 is the model of first"]
     assert again == [
         "toygpt version 1 was already the model of first",
@@ -86,35 +120,35 @@ def test_a_model_is_registered_once(root: Path, train: Train) -> None:
     ]
 
 
-def test_the_alias_goes_to_the_better_model(root: Path, train: Train) -> None:
-    contest(root, train("first", loss=2.5))
-    lines = contest(root, train("second", loss=2.25))
+def test_the_alias_goes_to_the_better_model(root: Path) -> None:
+    contest(root, "first")
+    lines = contest(root, "second")
 
     assert champion(root) == "2"
     assert lines[-1] == (
         "models:/toygpt@champion is version 2: test_loss 2.25, and 2.5 of version 1"
     )
-    contest(root, mlflow_runs(root)[0])  # the champion's own run, once more
+    contest(root, "second")  # the champion itself, once more
     assert champion(root) == "2"
 
 
-def test_of_an_accuracy_the_higher_one_is_better(root: Path, train: Train) -> None:
-    contest(root, train("first", accuracy=0.5), "test_accuracy")
-    contest(root, train("second", accuracy=0.75), "test_accuracy")
+def test_of_an_accuracy_the_higher_one_is_better(root: Path) -> None:
+    contest(root, "first", "test_accuracy")
+    contest(root, "second", "test_accuracy")
     with pytest.raises(NotBetterError):
-        contest(root, train("third", accuracy=0.25), "test_accuracy")
+        contest(root, "it's worse", "test_accuracy")
 
     assert champion(root) == "2"
 
 
-@pytest.mark.parametrize("loss", [2.5, 2.75])
+@pytest.mark.parametrize(("name", "loss"), [("as good", 2.5), ("it's worse", 2.75)])
 def test_a_model_that_is_not_better_is_a_version_without_the_alias(
-    root: Path, train: Train, loss: float
+    root: Path, name: str, loss: float
 ) -> None:
-    contest(root, train("first", loss=2.5))
+    contest(root, "first")
 
     with pytest.raises(NotBetterError) as error:
-        contest(root, train("second", loss=loss))
+        contest(root, name)
 
     assert str(error.value) == (
         f"version 2 is not champion: test_loss {loss}, and 2.5 of version 1"
@@ -122,17 +156,21 @@ def test_a_model_that_is_not_better_is_a_version_without_the_alias(
     assert champion(root) == "1"
 
 
-@pytest.mark.parametrize("split", ["6c" * 32, ""])
+@pytest.mark.parametrize(
+    ("name", "digest"), [("elsewhere", OTHER_SPLIT[:36]), ("unknown", "unknown")]
+)
 def test_values_of_two_test_splits_are_not_compared(
-    root: Path, train: Train, split: str
+    root: Path, name: str, digest: str
 ) -> None:
-    contest(root, train("first", loss=2.5))
+    contest(root, "first")
 
     with pytest.raises(NotBetterError) as error:
-        contest(root, train("second", split, loss=0.5))
+        contest(root, name)
 
-    assert (split[:36] or "unknown") in str(error.value)
-    assert SPLIT[:36] in str(error.value)
+    assert str(error.value) == (
+        f"test_loss of two test splits cannot be compared: {digest}, and "
+        f"{SPLIT[:36]} of version 1"
+    )
     assert champion(root) == "1"
     assert len(mlflow_client(root).search_model_versions("name = 'toygpt'")) == 1
 
@@ -146,66 +184,85 @@ def test_values_of_two_test_splits_are_not_compared(
         ("toygpt", "a b", None, "a b"),
         ("toygpt", "latest", None, "latest"),
         ("toygpt", "v1", None, "v1"),
-        ("toygpt", "champion", "test_los", "no metric test_los, only: test_loss"),
+        ("toygpt", "champion", "test_los", "no metric test_los, only: test_accuracy"),
     ],
 )
 def test_what_mlflow_refuses_leaves_nothing_behind(
-    root: Path,
-    train: Train,
-    name: str,
-    alias: str | None,
-    metric: str | None,
-    named: str,
+    root: Path, name: str, alias: str | None, metric: str | None, named: str
 ) -> None:
-    run, client = train("first", loss=2.5), mlflow_client(root)
+    run = run_called(root, "first")
 
     with pytest.raises(InputError) as error, mlflow_errors():
         register_in(root, run, name, alias=alias, metric=metric)
 
     assert named in str(error.value)
     assert "\n" not in str(error.value)
-    assert client.search_registered_models() == []
-
-
-def test_a_run_without_a_model_is_refused(root: Path) -> None:
-    with run_in(root, TRACKING):
-        pass
-    (run,) = mlflow_runs(root)
-
-    with pytest.raises(InputError, match="nano-python has no model that MLflow can"):
-        register_in(root, run)
-
     assert mlflow_client(root).search_registered_models() == []
 
 
-def test_a_run_is_found_by_its_names(root: Path, train: Train) -> None:
-    run, other = train("it's first"), train("twice")
+def test_a_version_that_is_not_of_a_run_has_nothing_to_compare(root: Path) -> None:
     client = mlflow_client(root)
+    client.create_registered_model("toygpt")
+    client.create_model_version("toygpt", (root / "elsewhere").as_uri())
+    client.set_registered_model_alias("toygpt", "champion", "1")
 
-    assert run_of_name(client, "toy", run.info.run_name).info == run.info
+    with pytest.raises(InputError, match="version 1 is not the model of a run"):
+        contest(root, "first")
+
+
+def test_a_run_without_a_model_is_refused(root: Path) -> None:
+    run, client = run_called(root, "first"), mlflow_client(root)
+    client.delete_logged_model(run.outputs.model_outputs[0].model_id)
+
+    with pytest.raises(InputError, match="first has no model that MLflow can load"):
+        register_in(root, run)
+
+    assert client.search_registered_models() == []
+
+
+def test_a_run_is_found_by_its_names_and_its_weights(root: Path) -> None:
+    client, run = mlflow_client(root), run_called(root, "it's worse")
+
+    assert run_of_name(client, "toy", "it's worse").info == run.info
     assert run_of_name(client, "toy", run.info.run_id).info == run.info
-    assert run_of_name(client, "toy", "20260101-000001-abcdef").info == other.info
-    assert run_of_weights(client, "toy", weights_of("twice")).info == other.info
+    assert run_of_name(client, "toy", "record-3").info == run.info
+    assert run_of_weights(client, "toy", "3" * 64).info == run.info
 
 
-def test_a_run_that_cannot_be_meant_is_refused(root: Path, train: Train) -> None:
-    client = mlflow_client(root)
-    run = train("twice")
+def test_a_run_that_cannot_be_meant_is_refused(root: Path) -> None:
+    client, run = mlflow_client(root), run_called(root, "first")
     other = client.create_run(client.create_experiment("others")).info.run_id
+    client.delete_run(run.info.run_id)
+
     for name, project, named in (
         ("missing", "toy", "toy has no run missing"),
         ("f" * 32, "toy", "f" * 32),
+        ("twice", "toy", "2 runs are called twice; name an id: "),
         (other, "toy", f"{other} is of MLflow's experiment others, and"),
+        (run.info.run_id, "toy", "was deleted in MLflow"),
         (run.info.run_id, "nothing", "no experiment nothing"),
     ):
         with pytest.raises(InputError, match=named), mlflow_errors():
             run_of_name(client, project, name)
-    with pytest.raises(InputError, match="has no run of the model"):
+    with pytest.raises(InputError, match="has no run of the model in this project"):
         run_of_weights(client, "toy", "ab" * 32)
 
-    train("twice")
-    with pytest.raises(InputError, match="2 runs are called twice; name an id: "):
-        run_of_name(client, "toy", "twice")
-    client.delete_run(run.info.run_id)
-    with pytest.raises(InputError, match="was deleted"):
-        run_of_name(client, "toy", run.info.run_id)
+
+@pytest.mark.slow
+def test_the_registry_of_a_server_works_as_well(tmp_path: Path, server: Server) -> None:
+    tracking = tracked_by("mlflow", mlflow=server.address)
+    metadata = {"test.bin.sha256": SPLIT}
+    for name, loss in (("worse", 2.5), ("better", 2.25)):
+        record = new_record(tmp_path, new_run_id(), name=name, metadata=metadata)
+        log_run(tmp_path, record, tracking, {"test_loss": loss})
+        with opened_client(tracking, tmp_path) as client, mlflow_errors():
+            run = run_of_name(client, "toy", record.info.id)
+            lines = register(client, run, "team", alias="champion", metric="test_loss")
+
+    assert lines[-1] == (
+        "models:/team@champion is version 2: test_loss 2.25, and 2.5 of version 1"
+    )
+    with model_from_mlflow(
+        "models:/team@champion", tracking=tracking, root=tmp_path
+    ) as directory:
+        assert files_in(directory).items() >= MODEL_FILES.items()
