@@ -80,6 +80,27 @@ def test_the_server_gets_one_run_with_its_curves_and_its_model(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_model_is_linked_to_the_registry_that_params_name(
+    root: Path, server: WandbServer, warned: Warned, exists: bool
+) -> None:
+    """A registry that refuses it costs the link, and nothing else."""
+    if exists:
+        server.registries.add("wandb-registry-models")
+
+    train(root, wandb_registry="models")
+
+    target = ("wandb-registry-models", "toygpt-python-nano")
+    links = [(it["projectName"], it["artifactPortfolioName"]) for it in server.links]
+    warnings = warned()
+    assert links == ([target] if exists else [])
+    assert len(warnings) == (0 if exists else 1)
+    assert all("did not link the model to" in warning for warning in warnings)
+    assert record_in(root).info.synced["wandb"].directories == ["model"]
+    assert server.unknown == set()
+
+
+@pytest.mark.slow
 def test_wandb_sync_sends_an_offline_run_and_then_what_came_after_it(
     root: Path, server: WandbServer
 ) -> None:

@@ -29,6 +29,7 @@ class WandbServer(ThreadingHTTPServer):
         self.lines: dict[str, dict[str, list[str]]] = {}  # by run, by file
         self.exit_codes: dict[str, int] = {}
         self.artifacts: list[dict[str, Any]] = []
+        self.registries: set[str] = set()
         self.links: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
         self.sweep_command: list[str] = []
@@ -129,6 +130,8 @@ class WandbServer(ThreadingHTTPServer):
                 organization = {"name": "Org", "orgEntity": {"name": "org"}}
                 return {"entity": {"organization": organization, "user": None}}
             case "LinkArtifact":
+                if given["projectName"] not in self.registries:
+                    return {"result": None}
                 self.links.append(given)
                 membership = self._membership(given)
                 return {"result": {"versionIndex": 0, "artifactMembership": membership}}

@@ -1,5 +1,6 @@
 """One folder for an offline run in W&B, however often the run was opened."""
 
+import glob
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ def join_folders(folder: Path, run_id: str) -> None:
     if len(logs) > 1:
         *older, newest = logs
         write_records(newest, _joined(logs), before=lambda: _put_aside(older))
-    for log in (folder / "wandb").glob(f"offline-run-*/*.wandb{JOINED}"):
+    name = f"run-{glob.escape(run_id)}.wandb{JOINED}"
+    for log in (folder / "wandb").glob(f"offline-run-*/{name}"):
         _remove(log.parent)
 
 
