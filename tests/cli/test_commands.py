@@ -109,7 +109,7 @@ def check(*words: str) -> None:
             check(*rest)
         case ["uv", "sync", "--extra", extra]:
             assert extra in PYPROJECT["project"]["optional-dependencies"]
-        case [tool, ("pip" | "experiments") as group, subcommand, *rest]:
+        case [tool, ("pip" | "experiments" | "models") as group, subcommand, *rest]:
             check_options(help_of(tool, group, subcommand), rest)
         case [tool, subcommand, *rest] if tool in EXPLAINS:
             check_options(help_of(tool, subcommand), rest)
