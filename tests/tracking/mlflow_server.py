@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +55,19 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+# Runs a command with all that it starts, until standard input is closed: also if the
+# test was killed.
+UNTIL_THE_TEST_ENDS = """
+import os, select, signal, subprocess, sys
+process = subprocess.Popen(
+    sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True
+)
+while process.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:
+    pass
+os.killpg(process.pid, signal.SIGKILL)
+"""
+
+
 @contextmanager
 def running_server(
     folder: Path, database: Path, *options: str, **environment: str
@@ -82,13 +94,12 @@ def running_server(
     log = folder / "log.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-c", UNTIL_THE_TEST_ENDS, *command],
             cwd=folder,
             env=os.environ | quiet | environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
     try:
 
@@ -101,9 +112,7 @@ def running_server(
         wait_until(answers)
         yield Server(address, folder)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
 class Proxy:
