@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -30,11 +31,14 @@ class Server(NamedTuple):
     address: str
     folder: Path  # of its files, like `mlflow.db`
 
-    def experiment_names(self) -> dict[str, str]:
-        """Return the names of all experiments, by their ids."""
+    def client(self) -> Any:
         from mlflow import MlflowClient
 
-        found = MlflowClient(self.address).search_experiments()
+        return MlflowClient(self.address)
+
+    def experiment_names(self) -> dict[str, str]:
+        """Return the names of all experiments, by their ids."""
+        found = self.client().search_experiments()
         return {experiment.experiment_id: experiment.name for experiment in found}
 
 
@@ -111,6 +115,9 @@ class Proxy:
         self.address = f"http://127.0.0.1:{self.port}"
         self.answer: tuple[int, str] | None = None  # instead of the server's
         self.requests: list[str] = []  # their paths
+        self.seconds = 0.0  # before each answer
+        self.num_waiting = 0  # for an answer
+        self.num_rounds = 0  # of requests, if those at the same time are one
         self.hangs_at = ""  # a word of a request that it never answers
         self.is_down = True
 
@@ -138,6 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy.requests.append(urlsplit(self.path).path)
+        proxy.num_rounds += proxy.num_waiting == 0
+        proxy.num_waiting += 1
+        time.sleep(proxy.seconds)
+        proxy.num_waiting -= 1
         if proxy.hangs_at and proxy.hangs_at.encode() in body:
             proxy.requests.append("hanging")
             Event().wait()

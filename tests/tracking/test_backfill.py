@@ -129,6 +129,22 @@ def test_a_lost_database_is_rebuilt_when_that_is_asked_for(project: Path) -> Non
     assert model_in_mlflow(project) == MODEL
 
 
+def test_with_a_server_the_doctor_looks_at_no_database(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert track() == SYNCED
+    (project / "mlflow.db").unlink()
+    (found,) = findings(project)
+    assert found == "mlflow.db is gone, and had runs: python . track --rebuild"
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert findings(project) == []
+    assert sentences(project)[-1].startswith("1 run of other trackers: `python . tr")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    (found,) = findings(project)
+    assert found.endswith("https://mlflow.example.com: unset MLFLOW_TRACKING_URI")
+
+
 def test_a_damaged_lock_file_is_an_error_in_one_line(project: Path) -> None:
     assert track() == SYNCED
     (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")

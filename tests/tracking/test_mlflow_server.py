@@ -43,9 +43,7 @@ def run_id() -> str:
 
 
 def run_of(server: Server, record: Record) -> Any:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(server.address)
+    client = server.client()
     return client.get_run(record.info.synced[f"mlflow:{server.address}"].id)
 
 
@@ -64,9 +62,12 @@ def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
     assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     assert [path.name for path in root.iterdir()] == [".toygpt"]
-    address = f"runs:/{run.info.run_id}/model"
-    with model_from_mlflow(address, tracking=tracking, root=root) as directory:
-        assert (directory / "deep/file").read_text() == MODEL_FILES["deep/file"]
+    client, source = server.client(), f"{run.info.artifact_uri}/model"
+    client.create_registered_model(run_id)
+    client.create_model_version(run_id, source=source, run_id=run.info.run_id)
+    for address in (f"runs:/{run.info.run_id}/model", f"models:/{run_id}/1"):
+        with model_from_mlflow(address, tracking=tracking, root=root) as directory:
+            assert (directory / "deep/file").read_text() == MODEL_FILES["deep/file"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -133,13 +134,11 @@ def test_a_run_is_found_though_its_experiment_has_another_name_now(
 def test_what_a_server_lost_is_logged_again_when_that_is_asked_for(
     root: Path, server: Server, run_id: str
 ) -> None:
-    from mlflow import MlflowClient
-
     tracking = tracked_by("mlflow", mlflow=server.address)
     with run_in(root, tracking, run_id=run_id, name=run_id) as run:
         log(run.record, 1, 4)
     lost = run_of(server, record_in(root, run_id)).info.run_id
-    MlflowClient(server.address).set_tag(lost, "toygpt.run", "none")
+    server.client().set_tag(lost, "toygpt.run", "none")
 
     assert track(root, tracking).synced == []
     assert track(root, tracking, is_rebuilding=True).synced == [run_id]
@@ -237,21 +236,17 @@ def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_in_time(
     tracking = tracked_by("mlflow", mlflow=proxy.address)
     files = {f"{number}.txt": "text" for number in range(9)}
     write_files(root / "model", files | {"large": "x" * 2**21, "deep/file": "text"})
-    num_rounds: list[tuple[int, int]] = []
+    proxy.seconds = 0.2
     for num_points in (3, 6):
-        before = len(proxy.requests)
         with run_in(root, tracking, run_id=run_id, params={"seed": 7}) as run:
             log(run.record, num_points - 2, num_points + 1)
             run.log_directory(root / "model", name="model")
-
-        paths = proxy.requests[before:]
-        at_once = [path for path in paths if "get-history" in path or "txt" in path]
-        opened = next(i for i, path in enumerate(paths) if path.endswith("log-batch"))
-        num_rounds.append((opened, len(paths) - len(at_once) + 3))
-
-    for opened, everything in num_rounds:
+        opened = proxy.requests.index("/api/2.0/mlflow/runs/log-batch") + 1
         assert 5 * opened <= PATIENCE_WHILE_TRAINING_SECONDS
-        assert 5 * everything <= PATIENCE_SECONDS
+        assert 5 * proxy.num_rounds <= PATIENCE_SECONDS
+        assert len(proxy.requests) > proxy.num_rounds
+        proxy.num_rounds = 0
+
     assert len(list(server.folder.rglob("*/model/*.txt"))) >= 9
     assert list(server.folder.rglob("*/model/deep/file"))
 

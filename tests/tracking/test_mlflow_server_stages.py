@@ -40,8 +40,8 @@ def test_experiments_everywhere_log_to_the_server(
     at_server.environment["MLFLOW_EXPERIMENT_NAME"] = "team"
     run = ("exp", "run", "-S", "train.optimizer=adamw", "-S")
     at_server.dvc(*run, "train.learning_rate=1e-3", "-n", "in-the-workspace")
-    at_server.dvc(*run, "train.learning_rate=2e-3", "-n", "aside", "--temp")
-    at_server.dvc(*run, "train.learning_rate=3e-3", "-n", "queued", "--queue")
+    at_server.dvc(*run, "train.learning_rate=2e-3", "-n", "aside", "--temp", "train")
+    at_server.dvc(*run, "train.learning_rate=3e-3", "-n", "queued", "--queue", "train")
     try:
         at_server.dvc("queue", "start")
         wait_until(lambda: "Running" not in (table := queue_of(at_server)) and table)
@@ -50,9 +50,12 @@ def test_experiments_everywhere_log_to_the_server(
 
     runs = runs_of(at_server)
     destination = f"mlflow:{server.address}"
-    for name in ("in-the-workspace", "aside", "queued"):
+    copied = {name: ["model"] for name in ("aside", "queued")}
+    for name, directories in (
+        {"in-the-workspace": ["model", "samples"]} | copied
+    ).items():
         assert audit_at(server, runs[name]) == []
-        assert runs[name].info.synced[destination].directories == ["model", "samples"]
+        assert runs[name].info.synced[destination].directories == directories
         assert list(runs[name].info.synced) == [destination]
     assert len(runs) == 4, "with that of the built project"
     assert "team" in server.experiment_names().values()
