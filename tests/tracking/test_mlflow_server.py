@@ -63,9 +63,10 @@ def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
     assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     assert [path.name for path in root.iterdir()] == [".toygpt"]
-    client, source = server.client(), f"{run.info.artifact_uri}/model"
+    client, (output,) = server.client(), run.outputs.model_outputs
     client.create_registered_model(run_id)
-    client.create_model_version(run_id, source=source, run_id=run.info.run_id)
+    model_id = output.model_id
+    client.create_model_version(run_id, f"models:/{model_id}", model_id=model_id)
     for address in (f"runs:/{run.info.run_id}/model", f"models:/{run_id}/1"):
         with model_from_mlflow(address, tracking=tracking, root=root) as directory:
             assert (directory / "deep/file").read_text() == MODEL_FILES["deep/file"]

@@ -7,10 +7,12 @@ import pytest
 from tests.tracking.trackers import (
     mlflow_client,
     mlflow_runs,
+    new_record,
     record_in,
     run_in,
     tracked_by,
 )
+from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.mlflow_summary import NOTE, describe
 from toygpt.tracking.sync import bring_up_to_date
 
@@ -60,6 +62,9 @@ def test_a_constant_that_changed_is_synced_again_and_an_old_one_is_not(
 
 
 def test_a_description_follows_the_results(root: Path) -> None:
+    MLflowTracker(new_record(root, params=PARAMS).info, TRACKING, root).abandon()
+    assert note(root) == "nano on python"
+
     with run_in(root, TRACKING, params=PARAMS) as run:
         run.log_metrics({"validation_loss": 2.5}, step=1)
         run.log_metrics({"validation_loss": 2.25}, step=2)

@@ -123,6 +123,7 @@ class MLflowTracker:
                 "mlflow.source.type": "LOCAL",
                 "mlflow.source.name": "stages/train.py",
                 RECORD_TAG: info.id,
+                **description_tags({}, describe(info.params, {})),
                 **info.tags,
             },
         )

@@ -46,6 +46,8 @@ def _copy_files(
         copy(str(path), str(there) if there.parts else None)
 
     paths = [path for path in directory.rglob("*") if path.is_file()]
+    if paths:  # MLflow asks the server for the place with the first file, and keeps it
+        copy_file(paths.pop())
     small = [path for path in paths if path.stat().st_size < MAX_SMALL_BYTES]
     with ThreadPoolExecutor(MAX_REQUESTS) as pool:
         list(pool.map(copy_file, small))
