@@ -107,7 +107,13 @@ def check(*words: str) -> None:
             check(*rest)
         case ["uv", "run", *rest]:
             check(*rest)
-        case ["uv", "sync", "--extra", extra]:
+        case ["uv", "sync", "--extra", extra] | [
+            "uv",
+            "sync",
+            "--inexact",
+            "--extra",
+            extra,
+        ]:
             assert extra in PYPROJECT["project"]["optional-dependencies"]
         case [tool, ("pip" | "experiments" | "models") as group, subcommand, *rest]:
             check_options(help_of(tool, group, subcommand), rest)
