@@ -175,7 +175,7 @@ served = mlflow.pyfunc.load_model(f"models:/by-hand/{version}")
 pipeline = mlflow.transformers.load_model(address)
 texts = [
     *served.predict(prompts, params={"max_new_tokens": 8}),
-    *(it[0]["generated_text"] for it in pipeline(prompts, max_new_tokens=8)),
+    *(it[0]["generated_text"].strip() for it in pipeline(prompts, max_new_tokens=8)),
     *served.predict(["def " * 99], params={"max_new_tokens": 8}),
 ]
 print("texts:", json.dumps(texts))
