@@ -28,7 +28,7 @@ from toygpt.doctor.finding import Finding
 from toygpt.doctor.trackers import check_trackers
 from toygpt.tracking import backfill
 from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record
+from toygpt.tracking.record import Record, record_of_weights
 from toygpt.tracking.run_info import all_infos
 
 LOCK_WITH_EVALUATE = """
@@ -260,7 +260,7 @@ def test_two_commands_at_once_make_one_record(
     shutil.rmtree(project / ".toygpt" / "runs")
     write_files(project, RESULTS)
     both_look = Barrier(2)
-    find = backfill.record_of_weights
+    find = record_of_weights
 
     def find_together(*arguments: Any) -> Record | None:
         found = find(*arguments)

@@ -62,9 +62,8 @@ class Connection:
             again: Whether it gets them even if it has a copy of an earlier state.
         """
         noted = self._record.info.synced.get(self.name, Synced(""))
-        new = {name for name in names if again or name not in noted.directories}
-        if noted.is_wanted and not new <= self._missing:
-            self._missing |= new
+        self._missing |= {it for it in names if again or it not in noted.directories}
+        if noted.is_wanted and self._missing != set(noted.missing):
             self._note(replace(noted, missing=sorted(self._missing)))
 
     def sync(
