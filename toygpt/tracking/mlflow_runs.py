@@ -68,19 +68,20 @@ def points_of(client: Any, run: Any) -> Known:
 def points_in_mlflow(
     info: RunInfo, tracking: TrackingParams, root: Path
 ) -> Known | None:
-    """Return the points that MLflow has of a run; None if it does not have the run."""
+    """Return the points that MLflow has of a run; None if it does not have the run.
+
+    Raises:
+        Exception: MLflow cannot be asked; its errors are many.
+    """
     if mlflow_server(tracking) is None and not (root / DATABASE).is_file():
         return None
     configure_mlflow()
-    try:
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        client = MlflowClient(mlflow_uri(tracking, root))
-        run = noted_run(client, info, tracking)
-        run = run or tagged_run(client, all_experiments(client), info)
-        return points_of(client, run) if run else None
-    except Exception:  # the tracker itself will report what is wrong
-        return None
+    client = MlflowClient(mlflow_uri(tracking, root))
+    run = noted_run(client, info, tracking)
+    run = run or tagged_run(client, all_experiments(client), info)
+    return points_of(client, run) if run else None
 
 
 @contextmanager

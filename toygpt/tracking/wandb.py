@@ -206,12 +206,14 @@ def _end_process() -> None:
 
 
 def points_in_wandb(info: RunInfo, root: Path) -> Known | None:
-    """Return the points of a run in its wandb/ folder; None if it is not there."""
-    try:
-        with temporary_files_in_project(root):  # reading imports W&B
-            runs = read_runs(_folder_of(info, root), _id_of(info))
-    except (ImportError, OSError):  # the tracker itself will report what is wrong
-        return None
+    """Return the points of a run in its wandb/ folder; None if it is not there.
+
+    Raises:
+        ImportError: W&B is not installed.
+        OSError: Its files cannot be read.
+    """
+    with temporary_files_in_project(root):  # reading imports W&B
+        runs = read_runs(_folder_of(info, root), _id_of(info))
     return _points_of(runs) if runs else None
 
 
