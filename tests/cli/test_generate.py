@@ -176,8 +176,8 @@ def test_the_text_appears_while_it_is_written_and_may_be_cut_off(
         ([], "models/toygpt holds no model"),
         (["--model", "nowhere"], "nowhere holds no model: nowhere/config.json is"),
         (["--model", "params.yaml"], "params.yaml holds no model: "),
-        (["--model", "runs:/abc/model"], "runs:/abc/model: there is no mlflow.db in "),
-        (["--model", "models:/toy/1"], "models:/toy/1: there is no mlflow.db in "),
+        (["--model", "runs:/abc/model"], "there is no mlflow.db in "),
+        (["--model", "models:/toy/1"], "there is no mlflow.db in "),
     ],
 )
 @pytest.mark.usefixtures("folder")

@@ -1,11 +1,13 @@
 """`toygpt register`: a gate for models, by exit codes and one line each."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Toygpt, assert_refused
 from tests.project import Workspace, mlflow_runs
+from tests.tracking.mlflow_server import free_port
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,25 @@ def test_a_mistake_is_refused(
     toygpt: Toygpt, options: tuple[str, ...], named: str
 ) -> None:
     assert_refused(toygpt("register", *options), named)
+
+
+@pytest.mark.parametrize(
+    "command", [("register", "name"), ("generate", "--model", "models:/toy/1")]
+)
+def test_a_server_is_asked_for_models_even_if_no_run_is_logged_to_mlflow(
+    toygpt: Toygpt,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    params = (folder / "params.yaml").read_text()
+    muted = params.replace("  mlflow: true", "  mlflow: false")
+    assert muted != params
+    (folder / "params.yaml").write_text(muted)
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+
+    assert_refused(toygpt(*command), f"MLflow at {address}: ")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import mlflow
 import pytest
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from ruamel.yaml import YAML
 
 from tests.files import files_in, write_files
@@ -26,6 +27,7 @@ from tests.tracking.trackers import (
     files_of,
     logged_models,
     mlflow_client,
+    mlflow_files,
     mlflow_runs,
     record_in,
     run_in,
@@ -138,6 +140,43 @@ def test_a_model_that_the_user_deleted_is_not_logged_again(root: Path) -> None:
     assert record_in(root).info.synced["mlflow"].directories == ["model"]
 
 
+PLAIN_FILES = {f"model/{name}": text for name, text in MODEL_FILES.items()}
+
+
+def test_a_model_that_an_earlier_toygpt_logged_as_a_folder_is_not_logged_again(
+    root: Path,
+) -> None:
+    with run_in(root, TRACKING):
+        pass
+    (run,) = mlflow_runs(root)
+    directory = root.with_name("model")
+    write_files(directory, MODEL_FILES)
+    first = directory / "config.json"
+    mlflow_client(root).log_artifact(run.info.run_id, str(first), "model")
+
+    sync_again(root, directory)
+
+    assert logged_models(root) == []
+    assert mlflow_files(root, run) == PLAIN_FILES, "whole, though half was there"
+    assert record_in(root).info.synced["mlflow"].directories == ["model"]
+
+
+def test_a_server_without_logged_models_gets_the_model_as_a_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
+) -> None:
+    """As MLflow 2 answers."""
+
+    def search(*_: Any, **__: Any) -> None:
+        raise mlflow.MlflowException("404", error_code=ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "search_logged_models", search)
+    train(root)
+
+    assert mlflow_files(root, *mlflow_runs(root)) == PLAIN_FILES
+    assert warned() == []
+    assert record_in(root).info.synced["mlflow"].directories == ["model"]
+
+
 def test_a_model_is_fetched_from_where_the_project_was_moved_to(root: Path) -> None:
     train(root)
     (run,) = mlflow_runs(root)
@@ -205,7 +244,7 @@ def test_mlflow_registers_and_loads_the_model(project: Workspace, address: str) 
 
     del project.environment["MLFLOW_TRACKING_URI"]
     expected = [greedy(project, prompt) for prompt in prompts]
-    assert texts == expected * 2
+    assert [text.strip() for text in texts] == expected * 2
     assert long.startswith("def def"), "a prompt longer than the context is cut"
     for name in (address, "models:/by-hand/1"):
         assert greedy(project, "def", "--model", name) == expected[0]

@@ -61,6 +61,22 @@ def test_a_constant_that_changed_is_synced_again_and_an_old_one_is_not(
     assert bring_up_to_date(TRACKING, root) == []
 
 
+def test_a_constant_that_a_person_has_changed_to_a_text_is_set_again(
+    root: Path,
+) -> None:
+    with run_in(root, TRACKING) as run:
+        run.log_metrics({"steps": 10.0})
+    (found,) = mlflow_runs(root)
+    mlflow_client(root).set_tag(found.info.run_id, "toygpt.steps", "about 10")
+
+    evaluate(root, 1.5)
+
+    (found,) = mlflow_runs(root)
+    assert found.data.tags["toygpt.steps"] == "10"
+    assert found.data.metrics["test_bits_per_byte"] == 1.5
+    assert record_in(root).unsynced(["mlflow"]) == []
+
+
 def test_a_description_follows_the_results(root: Path) -> None:
     MLflowTracker(new_record(root, params=PARAMS).info, TRACKING, root).abandon()
     assert note(root) == "nano on python"

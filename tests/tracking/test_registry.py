@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.files import files_in, write_files
-from tests.tracking.mlflow_server import Server
+from tests.tracking.mlflow_server import PAGE, Proxy, Server, free_port
 from tests.tracking.trackers import (
     MODEL_FILES,
+    WEIGHTS,
     mlflow_client,
     mlflow_runs,
     new_record,
@@ -25,7 +29,6 @@ from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record, new_run_id
 from toygpt.tracking.registry import (
     NotBetterError,
-    mlflow_errors,
     register,
     run_of_name,
     run_of_weights,
@@ -192,7 +195,7 @@ def test_what_mlflow_refuses_leaves_nothing_behind(
 ) -> None:
     run = run_called(root, "first")
 
-    with pytest.raises(InputError) as error, mlflow_errors():
+    with pytest.raises(InputError) as error:
         register_in(root, run, name, alias=alias, metric=metric)
 
     assert named in str(error.value)
@@ -229,6 +232,20 @@ def test_a_run_is_found_by_its_names_and_its_weights(root: Path) -> None:
     assert run_of_weights(client, "toy", "3" * 64).info == run.info
 
 
+def test_a_model_is_found_in_any_experiment_but_in_the_projects_own_first(
+    root: Path,
+) -> None:
+    client, run = mlflow_client(root), run_called(root, "first")
+    tags = {"toygpt.weights.sha256": "0" * 64}
+    experiment = client.create_experiment("others")
+    later = client.create_run(experiment, tags=tags)
+
+    assert run_of_weights(client, "toy", "0" * 64).info == run.info
+    for project in ("others", "not there"):
+        found = run_of_weights(client, project, "0" * 64)
+        assert found.info.run_id == later.info.run_id
+
+
 def test_a_run_that_cannot_be_meant_is_refused(root: Path) -> None:
     client, run = mlflow_client(root), run_called(root, "first")
     other = client.create_run(client.create_experiment("others")).info.run_id
@@ -238,14 +255,71 @@ def test_a_run_that_cannot_be_meant_is_refused(root: Path) -> None:
         ("missing", "toy", "toy has no run missing"),
         ("f" * 32, "toy", "f" * 32),
         ("twice", "toy", "2 runs are called twice; name an id: "),
-        (other, "toy", f"{other} is of MLflow's experiment others, and"),
+        (other, "toy", f"{other} is of MLflow's experiment others, not of toy"),
         (run.info.run_id, "toy", "was deleted in MLflow"),
         (run.info.run_id, "nothing", "no experiment nothing"),
     ):
-        with pytest.raises(InputError, match=named), mlflow_errors():
-            run_of_name(client, project, name)
+        with (
+            pytest.raises(InputError, match=named),
+            opened_client(TRACKING, root) as opened,
+        ):
+            run_of_name(opened, project, name)
     with pytest.raises(InputError, match="has no run of the model in this project"):
         run_of_weights(client, "toy", "ab" * 32)
+
+
+def damage(database: Path) -> None:
+    database.write_bytes(b"no database" * 500)
+
+
+def make_outdated(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'old'")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(damage, r"mlflow\.db is damaged"), (make_outdated, "out-of-date database")],
+)
+def test_a_database_that_does_not_open_is_named_at_once(
+    root: Path, fault: Callable[[Path], None], message: str
+) -> None:
+    fault(root / "mlflow.db")
+
+    with (
+        pytest.raises(InputError, match=f"MLflow's database: .*{message}"),
+        opened_client(TRACKING, root),
+    ):
+        pytest.fail("it was opened")
+    with (
+        pytest.raises(InputError, match=message),
+        model_from_mlflow("models:/toygpt/1", tracking=TRACKING, root=root),
+    ):
+        pytest.fail("there was a model")
+
+
+def test_a_server_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    proxy = Proxy(Server(f"http://127.0.0.1:{free_port()}", tmp_path))
+    proxy.answer = (200, PAGE)
+    tracking = tracked_by("mlflow", mlflow=proxy.address)
+
+    def message() -> str:
+        with (
+            pytest.raises(InputError) as error,
+            opened_client(tracking, tmp_path) as client,
+        ):
+            run_of_weights(client, "toy", WEIGHTS)
+        return str(error.value)
+
+    assert message().startswith(f"MLflow at {proxy.address}: API request to ")
+    proxy.start()
+    try:
+        assert message() == (
+            f"MLflow at {proxy.address}: {proxy.address} does not answer as a server "
+            f"of MLflow"
+        )
+    finally:
+        proxy.stop()
 
 
 @pytest.mark.slow
@@ -255,7 +329,7 @@ def test_the_registry_of_a_server_works_as_well(tmp_path: Path, server: Server) 
     for name, loss in (("worse", 2.5), ("better", 2.25)):
         record = new_record(tmp_path, new_run_id(), name=name, metadata=metadata)
         log_run(tmp_path, record, tracking, {"test_loss": loss})
-        with opened_client(tracking, tmp_path) as client, mlflow_errors():
+        with opened_client(tracking, tmp_path) as client:
             run = run_of_name(client, "toy", record.info.id)
             lines = register(client, run, "team", alias="champion", metric="test_loss")
 

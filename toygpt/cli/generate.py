@@ -140,11 +140,11 @@ def _model_directory(name: str | None) -> Iterator[Path]:
     """Yield the directory of the model that `--model` names."""
     if name is not None and name.startswith(("runs:/", "models:/")):
         from toygpt.pipeline.params_file import load_params
-        from toygpt.tracking.mlflow_destination import with_mlflow_environment
+        from toygpt.tracking.mlflow_destination import with_mlflow_to_read
         from toygpt.tracking.mlflow_models import model_from_mlflow
 
         root = paths.main_root()
-        tracking = with_mlflow_environment(load_params(root / paths.PARAMS).tracking)
+        tracking = with_mlflow_to_read(load_params(root / paths.PARAMS).tracking)
         with model_from_mlflow(name, tracking=tracking, root=root) as directory:
             yield directory
     elif name is not None:

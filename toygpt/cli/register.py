@@ -49,12 +49,11 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Register the model, and print its version."""
     from toygpt.pipeline.params_file import load_params
-    from toygpt.tracking.mlflow_destination import with_mlflow_environment
+    from toygpt.tracking.mlflow_destination import with_mlflow_to_read
     from toygpt.tracking.mlflow_experiments import experiment_name
     from toygpt.tracking.mlflow_models import mlflow_client
     from toygpt.tracking.registry import (
         NotBetterError,
-        mlflow_errors,
         register,
         run_of_name,
         run_of_weights,
@@ -64,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
     if options.if_better and not options.alias:
         raise InputError("--if-better METRIC needs --alias ALIAS, such as champion")
     root = project_root()
-    tracking = with_mlflow_environment(load_params(root / paths.PARAMS).tracking)
+    tracking = with_mlflow_to_read(load_params(root / paths.PARAMS).tracking)
     project = experiment_name(tracking.project)
-    with mlflow_client(tracking, root) as client, mlflow_errors():
+    with mlflow_client(tracking, root) as client:
         if options.name_of_run:
             found = run_of_name(client, project, options.name_of_run)
         else:

@@ -19,7 +19,6 @@ from toygpt.tracking.mlflow_database import (
 from toygpt.tracking.mlflow_datasets import log_datasets
 from toygpt.tracking.mlflow_destination import mlflow_server, mlflow_uri
 from toygpt.tracking.mlflow_experiments import (
-    all_experiments,
     check_usable,
     create_experiment,
     experiment_name,
@@ -38,9 +37,8 @@ from toygpt.tracking.mlflow_logged_model import (
 from toygpt.tracking.mlflow_runs import (
     RECORD_TAG,
     answering_as_mlflow,
-    noted_run,
+    find_run,
     points_of,
-    tagged_run,
 )
 from toygpt.tracking.mlflow_summary import (
     describe,
@@ -70,6 +68,7 @@ class MLflowTracker:
         self._scratch = root / paths.TEMPORARY
         self._params = info.params
         self._monitor: Any = None
+        self._has_model_folder = False
         self.known: Known = {}
         self.directories: set[str] = set()
         uri = mlflow_uri(tracking, root)
@@ -80,9 +79,7 @@ class MLflowTracker:
                 correct_locations(root, foreign_locations(root))
             self._client = MlflowClient(uri)
             with answering_as_mlflow(self._server):
-                found = noted_run(self._client, info, tracking)
-                experiments = {} if found else all_experiments(self._client)
-            found = found or tagged_run(self._client, experiments, info)
+                found, experiments = find_run(self._client, info, tracking)
             if found is None:
                 name = experiment_name(info.project)
                 if (experiment := experiments.get(name)) is not None:
@@ -144,6 +141,7 @@ class MLflowTracker:
         self.known = points_of(self._client, run)
         artifacts = self._client.list_artifacts(self.run_id)
         self.directories = {artifact.path for artifact in artifacts}
+        self._has_model_folder = NAME in self.directories
         model = find_model(self._client, run)
         # A model that the user deleted is not logged again.
         if is_whole(model) or was_deleted(run, model):
@@ -191,20 +189,27 @@ class MLflowTracker:
         self.known |= known_of(points)
 
     def log_directory(self, directory: Path, *, name: str) -> None:
-        """Copy the directory into the run's artifacts, or make it its logged model."""
+        """Copy the directory into the run's artifacts, or make it its logged model.
+
+        A model that an earlier toyGPT copied into the artifacts stays there: it is
+        large, and one copy is enough.
+        """
         self._check_database()
-        if name == NAME and is_checkpoint(directory):
-            log_model(
+        is_logged = (
+            name == NAME
+            and is_checkpoint(directory)
+            and not self._has_model_folder
+            and log_model(
                 self._client,
                 self.run_id,
                 directory,
                 params=self._params,
                 scratch=self._scratch,
             )
-        else:
+        )
+        if not is_logged:
             copy = partial(self._client.log_artifact, self.run_id)
-            location = self._client.get_run(self.run_id).info.artifact_uri
-            copy_files(directory, copy, location=location, folder=name)
+            copy_files(directory, copy, folder=name)
 
     def close(self, status: Status, *, ended: float) -> None:
         """Stop the system metrics, set the status, and sum up the results."""

@@ -63,7 +63,7 @@ def create_database(root: Path) -> None:
     database = root / DATABASE
     # A process that had a deleted one open may have left an empty one there.
     if database.exists() and database.stat().st_size:
-        _check_that_it_opens(database)
+        check_that_it_opens(database)
         return
     unfinished = root / ".toygpt" / f"{DATABASE}.new"
     unfinished.unlink(missing_ok=True)
@@ -81,8 +81,13 @@ def _create_tables(database: Path, root: Path) -> None:
     store.engine.dispose()
 
 
-def _check_that_it_opens(database: Path) -> None:
-    """Open it once: MLflow would try a damaged one again and again, for minutes."""
+def check_that_it_opens(database: Path) -> None:
+    """Open it once: MLflow would try a damaged one again and again, for minutes.
+
+    Raises:
+        OSError: It is damaged.
+        sqlite3.OperationalError: It is locked, or out of reach.
+    """
     with closing(sqlite3.connect(database, timeout=MAX_BUSY_SECONDS)) as connection:
         try:
             connection.execute("PRAGMA schema_version")

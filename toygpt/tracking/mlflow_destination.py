@@ -29,6 +29,16 @@ def with_mlflow_environment(tracking: TrackingParams) -> TrackingParams:
         raise InputError(f"the variable MLFLOW_TRACKING_URI: {error}") from None
 
 
+def with_mlflow_to_read(tracking: TrackingParams) -> TrackingParams:
+    """Return the same, even if no run is logged to MLflow: models can be read from it.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI names something else.
+    """
+    changes = {"mlflow": tracking.mlflow or True}
+    return with_mlflow_environment(tracking.model_copy(update=changes))
+
+
 def mlflow_server(tracking: TrackingParams) -> str | None:
     """Return the address of a server; None if this project's database is used."""
     return tracking.mlflow if isinstance(tracking.mlflow, str) else None
@@ -44,8 +54,8 @@ def mlflow_uri(tracking: TrackingParams, root: Path) -> str:
 
 
 @contextmanager
-def used_by_default(uri: str) -> Iterator[None]:
-    """Make MLflow's functions that take no client use an address, in the block.
+def used_by_default(tracking: TrackingParams, root: Path) -> Iterator[None]:
+    """Make MLflow's functions that take no client use this MLflow, in the block.
 
     They find registered models there, too; with a server, the user may name another
     place for those (MLFLOW_REGISTRY_URI).
@@ -53,9 +63,11 @@ def used_by_default(uri: str) -> Iterator[None]:
     configure_mlflow()
     import mlflow
 
+    uri = mlflow_uri(tracking, root)
     before = {name: os.environ.get(name) for name in VARIABLES}
+    of_team = before["MLFLOW_REGISTRY_URI"] if mlflow_server(tracking) else None
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"] or uri)
+    mlflow.set_registry_uri(of_team or uri)
     try:
         yield
     finally:

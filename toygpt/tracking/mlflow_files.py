@@ -10,37 +10,17 @@ MAX_SMALL_BYTES = 2**20
 
 
 def copy_files(
-    directory: Path,
-    copy: Callable[[str, str | None], object],
-    *,
-    location: str,
-    folder: str = "",
+    directory: Path, copy: Callable[[str, str | None], object], *, folder: str = ""
 ) -> None:
     """Copy all files of a directory, and of those in it, over what is there.
 
-    A result that DVC has restored is read-only, and so is a copy of it on a disk: of
-    all users, root alone could write over it. Then the old copy is removed first.
-
     Args:
-        directory: What is copied.
-        copy: Copies the file of a path into a folder of the location, or into none.
-        location: Where MLflow keeps the copies, as it names the place.
+        directory: What is copied. DVC may have made its files read-only, and so are
+            their copies on a disk: MLflow replaces a file by another one.
+        copy: Copies the file of a path into a folder at MLflow, or into none.
         folder: Into which all files are copied, there.
     """
-    try:
-        _copy_files(directory, copy, folder)
-    except PermissionError:
-        from mlflow.store.artifact.artifact_repository_registry import (
-            get_artifact_repository,
-        )
 
-        get_artifact_repository(location).delete_artifacts(folder)
-        _copy_files(directory, copy, folder)
-
-
-def _copy_files(
-    directory: Path, copy: Callable[[str, str | None], object], folder: str
-) -> None:
     def copy_file(path: Path) -> None:
         there = PurePosixPath(folder, path.relative_to(directory).parent)
         copy(str(path), str(there) if there.parts else None)

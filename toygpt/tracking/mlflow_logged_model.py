@@ -42,7 +42,7 @@ def log_model(
     *,
     params: Mapping[str, Any],
     scratch: Path,
-) -> None:
+) -> bool:
     """Make a model directory the logged model of a run, unless the run has one.
 
     A process that was killed may have left one half logged: then it is completed.
@@ -53,13 +53,22 @@ def log_model(
         directory: A checkpoint of transformers, with its tokenizer.
         params: Of the run; MLflow shows them beside the model, too.
         scratch: A folder for temporary files.
+
+    Returns:
+        Whether the server keeps logged models: MLflow 2 does not.
     """
+    from mlflow import MlflowException
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     run = client.get_run(run_id)
-    model = _search(client, run)
+    try:
+        model = _search(client, run)
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
+        return False
     if is_whole(model) or was_deleted(run, model):
-        return
+        return True
     if model is None:
         model = client.create_logged_model(
             run.info.experiment_id,
@@ -74,12 +83,9 @@ def log_model(
         prompts = params.get("generate-samples.prompts") or ["The"]
         _describe(directory, description, model.model_id, run_id, prompt=prompts[0])
         for files in (directory, description):
-            copy_files(
-                files,
-                partial(client.log_model_artifact, model.model_id),
-                location=model.artifact_location,
-            )
+            copy_files(files, partial(client.log_model_artifact, model.model_id))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return True
 
 
 def find_model(client: Any, run: Any) -> Any:

@@ -12,13 +12,10 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_database import DATABASE
-from toygpt.tracking.mlflow_destination import (
-    mlflow_server,
-    mlflow_uri,
-    used_by_default,
-)
+from toygpt.tracking.mlflow_database import DATABASE, check_that_it_opens
+from toygpt.tracking.mlflow_destination import mlflow_server, used_by_default
 from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
+from toygpt.tracking.mlflow_runs import answering_as_mlflow
 
 
 @contextmanager
@@ -28,14 +25,24 @@ def mlflow_client(tracking: TrackingParams, root: Path) -> Iterator[Any]:
     MLflow's registry looks up the models of runs where no client says, too.
 
     Raises:
-        InputError: There is neither.
+        InputError: There is neither, the database does not open, or, in the block,
+            MLflow refuses something or cannot be reached.
     """
-    if mlflow_server(tracking) is None and not (root / DATABASE).is_file():
-        raise InputError(f"there is no {DATABASE} in {root}: nothing was trained yet")
-    with used_by_default(mlflow_uri(tracking, root)):
+    server = mlflow_server(tracking)
+    place = f"MLflow at {server}" if server else "MLflow's database"
+    with _in_use(tracking, root):
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
-        yield MlflowClient()
+        try:
+            client = MlflowClient()
+        except Exception as error:  # MLflow's own, the database's
+            raise InputError(f"{place}: {first_line(error)}") from None
+        try:
+            with answering_as_mlflow(server):
+                yield client
+        except (MlflowException, OSError) as error:
+            raise InputError(f"{place}: {first_line(error)}") from None
 
 
 @contextmanager
@@ -53,19 +60,10 @@ def model_from_mlflow(
     Raises:
         InputError: MLflow has no such model.
     """
-    server = mlflow_server(tracking)
-    if server is None:
-        if not (root / DATABASE).is_file():
-            raise InputError(
-                f"cannot look up {address}: there is no {DATABASE} in {root}"
-            )
-        # MLflow itself reports a database that cannot be written or read.
-        with suppress(OSError, sqlite3.Error):
-            correct_locations(root, foreign_locations(root))
     is_writable = os.access(root, os.W_OK)
     parent = root / paths.TEMPORARY if is_writable else Path(gettempdir())
     with temporary_directory(parent) as folder:
-        with used_by_default(mlflow_uri(tracking, root)):
+        with _in_use(tracking, root):
             import mlflow
 
             try:
@@ -73,8 +71,34 @@ def model_from_mlflow(
                     artifact_uri=address, dst_path=str(folder)
                 )
             except Exception as error:  # MLflow's own, the database's, the disk's
+                server = mlflow_server(tracking)
                 place = f"MLflow at {server}" if server else "MLflow"
                 raise InputError(
                     f"cannot get {address} from {place}: {first_line(error)}"
                 ) from None
         yield Path(directory)
+
+
+@contextmanager
+def _in_use(tracking: TrackingParams, root: Path) -> Iterator[None]:
+    """Make MLflow's functions use the server, or the project's database, in the block.
+
+    Raises:
+        InputError: There is neither, or the database is damaged or locked.
+    """
+    if mlflow_server(tracking) is None:
+        database = root / DATABASE
+        if not database.is_file():
+            raise InputError(
+                f"there is no {DATABASE} in {root}, and neither tracking.mlflow in "
+                f"{paths.PARAMS} nor MLFLOW_TRACKING_URI names a server"
+            )
+        try:
+            check_that_it_opens(database)
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"MLflow's database: {error}") from None
+        # A project that was moved: a database that is read-only may stay as it is.
+        with suppress(OSError, sqlite3.Error):
+            correct_locations(root, foreign_locations(root))
+    with used_by_default(tracking, root):
+        yield

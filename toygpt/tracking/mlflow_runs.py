@@ -20,7 +20,20 @@ from toygpt.tracking.run_info import RunInfo
 RECORD_TAG = "toygpt.run"
 
 
-def noted_run(client: Any, info: RunInfo, tracking: TrackingParams) -> Any:
+def find_run(
+    client: Any, info: RunInfo, tracking: TrackingParams
+) -> tuple[Any, dict[str, Any]]:
+    """Return the run of a record, deleted or not, and the experiments searched for it.
+
+    The run is None if MLflow does not have it. If its id is noted, nothing is searched.
+    """
+    if (run := _noted_run(client, info, tracking)) is not None:
+        return run, {}
+    experiments = all_experiments(client)
+    return _tagged_run(client, experiments, info), experiments
+
+
+def _noted_run(client: Any, info: RunInfo, tracking: TrackingParams) -> Any:
     """Return the run whose id is noted for this server or database, if it has it."""
     from mlflow import MlflowException
 
@@ -37,7 +50,7 @@ def noted_run(client: Any, info: RunInfo, tracking: TrackingParams) -> Any:
     return run if run.data.tags.get(RECORD_TAG) == info.id else None
 
 
-def tagged_run(client: Any, experiments: Mapping[str, Any], info: RunInfo) -> Any:
+def _tagged_run(client: Any, experiments: Mapping[str, Any], info: RunInfo) -> Any:
     """Return the run of a record, deleted or not, if one of the experiments has it."""
     from mlflow.entities import ViewType
 
@@ -79,8 +92,7 @@ def points_in_mlflow(
     from mlflow import MlflowClient
 
     client = MlflowClient(mlflow_uri(tracking, root))
-    run = noted_run(client, info, tracking)
-    run = run or tagged_run(client, all_experiments(client), info)
+    run, _ = find_run(client, info, tracking)
     return points_of(client, run) if run else None
 
 

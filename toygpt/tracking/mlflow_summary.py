@@ -1,6 +1,7 @@
 """How a run reads in MLflow: tags under one name, and a description in one line."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from toygpt.tracking.points import Known, Point
@@ -46,12 +47,15 @@ def separate_constants(points: Sequence[Point]) -> tuple[list[Point], dict[str, 
 
 
 def known_constants(tags: Mapping[str, str]) -> Known:
-    """Return the values that `separate_constants` made tags of."""
-    return {
-        (None, name): float(tags[OURS + name])
-        for name in CONSTANTS
-        if OURS + name in tags
-    }
+    """Return the values that `separate_constants` made tags of.
+
+    A tag that a person has changed to a text has no value.
+    """
+    known: Known = {}
+    for name in CONSTANTS:
+        with suppress(KeyError, ValueError):
+            known[None, name] = float(tags[OURS + name])
+    return known
 
 
 def describe(params: Mapping[str, Any], results: Mapping[str, float]) -> str:

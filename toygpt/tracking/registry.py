@@ -2,11 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.errors import InputError
+from toygpt.tracking.mlflow_experiments import all_experiments
 from toygpt.tracking.mlflow_logged_model import find_model, is_whole, latest_metrics
 from toygpt.tracking.mlflow_runs import RECORD_TAG
 from toygpt.tracking.mlflow_summary import NOTE, WEIGHTS_TAG
@@ -19,35 +18,29 @@ class NotBetterError(Exception):
     """The model may not have the alias; the message says why."""
 
 
-@contextmanager
-def mlflow_errors() -> Iterator[None]:
-    """Turn an error of MLflow into a message to the user.
-
-    Raises:
-        InputError: MLflow refuses a name, or cannot be reached.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise InputError(f"MLflow refuses it: {first_line(error)}") from None
-
-
 def run_of_weights(client: Any, project: str, weights_sha256: str) -> Any:
-    """Return the run that trained these weights.
+    """Return the latest run that trained these weights, in whatever experiment it is.
+
+    Runs of the project's experiment come first: the name of that experiment may come
+    from the environment, and so may differ from the one that the run has.
 
     Raises:
-        InputError: The project has no such run.
+        InputError: MLflow has no such run.
     """
-    filter_string = f"tags.`{WEIGHTS_TAG}` = '{weights_sha256}'"
-    found = client.search_runs([_experiment_id(client, project)], filter_string)
+    experiments = {
+        name: experiment.experiment_id
+        for name, experiment in all_experiments(client).items()
+    }
+    found = client.search_runs(
+        list(experiments.values()), f"tags.`{WEIGHTS_TAG}` = '{weights_sha256}'"
+    )
     if not found:
         raise InputError(
-            f"MLflow's experiment {project} has no run of the model in this project: "
-            f"`python . track` logs it; or name another run"
+            "MLflow has no run of the model in this project: `python . track` logs it; "
+            "or name another run"
         )
-    return found[0]  # the latest
+    home = experiments.get(project)
+    return min(found, key=lambda run: run.info.experiment_id != home)
 
 
 def run_of_name(client: Any, project: str, name: str) -> Any:
@@ -62,8 +55,8 @@ def run_of_name(client: Any, project: str, name: str) -> Any:
         if run.info.experiment_id != experiment_id:
             other = client.get_experiment(run.info.experiment_id).name
             raise InputError(
-                f"the run {name} is of MLflow's experiment {other}, and "
-                f"tracking.project in params.yaml is {project}"
+                f"the run {name} is of MLflow's experiment {other}, not of {project}: "
+                f"set MLFLOW_EXPERIMENT_NAME, or tracking.project in params.yaml"
             )
         if run.info.lifecycle_stage == "deleted":
             raise InputError(f"the run {name} was deleted in MLflow")
@@ -76,13 +69,16 @@ def run_of_name(client: Any, project: str, name: str) -> Any:
             raise InputError(f"{len(found)} runs are called {name}; name an id: {ids}")
         if found:
             return found[0]
-    raise InputError(f"MLflow's experiment {project} has no run {name}")
+    raise InputError(
+        f"MLflow's experiment {project} has no run {name}: MLFLOW_EXPERIMENT_NAME, or "
+        f"tracking.project in params.yaml, names another experiment"
+    )
 
 
 def _experiment_id(client: Any, project: str) -> str:
     experiment = client.get_experiment_by_name(project)
     if experiment is None:
-        raise InputError(f"MLflow has no experiment {project}: nothing was trained yet")
+        raise InputError(f"MLflow has no experiment {project}: no run was logged to it")
     return str(experiment.experiment_id)
 
 
