@@ -1,15 +1,13 @@
 """Compare an experiment with its baseline, as `dvc params diff` and its kin do."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from toygpt.pipeline import paths
-from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.dvc_errors import dvc_errors
 from toygpt.pipeline.revision import Revision
 from toygpt.reporting.lock import Lock, changed_inputs, read_lock
 from toygpt.reporting.verdict import Verdict, give_verdict
@@ -67,7 +65,7 @@ def compare(before: Revision, now: Revision, *, is_paired: bool = False) -> Comp
 
     locks = read_lock(before), read_lock(now)
     names = [revision.name or "workspace" for revision in (before, now)]
-    with _dvc_errors(), Repo(str(now.root)) as repo:
+    with dvc_errors(), Repo(str(now.root)) as repo:
         params = repo.params.diff(*names, deps_only=True)
         metrics = repo.metrics.diff(*names)
         outdated = _outdated_stages(repo, now, locks[1])
@@ -79,26 +77,6 @@ def compare(before: Revision, now: Revision, *, is_paired: bool = False) -> Comp
         outdated_stages=outdated,
         has_own_samples="generate-samples" in locks[1].measured,
     )
-
-
-@contextmanager
-def _dvc_errors() -> Iterator[None]:
-    """Turn the errors of DVC into one line, and leave out its warnings of them.
-
-    Raises:
-        InputError: DVC cannot read the project.
-    """
-    from dvc.exceptions import DvcException
-
-    logger = logging.getLogger("dvc")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except DvcException as error:
-        raise InputError(f"DVC: {first_line(error)}") from None
-    finally:
-        logger.setLevel(level)
 
 
 def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Change]:
