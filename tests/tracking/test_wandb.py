@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.faults.audit import audit
-from tests.faults.kills import is_gone, wait_until
+from tests.faults.kills import wait_until
 from tests.files import files_in, write_files
 from tests.tracking.service import sync_beside
 from tests.tracking.trackers import (
@@ -114,9 +114,11 @@ def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
 
 
 def kill_wandb(_: Path) -> None:
-    core = wandb_core()
-    core.kill()
-    wait_until(lambda: is_gone(core))
+    from wandb.sdk import wandb_setup
+
+    service = wandb_setup.singleton().ensure_service()
+    wandb_core().kill()
+    service._proc.join()  # W&B would not, and Python would warn when pytest ends
 
 
 def delete_folder(root: Path) -> None:

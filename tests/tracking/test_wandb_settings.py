@@ -50,7 +50,7 @@ def test_the_mode_of_the_environment_comes_before_that_of_params(
         ("WANDB_TAGS", "good," + "x" * 65),
         ("WANDB_RUN_ID", "../a"),
         ("WANDB_SWEEP_ID", " "),
-        ("WANDB_DIR", "~nobody-here/x"),
+        ("WANDB_DIR", "~no-such-user/x"),
     ],
 )
 def test_what_wandb_would_refuse_is_named_in_one_line(
