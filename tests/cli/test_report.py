@@ -169,7 +169,7 @@ stages:
   train:
     cmd: cp code models/toygpt
     deps: [code]
-    params: [size]
+    params: [size, name]
     outs: [models/toygpt]
   evaluate:
     cmd: cp numbers metrics/evaluate.json
@@ -206,21 +206,23 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def test_a_commit_for_which_nothing_ran_is_not_up_to_date(
     small: Workspace, toygpt: Toygpt
 ) -> None:
-    stages = []
+    pages = []
     for path, text in [
         ("README", "read by no stage"),
         ("code", "other code"),
         ("code", ""),
-        ("params.yaml", "size: 2\nname: ''\n"),
+        ("params.yaml", "size: 1\nname: new\n"),
         ("numbers", "{}"),
     ]:
         Path(path).write_text(text)
         small.commit("only edited")
-        _, page, _ = toygpt("report", "HEAD", "--against", "HEAD~1")
-        stages.append(outdated_stages(page))
-        assert "are the same, by the digests in dvc.lock." in page
+        pages.append(toygpt("report", "HEAD", "--against", "HEAD~1").out)
 
+    stages = [outdated_stages(page) for page in pages]
     assert stages == [set(), {"train"}, set(), {"train"}, {"train", "evaluate"}]
+    same = "Code and data are the same, by the digests in dvc.lock."
+    assert all(same in page for page in pages)
+    assert '| `name` | `""` | `new` |  |' in pages[3]
 
 
 @pytest.mark.slow
@@ -253,7 +255,7 @@ def test_results_of_two_measures_are_named(clone: Workspace, toygpt: Toygpt) -> 
 
     _, page, _ = toygpt("report")
 
-    assert page.split("\n\n")[1].startswith("**Two measures:** the code of `evaluate`")
+    assert page.split("\n\n")[2].startswith("**Two measures:** the code of `evaluate`")
     assert "`python . report --paired`" in page
 
 
