@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.cli.conftest import Toygpt, assert_refused
 from tests.project import Workspace, copy_project
@@ -71,11 +73,15 @@ def test_the_first_line_says_whether_it_is_better_and_how_sure_that_is(
 def test_the_page_lists_what_changed_and_nothing_else(
     clone: Workspace, toygpt: Toygpt
 ) -> None:
-    replace(
-        "params.yaml", ("2_660_000", "3_000_000"), ("mlflow: true", "mlflow: false")
+    max_tokens = params()["train"]["max_tokens"]
+    clone.set_params(
+        {
+            "train.max_tokens": 2 * max_tokens,
+            "generate-samples.prompts": ["a|b`c`"],
+            "download.max_documents": 7,
+            "tracking.mlflow": False,  # no parameter of a stage
+        }
     )
-    replace("params.yaml", ("raise ValueError(", "a|b`c`"))
-    replace("params.yaml", ("max_documents:  ", "max_documents: 7"))
     replace("dvc.lock", (digest_of("toygpt/training"), "0" * 32))
     metrics_before = set_metrics(test_bits_per_byte=1.0)
 
@@ -84,18 +90,29 @@ def test_the_page_lists_what_changed_and_nothing_else(
     tables = re.findall(r"^\| .*\n\|---.*\n((?:\| .*\n?)*)", page, re.MULTILINE)
     parameters, metrics = (table.splitlines() for table in tables)
     assert parameters[0] == "| `download.max_documents` | - | 7 |  |"
-    assert parameters[1].startswith("| `generate-samples.prompts` | `['def read(self")
+    assert parameters[1].startswith("| `generate-samples.prompts` | `[")
+    assert parameters[1].endswith(" | `['a\\|b'c'']` |  |")
     assert parameters[2:] == [
-        "| `train.max_tokens` | 2,660,000 | 3,000,000 | +340,000 (+12.8%) |"
+        f"| `train.max_tokens` | {max_tokens:,} | {2 * max_tokens:,} | "
+        f"+{max_tokens:,} (+100.0%) |"
     ]
     before = metrics_before["test_bits_per_byte"]
     change = f"{1 - before:.4g} ({1 / before - 1:+.1%})"
     assert metrics == [f"| `test_bits_per_byte` | {before:.4g} | 1 | {change} |"]
-    assert "Code and data that differ: `toygpt/training`." in page
-    assert (
-        "**Not up to date:** something changed since download, train, evaluate, "
-        in page
-    )
+    assert "that differ, by the digests in dvc.lock: `toygpt/training`." in page
+    assert outdated_stages(page) >= {"download", "train", "evaluate"}
+
+
+def params() -> dict[str, Any]:
+    """Return the parameters of the workspace."""
+    found: dict[str, Any] = YAML(typ="safe").load(Path("params.yaml"))
+    return found
+
+
+def outdated_stages(page: str) -> set[str]:
+    """Return the stages that a page names as not up to date."""
+    found = re.search(r"\*\*Not up to date:\*\* something changed since (.*) ran", page)
+    return set(found[1].split(", ")) if found else set()
 
 
 def digest_of(path: str) -> str:
@@ -113,13 +130,15 @@ def test_results_on_another_test_are_not_compared(
     if change == "data/splits":
         replace("dvc.lock", (digest_of("data/splits"), "0" * 32))
     else:
-        replace("dvc.lock", ("overlap_fraction: 0.5", "overlap_fraction: 0.9"))
-    set_metrics(test_bits_per_byte=1.0)
+        fraction = params()["evaluate"]["overlap_fraction"]
+        replace("dvc.lock", (f"overlap_fraction: {fraction}", "overlap_fraction: 0.99"))
+    before = set_metrics(test_bits_per_byte=1.0)["test_bits_per_byte"]
 
     _, page, _ = toygpt("report")
 
     first = page.split("\n\n")[1]
-    assert first.startswith("**Not comparable: 1.000 bits per byte, before 1.3")
+    numbers = f"1.000 bits per byte, before {before:.3f}, but not on the same test"
+    assert first.startswith(f"**Not comparable: {numbers}")
     assert "noise" not in page
 
 
@@ -145,19 +164,99 @@ def test_the_curves_and_the_first_sample_stand_below(
     assert page.index("## What changed") < page.index("## The first sample")
 
 
-def test_a_commit_with_parameters_that_nothing_ran_with_is_not_up_to_date(
-    clone: Workspace, toygpt: Toygpt
+SMALL = """
+stages:
+  train:
+    cmd: cp code models/toygpt
+    deps: [code]
+    params: [size, name]
+    outs: [models/toygpt]
+  evaluate:
+    cmd: cp numbers metrics/evaluate.json
+    deps: [models/toygpt, data/splits, numbers]
+    metrics: [{metrics/evaluate.json: {cache: false}}]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Stand in a project of two quick stages, whose results are up to date."""
+    workspace = Workspace(tmp_path)
+    workspace.enter(monkeypatch)
+    names = ("test_bits_per_byte", "test_bits_per_byte_standard_error")
+    for path, text in {
+        "code": "",
+        "data/splits": "",
+        "dvc.yaml": SMALL,
+        "metrics/train.json": "",
+        "models/.gitignore": "",
+        "numbers": json.dumps(dict.fromkeys(names, 1.5)),
+        "params.yaml": "size: 1\nname: ''\n",
+    }.items():
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text(text)
+    workspace.run("git", "init", "--quiet")
+    for words in (["init", "--quiet"], ["repro", "--quiet"]):
+        workspace.dvc(*words)
+    workspace.commit("the baseline")
+    return workspace
+
+
+@pytest.mark.slow
+def test_a_commit_for_which_nothing_ran_is_not_up_to_date(
+    small: Workspace, toygpt: Toygpt
 ) -> None:
-    replace(
-        "params.yaml",
-        ("2_660_000", "3_000_000"),
-        ("overlap_fraction: 0.5", "overlap_fraction: 0.25"),
-    )
-    clone.commit("only edited")
+    pages = []
+    for path, text in [
+        ("README", "read by no stage"),
+        ("code", "other code"),
+        ("code", ""),
+        ("params.yaml", "size: 1\nname: new\n"),
+        ("numbers", "{}"),
+    ]:
+        Path(path).write_text(text)
+        small.commit("only edited")
+        pages.append(toygpt("report", "HEAD", "--against", "HEAD~1").out)
 
-    _, page, _ = toygpt("report", "HEAD", "--against", "HEAD~1")
+    stages = [outdated_stages(page) for page in pages]
+    assert stages == [set(), {"train"}, set(), {"train"}, {"train", "evaluate"}]
+    same = "Code and data are the same, by the digests in dvc.lock."
+    assert all(same in page for page in pages)
+    assert '| `name` | `""` | `new` |  |' in pages[3]
 
-    assert "something changed since train, evaluate ran" in page
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("params.yaml", "the pipeline of"),
+        ("dvc.yaml", "the pipeline of"),
+        ("metrics/evaluate.json", "metrics/evaluate.json of"),
+    ],
+)
+def test_a_damaged_revision_is_refused_on_either_side(
+    small: Workspace, toygpt: Toygpt, path: str, named: str
+) -> None:
+    Path(path).write_text("[")
+    small.commit("damaged")
+    small.run("git", "branch", "damaged")
+    small.run("git", "switch", "--quiet", "--detach", "HEAD~1")
+
+    for options in (["damaged"], ["HEAD", "--against", "damaged"]):
+        output = toygpt("report", *options)
+
+        assert_refused(output, f"DVC cannot read {named} damaged: ", path)
+        assert output.err.count("\n") == 1
+
+
+def test_results_of_two_measures_are_named(clone: Workspace, toygpt: Toygpt) -> None:
+    assert "Two measures" not in toygpt("report").out
+    replace("dvc.lock", (digest_of("toygpt/evaluation"), "0" * 32))
+
+    _, page, _ = toygpt("report")
+
+    assert page.split("\n\n")[2].startswith("**Two measures:** the code of `evaluate`")
+    assert "`python . report --paired`" in page
 
 
 def test_samples_of_another_model_are_not_shown(
@@ -191,7 +290,7 @@ def test_without_curves_and_samples_the_page_says_how_to_get_them(
     assert toygpt("report", "--out", tmp_path / "report.md").code == 0
 
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "Each parameter is as before.\n\nCode and data are as before." in page
+    assert "Each parameter is as before.\n\nCode and data are the same, by" in page
     assert "Each metric is as before." in page
     assert page.count("`dvc pull reports/train`") == 2
     assert "`dvc pull reports/samples`" in page
@@ -212,8 +311,8 @@ def test_without_curves_and_samples_the_page_says_how_to_get_them(
         ("another model", ["was not measured on models/toygpt", "--single-item eval"]),
         ("no lock", ["the workspace has no dvc.lock"]),
         ("damaged lock", ["dvc.lock is damaged"]),
-        ("damaged metrics", ["the workspace has no test result"]),
-        ("damaged pipeline", ["DVC: ", "dvc.yaml"]),
+        ("damaged metrics", ["metrics/evaluate.json of the workspace"]),
+        ("damaged pipeline", ["the pipeline of the workspace", "'dvc.yaml'"]),
         ("no Git", ["is not in a Git repository"]),
     ],
 )
@@ -248,7 +347,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(
 
 @pytest.mark.slow
 def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
-    project: Workspace, tmp_path: Path
+    project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def share(workspace: Workspace, *command: str) -> None:
         remote = str(tmp_path / "remote")
@@ -278,7 +377,11 @@ def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
     assert "not here" not in body
     assert "Not up to date" not in body
     assert pages[1].startswith("# toyGPT: `faster` against `HEAD` (")
+    with monkeypatch.context() as inside:
+        inside.chdir(clone.root)
+        set_metrics(test_bits_per_byte=99.0)  # as another code would have measured
     paired = report(clone, "--against", "HEAD~1", "--paired")
+    assert "99.000" not in paired.split("\n\n")[1]
     bound, noise = (
         float(re.findall(r"eyond noise is .* more than ([\d.]+)", page)[0])
         for page in (body, paired)

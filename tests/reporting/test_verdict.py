@@ -60,3 +60,22 @@ def test_results_are_compared_on_the_same_text_and_in_the_same_way_alone(
     verdict = give_verdict(before, now, lock("s", 0.5), lock(splits, overlap))
 
     assert verdict.word == word
+
+
+def test_the_code_of_evaluate_is_compared_and_its_splits_are_those_it_read(
+    tmp_path: Path,
+) -> None:
+    now = project(tmp_path / "now", MANIFEST)
+    locks = [lock("s", 0.5), lock("s", 0.5)]
+    locks[1].stages["evaluate"]["deps"].append(
+        {"path": "stages/evaluate.py", "md5": "e"}
+    )
+    # Another stage has read other splits.
+    train = {"deps": [{"path": "data/splits", "md5": "t"}]}
+    both = Lock({**locks[1].stages, "train": train}, measured=locks[1].measured)
+
+    same = give_verdict(now, now, locks[0], locks[0])
+    other = give_verdict(now, now, locks[0], both)
+
+    assert (same.is_same_code, other.is_same_code) == (True, False)
+    assert (other.is_same_test, both.splits) == (True, "s")

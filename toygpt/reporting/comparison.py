@@ -85,11 +85,12 @@ def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Chan
         InputError: A file is damaged. DVC takes all of its values for missing ones.
     """
     for revision, errors in diff.get("errors", {}).items():
+        where = "the workspace" if revision == "workspace" else revision
         by_file = errors if isinstance(errors, dict) else {"the pipeline": errors}
         for file, error in by_file.items():
             if not isinstance(error, FileNotFoundError):  # its values are missing
                 raise InputError(
-                    f"DVC cannot read {file} of {revision}: {first_line(error)}"
+                    f"DVC cannot read {file} of {where}: {first_line(error)}"
                 )
     files = diff.get("diff", {})
     return [

@@ -29,6 +29,7 @@ def page_of(
     parts = [
         f"# toyGPT: {_title(now)} against {_title(before)}",
         *_verdict(comparison.verdict),
+        *_two_measures(comparison.verdict),
         *_outdated(comparison.outdated_stages),
         "## What changed",
         *_changed(comparison),
@@ -62,11 +63,6 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
             f"test split differs, or `evaluate.overlap_fraction`."
         )
         return
-    if not verdict.is_same_code:
-        yield (
-            "**Two measures:** the code of `evaluate` differs between the two results. "
-            "`python . report --paired` takes both with the code that is here."
-        )
     if verdict.word == "equal":
         yield f"**Equal: {number} on the same test split.**"
         return
@@ -77,6 +73,14 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
         f"({verdict.difference:+.3f}, {relative:+.1%}; {certainty}).**"
     )
     yield explanation
+
+
+def _two_measures(verdict: Verdict) -> Iterator[str]:
+    if verdict.is_same_test and not verdict.is_same_code:
+        yield (
+            "**Two measures:** the code of `evaluate` differs between the two results. "
+            "`python . report --paired` takes both with the code that is here."
+        )
 
 
 def _certainty(verdict: Verdict) -> tuple[str, str]:
