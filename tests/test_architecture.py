@@ -46,6 +46,7 @@ HEAVY = {
     "toygpt/model": "safetensors torch",
     "toygpt/model/loading.py": "tokenizers",
     "toygpt/pipeline": "pydantic",
+    "toygpt/pipeline/dvc_errors.py": "dvc",
     "toygpt/pipeline/revision.py": "dvc",
     "toygpt/reporting": "dvc matplotlib",
     "toygpt/resuming": "pydantic",

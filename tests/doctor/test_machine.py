@@ -26,3 +26,16 @@ def test_on_a_full_disk_a_shared_cache_keeps_the_results_of_other_clones(
     command = "dvc gc --all-commits --all-experiments"
     others = " --projects FOLDER_OF_EACH_OTHER_CLONE" if is_shared else ""
     assert finding.command == command + others
+
+
+def test_on_a_full_disk_without_git_the_command_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copy_project(tmp_path / "project")
+    project.run("rm", "-r", ".git")
+    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 10**18)
+
+    lines = list(machine.check_machine(project.root))
+
+    (finding,) = [line for line in lines if isinstance(line, Finding)]
+    assert finding.command == "dvc gc --all-commits --all-experiments"

@@ -7,7 +7,8 @@ import re
 import shutil
 import signal
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,12 @@ from tests.faults.kills import (
     wait_for_stage,
     wait_until,
 )
-from tests.project import tiny_project
+from tests.project import Workspace, tiny_project
+from tests.tracking.mlflow_server import Server, audit_at, running_server
 from toygpt.resuming.run_folder import list_run_folders
+from toygpt.tracking.mlflow_database import DATABASE, create_database
 from toygpt.tracking.record import Record
-from toygpt.tracking.run_info import all_infos, runs_folder
+from toygpt.tracking.run_info import all_infos
 
 pytestmark = pytest.mark.chaos
 
@@ -216,11 +219,36 @@ def test_the_same_command_completes_a_killed_run(chaos: Chaos, number: int) -> N
     assert statuses == (set() if kill.stage in DATA_STAGES else {"FINISHED"})
 
 
+@pytest.mark.parametrize("place", ["database", "server"])
 def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
-    tmp_path: Path,
+    tmp_path: Path, place: str
 ) -> None:
-    """They share all stages but training: DVC's run cache may fail two writers."""
-    workspace = tiny_project(tmp_path / "project")
+    """They share all stages but training: DVC's run cache may fail two writers.
+
+    MLflow has a database in the project, or a server.
+    """
+    with ExitStack() as stack:
+        workspace = tiny_project(tmp_path / "project")
+        server = None
+        if place == "server":
+            server = stack.enter_context(new_server(tmp_path / "server"))
+            workspace.environment["MLFLOW_TRACKING_URI"] = server.address
+        run_four_experiments(workspace)
+        check_trackers(workspace, server)
+
+
+@contextmanager
+def new_server(folder: Path) -> Iterator[Server]:
+    """Run an MLflow server that has nothing yet."""
+    (folder / ".toygpt").mkdir(parents=True)
+    create_database(folder)
+    (folder / "files").mkdir()
+    with running_server(folder / "files", folder / DATABASE) as server:
+        yield server
+
+
+def run_four_experiments(workspace: Workspace) -> None:
+    """Run them at the same time, kill two, and run these again until all have ended."""
     # Long enough that all of them still train when the second one is killed.
     workspace.set_params({**LONGER, "train.max_tokens": 64 * 1500})
     workspace.dvc("repro", "split")
@@ -263,13 +291,19 @@ def test_of_four_parallel_experiments_two_are_killed_and_nothing_is_lost(
     infos = [info for _, info in all_infos(workspace.root)]
     assert sorted(info.name for info in infos) == sorted(commands)
     assert {info.status for info in infos} == {"FINISHED"}
-    assert {*infos[0].trackers} == {"mlflow", "wandb"}
-    for info in infos:
-        points = Record(runs_folder(workspace.root) / info.id).points
-        results = {name for p in points if p.step is None for name in p.metrics}
-        assert "test_bits_per_byte" in results
     assert list_run_folders(workspace.root) == []
     assert temporaries(workspace.root) == []
+
+
+def check_trackers(workspace: Workspace, server: Server | None) -> None:
+    """Check that both trackers have every run once and whole."""
+    for folder, info in all_infos(workspace.root):
+        record = Record(folder)
+        results = {name for p in record.points if p.step is None for name in p.metrics}
+        assert "test_bits_per_byte" in results
+        mlflow = f"mlflow:{server.address}" if server else "mlflow"
+        assert info.trackers == [mlflow, "wandb"]
+        assert server is None or audit_at(server, record) == []
     assert audit(workspace.root) == []
 
 

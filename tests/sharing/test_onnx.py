@@ -32,6 +32,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 @pytest.fixture(scope="module")
 def exported(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("exported") / "onnx"
+    (saved.directory / ".DS_Store").touch()
+    (saved.directory / ".ipynb_checkpoints").mkdir()
     difference = export_onnx(saved.directory, target)
     assert 0 < difference < 1e-4
     return target

@@ -60,12 +60,13 @@ def test_all_files_come_in_one_commit(
 def test_a_second_model_replaces_the_first(
     hub: PublishingHub, files: dict[str, Path | bytes]
 ) -> None:
-    publish("ada/toy", files, is_private=False)
+    publish("ada/toy", files | {"by-hand.png": b"picture"}, is_private=False)
 
     publish("ada/toy", files | {"README.md": CARD + b"new"}, is_private=False)
 
     assert len(hub.commits) == 2
     assert hub.files_of("ada/toy")["README.md"].endswith(b"new")
+    assert hub.files_of("ada/toy")["by-hand.png"] == b"picture"
 
 
 def test_what_is_to_be_private_never_becomes_public(
@@ -94,6 +95,7 @@ def test_without_a_token_the_hub_is_not_asked(
 def test_a_refusal_is_one_line_and_nothing_is_published(
     hub: PublishingHub,
     files: dict[str, Path | bytes],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub.add("bob/his", {})
@@ -102,6 +104,8 @@ def test_a_refusal_is_one_line_and_nothing_is_published(
     assert "the token may not write there" in complaint(files, "bob/his")
     broken = files | {"README.md": b"---\na: [\n---\n"}
     assert "Invalid metadata in README.md" in complaint(broken)
+    missing = files | {"model.safetensors": tmp_path / "missing"}
+    assert "is not a file on the local file system" in complaint(missing)
     monkeypatch.setenv("HF_TOKEN", "hf_of0bob")
     assert "does not accept the token" in complaint(files)
     monkeypatch.setenv("HF_TOKEN", "hf_ofé")

@@ -1,6 +1,7 @@
 """What is published is of one model: its weights, its data, its results."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.project import Workspace
 from toygpt.pipeline.errors import InputError
 from toygpt.sharing.trained_model import TrainedModel, read_trained_model
 
+DOCUMENTS = "- path: data/documents\n      hash: md5\n      md5: "
 LOCK_OF_MODEL = "- path: models/toygpt\n      hash: md5\n      md5: "
 
 
@@ -23,6 +25,7 @@ def read(project: Workspace) -> TrainedModel:
 def complaint(project: Workspace) -> str:
     with pytest.raises(InputError) as caught:
         read(project)
+    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -83,9 +86,20 @@ def test_what_was_changed_by_hand_is_refused(
     assert complaint(project).startswith(message)
 
 
-def test_a_missing_training_or_model_is_named(project: Workspace) -> None:
-    lock = project.root / "dvc.lock"
-    lock.write_text("schema: '2.0'\nstages: {}\n")
+def test_what_dvc_ignores_is_not_published(project: Workspace) -> None:
+    directory = project.root / "models/toygpt"
+    whole = sorted(directory.iterdir())
+    (directory / ".DS_Store").touch()
+    (directory / "core.pyc").touch()
+    (directory / ".ipynb_checkpoints").mkdir()
+    (directory / ".ipynb_checkpoints/notes.txt").touch()
+
+    assert read(project).files == whole
+
+
+@pytest.mark.parametrize("lock", ["schema: '2.0'\n", "schema: '2.0'\nstages: {}\n"])
+def test_a_missing_training_or_model_is_named(project: Workspace, lock: str) -> None:
+    (project.root / "dvc.lock").write_text(lock)
     project.run("rm", "-r", "reports/samples", "metrics")
     assert complaint(project).startswith("dvc.lock does not say what models/toygpt was")
 
@@ -93,7 +107,57 @@ def test_a_missing_training_or_model_is_named(project: Workspace) -> None:
     assert "holds no model" in complaint(project)
 
 
-def test_the_data_are_those_of_the_training(project: Workspace) -> None:
-    project.set_params({"corpus": "files"})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": "files"}, "with corpus 'python', and in params.yaml it is 'files'"),
+        (
+            {"corpora.python": {"source": "hub", "datasets": ["wikisource"]}},
+            "with corpora.python.source 'standard_library', and in params.yaml it is "
+            "'hub'",
+        ),
+    ],
+)
+def test_the_data_are_those_of_the_training(
+    project: Workspace, changes: dict[str, Any], message: str
+) -> None:
+    project.set_params({"hub.redpajama.repository": "ada/other"})
+    read(project)
 
-    assert "was trained on the corpus 'python'" in complaint(project)
+    project.set_params(changes)
+
+    assert message in complaint(project)
+
+
+def test_new_data_without_a_training_are_refused(project: Workspace) -> None:
+    """As after `dvc repro download`."""
+    lock = project.root / "dvc.lock"
+    head, name, digest = lock.read_text().partition(DOCUMENTS)
+    lock.write_text(f"{head}{name}0{digest}")
+
+    assert "was trained on another data/documents than is there" in complaint(project)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("- reports/samples", "- reports/sample", "reports/samples is not as dvc.lock"),
+        ("  train:\n", "  learn:\n", "models/toygpt is not as dvc.lock has it"),
+        ("stages:\n", "stages: [\n", "DVC: unable to read: 'dvc.yaml'"),
+    ],
+)
+def test_a_changed_pipeline_is_one_line(
+    project: Workspace, old: str, new: str, message: str
+) -> None:
+    pipeline = project.root / "dvc.yaml"
+    before = pipeline.read_text()
+    pipeline.write_text(before.replace(old, new))
+    assert pipeline.read_text() != before
+
+    assert complaint(project).startswith(message)
+
+
+def test_a_project_outside_of_git_is_one_line(project: Workspace) -> None:
+    project.run("rm", "-r", ".git")
+
+    assert "is not a git repository" in complaint(project)

@@ -80,7 +80,7 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry soon and often, and until the retry succeeds."""
     monkeypatch.setattr(connection, "FIRST_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(sync, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(sync, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(sync, "PATIENCE_WHILE_TRAINING_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", PATIENCE_SECONDS)
 

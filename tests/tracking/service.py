@@ -87,7 +87,8 @@ class FollowerWithin(Follower):
     def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             with syncing(self._folder) as record:
-                sync(record, self._tracking, self._root, directories=self.directories)
+                stage = StageWithin(record, self.directories)
+                sync(record, self._tracking, self._root, stage=stage)
             bring_up_to_date(
                 self._tracking, self._root, except_run=self._folder.name, is_quiet=True
             )

@@ -2,9 +2,11 @@
 
 import hashlib
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -24,8 +26,9 @@ from tests.tracking.trackers import (
 from toygpt.cli import main
 from toygpt.doctor.finding import Finding
 from toygpt.doctor.trackers import check_trackers
+from toygpt.tracking import backfill
 from toygpt.tracking.points import known_of
-from toygpt.tracking.record import Record
+from toygpt.tracking.record import Record, record_of_weights
 from toygpt.tracking.run_info import all_infos
 
 LOCK_WITH_EVALUATE = """
@@ -36,6 +39,7 @@ stages:
   evaluate:
     deps: [{path: models/toygpt, md5: 0.dir}]
 """
+NONE = tracked_by()
 LACKS_RESULTS = "mlflow: not all results of the run nano-python: python . track"
 
 pytestmark = pytest.mark.usefixtures("gives_up_soon")
@@ -106,16 +110,15 @@ def test_a_run_whose_files_mlflow_refuses_is_an_error_until_it_is_synced(
 
     code, output, errors = track()
     (found,) = findings(project)
-    after_fix = findings(project, fix=True)  # the curves can be synced, the files not
+    with pytest.raises(OSError, match=r"not synced: nano-python \(mlflow\)"):
+        findings(project, fix=True)
     (project / "mlartifacts").unlink()
 
     assert (code, output) == (1, "")
     assert "File exists" in errors or "Not a directory" in errors
     assert errors.splitlines()[-1] == "error: not synced with mlflow: nano-python"
     assert found.endswith(": python . track")
-    assert after_fix == [LACKS_RESULTS]
-    assert track() == SYNCED
-    assert findings(project) == []
+    assert findings(project, fix=True) == [], "its model is in the workspace"
     assert model_in_mlflow(project) == MODEL
     assert sentences(project) == ["1 run, and mlflow has all of it"]
 
@@ -249,6 +252,43 @@ def test_a_model_that_was_trained_elsewhere_gets_a_run_of_its_results(
     assert run.data.params["train.batch_size"] == str(batch_size)
     assert run.data.tags["toygpt.restored.from"] == "the workspace"
     assert model_in_mlflow(project) == MODEL
+
+
+def test_two_commands_at_once_make_one_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(project / ".toygpt" / "runs")
+    write_files(project, RESULTS)
+    both_look = Barrier(2)
+    find = record_of_weights
+
+    def find_together(*arguments: Any) -> Record | None:
+        found = find(*arguments)
+        with suppress(BrokenBarrierError):  # the other one waits for the lock
+            both_look.wait(0.5)
+        return found
+
+    monkeypatch.setattr(backfill, "record_of_weights", find_together)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(backfill.track, project, NONE) for _ in range(2)]:
+            done.result()
+
+    assert len(list(all_infos(project))) == 1
+
+
+def test_a_damaged_record_is_a_warning_and_the_others_are_synced(
+    project: Path,
+) -> None:
+    with run_in(project, tracked_by(), run_id="other", name="other") as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+    record_in(project, "other").update(trackers=["mlflow"])
+    (record_in(project).folder / "metrics.jsonl").write_text("no point\n" * 2)
+
+    code, output, errors = track()
+
+    assert (code, output) == (0, "synced: other\n")
+    assert errors.startswith("warning: the results of the workspace are left as they ")
+    assert "metrics.jsonl is damaged" in errors
 
 
 @pytest.mark.parametrize("report", ["step\n1,", "no table\n1", None])

@@ -117,7 +117,7 @@ def test_a_tracker_that_fails_is_synced_later_and_the_user_is_warned_once(
     words: str,
 ) -> None:
     if "answer" in words:
-        monkeypatch.setattr(sync, "PATIENCE_SECONDS", 2.0)
+        monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", 2.0)
         monkeypatch.setattr(sync, "PATIENCE_WHILE_TRAINING_SECONDS", 2.0)
     service.fail(method, *faults)
 
@@ -206,7 +206,7 @@ def test_a_tracker_that_always_hangs_does_not_hold_up_the_end(
     warned: Warned,
     method: str,
 ) -> None:
-    monkeypatch.setattr(sync, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WHILE_TRAINING_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.1)
     service.fail(method, *[lambda: time.sleep(60)] * 99)
@@ -288,6 +288,7 @@ def sync_once(record: Record, service: Service, *directories: str) -> list[Synce
 
     mlflow = Connection("mlflow", Noting(record.folder), service.open)
     copies: dict[str, Path] = dict.fromkeys(directories, record.folder)
+    mlflow.expect(copies, again=True)
     mlflow.sync(copies, is_last=True, limit_seconds=60)
     record.refresh()
     return noted
@@ -318,9 +319,16 @@ def test_of_a_result_that_changed_the_last_value_stays(
     assert service.points == has_all
 
 
-@pytest.mark.parametrize(("run_id", "whole"), [("1", ["samples"]), ("0", [])])
+@pytest.mark.parametrize(
+    ("run_id", "whole", "missing"),
+    [("1", ["samples"], []), ("0", [], ["deleted", "samples"])],
+)
 def test_only_a_whole_copy_of_this_run_is_noted_as_a_copy(
-    finished: Record, service: Service, run_id: str, whole: list[str]
+    finished: Record,
+    service: Service,
+    run_id: str,
+    whole: list[str],
+    missing: list[str],
 ) -> None:
     """A killed process leaves half a copy, which the service lists like any other."""
     finished.note_synced({"mlflow": Synced(run_id, directories=["samples", "deleted"])})
@@ -329,7 +337,7 @@ def test_only_a_whole_copy_of_this_run_is_noted_as_a_copy(
     *_, without_model = sync_once(finished, service)
     *_, with_model = sync_once(finished, service, "model")
 
-    assert without_model == Synced("1", 3, "FINISHED", whole)
+    assert without_model == Synced("1", 3, "FINISHED", whole, missing=missing)
     assert with_model.directories == ["model", *whole]
 
 
@@ -349,5 +357,6 @@ def test_while_a_copy_is_made_only_the_others_are_noted(
 
     *_, noted = sync_once(finished, service, name)
 
-    assert meanwhile == [Synced("1", directories=sorted({"model"} - {name}))]
+    whole = sorted({"model"} - {name})
+    assert meanwhile == [Synced("1", directories=whole, missing=[name])]
     assert noted.directories == sorted({"model", name})

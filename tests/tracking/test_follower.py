@@ -193,7 +193,7 @@ def test_a_follower_that_hangs_is_ended_with_a_warning(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And with it W&B's own process, which would never notice."""
-    monkeypatch.setattr(follower, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(follower, "PATIENCE_WITH_PROCESS_SECONDS", 0.2)
 
     with run_in(project, tracked_by("wandb")) as run:
         wait_until(lambda: "wandb" in record_in(project).info.synced)

@@ -233,6 +233,7 @@ def test_the_points_of_a_run_are_looked_up_without_harm(
     (tmp_path / "damaged" / "mlflow.db").write_bytes(b"no database" * 500)
 
     assert points_in_mlflow(info, TRACKING, root) == {(1, "loss"): 1.0}
-    assert points_in_mlflow(info, TRACKING, tmp_path / "damaged") is None
+    with pytest.raises(Exception, match="not a database"):
+        points_in_mlflow(info, TRACKING, tmp_path / "damaged")
     assert points_in_mlflow(info, TRACKING, tmp_path) is None
     assert not (tmp_path / "mlflow.db").exists()

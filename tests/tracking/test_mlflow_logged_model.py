@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from tests.files import files_in, write_files
 from tests.project import Workspace
 from tests.project import mlflow_runs as pipeline_runs
+from tests.tracking.service import StageWithin
 from tests.tracking.trackers import (
     MODEL_FILES,
     Warned,
@@ -50,9 +51,10 @@ def train(root: Path) -> Path:
 
 
 def sync_again(root: Path, directory: Path) -> None:
-    """Sync the run once more, with its model."""
+    """Sync the run once more, after a stage that has written its model again."""
     with syncing(record_in(root).folder) as record:
-        sync(record, TRACKING, root, directories={"model": directory})
+        stage = StageWithin(record, {"model": directory})
+        sync(record, TRACKING, root, stage=stage)
 
 
 def test_the_files_of_a_model_are_copied_once_and_described(root: Path) -> None:
@@ -214,7 +216,7 @@ served = mlflow.pyfunc.load_model(f"models:/by-hand/{version}")
 pipeline = mlflow.transformers.load_model(address)
 texts = [
     *served.predict(prompts, params={"max_new_tokens": 8}),
-    *(it[0]["generated_text"] for it in pipeline(prompts, max_new_tokens=8)),
+    *(it[0]["generated_text"].strip() for it in pipeline(prompts, max_new_tokens=8)),
     *served.predict(["def " * 99], params={"max_new_tokens": 8}),
 ]
 print("texts:", json.dumps(texts))

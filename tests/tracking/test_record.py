@@ -55,6 +55,18 @@ def test_run_json_keeps_the_keys_of_its_version(record: Record) -> None:
     }
 
 
+def test_synced_json_keeps_its_keys_and_has_another_where_a_directory_is_missing(
+    tmp_path: Path, record: Record
+) -> None:
+    """Earlier toyGPTs do not know it: to them such a file is as none."""
+    record.note_synced({"mlflow": Synced("1", missing=["model"])})
+
+    written = json.loads((record.folder / "synced.json").read_text())
+
+    assert written["trackers"]["mlflow"]["missing"] == ["model"]
+    assert record_in(tmp_path).info.synced == record.info.synced
+
+
 def test_what_an_earlier_version_has_noted_in_run_json_stays(record: Record) -> None:
     noted = {"mlflow": {"id": "1", "num_points": 2, "status": "FINISHED"}}
     path = record.folder / "run.json"

@@ -1,9 +1,11 @@
 """A training has one run, however it ends and however often it is resumed."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import Mock
+from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
@@ -16,11 +18,13 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
 )
+from toygpt.tracking import run as run_module
 from toygpt.tracking.points import read_points
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import run_of_model
 from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
 from toygpt.tracking.sync import bring_up_to_date
+from toygpt.tracking.wandb_settings import settings_of_training
 
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")
@@ -136,6 +140,28 @@ def test_a_full_disk_ends_the_training_with_its_own_error(
     assert record_in(tmp_path).info.status == "RUNNING", "the next start ends it"
     bring_up_to_date(NONE, tmp_path)
     assert record_in(tmp_path).info.status == "KILLED"
+
+
+def test_of_two_trainings_that_start_together_one_has_the_id_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
+) -> None:
+    def choose_slowly(*arguments: Any) -> dict[str, str]:
+        settings = settings_of_training(*arguments)
+        time.sleep(0.2)  # the other one chooses meanwhile, or waits
+        return settings
+
+    def train(run_id: str) -> str | None:
+        with run_in(tmp_path, tracked_by("wandb"), run_id=run_id):
+            return record_in(tmp_path, run_id).info.metadata.get("wandb.run_id")
+
+    monkeypatch.setenv("WANDB_RUN_ID", "agent7")
+    monkeypatch.setattr(run_module, "settings_of_training", choose_slowly)
+    monkeypatch.setattr(run_module, "Follower", MagicMock())
+    with ThreadPoolExecutor() as pool:
+        ids = set(pool.map(train, ["1", "2"]))
+
+    assert ids == {"agent7", None}
+    assert len(warned()) == 1
 
 
 def test_a_model_that_was_trained_elsewhere_has_no_run(

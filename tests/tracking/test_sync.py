@@ -1,11 +1,16 @@
 """What a tracker missed is synced later, of all runs that show there."""
 
+import hashlib
+import shutil
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tests.faults.audit import audit
+from tests.files import write_files
+from tests.project import PATIENCE_SECONDS
 from tests.tracking.service import Service, StageWithin, sync_beside
 from tests.tracking.trackers import (
     RUN_ID,
@@ -19,7 +24,7 @@ from tests.tracking.trackers import (
     wandb_core,
 )
 from toygpt.tracking import backfill, connection, sync
-from toygpt.tracking.backfill import forget_lost
+from toygpt.tracking.backfill import Outcome, forget_lost, track
 from toygpt.tracking.record import Record
 from toygpt.tracking.sync import bring_up_to_date
 
@@ -154,13 +159,117 @@ def test_after_a_killed_stage_a_tracker_that_hangs_gets_less_time(
     assert time.monotonic() - started < 30
 
 
+def test_the_time_at_the_end_counts_from_the_end_of_the_stage(
+    tmp_path: Path, service: Service, record: Record
+) -> None:
+    """A tracker that hung at that moment has used a part of it."""
+    record.end("FINISHED", None, 2.0)
+    service.fail("open", lambda: time.sleep(60))
+    stage = EndedStage(record, {})
+    stage.ended = time.monotonic() - PATIENCE_SECONDS
+
+    started = time.monotonic()
+    sync.sync(record, MLFLOW, tmp_path, stage=stage)
+
+    assert service.num_fired == 1
+    assert time.monotonic() - started < 30
+
+
+def test_where_a_user_waits_a_tracker_has_as_long_as_it_takes(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch, warned: Warned
+) -> None:
+    finish(tmp_path)
+    monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", 0.1)
+    service.fail("close", lambda: time.sleep(0.5))
+
+    assert bring_up_to_date(MLFLOW, tmp_path, in_foreground=True) == [RUN_ID]
+    assert service.num_fired == 1
+    assert warned() == []
+
+
+def test_after_the_process_that_asked_for_it_no_other_run_is_begun(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("1", "2", "3"):
+        finish(tmp_path, run_id)
+    stage = EndedStage(record_in(tmp_path, "1"), {})
+    monkeypatch.setattr(stage, "is_alive", lambda: not service.statuses)
+
+    assert bring_up_to_date(MLFLOW, tmp_path, stage=stage) == service.opened == ["3"]
+
+
+@pytest.fixture
+def without_model(tmp_path: Path, service: Service) -> Record:
+    """Return the record of a training whose model MLflow did not get in time."""
+    write_files(tmp_path, {"models/toygpt/model.safetensors": "weights"})
+    service.fail("log_directory", *[OSError("too slow")] * 999)
+    with run_in(tmp_path, MLFLOW) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.log_directory(tmp_path / "models/toygpt", name="model")
+        run.remember_weights(hashlib.sha256(b"weights").hexdigest())
+    assert service.num_fired >= 1
+    service.faults.clear()
+    service.opened.clear()
+    return record_in(tmp_path)
+
+
+@pytest.mark.usefixtures("gives_up_soon")
+def test_a_model_that_did_not_arrive_follows_from_the_workspace(
+    tmp_path: Path, service: Service, without_model: Record
+) -> None:
+    assert without_model.info.synced["mlflow"].missing == ["model"]
+
+    assert bring_up_to_date(MLFLOW, tmp_path) == ["nano-python"]
+
+    assert service.directories == {"model"}
+    assert record_in(tmp_path).info.synced["mlflow"].missing == []
+    assert record_in(tmp_path).unsynced(["mlflow"]) == []
+
+
+@pytest.mark.usefixtures("gives_up_soon")
+def test_a_model_that_is_gone_is_named_once_and_costs_nothing_more(
+    tmp_path: Path, service: Service, without_model: Record, warned: Warned
+) -> None:
+    shutil.rmtree(tmp_path / "models")
+    warned()
+
+    for _ in range(2):
+        bring_up_to_date(MLFLOW, tmp_path)
+    unsynced = record_in(tmp_path).unsynced(["mlflow"])
+    first, warnings, again = track(tmp_path, MLFLOW), warned(), track(tmp_path, MLFLOW)
+
+    assert service.opened == [RUN_ID], "for the curves, and not for the model"
+    assert unsynced == ["mlflow"]
+    assert first == again == Outcome([], {})
+    (warning,) = warnings
+    assert "mlflow did not get the model of the run nano-python in time" in warning
+    assert warned() == []
+
+
+@pytest.mark.usefixtures("gives_up_soon")
+def test_only_the_tracker_that_lacks_a_model_is_opened_for_it(
+    tmp_path: Path,
+    service: Service,
+    without_model: Record,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Service()
+    monkeypatch.setitem(sync.OPEN, "wandb", other.open)
+
+    assert track(tmp_path, WANDB).synced == ["nano-python"]
+    assert track(tmp_path, tracked_by("mlflow", "wandb")).synced == ["nano-python"]
+
+    assert other.directories == service.directories == {"model"}
+    assert other.opened == service.opened == [RUN_ID]
+
+
 @pytest.mark.slow
 def test_a_suspended_wandb_holds_nothing_up_and_gets_the_rest_later(
     root: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", 3.0)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
-    monkeypatch.setattr(connection, "LONGEST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "SECONDS_TO_RELEASE", 1.0)
     record = new_record(root, trackers=["wandb"])
     suspended = []
 
@@ -224,3 +333,21 @@ def test_a_run_that_a_tracker_lost_is_synced_again(
     assert forget_lost(MLFLOW, tmp_path) == ({RUN_ID} if is_lost else set())
     synced = bring_up_to_date(MLFLOW, tmp_path)
     assert synced == (["nano-python"] if is_lost else [])
+
+
+def test_what_a_tracker_has_that_cannot_be_asked_stays_noted(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch, warned: Warned
+) -> None:
+    for run_id in ("1", "2"):
+        finish(tmp_path, run_id)
+    bring_up_to_date(MLFLOW, tmp_path)
+    noted = record_in(tmp_path, "1").info.synced
+    refuse = Mock(side_effect=OSError("Connection refused"))
+    monkeypatch.setitem(backfill.LOOK_UP, "mlflow", refuse)
+
+    assert forget_lost(MLFLOW, tmp_path) == set()
+
+    assert refuse.call_count == 1, "it is not asked for each run"
+    assert record_in(tmp_path, "1").info.synced == noted
+    (warning,) = warned()
+    assert warning.endswith("what mlflow has is not looked up: Connection refused")

@@ -1,5 +1,6 @@
 """W&B shows what the record has, even if W&B's own process dies meanwhile."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -26,13 +27,14 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
     wandb_core,
+    wandb_records,
 )
 from toygpt.tracking import wandb as wandb_tracker
 from toygpt.tracking.backfill import forget_lost
 from toygpt.tracking.settings import with_environment
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb import points_in_wandb
-from toygpt.tracking.wandb_files import WandbArtifact, WandbRun, read_runs
+from toygpt.tracking.wandb_files import read_runs
 
 TRACKING = tracked_by("wandb")
 PARAMS = {"seed": 7, "train.learning_rate": 1e-3, "max_documents": None}
@@ -62,8 +64,10 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
     log_everything(root, "wandb")
 
     (found,) = read_runs(root)
-    assert (found.run_id, found.project, found.name) == (RUN_ID, "toy", "nano-python")
-    assert found.tags == ["mood: good"]
+    (run,) = wandb_records(root, "run")
+    (artifact,) = wandb_records(root, "artifact")
+    assert (run.run_id, run.project, run.display_name) == (RUN_ID, "toy", "nano-python")
+    assert run.tags == ["mood: good"]
     assert found.config == {
         **PARAMS,
         "git.commit": "c0ffee",
@@ -74,14 +78,11 @@ def test_wandb_has_everything_that_was_logged_and_only_in_the_project(
         {"loss": 2.0, "step": 10},
     ]
     assert audit(root) == []
-    assert found.artifacts == {
-        "toygpt": WandbArtifact(
-            type="model",
-            aliases={"latest", "nano-python"},
-            metadata={"weights.sha256": WEIGHTS, "parameters": 123.0, "params": PARAMS},
-            files=set(MODEL_FILES),
-        )
-    }
+    assert found.artifacts == {"toygpt": "model"}
+    assert set(artifact.aliases) == {"latest", "nano-python"}
+    metadata = {"weights.sha256": WEIGHTS, "parameters": 123.0, "params": PARAMS}
+    assert json.loads(artifact.metadata) == metadata
+    assert {entry.path for entry in artifact.manifest.contents} == set(MODEL_FILES)
     info = record_in(root).info
     assert info.synced["wandb"].directories == ["model"]
     known = points_in_wandb(info, root) or {}
@@ -202,21 +203,17 @@ VARIABLES = {
     "WANDB_RUN_ID": "agent7",
     "WANDB_SWEEP_ID": "sweep3",
 }
-AS_SET = WandbRun(
-    run_id="agent7",
-    entity="team",
-    project="theirs",
-    name="by hand",
-    group="ablation",
-    job_type="train",
-    notes="a note, with a comma",
-    sweep_id="sweep3",
-    tags=["one", "two"],
-    config={"seed": 7, "device": "abacus"},
-    history=[{"loss": 3.0, "step": 5}],
-    summary={"test_loss": 1.5},
-    exit_code=0,
-)
+AS_SET = {
+    "run_id": "agent7",
+    "entity": "team",
+    "project": "theirs",
+    "display_name": "by hand",
+    "run_group": "ablation",
+    "job_type": "train",
+    "notes": "a note, with a comma",
+    "sweep_id": "sweep3",
+    "tags": ["one", "two"],
+}
 
 
 @pytest.mark.slow
@@ -236,9 +233,12 @@ def test_the_environment_comes_first_and_the_run_stays_where_it_began(
     synced = bring_up_to_date(TRACKING, root)
 
     assert synced == ["nano-python"]
+    (run,) = wandb_records(root / "somewhere", "run")
     (found,) = read_runs(root / "somewhere")
-    found.summary = {"test_loss": found.summary["test_loss"]}
-    assert found == AS_SET
+    assert {name: getattr(run, name) for name in AS_SET} == AS_SET
+    assert found.config == {"seed": 7, "device": "abacus"}
+    assert found.history == [{"loss": 3.0, "step": 5}]
+    assert (found.summary["test_loss"], found.exit_code) == (1.5, 0)
     assert read_runs(root) == []
     assert forget_lost(TRACKING, root) == set()
 
@@ -258,7 +258,7 @@ def test_disabled_writes_nothing(
     assert files_in(root).keys() == {
         f".toygpt/runs/{RUN_ID}/{file}"
         for file in ("run.json", "metrics.jsonl", "lock")
-    }
+    } | {".toygpt/wandb.lock"}
 
 
 def test_an_artifact_has_a_name_that_wandb_accepts(root: Path) -> None:
@@ -275,7 +275,7 @@ def test_an_artifact_has_a_name_that_wandb_accepts(root: Path) -> None:
         "toygpt-mine-nd-1-nano",
         "toygpt-mine-nd-1-nano-samples",
     ]
-    assert all("a-b-c" in it.aliases for it in found.artifacts.values())
+    assert all("a-b-c" in it.aliases for it in wandb_records(root, "artifact"))
     assert record_in(root).info.synced["wandb"].directories == ["model", "samples"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tracking.trackers import RUN_ID, end_wandb, run_in, tracked_by
 from toygpt.tracking.points import Point
-from toygpt.tracking.wandb_files import WandbRun, read_runs
+from toygpt.tracking.wandb_files import WandbRun, folders_of, read_runs
 
 NUM_STEPS = 500
 HISTORY = [{"loss": step / 2, "step": step} for step in range(NUM_STEPS)]
@@ -48,8 +48,7 @@ def read(root: Path, data: bytes) -> WandbRun:
 def test_a_run_of_any_size_is_read_as_a_whole(written: bytes, tmp_path: Path) -> None:
     run = read(tmp_path, written)
 
-    assert (run.run_id, run.project, run.name) == (RUN_ID, "toy", "nano-python")
-    assert run.tags == ["mood: good"]
+    assert (run.run_id, run.name) == (RUN_ID, "nano-python")
     assert run.config["text"] == "x" * 100_000, "longer than a block"
     assert run.config["seed"] == 7
     assert run.history == HISTORY
@@ -100,3 +99,23 @@ def test_runs_are_found_by_their_id_oldest_first(
     assert len(read_runs(tmp_path)) == 3
     assert len(read_runs(tmp_path, "xyz")) == 1
     assert read_runs(tmp_path, "other") == read_runs(tmp_path / "elsewhere") == []
+
+
+def test_the_folders_of_a_run_are_not_those_of_another_id(tmp_path: Path) -> None:
+    """A number at the end is W&B's own, or of the id: the file has the id alone."""
+    day = "run-20260101_000000"
+    for name, run_id in (
+        (f"offline-{day}-abc", "abc"),
+        (f"{day}-abc-1", "abc"),
+        (f"{day}-abc-2", "abc-2"),
+        (f"{day}-abc-2-1", "abc-2"),
+        (f"{day}-xabc", "xabc"),
+    ):
+        write(tmp_path, b"", name, run_id)
+    (tmp_path / "wandb" / f"{day}-abc-3").mkdir()
+
+    found = {path.name for path in folders_of(tmp_path, "abc")}
+
+    assert found == {f"offline-{day}-abc", f"{day}-abc-1", f"{day}-abc-3"}
+    found = {path.name for path in folders_of(tmp_path, "abc-2")}
+    assert found == {f"{day}-abc-2", f"{day}-abc-2-1"}

@@ -79,7 +79,7 @@ def test_a_run_of_several_stages_is_in_one_folder_and_wandb_shows_its_curves(
     assert audit(root) == []
     assert own_steps(root) == [0, 1, 2, 3, 4]
     (found,) = read_runs(root)
-    assert [it.type for it in found.artifacts.values()] == ["model"]
+    assert list(found.artifacts.values()) == ["model"]
     assert found.summary.items() >= {"loss": 1 / 5, "test_loss": 1.5}.items()
     assert "Would sync 1 run(s)" in wandb_command(root, "sync", "--dry-run")
     shown = json.loads(wandb_command(root, "leet", "inspect", "--summary", "--json"))

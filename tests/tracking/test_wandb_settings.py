@@ -6,6 +6,7 @@ import pytest
 
 from tests.tracking.trackers import Warned, new_record, tracked_by
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.settings import with_environment
 from toygpt.tracking.wandb_settings import (
     settings_of_run,
@@ -49,6 +50,7 @@ def test_the_mode_of_the_environment_comes_before_that_of_params(
         ("WANDB_TAGS", "good," + "x" * 65),
         ("WANDB_RUN_ID", "../a"),
         ("WANDB_SWEEP_ID", " "),
+        ("WANDB_DIR", "~nobody-here/x"),
     ],
 )
 def test_what_wandb_would_refuse_is_named_in_one_line(
@@ -62,6 +64,20 @@ def test_what_wandb_would_refuse_is_named_in_one_line(
     message = str(error.value)
     assert message.startswith(f"{name}: got {value!r}; W&B takes ")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("tracking", [PARAMS, tracked_by()])
+def test_what_wandb_would_refuse_is_of_no_interest_where_it_is_disabled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking: TrackingParams
+) -> None:
+    monkeypatch.setenv("WANDB_TAGS", "x" * 65)
+    if tracking.wandb != "disabled":
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+
+    tracking = with_environment(tracking)
+
+    assert tracking.wandb == "disabled"
+    assert "tags" not in settings_of_training(tracking, tmp_path)
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +95,15 @@ def test_the_id_of_a_sweeps_agent_is_given_to_one_training(
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "agent7")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep3")
+    monkeypatch.setenv("WANDB_NAME", "by hand")
 
     first = settings_of_training(PARAMS, tmp_path)
     new_record(tmp_path, metadata=to_metadata(first))
     second = settings_of_training(PARAMS, tmp_path)
 
     assert (first["run_id"], first["sweep_id"]) == ("agent7", "sweep3")
-    assert second == settings_of_run(PARAMS, tmp_path)
+    assert first["name"] == second["name"] == "by hand", "as W&B itself names them"
+    assert second == {**settings_of_run(PARAMS, tmp_path), "name": "by hand"}
     assert not second.keys() & {"run_id", "sweep_id"}
     (warning,) = warned()
     assert "WANDB_RUN_ID=agent7 is the run of nano-python" in warning

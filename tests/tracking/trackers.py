@@ -22,6 +22,8 @@ from toygpt.tracking.mlflow_database import database_uri
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.run_info import runs_folder
+from toygpt.tracking.wandb_files import files_of_runs
+from toygpt.tracking.wandb_log import read_records
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
@@ -165,6 +167,12 @@ def logged_models(root: Path) -> list[Any]:
 def files_of(model: Any) -> dict[str, str]:
     """Return the files of a logged model."""
     return files_in(Path(url2pathname(urlsplit(model.artifact_location).path)))
+
+
+def wandb_records(folder: Path, kind: str) -> list[Any]:
+    """Return what W&B has written of a kind: `run`, `artifact`, ..."""
+    records = [it for log in files_of_runs(folder) for it in read_records(log)]
+    return [getattr(it, kind) for it in records if it.HasField(kind)]
 
 
 def wandb_core() -> psutil.Process:

@@ -27,7 +27,11 @@ def add_parser(commands: Any) -> None:
         metavar="NAME/REPO",
         help="your name on the hub, or your organisation's, and the model's",
     )
-    parser.add_argument("--yes", action="store_true", help="upload, in one commit")
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="upload, in one commit; other files of the repository stay",
+    )
     parser.add_argument(
         "--private",
         action="store_true",

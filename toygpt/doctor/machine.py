@@ -12,6 +12,7 @@ import psutil
 
 from toygpt.doctor.finding import Finding, Line, number_of, readable_size
 from toygpt.pipeline import paths
+from toygpt.pipeline.dvc_errors import dvc_errors
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import Params
 from toygpt.pipeline.params_file import load_params
@@ -65,8 +66,11 @@ def _make_room(root: Path) -> str:
     from dvc.repo import Repo
 
     command = "dvc gc --all-commits --all-experiments"
-    with Repo(str(root)) as repo:
-        cache = Path(repo.cache.local.path).resolve()
+    try:
+        with dvc_errors(), Repo(str(root)) as repo:
+            cache = Path(repo.cache.local.path).resolve()
+    except InputError:  # as without a Git repository, which has its own finding
+        return command
     if cache.is_relative_to(root.resolve()):
         return command
     return f"{command} --projects FOLDER_OF_EACH_OTHER_CLONE"

@@ -125,7 +125,8 @@ def _database(root: Path, records: Sequence[Record]) -> Iterator[Line]:
     name = DATABASE
     database = root / name
     if not database.is_file() or not database.stat().st_size:
-        if any("mlflow" in record.info.synced for record in records):
+        noted = [record.info.synced.get("mlflow") for record in records]
+        if any(it is not None and (it.id or not it.is_wanted) for it in noted):
             yield Finding(f"{name} is gone, and had runs", "python . track --rebuild")
         return
     try:

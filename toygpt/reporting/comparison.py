@@ -1,17 +1,14 @@
 """Compare an experiment with its baseline, as `dvc params diff` and its kin do."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from toygpt.pipeline import paths
+from toygpt.pipeline.dvc_errors import dvc_errors
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.revision import Revision
-from toygpt.reporting.lock import Lock, changed_inputs, read_lock
+from toygpt.reporting.lock import changed_inputs, read_lock
 from toygpt.reporting.verdict import Verdict, give_verdict
 
 # The metrics of the model come first.
@@ -35,11 +32,11 @@ class Comparison:
 
     Attributes:
         params: The stages' parameters that differ.
-        inputs: The code and the user's files that differ.
+        inputs: The code and the user's files that dvc.lock has other digests of.
         metrics: The metrics that differ.
         verdict: Whether the experiment's model is better.
         outdated_stages: The stages that `dvc repro` would run again. Of a commit,
-            those that ran with other parameters than it has.
+            those that ran with other parameters, code or data than it has.
         has_own_samples: Whether the experiment's samples are of its model.
     """
 
@@ -67,42 +64,33 @@ def compare(before: Revision, now: Revision, *, is_paired: bool = False) -> Comp
 
     locks = read_lock(before), read_lock(now)
     names = [revision.name or "workspace" for revision in (before, now)]
-    with _dvc_errors(), Repo(str(now.root)) as repo:
-        params = repo.params.diff(*names, deps_only=True)
-        metrics = repo.metrics.diff(*names)
-        outdated = _outdated_stages(repo, now, locks[1])
+    with dvc_errors(), Repo(str(now.root)) as repo:
+        params = _changes(repo.params.diff(*names, deps_only=True))
+        metrics = _changes(repo.metrics.diff(*names), first=FIRST_METRICS)
+        outdated = _outdated_stages(repo, now)
     return Comparison(
-        params=_changes(params),
+        params=params,
         inputs=changed_inputs(*locks),
-        metrics=_changes(metrics, first=FIRST_METRICS),
+        metrics=metrics,
         verdict=give_verdict(before, now, *locks, is_paired=is_paired),
         outdated_stages=outdated,
         has_own_samples="generate-samples" in locks[1].measured,
     )
 
 
-@contextmanager
-def _dvc_errors() -> Iterator[None]:
-    """Turn the errors of DVC into one line, and leave out its warnings of them.
+def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Change]:
+    """Return what `dvc metrics diff` or `dvc params diff` lists, some files first.
 
     Raises:
-        InputError: DVC cannot read the project.
+        InputError: A file is damaged. DVC takes all of its values for missing ones.
     """
-    from dvc.exceptions import DvcException
-
-    logger = logging.getLogger("dvc")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except DvcException as error:
-        raise InputError(f"DVC: {first_line(error)}") from None
-    finally:
-        logger.setLevel(level)
-
-
-def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Change]:
-    """Return what `dvc metrics diff` or `dvc params diff` lists, some files first."""
+    for revision, errors in diff.get("errors", {}).items():
+        by_file = errors if isinstance(errors, dict) else {"the pipeline": errors}
+        for file, error in by_file.items():
+            if not isinstance(error, FileNotFoundError):  # its values are missing
+                raise InputError(
+                    f"DVC cannot read {file} of {revision}: {first_line(error)}"
+                )
     files = diff.get("diff", {})
     return [
         Change(name, values.get("old"), values.get("new"))
@@ -111,12 +99,17 @@ def _changes(diff: Mapping[str, Any], *, first: Sequence[str] = ()) -> list[Chan
     ]
 
 
-def _outdated_stages(repo: Any, now: Revision, lock: Lock) -> list[str]:
+def _outdated_stages(repo: Any, now: Revision) -> list[str]:
     """Return the stages whose results are not of the parameters, code or data here."""
-    if now.name is not None:
-        params = YAML(typ="safe").load(now.read(paths.PARAMS))
-        return lock.stages_with_other_params(params)
-    status = repo.status()
+    if now.name is None:
+        status = repo.status()
+    else:  # which has no folder in which DVC could look for results
+        with type(repo)(str(now.root), rev=now.name) as commit:
+            status = {
+                stage.name: [dependency.status() for dependency in stage.deps]
+                for stage in commit.index.stages
+                if stage.name
+            }
     return [stage for stage, found in status.items() if set(_leaves(found)) - NOT_HERE]
 
 

@@ -45,9 +45,15 @@ class Lock:
         ]
 
     @property
+    def evaluate_deps(self) -> dict[str, str]:
+        """The digests of what `evaluate` read, by their paths."""
+        entries = self.stages.get("evaluate", {}).get("deps", [])
+        return {entry["path"]: entry.get("md5", "") for entry in entries}
+
+    @property
     def splits(self) -> str | None:
-        """The digest of the text's three parts; None if there is no such entry."""
-        return self.digests("deps").get(paths.SPLITS.as_posix())
+        """The digest of the text's three parts that `evaluate` read, if it is known."""
+        return self.evaluate_deps.get(paths.SPLITS.as_posix())
 
     @property
     def overlap_fraction(self) -> Any:

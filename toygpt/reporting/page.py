@@ -62,6 +62,11 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
             f"test split differs, or `evaluate.overlap_fraction`."
         )
         return
+    if not verdict.is_same_code:
+        yield (
+            "**Two measures:** the code of `evaluate` differs between the two results. "
+            "`python . report --paired` takes both with the code that is here."
+        )
     if verdict.word == "equal":
         yield f"**Equal: {number} on the same test split.**"
         return
@@ -105,9 +110,9 @@ def _changed(comparison: Comparison) -> Iterator[str]:
     yield _table("parameter", comparison.params)
     if comparison.inputs:
         names = ", ".join(f"`{path}`" for path in comparison.inputs)
-        yield f"Code and data that differ: {names}."
+        yield f"Code and data that differ, by the digests in dvc.lock: {names}."
     else:
-        yield "Code and data are as before."
+        yield "Code and data are the same, by the digests in dvc.lock."
 
 
 def _table(kind: str, changes: Sequence[Change]) -> str:
@@ -129,7 +134,7 @@ def _cell(value: Any) -> str:
     if _is_number(value):
         return _number(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    text = " ".join(text.split()).replace("|", "\\|").replace("`", "'") or '""'
     return f"`{text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + '…'}`"
 
 

@@ -1,4 +1,4 @@
-"""How sure a difference is: both models on the same documents, one by one."""
+"""How large and how sure a difference is: both models on the same documents."""
 
 from contextlib import ExitStack
 
@@ -15,22 +15,25 @@ from toygpt.pipeline.revision import Revision
 WINDOWS_AT_ONCE = 16
 
 
-def paired_standard_error(
+def evaluate_both(
     before: Revision, now: Revision, *, overlap_fraction: float
-) -> float:
-    """Evaluate two models, and return the standard error of their difference.
+) -> tuple[list[float], float]:
+    """Evaluate two models with the code that is here.
 
-    In bits per byte. What both models find hard, or easy, cancels out.
+    What both models find hard, or easy, cancels out in the error of their difference.
 
     Args:
         before: The baseline, which was measured on the same test split.
         now: The experiment.
         overlap_fraction: Share of each window that is context alone, as in `evaluate`.
 
+    Returns:
+        The bits per byte of each, and the standard error of their difference.
+
     Raises:
         InputError: A model or the splits are not to be had, or damaged.
     """
-    token_losses = []
+    evaluations = []
     with ExitStack() as stack:
         splits = stack.enter_context(now.folder(paths.SPLITS))
         manifest = read_manifest(splits, made_by="split")
@@ -46,11 +49,13 @@ def paired_standard_error(
                 overlap_fraction=overlap_fraction,
                 end_of_text_id=manifest.end_of_text_id,
             )
-            token_losses.append(evaluation.token_losses)
+            evaluations.append(evaluation)
         bytes_of_token = bytes_of_tokens(loaded.tokenizer)
-        return bits_per_byte_standard_error(
-            token_losses[1] - token_losses[0],
+        error = bits_per_byte_standard_error(
+            evaluations[1].token_losses - evaluations[0].token_losses,
             test,
             bytes_of_token=np.array([len(token) for token in bytes_of_token]),
             end_of_text_id=manifest.end_of_text_id,
         )
+        num_bytes = manifest.parts["test"].bytes
+        return [it.bits_per_byte(num_bytes) for it in evaluations], error

@@ -11,6 +11,8 @@ from toygpt.pipeline.revision import Revision
 from toygpt.reporting.lock import Lock
 
 EVALUATION = paths.METRICS / "evaluate.json"
+# What `evaluate` measures is decided there.
+CODE_OF_EVALUATE = ("stages/evaluate.py", "toygpt/evaluation")
 # A difference of fewer standard errors than this may be noise.
 NUM_STANDARD_ERRORS = 2
 
@@ -31,6 +33,7 @@ class Verdict:
         before: The baseline's result.
         now: The experiment's result.
         is_same_test: Whether both were measured on the same text in the same way.
+        is_same_code: Whether the code that measured was the same.
         paired_error: The standard error of the difference, if both models were
             evaluated again for it.
     """
@@ -38,6 +41,7 @@ class Verdict:
     before: Result
     now: Result
     is_same_test: bool
+    is_same_code: bool
     paired_error: float | None = None
 
     @property
@@ -96,15 +100,25 @@ def give_verdict(
         before=_result(before, before_lock),
         now=_result(now, now_lock),
         is_same_test=_is_same_test(before, now, before_lock, now_lock),
+        is_same_code=all(
+            before_lock.evaluate_deps.get(path) == now_lock.evaluate_deps.get(path)
+            for path in CODE_OF_EVALUATE
+        ),
     )
     if not is_paired or not verdict.is_same_test:
         return verdict
-    from toygpt.reporting.paired import paired_standard_error
+    from toygpt.reporting.paired import evaluate_both
 
-    error = paired_standard_error(
+    bits_per_byte, error = evaluate_both(
         before, now, overlap_fraction=now_lock.overlap_fraction
     )
-    return replace(verdict, paired_error=error)
+    return replace(
+        verdict,
+        before=replace(verdict.before, bits_per_byte=bits_per_byte[0]),
+        now=replace(verdict.now, bits_per_byte=bits_per_byte[1]),
+        is_same_code=True,
+        paired_error=error,
+    )
 
 
 def _result(revision: Revision, lock: Lock) -> Result:

@@ -39,7 +39,13 @@ def export_onnx(source: Path, target: Path) -> float:
             file computes something else.
     """
     model = load_model_and_tokenizer(source, torch.device("cpu")).model
-    beside = [p for p in sorted(source.iterdir()) if p.name not in LEFT_OUT]
+    beside = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.name not in LEFT_OUT
+    ]
     _check_target(target, {ONNX_FILE, f"{ONNX_FILE}.data", *(p.name for p in beside)})
     with new_directory(target) as directory:
         _write(model, directory / ONNX_FILE)

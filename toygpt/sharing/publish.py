@@ -61,9 +61,7 @@ def files_to_publish(
         test_results=model.test_results,
         sample=model.sample,
     )
-    files: dict[str, Path | bytes] = {
-        path.name: path for path in sorted(model.directory.iterdir())
-    }
+    files: dict[str, Path | bytes] = {path.name: path for path in model.files}
     return files | {"README.md": card.encode(), "LICENSE": root / "LICENSE"}
 
 
@@ -73,7 +71,8 @@ def publish(
     """Upload the files in one commit, and return its address.
 
     The hub's client finds the token (HF_TOKEN, or `hf auth login`). A missing
-    repository is created; without the commit it stays empty.
+    repository is created; without the commit it stays empty. Files of other names that
+    a repository has stay there.
 
     Raises:
         InputError: There is no token, the hub refuses, or it cannot be reached.
@@ -88,12 +87,12 @@ def publish(
         _utils().disable_progress_bars()
     # What it logs of a connection is in its errors, too.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    operations = [
-        hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-        for name, content in files.items()
-    ]
     api = hub.HfApi()
     try:
+        operations = [
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in files.items()
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             api.create_repo(repository, private=is_private or None, exist_ok=True)

@@ -1,15 +1,22 @@
 """The project's model with what is known of it, all of it of the very same weights."""
 
 import json
+import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
 from toygpt.pipeline import paths
+from toygpt.pipeline.dvc_errors import dvc_errors
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.measurements import is_of_this_model, outdated_measurements
-from toygpt.pipeline.params import Params
+from toygpt.pipeline.measurements import (
+    MEASUREMENTS,
+    is_of_this_model,
+    outdated_measurements,
+)
+from toygpt.pipeline.params import Params, flatten
 from toygpt.pipeline.params_file import load_params
 
 RESULTS = paths.METRICS / "evaluate.json"
@@ -20,6 +27,7 @@ class TrainedModel(NamedTuple):
     """A model, the parameters of its data, and how it was measured."""
 
     directory: Path
+    files: list[Path]  # of the directory, without those that DVC ignores
     params: Params
     test_results: dict[str, float]  # empty if it was not evaluated
     sample: dict[str, Any] | None  # the first one; None if there is none
@@ -32,9 +40,9 @@ def read_trained_model(root: Path) -> TrainedModel:
         root: The project's folder.
 
     Raises:
-        InputError: The model is missing or damaged, it was trained on another corpus
-            than params.yaml names, results are of another model, or something was
-            changed by hand.
+        InputError: The model is missing or damaged, it was trained on other data than
+            params.yaml names, results are of another model, something was changed by
+            hand, or DVC cannot read the project.
     """
     params = load_params(root / paths.PARAMS)
     directory = root / paths.MODEL
@@ -44,15 +52,17 @@ def read_trained_model(root: Path) -> TrainedModel:
         raise InputError(
             f"{first} is of another model than {paths.MODEL}: run `dvc repro {stage}`"
         )
-    _check_corpus(lock, params.corpus)
-    _check_unchanged(root)
+    _check_data(lock, params)
+    measured = [stage for stage in MEASUREMENTS if is_of_this_model(lock, stage)]
+    shown = [paths.MODEL, *(p for stage in measured for p in MEASUREMENTS[stage])]
+    files = _model_files(root, unchanged=shown)
     results, samples = {}, [None]
-    if is_of_this_model(lock, "evaluate"):
+    if "evaluate" in measured:
         results = json.loads((root / RESULTS).read_text(encoding="utf-8"))
-    if is_of_this_model(lock, "generate-samples"):
+    if "generate-samples" in measured:
         lines = (root / SAMPLES).read_text(encoding="utf-8").splitlines()
         samples = [json.loads(line) for line in lines]
-    return TrainedModel(directory, params, results, samples[0])
+    return TrainedModel(directory, files, params, results, samples[0])
 
 
 def check_model(directory: Path) -> None:
@@ -68,32 +78,59 @@ def check_model(directory: Path) -> None:
     load_model_and_tokenizer(directory, torch.device("cpu"))
 
 
-def _check_corpus(lock: str, corpus: str) -> None:
-    stages = YAML(typ="safe").load(lock)["stages"]
-    if "train" not in stages:
+def _check_data(lock: str, params: Params) -> None:
+    """Raise an error unless the parameters name the data that the model learned from.
+
+    Args:
+        lock: The text of dvc.lock.
+        params: The parameters that the card is written from.
+    """
+    stages = YAML(typ="safe").load(lock).get("stages", {})
+    if not stages.keys() >= {"download", "train"}:
         raise InputError(
             f"{paths.LOCK} does not say what {paths.MODEL} was trained on: run "
             f"`dvc repro`"
         )
-    trained_on = stages["train"]["params"][paths.PARAMS.name]["corpus"]
-    if trained_on != corpus:
-        raise InputError(
-            f"{paths.MODEL} was trained on the corpus {trained_on!r}, and `corpus` in "
-            f"{paths.PARAMS} is {corpus!r}: set it back, or run `dvc repro`"
-        )
+    gathered = stages["download"].get("params", {}).get(paths.PARAMS.name, {})
+    gathered_with = dict(flatten(gathered))
+    for key, value in params.in_use().items():
+        used = gathered_with.get(key)
+        if key.startswith(("corpus", "corpora.", "hub.")) and used != value:
+            raise InputError(
+                f"the data of {paths.MODEL} were gathered with {key} "
+                f"{reprlib.repr(used)}, and in {paths.PARAMS} it is "
+                f"{reprlib.repr(value)}: set it back, or run `dvc repro`"
+            )
+    newest = {
+        out["path"]: out for stage in stages.values() for out in stage.get("outs", [])
+    }
+    for name in ("tokenize", "split", "train"):
+        for dep in stages.get(name, {}).get("deps", []):
+            out = newest.get(dep["path"], dep)
+            if out.get("md5") != dep.get("md5"):
+                raise InputError(
+                    f"{paths.MODEL} was trained on another {dep['path']} than is "
+                    f"there now: run `dvc repro`"
+                )
 
 
-def _check_unchanged(root: Path) -> None:
-    """Raise an error if something to publish is not what dvc.lock has the digest of."""
+def _model_files(root: Path, *, unchanged: Sequence[Path]) -> list[Path]:
+    """Return the model's files, without those that DVC ignores.
+
+    Raises:
+        InputError: One of the results is not what dvc.lock has the digest of.
+    """
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    with dvc_errors(), Repo(str(root)) as repo:
         outs = {out.fs_path: out for out in repo.index.outs}
-        for path in (paths.MODEL, RESULTS, SAMPLES.parent):
-            out = outs[str(root / path)]
-            # Without a digest the stage has not run since the last training.
-            if out.hash_info and (not out.exists or out.changed_checksum()):
+        for path in unchanged:
+            out = outs.get(str(root / path))
+            if out is None or not out.exists or out.changed_checksum():
                 raise InputError(
                     f"{path} is not as {paths.LOCK} has it: `python . doctor` names "
                     f"the command that restores it"
                 )
+        # Nobody has compared what DVC ignores, such as .DS_Store.
+        found = repo.dvcignore.find(repo.fs, str(root / paths.MODEL))
+        return sorted(map(Path, found))

@@ -1,22 +1,25 @@
 """Sync what the trackers missed or lost, and models that were trained elsewhere."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow_runs import points_in_mlflow
 from toygpt.tracking.points import Known, curves_of, known_of
 from toygpt.tracking.record import Record, record_of_weights
-from toygpt.tracking.results import Results, all_results
-from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
+from toygpt.tracking.results import UNREADABLE, Results, all_results
+from toygpt.tracking.run_info import RunInfo, Synced, all_infos, wanted_trackers
 from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 from toygpt.tracking.wandb import points_in_wandb
 
-# The points that a tracker has of a run; None if it does not have the run.
+# The points that a tracker has of a run; None if it does not have the run. An error
+# means that it cannot be asked.
 LOOK_UP: dict[str, Callable[[RunInfo, TrackingParams, Path], Known | None]] = {
     "mlflow": points_in_mlflow,
     "wandb": lambda info, _, root: points_in_wandb(info, root),
@@ -59,13 +62,22 @@ def track(
     if is_rebuilding:
         forget_lost(tracking, root)
     names = []
+    found: dict[str, set[str]] = {}  # directories by id of their record
     unsynced: dict[str, set[str]] = {}  # names of runs, by tracker
     responsive = tracking  # a tracker that failed once is not tried with every run
     for results in all_results(root, revisions):
         is_asked_for = results.revision in revisions
+        place = results.revision or "the workspace"
         try:
-            record = _record_of(results, tracking)
+            try:
+                record = _record_of(results, tracking)
+            except DamagedRecordError as error:
+                if is_asked_for:
+                    raise
+                _warn(f"the results of {place} are left as they are: {error}")
+                continue
             with results.directories() as directories:
+                found.setdefault(record.info.id, set()).update(directories)
                 if _lacking(record, directories, responsive):
                     with syncing(record.folder, is_patient=True) as record:
                         if record.end_if_dead():
@@ -74,6 +86,7 @@ def track(
                                 responsive,
                                 root,
                                 directories=directories,
+                                only=_lacking(record, directories, responsive),
                                 in_foreground=True,
                             )
                     names.append(record.info.name)
@@ -89,11 +102,11 @@ def track(
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if is_asked_for or results.revision is None:
-                place = results.revision or "the workspace"
                 raise InputError(
                     f"the results of {place} cannot be read: {error!r}"
                 ) from None
     names += bring_up_to_date(responsive, root, in_foreground=True)
+    _give_up_what_is_gone(root, wanted_trackers(tracking), found)
     for tracker, name in unsynced_runs(root, tracking):
         unsynced.setdefault(tracker, set()).add(name)
     failed = set().union(*unsynced.values())
@@ -114,8 +127,45 @@ def _show_everywhere(root: Path, trackers: Sequence[str]) -> None:
                     record.update(trackers=list(shown))
 
 
+def _give_up_what_is_gone(
+    root: Path, trackers: Collection[str], found: Mapping[str, Collection[str]]
+) -> None:
+    """Warn of missing directories that were found nowhere, and miss them no more.
+
+    Args:
+        root: The project that the user works in.
+        trackers: Their names.
+        found: The directories that are somewhere, by the id of their record.
+    """
+    for folder, info in all_infos(root):
+        if not any(has.missing for has in info.synced.values()):
+            continue
+        with suppress(InputError, OSError), syncing(folder) as record:
+            if record.writer() is not None:
+                continue
+            for tracker in trackers:
+                has = record.info.synced.get(tracker, Synced(""))
+                gone = sorted({*has.missing} - {*found.get(info.id, ())})
+                if gone and not record.unsynced([tracker], at_hand=()):
+                    _warn(
+                        f"{tracker} did not get the {' and '.join(gone)} of the run "
+                        f"{info.name} in time, and neither the workspace nor an "
+                        f"experiment has them now: if a commit does, `python . track "
+                        f"COMMIT` logs them"
+                    )
+                    missing = sorted({*has.missing} - {*gone})
+                    now = {tracker: replace(has, missing=missing)}
+                    record.note_synced({**record.info.synced, **now})
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
     """Mark the runs as unsynced that a tracker does not have, or not completely.
+
+    What a tracker has that cannot be asked stays noted; the user is warned.
 
     Args:
         tracking: Which trackers are looked at.
@@ -125,15 +175,19 @@ def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
         The ids of these runs.
     """
     lost = set()
+    asked = wanted_trackers(tracking)
     for folder, info in all_infos(root):
         # `bring_up_to_date` warns of a damaged record.
         with suppress(InputError, OSError), syncing(folder) as record:
-            synced = {
-                name: entry
-                for name, entry in record.info.synced.items()
-                if name not in wanted_trackers(tracking)
-                or _has_all(name, record, tracking, root)
-            }
+            synced = dict(record.info.synced)
+            for name in [it for it in asked if it in synced]:
+                try:
+                    if not _has_all(name, record, tracking, root):
+                        copies = {*synced[name].directories, *synced[name].missing}
+                        synced[name] = Synced("", missing=sorted(copies))
+                except Exception as error:  # MLflow's are many
+                    _warn(f"what {name} has is not looked up: {first_line(error)}")
+                    asked.remove(name)
             if synced != record.info.synced and record.writer() is None:
                 record.note_synced(synced)
                 lost.add(info.id)
@@ -150,11 +204,25 @@ def _has_all(
     )
 
 
+class DamagedRecordError(InputError):
+    """The results have a record that cannot be read."""
+
+
 def _record_of(results: Results, tracking: TrackingParams) -> Record:
-    """Return the record of the model; its training's own, if it was trained here."""
-    record = record_of_weights(results.root, results.weights_sha256)
-    if record is None:
-        return results.make_record(tracking)
+    """Return the record of the model; its training's own, if it was trained here.
+
+    Raises:
+        DamagedRecordError: It has one, which is damaged.
+    """
+    weights_sha256 = results.weights_sha256
+    # Another `track` makes a record of the same model only once.
+    with locked(results.root / ".toygpt" / "track.lock"):
+        try:
+            record = record_of_weights(results.root, weights_sha256)
+        except InputError as error:
+            raise DamagedRecordError(str(error)) from None
+        if record is None:
+            return results.make_record(tracking)
     if missing := _missing_metrics(record, results.evaluation()):
         with record.locked():
             record.append(missing, step=None)
@@ -196,7 +264,7 @@ def unsynced_results(
     such tracker, run or model.
     """
     results = Results(root)
-    with suppress(AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
+    with suppress(*UNREADABLE):
         record = record_of_weights(root, results.weights_sha256)
         if record is not None and not record.is_busy():
             # `track` appends them to the record: then no tracker has all points.
@@ -223,7 +291,7 @@ def _lacking(
         more: The number of points that the record is about to get.
     """
     info, wanted = record.info, wanted_trackers(tracking)
-    lacking = info.unsynced(wanted, len(record.points) + more)
+    lacking = info.unsynced(wanted, len(record.points) + more, at_hand=directories)
     for name in wanted:
         has = info.synced.get(name)
         if has is None or not has.is_wanted or name not in info.trackers:

@@ -3,8 +3,9 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -19,6 +20,7 @@ from toygpt.tracking.tracker import RunNotWantedError, Tracker, UserActionNeeded
 # to open it costs seconds of processor time that the training needs.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+SECONDS_TO_RELEASE = 10.0  # a tracker that has failed
 
 
 class Connection:
@@ -26,7 +28,7 @@ class Connection:
 
     A tracker may be slow, locked, full, damaged or dead. Then it is opened again, later
     and later, asked what it has, and gets everything that it lacks: after an error it
-    may have lost anything. The user is warned once.
+    may have lost anything. This process warns the user once.
     """
 
     def __init__(
@@ -43,12 +45,26 @@ class Connection:
         self._open_tracker = open_tracker
         self._tracker: Tracker | None = None
         self._has_warned = is_quiet
+        noted = record.info.synced.get(name)
+        self._missing = set(noted.missing) if noted else set()
         self.try_at_once()
 
     def try_at_once(self) -> None:
         """Forget how long the tracker has failed: the run has ended."""
         self._next_try = 0.0
         self._pause = FIRST_PAUSE_SECONDS
+
+    def expect(self, names: Iterable[str], *, again: bool) -> None:
+        """Note directories of which the tracker shall get a copy, before it gets one.
+
+        Args:
+            names: Of the directories.
+            again: Whether it gets them even if it has a copy of an earlier state.
+        """
+        noted = self._record.info.synced.get(self.name, Synced(""))
+        self._missing |= {it for it in names if again or it not in noted.directories}
+        if noted.is_wanted and self._missing != set(noted.missing):
+            self._note(replace(noted, missing=sorted(self._missing)))
 
     def sync(
         self,
@@ -60,7 +76,7 @@ class Connection:
         """Log everything that the tracker lacks, unless it failed a moment ago.
 
         Args:
-            directories: Of which the tracker shall keep a copy.
+            directories: Those that are missing are copied.
             limit_seconds: How long the tracker may take; then it has failed.
             is_last: Whether to end the run at the tracker, as the record says.
         """
@@ -96,7 +112,7 @@ class Connection:
     def abandon(self) -> None:
         """Release a tracker that has failed, or whose run another process continues."""
         if self._tracker is not None:
-            with suppress(Exception, SystemExit), _time_limit(LONGEST_PAUSE_SECONDS):
+            with suppress(Exception, SystemExit), _time_limit(SECONDS_TO_RELEASE):
                 self._tracker.abandon()
             self._tracker = None
 
@@ -111,6 +127,8 @@ class Connection:
         before = self._record.info.synced.get(self.name)
         if before is not None and before.id == tracker.run_id:
             self._whole_before.update(before.directories)
+        elif before is not None:  # another run, after the first was lost
+            self._missing.update(before.directories)
         self._note_incomplete(tracker)
         return tracker
 
@@ -127,7 +145,7 @@ class Connection:
         self._num_points = len(self._record.points)
 
         for name, directory in directories.items():
-            if name in self._copied:
+            if name in self._copied or name not in self._missing:
                 continue
             if name in self._whole_before:  # that copy is overwritten
                 self._whole_before.remove(name)
@@ -147,17 +165,25 @@ class Connection:
             raise OSError(f"{len(lost)} points did not arrive")
         # A killed process may have left half a copy, which the tracker lists as well.
         whole = self._copied | self._whole_before
+        self._missing -= self._copied & tracker.directories
         self._note(
             Synced(
                 tracker.run_id,
                 num_points=self._num_points,
                 status=info.status,
                 directories=sorted(tracker.directories & whole),
+                missing=sorted(self._missing),
             )
         )
 
     def _note_incomplete(self, tracker: Tracker) -> None:
-        self._note(Synced(tracker.run_id, directories=sorted(self._whole_before)))
+        self._note(
+            Synced(
+                tracker.run_id,
+                directories=sorted(self._whole_before),
+                missing=sorted(self._missing),
+            )
+        )
 
     def _note(self, synced: Synced) -> None:
         # What is not noted is looked up at the tracker, and synced again at worst.

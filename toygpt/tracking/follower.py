@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 from toygpt.pipeline.params import TrackingParams
@@ -13,8 +14,9 @@ from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
-# the end of a run, and earlier runs 10: it is ended if even that goes wrong.
-PATIENCE_SECONDS = 110.0
+# the end of a run, and then 10 to each of two, to earlier runs, and to its own exit: it
+# is ended if even that goes wrong.
+PATIENCE_WITH_PROCESS_SECONDS = 130.0
 # Where that process finds this code, wherever it works.
 CODE = str(Path(__file__).parents[2])
 
@@ -66,9 +68,10 @@ class Follower:
         if self._process is None:
             return
         paths = {name: str(path) for name, path in self.directories.items()}
-        line = f"{json.dumps(paths)}\n".encode()
+        end = {"ended": monotonic(), "directories": paths}  # the process's clock, too
+        line = f"{json.dumps(end)}\n".encode()
         try:
-            self._process.communicate(line, PATIENCE_SECONDS)
+            self._process.communicate(line, PATIENCE_WITH_PROCESS_SECONDS)
         except subprocess.TimeoutExpired:
             _kill_tree(self._process.pid)
             self._process.communicate()

@@ -81,18 +81,19 @@ def points_of(client: Any, run: Any) -> Known:
 def points_in_mlflow(
     info: RunInfo, tracking: TrackingParams, root: Path
 ) -> Known | None:
-    """Return the points that MLflow has of a run; None if it does not have the run."""
+    """Return the points that MLflow has of a run; None if it does not have the run.
+
+    Raises:
+        Exception: MLflow cannot be asked; its errors are many.
+    """
     if mlflow_server(tracking) is None and not (root / DATABASE).is_file():
         return None
     configure_mlflow()
-    try:
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        client = MlflowClient(mlflow_uri(tracking, root))
-        run, _ = find_run(client, info, tracking)
-        return points_of(client, run) if run else None
-    except Exception:  # the tracker itself will report what is wrong
-        return None
+    client = MlflowClient(mlflow_uri(tracking, root))
+    run, _ = find_run(client, info, tracking)
+    return points_of(client, run) if run else None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ record is a folder in `.toygpt/runs/` of the project that the user works in:
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -135,9 +135,11 @@ class Record:
         self._known |= known_of([point])
         self.points.append(point)
 
-    def unsynced(self, trackers: Iterable[str]) -> list[str]:
-        """Return which of these trackers show the run, but lack something of it."""
-        return self.info.unsynced(trackers, len(self.points))
+    def unsynced(
+        self, trackers: Iterable[str], *, at_hand: Collection[str] | None = None
+    ) -> list[str]:
+        """Return which trackers lack something of the run, as `RunInfo.unsynced`."""
+        return self.info.unsynced(trackers, len(self.points), at_hand=at_hand)
 
     def writer(self) -> Holder | None:
         """Return the process that holds the record's lock, if there is one."""

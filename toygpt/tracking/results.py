@@ -28,8 +28,11 @@ from toygpt.pipeline.params_file import load_params, read_yaml
 from toygpt.pipeline.revision import Revision
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
-from toygpt.tracking.run_info import wanted_trackers
+from toygpt.tracking.run_info import RunInfo, wanted_trackers
 from toygpt.tracking.wandb_settings import settings_of_run, to_metadata
+
+# What reading results raises: files that are gone, damaged, or of another version.
+UNREADABLE = (AttributeError, InputError, KeyError, OSError, TypeError, ValueError)
 
 
 class Results:
@@ -104,6 +107,15 @@ class Results:
                     with suppress(Exception):  # DVC's are many: the copy is not there
                         self._files.copy(path, folders[name])
             yield {name: path for name, path in folders.items() if path.is_dir()}
+
+    def missing_of(self, info: RunInfo) -> dict[str, Path]:
+        """Return the workspace's directories, if a tracker misses some of this run."""
+        if any(has.missing for has in info.synced.values()):
+            with suppress(*UNREADABLE):
+                if self.weights_sha256 == info.weights_sha256:
+                    with self.directories() as directories:
+                        return directories
+        return {}
 
     def _curves(self) -> dict[int, dict[str, float]]:
         """Return the metrics of each step, by their names in the trackers."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toygpt.pipeline.errors import InputError, first_line
+from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.follower import Follower
 from toygpt.tracking.record import (
@@ -86,19 +87,19 @@ def training_run(
     with Follower(tracking, root) as follower, alone_in(runs_folder(root) / run_id):
         record = _readable_record(runs_folder(root) / run_id)
         if record is None:
-            record = Record.create(
-                root,
-                id=run_id,
-                name=name,
-                project=tracking.project,
-                params=dict(params),
-                tags=tracking.tags,
-                trackers=wanted_trackers(tracking),
-                metadata={
-                    **metadata,
-                    **to_metadata(settings_of_training(tracking, root)),
-                },
-            )
+            # Of two trainings that start together, one gets the id in WANDB_RUN_ID.
+            with locked(root / ".toygpt" / "wandb.lock"):
+                settings = settings_of_training(tracking, root)
+                record = Record.create(
+                    root,
+                    id=run_id,
+                    name=name,
+                    project=tracking.project,
+                    params=dict(params),
+                    tags=tracking.tags,
+                    trackers=wanted_trackers(tracking),
+                    metadata={**metadata, **to_metadata(settings)},
+                )
         else:
             _resume(record, name, params, metadata, tracking)
         record.reserve_room()

@@ -1,6 +1,6 @@
 """What is known of a training, besides its points: `run.json` and `synced.json`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ class Synced:
     status: Status | None = None
     directories: list[str] = field(default_factory=list)  # of which it has a copy
     is_wanted: bool = True  # otherwise the user deleted the run there
+    missing: list[str] = field(default_factory=list)  # of which it shall get a copy
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,32 @@ class RunInfo:
     weights_sha256: str | None = None
     synced: dict[str, Synced] = field(default_factory=dict)  # by tracker
 
-    def unsynced(self, trackers: Iterable[str], num_points: int) -> list[str]:
-        """Return which of these trackers show the run, but lack something of it."""
-        return [
-            tracker
-            for tracker in trackers
-            if tracker in self.trackers and not self._is_synced(tracker, num_points)
-        ]
+    def unsynced(
+        self,
+        trackers: Iterable[str],
+        num_points: int,
+        *,
+        at_hand: Collection[str] | None = None,
+    ) -> list[str]:
+        """Return which of these trackers show the run, but lack something of it.
 
-    def _is_synced(self, tracker: str, num_points: int) -> bool:
-        synced = self.synced.get(tracker)
-        if synced is None:
-            return False
-        return not synced.is_wanted or (
-            synced.num_points == num_points and synced.status == self.status
-        )
+        Args:
+            trackers: Their names.
+            num_points: How many points the run has.
+            at_hand: Missing directories count only if they are among these; by default
+                all of them count.
+        """
+        unsynced = []
+        for tracker in trackers:
+            has = self.synced.get(tracker, Synced(""))
+            missing = set(has.missing)
+            if at_hand is not None:
+                missing &= set(at_hand)
+            is_synced = (has.num_points, has.status) == (num_points, self.status)
+            is_shown = tracker in self.trackers and has.is_wanted
+            if is_shown and (missing or not is_synced):
+                unsynced.append(tracker)
+        return unsynced
 
     @property
     def all_metadata(self) -> dict[str, str]:
@@ -121,8 +133,14 @@ def write_info(folder: Path, info: RunInfo) -> None:
 
 
 def write_synced(folder: Path, synced: Mapping[str, Synced]) -> None:
-    """Write what each tracker has; `read_info` finds it."""
+    """Write what each tracker has; `read_info` finds it.
+
+    Earlier toyGPTs do not know `missing`: to them a file that has it is as none.
+    """
     trackers = {name: asdict(entry) for name, entry in synced.items()}
+    for entry in trackers.values():
+        if not entry["missing"]:
+            del entry["missing"]
     write_json(folder / SYNCED_FILE, {"version": VERSION, "trackers": trackers})
 
 

@@ -12,6 +12,7 @@ class Stage:
 
     def __init__(self) -> None:
         self._process = os.getppid()
+        self.ended: float | None = None  # by `time.monotonic`, once it has said so
 
     def is_alive(self) -> bool:
         """Return whether its process has not ended."""
@@ -27,4 +28,6 @@ class Stage:
         A stage that was killed says nothing, and its files may be half written.
         """
         line = sys.stdin.readline() if self.is_alive() else ""
-        return {name: Path(path) for name, path in json.loads(line or "{}").items()}
+        end = json.loads(line or "{}")
+        self.ended = end.get("ended")
+        return {name: Path(path) for name, path in end.get("directories", {}).items()}

@@ -23,6 +23,7 @@ from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow import MLflowTracker
 from toygpt.tracking.points import count_points
 from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
+from toygpt.tracking.results import Results
 from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
 from toygpt.tracking.stage import Stage
 from toygpt.tracking.tracker import Tracker
@@ -34,13 +35,13 @@ POLL_SECONDS = 0.2
 # for an upload is 60 seconds), if its stage was killed, if they fail, and for earlier
 # runs when this one is complete.
 PATIENCE_WHILE_TRAINING_SECONDS = 35.0
-PATIENCE_SECONDS = 90.0
+PATIENCE_AT_END_SECONDS = 90.0
 PATIENCE_WITHOUT_STAGE_SECONDS = 20.0
 PATIENCE_WITH_FAILURE_SECONDS = 10.0
 PATIENCE_WITH_EARLIER_SECONDS = 10.0
 SECONDS_TO_EXIT = 10
-# Where a user waits, a server has as long as an upload takes: MLflow's own limit is for
-# the time without an answer.
+# Where a user waits, a tracker has as long as an upload or a copy takes. MLflow's own
+# limit is for the time without an answer.
 PATIENCE_FOR_UPLOADS_SECONDS = 7 * 86400.0
 SECONDS_UNTIL_NOTICE = 5.0  # in the foreground
 
@@ -72,7 +73,7 @@ def sync(
         tracking: Which trackers.
         root: The project that the user works in.
         stage: The stage that is writing the record, if one is.
-        directories: Of which the trackers shall keep a copy; the stage has its own.
+        directories: Of which the trackers shall have a copy; the stage has its own.
         only: Names of the trackers to sync, of those; by default all.
         is_quiet: Whether failing trackers cause no warning.
         in_foreground: Whether a user waits, and no stage.
@@ -88,16 +89,21 @@ def sync(
         with suppress(InputError, OSError):  # the user has deleted it, say
             record.refresh()
         for connection in connections:
-            connection.sync({}, limit_seconds=PATIENCE_WHILE_TRAINING_SECONDS)
+            if stage.is_at_work():  # one of them may take long
+                connection.sync({}, limit_seconds=PATIENCE_WHILE_TRAINING_SECONDS)
         sleep(POLL_SECONDS)
 
     directories = stage.directories() if stage is not None else directories or {}
+    for connection in connections:
+        connection.expect(directories, again=stage is not None)
     if not record.end_if_dead():  # a stage writes it: another one, or this one again
         record.refresh()
     if record.info.status == "RUNNING":  # the other one continues the training
         for connection in connections:
             connection.abandon()
         return
+    # Of an earlier stage whose trackers failed: the workspace may still have them.
+    directories = {**Results(root).missing_of(record.info), **directories}
     notice = Timer(SECONDS_UNTIL_NOTICE, _print, [f"syncing {record.info.name} …"])
     if in_foreground:
         notice.start()
@@ -117,15 +123,16 @@ def _end(
     """End the run at the trackers, until they have everything or time is up."""
     for connection in connections:
         connection.try_at_once()
-    ended = monotonic()
+    ended = (stage and stage.ended) or monotonic()
     while connections:
         for connection in connections:
             is_alone = stage is not None and not stage.is_alive()
-            patience = PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_SECONDS
+            patience = (
+                PATIENCE_WITHOUT_STAGE_SECONDS if is_alone else PATIENCE_AT_END_SECONDS
+            )
             limit = ended + patience - monotonic()
             if in_foreground:
-                is_server = connection.name.startswith("mlflow:")
-                limit = PATIENCE_FOR_UPLOADS_SECONDS if is_server else PATIENCE_SECONDS
+                limit = PATIENCE_FOR_UPLOADS_SECONDS
             connection.sync(directories, is_last=True, limit_seconds=limit)
         connections = [it for it in connections if not it.is_settled]
         if monotonic() > ended + PATIENCE_WITH_FAILURE_SECONDS:
@@ -153,6 +160,7 @@ def bring_up_to_date(
     except_run: str | None = None,
     is_quiet: bool = False,
     in_foreground: bool = False,
+    stage: Stage | None = None,
 ) -> list[str]:
     """Sync what the trackers missed, and end the runs whose process is gone.
 
@@ -162,21 +170,26 @@ def bring_up_to_date(
         except_run: Id of a record to leave as it is.
         is_quiet: Whether failing trackers cause no warning.
         in_foreground: Whether a user waits.
+        stage: The process that asked for it: after its end no other run is begun.
 
     Returns:
         The names of the runs that a tracker has more of now.
     """
     names = []
+    workspace = Results(root)
     responsive = wanted_trackers(tracking)
     # The newest first: an old one that a tracker refuses must not hold it back.
     for folder, info in reversed(list(all_infos(root))):
-        if info.id == except_run or _is_settled(folder, info, responsive):
+        if stage is not None and not stage.is_alive():
+            break
+        if info.id == except_run or _is_settled(folder, info, responsive, workspace):
             continue
         try:
             with syncing(folder) as record:
                 if not record.end_if_dead():
                     continue
-                before = record.unsynced(responsive)
+                at_hand = workspace.missing_of(record.info)
+                before = record.unsynced(responsive, at_hand=at_hand)
                 sync(
                     record,
                     tracking,
@@ -191,7 +204,7 @@ def bring_up_to_date(
             message = f"the training {info.name} is left as it is: {error}"
             _print(f"warning: {message}")
             continue
-        after = record.unsynced(responsive)
+        after = record.unsynced(responsive, at_hand=at_hand)
         if any(record.info.synced[name].is_wanted for name in {*before} - {*after}):
             names.append(info.name)
         # A tracker that failed once is not tried with every run.
@@ -203,10 +216,14 @@ def _print(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _is_settled(folder: Path, info: RunInfo, trackers: Iterable[str]) -> bool:
-    """Return whether a run has ended, and none of these trackers lacks a part of it."""
+def _is_settled(
+    folder: Path, info: RunInfo, trackers: Iterable[str], workspace: Results
+) -> bool:
+    """Return whether a run has ended, and these trackers have all that is at hand."""
     num_points = count_points(folder / POINTS_FILE)
-    return info.status != "RUNNING" and not info.unsynced(trackers, num_points)
+    return info.status != "RUNNING" and not info.unsynced(
+        trackers, num_points, at_hand=workspace.missing_of(info)
+    )
 
 
 @contextmanager
@@ -218,9 +235,10 @@ def _earlier_runs_beside(
     And W&B, which ends its own process with a run, has one for each of ours.
     """
     trackers = wanted_trackers(tracking)
+    workspace = Results(root)
     is_needed = any(
         path != folder
-        and not _is_settled(path, info, trackers)
+        and not _is_settled(path, info, trackers, workspace)
         and holder_of(path / SYNC_LOCK_FILE) is None  # its own process syncs it
         for path, info in all_infos(root)
     )
@@ -270,7 +288,9 @@ def main(arguments: list[str]) -> None:
     root = folder.parents[2]
     try:
         if arguments[2:] == [EARLIER]:  # if a tracker fails, the run will warn of it
-            bring_up_to_date(tracking, root, except_run=folder.name, is_quiet=True)
+            bring_up_to_date(
+                tracking, root, except_run=folder.name, is_quiet=True, stage=Stage()
+            )
         else:
             follow(folder, tracking, root)
     except (InputError, OSError):  # the record is deleted, damaged, or out of reach

@@ -142,20 +142,19 @@ class WandbTracker:
         aliases = ["latest", _valid_name(self._info.name)]
         self._run.log_artifact(artifact, aliases=aliases)
         self._uploads[name] = artifact
-        if name == "model" and self._registry and not self._run.offline:
-            self._link(artifact)
 
-    def _link(self, artifact: Any) -> None:
+    def _link(self, model: Any) -> None:
         """Link the model to the registry, or warn: the run and the model are there.
 
         Offline, W&B has no record that `wandb sync` would make a link of.
         """
-        import wandb
-
-        target = f"wandb-registry-{self._registry}/{artifact.name}"
+        name = _artifact_name(self._info, "model")
+        target = f"wandb-registry-{self._registry}/{name}"
         try:
-            self._run.link_artifact(artifact, target, [_valid_name(self._info.name)])
-        except (wandb.Error, ValueError) as error:
+            self._run.link_artifact(model, target, [_valid_name(self._info.name)])
+        except TimeoutError:  # of the run, not of the link
+            raise
+        except Exception as error:
             print(
                 f"warning: wandb did not link the model to {target}: "
                 f"{first_line(error)}",
@@ -175,6 +174,8 @@ class WandbTracker:
             for artifact in self._uploads.values():
                 artifact.wait()
             self._uploaded |= self._uploads.keys()
+            if self._registry and "model" in self._uploads:
+                self._link(self._uploads["model"])
         self._run.finish(exit_code=EXIT_CODES[status])
         wandb.teardown()  # returns when W&B's own process has written everything
         runs = read_runs(self._folder, self.run_id)
@@ -187,9 +188,8 @@ class WandbTracker:
         """Note what is on disk, from each time that the run was opened."""
         runs = read_runs(self._folder, self.run_id)
         self.known = _points_of(runs)
-        self.directories = {
-            artifact.type for run in runs for artifact in run.artifacts.values()
-        } | self._uploaded
+        on_disk = {kind for run in runs for kind in run.artifacts.values()}
+        self.directories = on_disk | self._uploaded
 
     def abandon(self) -> None:
         """Release W&B's process, which may be gone."""
@@ -206,12 +206,14 @@ def _end_process() -> None:
 
 
 def points_in_wandb(info: RunInfo, root: Path) -> Known | None:
-    """Return the points of a run in its wandb/ folder; None if it is not there."""
-    try:
-        with temporary_files_in_project(root):  # reading imports W&B
-            runs = read_runs(_folder_of(info, root), _id_of(info))
-    except (ImportError, OSError):  # the tracker itself will report what is wrong
-        return None
+    """Return the points of a run in its wandb/ folder; None if it is not there.
+
+    Raises:
+        ImportError: W&B is not installed.
+        OSError: Its files cannot be read.
+    """
+    with temporary_files_in_project(root):  # reading imports W&B
+        runs = read_runs(_folder_of(info, root), _id_of(info))
     return _points_of(runs) if runs else None
 
 

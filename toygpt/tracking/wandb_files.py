@@ -12,32 +12,15 @@ from toygpt.tracking.wandb_log import read_records
 
 
 @dataclass
-class WandbArtifact:
-    """A version of an artifact, logged by a run."""
-
-    type: str
-    aliases: set[str]
-    metadata: dict[str, Any]
-    files: set[str]
-
-
-@dataclass
 class WandbRun:
-    """An offline run, as it would be synced."""
+    """A run, as far as it is in one file."""
 
     run_id: str = ""
-    entity: str = ""
-    project: str = ""
     name: str = ""
-    group: str = ""
-    job_type: str = ""
-    notes: str = ""
-    sweep_id: str = ""
-    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    artifacts: dict[str, WandbArtifact] = field(default_factory=dict)  # by name
+    artifacts: dict[str, str] = field(default_factory=dict)  # the type, by name
     exit_code: int | None = None
 
 
@@ -61,9 +44,15 @@ def files_of_runs(folder: Path, run_id: str | None = None) -> list[Path]:
 
 
 def folders_of(folder: Path, run_id: str) -> set[Path]:
-    """Return the paths of a run's folders in `folder`/wandb."""
-    name = re.compile(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(run_id)}")
-    return {path for path in (folder / "wandb").iterdir() if name.fullmatch(path.name)}
+    """Return the paths of a run's folders in `folder`/wandb, even without a file."""
+    name = rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(run_id)}(-\d+)?"
+    file = f"run-{run_id}.wandb"  # another run's id may end with a number
+    return {
+        path
+        for path in (folder / "wandb").iterdir()
+        if re.fullmatch(name, path.name)
+        and all(it.name == file for it in path.glob("*.wandb"))
+    }
 
 
 def _read(path: Path) -> WandbRun:
@@ -72,14 +61,7 @@ def _read(path: Path) -> WandbRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.run_id = record.run.run_id
-            run.entity = record.run.entity
-            run.project = record.run.project
             run.name = record.run.display_name
-            run.group = record.run.run_group
-            run.job_type = record.run.job_type
-            run.notes = record.run.notes
-            run.sweep_id = record.run.sweep_id
-            run.tags = list(record.run.tags)
             run.config |= _values(record.run.config.update)
         elif kind == "config":
             run.config |= _values(record.config.update)
@@ -88,13 +70,7 @@ def _read(path: Path) -> WandbRun:
         elif kind == "summary":
             run.summary |= _values(record.summary.update)
         elif kind == "artifact":
-            artifact = record.artifact
-            run.artifacts[artifact.name] = WandbArtifact(
-                artifact.type,
-                aliases=set(artifact.aliases),
-                metadata=json.loads(artifact.metadata or "{}"),
-                files={entry.path for entry in artifact.manifest.contents},
-            )
+            run.artifacts[record.artifact.name] = record.artifact.type
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

@@ -32,7 +32,7 @@ VARIABLES = {
     "sweep_id": "WANDB_SWEEP_ID",
 }
 PREFIX = "wandb."  # of settings among the metadata of a run
-OF_ONE_TRAINING = ("name", "run_id", "sweep_id")
+OF_ONE_TRAINING = ("run_id", "sweep_id")
 # What W&B accepts, and how to say it.
 URL_PART = (r"[^/\\#?%:\r\n]{1,128}", "up to 128 characters, without / \\ # ? % :")
 ID = (r"[^\s/\\#?%:;,']{1,128}", "up to 128 characters, without / \\ # ? % : ; , '")
@@ -49,24 +49,26 @@ def with_wandb_environment(tracking: TrackingParams) -> TrackingParams:
     """Return the parameters with W&B's mode as the environment has it.
 
     Raises:
-        InputError: W&B would not accept one of its variables.
+        InputError: W&B would not accept one of its variables, and is not disabled.
     """
-    settings_from_environment()
+    mode = os.environ.get("WANDB_MODE") or tracking.wandb
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "on", "true", "yes"):
-        return tracking.without(["wandb"])
-    if not (mode := os.environ.get("WANDB_MODE")):
-        return tracking
+        mode = "disabled"
     if mode not in MODES:
         raise _refused("WANDB_MODE", mode, "online, offline or disabled")
-    return tracking.model_copy(update={"wandb": MODES[mode]})
+    tracking = tracking.model_copy(update={"wandb": MODES[mode]})
+    settings_from_environment(tracking)
+    return tracking
 
 
-def settings_from_environment() -> dict[str, str]:
-    """Return the settings whose variables are set, and not empty.
+def settings_from_environment(tracking: TrackingParams) -> dict[str, str]:
+    """Return the settings whose variables are set, and not empty; none if disabled.
 
     Raises:
         InputError: W&B would not accept one.
     """
+    if tracking.wandb == "disabled":
+        return {}
     settings = {
         name: value
         for name, variable in VARIABLES.items()
@@ -75,11 +77,17 @@ def settings_from_environment() -> dict[str, str]:
     for name, (pattern, meaning) in ACCEPTED.items():
         if name in settings and not re.fullmatch(pattern, settings[name]):
             raise _refused(VARIABLES[name], settings[name], meaning)
+    if folder := settings.get("folder"):
+        try:
+            settings["folder"] = str(Path(folder).expanduser())
+        except RuntimeError:
+            accepted = "a folder, or ~ with the name of a user"
+            raise _refused(VARIABLES["folder"], folder, accepted) from None
     return settings
 
 
 def settings_of_run(tracking: TrackingParams, root: Path) -> dict[str, str]:
-    """Return the settings of a run that begins here, for its record to keep.
+    """Return the settings of any run that begins here, for its record to keep.
 
     Stages that run later, in another shell, must continue the run where it is.
 
@@ -92,24 +100,25 @@ def settings_of_run(tracking: TrackingParams, root: Path) -> dict[str, str]:
         for name in ("entity", "group", "job_type", "notes")
     }
     settings = {name: value for name, value in from_params.items() if value}
-    settings |= settings_from_environment()
+    settings |= settings_from_environment(tracking)
     if "folder" in settings:
-        folder = root / Path(settings["folder"]).expanduser()
+        folder = root / settings["folder"]
         if folder.is_relative_to(root):  # the project may be moved
             folder = folder.relative_to(root)
         settings["folder"] = str(folder)
-    return {name: settings[name] for name in settings if name not in OF_ONE_TRAINING}
+    of_training = ("name", *OF_ONE_TRAINING)
+    return {name: settings[name] for name in settings if name not in of_training}
 
 
 def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]:
     """Return the settings of the run of a training that begins now.
 
     An agent of a sweep has chosen the run's id already. It is given once: a second
-    training in the same shell has a run of its own.
+    training in the same shell has a run of its own, though with the same name.
+    The caller is alone until it has written the record.
     """
-    settings = settings_from_environment()
-    of_training = {name: settings[name] for name in OF_ONE_TRAINING if name in settings}
-    run_id = of_training.get("run_id")
+    settings = settings_from_environment(tracking)
+    run_id = settings.get("run_id")
     for _, info in all_infos(root) if run_id else []:
         if kept_settings(info.metadata).get("run_id") == run_id:
             print(
@@ -118,9 +127,10 @@ def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]
                 file=sys.stderr,
                 flush=True,
             )
-            of_training = {}
+            for setting in OF_ONE_TRAINING:
+                settings.pop(setting, None)
             break
-    return {**settings_of_run(tracking, root), **of_training}
+    return {**settings, **settings_of_run(tracking, root)}
 
 
 def to_metadata(settings: Mapping[str, str]) -> dict[str, str]:
