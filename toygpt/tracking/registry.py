@@ -19,7 +19,7 @@ class NotBetterError(Exception):
 
 
 def run_of_weights(client: Any, project: str, weights_sha256: str) -> Any:
-    """Return the latest run that trained these weights, in whatever experiment it is.
+    """Return the latest run that trained these weights, of any experiment.
 
     Runs of the project's experiment come first: the name of that experiment may come
     from the environment, and so may differ from the one that the run has.
