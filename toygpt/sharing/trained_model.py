@@ -131,6 +131,6 @@ def _model_files(root: Path, *, unchanged: Sequence[Path]) -> list[Path]:
                     f"{path} is not as {paths.LOCK} has it: `python . doctor` names "
                     f"the command that restores it"
                 )
-        # Nobody has compared what DVC ignores, such as .DS_Store.
+        # What DVC ignores, such as .DS_Store, was not compared.
         found = repo.dvcignore.find(repo.fs, str(root / paths.MODEL))
         return sorted(map(Path, found))
