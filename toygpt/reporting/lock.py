@@ -10,7 +10,6 @@ from ruamel.yaml import YAML
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.measurements import MEASUREMENTS, is_of_this_model
-from toygpt.pipeline.params import flatten
 from toygpt.pipeline.revision import Revision
 
 
@@ -33,16 +32,6 @@ class Lock:
             for stage in self.stages.values()
             for entry in stage.get(kind, [])
         }
-
-    def stages_with_other_params(self, params: Mapping[str, Any]) -> list[str]:
-        """Return the stages that ran with other parameters than these."""
-        known = dict(flatten(params))
-        return [
-            name
-            for name, stage in self.stages.items()
-            for ran_with in [stage.get("params", {}).get(paths.PARAMS.name, {})]
-            if any(known.get(key) != value for key, value in flatten(ran_with))
-        ]
 
     @property
     def evaluate_deps(self) -> dict[str, str]:
