@@ -39,12 +39,7 @@ def main() -> None:
         )
         num_new_tokens = sum(sample.new_tokens for sample in samples)
         with new_directory(paths.SAMPLES) as directory:
-            lines = [
-                json.dumps(sample._asdict(), ensure_ascii=False) for sample in samples
-            ]
-            write_text(
-                directory / "samples.jsonl", "".join(f"{line}\n" for line in lines)
-            )
+            write_text(directory / "samples.jsonl", "".join(map(as_line, samples)))
             write_text(directory / "samples.md", to_markdown(samples))
         write_json(
             paths.METRICS / "generate-samples.json",
