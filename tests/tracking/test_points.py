@@ -9,7 +9,7 @@ import pytest
 
 from tests.tracking.trackers import disk_full_after, record_in
 from toygpt.pipeline.errors import InputError
-from toygpt.tracking.points import count_points, read_points
+from toygpt.tracking.points import count_points, read_new_points
 from toygpt.tracking.record import Record
 
 
@@ -26,7 +26,7 @@ def curves(record: Record) -> Path:
 
 
 def metrics_in(path: Path) -> list[dict[str, float]]:
-    return [point.metrics for point in read_points(path)]
+    return [point.metrics for point in read_new_points(path, 0)[0]]
 
 
 def test_a_point_is_on_disk_before_the_next_step_begins(

@@ -19,7 +19,7 @@ from tests.tracking.trackers import (
     tracked_by,
 )
 from toygpt.tracking import run as run_module
-from toygpt.tracking.points import read_points
+from toygpt.tracking.points import read_new_points
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import run_of_model
 from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
@@ -101,7 +101,7 @@ def test_a_record_of_which_only_the_curves_are_left_is_continued(
             run.log_metrics({"loss": 1 / step}, step=step)
         (runs_folder(tmp_path) / RUN_ID / "run.json").write_text("{")
 
-    points = read_points(runs_folder(tmp_path) / RUN_ID / "metrics.jsonl")
+    points, _ = read_new_points(runs_folder(tmp_path) / RUN_ID / "metrics.jsonl", 0)
     assert [point.step for point in points] == [1, 2]
 
 

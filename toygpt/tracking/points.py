@@ -72,11 +72,6 @@ def append_point(path: Path, point: Point) -> None:
         raise
 
 
-def read_points(path: Path) -> list[Point]:
-    """Return all points, as `read_new_points`."""
-    return read_new_points(path, 0)[0]
-
-
 def read_new_points(path: Path, start: int) -> tuple[list[Point], int]:
     """Return the points from a byte on, and the byte at which they end.
 
