@@ -231,6 +231,8 @@ class RuntimeParams(Section):
     deterministic: bool
     checkpoint_every_steps: PositiveInt | None
     checkpoint_every_minutes: PositiveFloat
+    data_engine: Literal["local", "slurm", "ray"]
+    data_workers: PositiveInt | Literal["auto"]
 
 
 def server_address(address: str) -> str:
