@@ -54,7 +54,7 @@ def main() -> None:
     inputs = fingerprint_inputs(
         params,
         vocab_size=splits.vocab_size,
-        split_digests={name: record.sha256 for name, record in splits.files.items()},
+        split_digests={f"{name}.bin": splits.digest_of(name) for name in splits.parts},
         precision=precision,
         attention=attention,
         kernels=kernels,
