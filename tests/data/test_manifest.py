@@ -71,7 +71,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path) == written
     assert written.token_type == "uint32"
     assert written.parts == {"tokens": Part(tokens=9, documents=3, bytes=17)}
-    tokens = open_tokens(tmp_path, written, "tokens")
+    tokens = open_tokens(tmp_path, written, "tokens")[:]
     ends = read_ends(tmp_path, written)
     assert [part.tolist() for part in np.split(tokens, ends[:-1])] == DOCUMENTS
     # No time and no place in it: else nothing made from it could be reused.
@@ -83,7 +83,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert here == there
 
 
-SHARDS = ([[5, 6, 7, 0]], [], [[8, 0], [9, 10, 0]])
+SHARDS: list[list[list[int]]] = [[[5, 6, 7, 0]], [], [[8, 0], [9, 10, 0]]]
 
 
 def test_several_shards_are_read_like_one(tmp_path: Path) -> None:
