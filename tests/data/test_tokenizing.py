@@ -1,6 +1,6 @@
 """The work of `tokenize` on shards: their tokens and their sample are the corpus's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from toygpt.data import tokenizing
 from toygpt.data.corpus import Document
 from toygpt.data.documents import DocumentsShard, measured_shards, write_documents
 from toygpt.data.engines import Engine, Work
+from toygpt.data.tasks import Advance
 from toygpt.data.tokenizer import spread_sample, train_tokenizer
 from toygpt.data.tokenizing import encode_shard, sample_texts
 from toygpt.pipeline import paths
@@ -48,13 +49,11 @@ def read_for_sample(
     """Return the sample of some shards, and how many bytes were read for it."""
     read: list[int] = []
     original = tokenizing.with_progress
-    monkeypatch.setattr(
-        tokenizing,
-        "with_progress",
-        lambda texts, advance: original(
-            texts, lambda size: (advance(size), read.append(size))
-        ),
-    )
+
+    def watched(texts: Iterator[list[str]], advance: Advance) -> Iterator[list[str]]:
+        return original(texts, read.append)
+
+    monkeypatch.setattr(tokenizing, "with_progress", watched)
     return sampled(shards), sum(read)
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from toygpt.data.tasks import (
     Advance,
+    Outcomes,
     ShardFunction,
     Task,
     WorkerKilledError,
@@ -39,9 +40,8 @@ from toygpt.pipeline.params import RuntimeParams
 ATTEMPTS = 3
 TERMINATED = 128 + signal.SIGTERM
 
-# Runs tasks on so many workers (None: as many as there are), and yields each task when
-# it has ended, with its error.
-Run = Callable[[Sequence[Task], Any], Iterator[tuple[Task, Exception | None]]]
+# Runs tasks on so many workers, at most (None: as many as there are).
+Run = Callable[[Sequence[Task], Any], Outcomes]
 
 
 class Work(NamedTuple):

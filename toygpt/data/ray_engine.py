@@ -7,7 +7,7 @@ started where there is none.
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 # Read when Ray is imported. It would report the use of Ray over the network, and start
 # its workers by `uv run` if this process was, in copies of the project.
@@ -16,13 +16,11 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray
 
-from toygpt.data.tasks import Task, WorkerKilledError
+from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
 
 
-def run(
-    tasks: Sequence[Task], workers: int | None
-) -> Iterator[tuple[Task, Exception | None]]:
+def run(tasks: Sequence[Task], workers: int | None) -> Outcomes:
     """Run tasks on Ray; yield each as it ends, with its error.
 
     Tasks, and not Ray Data: each writes its own files and returns next to nothing, so
@@ -46,15 +44,18 @@ def run(
                 task = waiting.popleft()
                 running[remote.remote(task)] = task
             (reference,), _ = ray.wait(list(running))
-            task = running.pop(reference)
-            try:
-                error = ray.get(reference)
-            except ray.exceptions.RayError as lost:
-                error = WorkerKilledError(first_line(lost))
-            yield task, error
+            yield running.pop(reference), _answer(reference)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _answer(reference: ray.ObjectRef) -> Exception | None:
+    try:
+        answer: Exception | None = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return WorkerKilledError(first_line(error))
+    return answer
 
 
 def _connect() -> None:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -98,6 +98,10 @@ class Task:
                 except OSError:  # another file system, or one without such names
                     shutil.copyfile(file, directory / file.name)
         return json.loads((self.result / VALUE).read_bytes())
+
+
+# Each task when it has ended, with its error.
+Outcomes = Generator[tuple[Task, Exception | None], None, None]
 
 
 @cache
