@@ -32,7 +32,6 @@ from toygpt.data.tasks import (
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_file, remove_directory, sweep_leftovers
-from toygpt.pipeline.lock import AlreadyLockedError, locked
 from toygpt.pipeline.params import RuntimeParams
 
 # How often a shard is given to a worker. Machines fail; but a shard that kills each
@@ -131,6 +130,9 @@ class Engine:
         """Lock the folder of results until the stage is done."""
         if self._is_locked:
             return
+        # Needed for several shards alone.
+        from toygpt.pipeline.lock import AlreadyLockedError, locked
+
         lock = self._folder.with_suffix(".lock")
         try:
             self._lock.enter_context(locked(lock, wait=False))
