@@ -8,7 +8,6 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
-from typing import Any
 
 from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
 
@@ -21,7 +20,7 @@ def run(tasks: Sequence[Task], workers: int) -> Outcomes:
     """
     context = get_context("spawn")
     waiting = deque(tasks)
-    running: dict[Any, tuple[Task, SpawnProcess]] = {}  # by what its answer comes from
+    running: dict[Connection, tuple[Task, SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -33,7 +32,8 @@ def run(tasks: Sequence[Task], workers: int) -> Outcomes:
                 process.start()
                 sender.close()  # the worker's copy is the only one: it ends with it
                 running[receiver] = task, process
-            for receiver in wait(list(running)):
+            ready = wait(list(running))
+            for receiver in [each for each in running if each in ready]:
                 task, process = running.pop(receiver)
                 yield task, _answer(receiver, process)
     finally:

@@ -6,6 +6,7 @@ started where there is none.
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ import ray
 
 from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
+
+CONNECT_SECONDS = 20
 
 
 def run(tasks: Sequence[Task], workers: int | None) -> Outcomes:
@@ -62,10 +65,24 @@ def _connect() -> None:
     if ray.is_initialized():
         return
     try:
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         # Workers find the project by the working directory, which Ray gives them.
         ray.init(logging_level=logging.ERROR)
-    except (RuntimeError, ConnectionError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
+        in_one_line = " ".join(str(error).split())
         raise InputError(
             f"runtime.data_engine in params.yaml is ray, but Ray's cluster cannot be "
-            f"used: {first_line(error)}"
+            f"used: {in_one_line}"
         ) from None
+
+
+def _check_address(address: str) -> None:
+    """Raise an error if nothing listens at an address; Ray tries for 14 minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise OSError(
+                f"RAY_ADDRESS is {address!r}: {error.strerror or error}"
+            ) from None
