@@ -174,7 +174,7 @@ def ranks_below(agent: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
 def test_a_rank_that_is_killed_ends_all_and_the_training_resumes(
     built: Workspace, tmp_path: Path
 ) -> None:
-    """Once by torchrun, which may restart the ranks, although `--fresh` was asked for."""
+    """Once by a torchrun that restarts ranks, although `--fresh` was asked for."""
     workspace = longer_project(built, tmp_path / "project")
     root = workspace.root
     workspace.set_params({"runtime.devices": 2})
