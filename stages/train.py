@@ -62,12 +62,16 @@ def main() -> None:
     # From here on there is a process for each device. Rank zero alone has a run.
 
     def read_inputs() -> tuple[Manifest, dict[str, Any]]:
-        splits = read_manifest(paths.SPLITS, made_by="split")
+        # The ranks of each machine check its files together.
+        share = (fabric.local_rank, fabric.world_size // params.runtime.num_nodes)
+        splits = read_manifest(paths.SPLITS, made_by="split", share=share)
         check_tokenizer(splits, paths.TOKENIZER)
         return splits, fingerprint_inputs(
             params,
             vocab_size=splits.vocab_size,
-            split_digests={name: file.sha256 for name, file in splits.files.items()},
+            split_digests={
+                f"{name}.bin": splits.digest_of(name) for name in splits.parts
+            },
             precision=precision,
             attention=attention,
             kernels=kernels,

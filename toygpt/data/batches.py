@@ -8,9 +8,9 @@ same text.
 >>> batches = TrainingBatches(tokens, block_size=4, batch_size=2, seed=0)
 >>> inputs, targets = batches.batch(step=0)
 >>> inputs.tolist()
-[[111, 112, 113, 114], [103, 104, 105, 106]]
+[[111, 112, 113, 114], [107, 108, 109, 110]]
 >>> targets.tolist()  # the inputs, one token later: what the network shall predict
-[[112, 113, 114, 115], [104, 105, 106, 107]]
+[[112, 113, 114, 115], [108, 109, 110, 111]]
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,8 @@ from jaxtyping import Int, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.random_order import RandomOrder
+from toygpt.data.token_files import Tokens
 from toygpt.pipeline.errors import InputError
 
 # Sequences as the text has them, in as few bytes (uint16 or uint32), each one token
@@ -55,11 +56,12 @@ class TrainingBatches:
     """The sequences of every step: each token once an epoch, in a new order each time.
 
     An epoch cuts the text into blocks, from an offset that changes from epoch to epoch,
-    and shuffles them. A batch may hold the end of one epoch and the start of the next.
+    and takes them in a random order (random_order.py). A batch may hold the end of one
+    epoch and the start of the next.
     """
 
     def __init__(
-        self, tokens: TokenIds, *, block_size: int, batch_size: int, seed: int
+        self, tokens: Tokens, *, block_size: int, batch_size: int, seed: int
     ) -> None:
         self.tokens = tokens
         self.block_size = block_size
@@ -85,23 +87,29 @@ class TrainingBatches:
             rows: The rows to return: a device asks for its own only.
         """
         first = step * self.batch_size
-        numbers = range(first, first + self.batch_size)[rows]
-        return _read(self.tokens, map(self._start_of, numbers), self.block_size)
+        numbers = np.arange(first, first + self.batch_size)[rows]
+        return _read(self.tokens, self._starts_of(numbers), self.block_size)
 
-    def _start_of(self, number: int) -> int:
-        """Return where in the text the training's `number`-th sequence begins."""
-        epoch, place = divmod(number, self.blocks_per_epoch)
-        offset, order = _epoch(self.seed, epoch, self.blocks_per_epoch, self.block_size)
-        return offset + int(order[place]) * self.block_size
+    def _starts_of(self, numbers: NDArray[np.int64]) -> list[int]:
+        """Return where in the text some of the training's sequences begin."""
+        starts = np.empty_like(numbers)
+        epochs, places = np.divmod(numbers, self.blocks_per_epoch)
+        for epoch in np.unique(epochs).tolist():
+            offset, order = _epoch(
+                self.seed, epoch, self.blocks_per_epoch, self.block_size
+            )
+            is_here = epochs == epoch
+            starts[is_here] = offset + order.at(places[is_here]) * self.block_size
+        return starts.tolist()
 
 
-@lru_cache(maxsize=2)  # remembers two results: to shuffle again would take time
+@lru_cache(maxsize=2)  # a batch may hold the end of one epoch and the start of the next
 def _epoch(
     seed: int, epoch: int, num_blocks: int, block_size: int
-) -> tuple[int, NDArray[np.int64]]:
+) -> tuple[int, RandomOrder]:
     """Return the offset of an epoch's first block, and the order of its blocks."""
     random = np.random.default_rng((seed, epoch))
-    return int(random.integers(block_size)), random.permutation(num_blocks)
+    return int(random.integers(block_size)), RandomOrder(num_blocks, random)
 
 
 class SpreadBatches:
@@ -112,7 +120,7 @@ class SpreadBatches:
     """
 
     def __init__(
-        self, tokens: TokenIds, *, block_size: int, batch_size: int, max_tokens: int
+        self, tokens: Tokens, *, block_size: int, batch_size: int, max_tokens: int
     ) -> None:
         self.tokens = tokens
         self.block_size = block_size
@@ -135,7 +143,7 @@ class SpreadBatches:
         return _read(self.tokens, self._starts[number], self.block_size)
 
 
-def _read(tokens: TokenIds, starts: Iterable[int], block_size: int) -> Sequences:
+def _read(tokens: Tokens, starts: Iterable[int], block_size: int) -> Sequences:
     """Return the blocks that begin there, each with the token after it."""
     rows = np.stack([tokens[start : start + block_size + 1] for start in starts])
     return torch.from_numpy(rows)

@@ -144,10 +144,11 @@ class ModelParams(Section):
 
 
 class DownloadParams(Section):
-    """How much of the corpus to take."""
+    """How much of the corpus to take, and into how large files to cut it."""
 
     max_documents: PositiveInt | None
     max_bytes: PositiveInt | None
+    shard_bytes: PositiveInt
 
 
 class TokenizeParams(Section):
