@@ -1,11 +1,13 @@
 """`toygpt resume`: which training it continues. test_pipeline_resume.py resumes one."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Toygpt, assert_refused
-from tests.resuming.folders import interrupt
+from tests.resuming.folders import DESCRIPTION, interrupt
+from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
 
 PARAMS = {"seed": 1337, "train": {"learning_rate": 0.004}}
 
@@ -52,3 +54,60 @@ def test_dvc_gets_the_parameters_that_the_training_had(
     assert first.startswith(f"resuming nano (id {training.fingerprint[:8]}, ")
     assert second == f"{command.split()} {training.fingerprint} None"
     assert "DVC had the results of this training already" in output.err
+
+
+@pytest.mark.parametrize(
+    ("reason", "job", "state", "error"),
+    [
+        ("stopped by SIGTERM after step 3", "7", "RUNNING", None),
+        ("stopped by SIGUSR1 after step 3", "7", "RUNNING", None),
+        ("stopped by SIGTERM after step 3", None, "", None),
+        # As `scancel` does.
+        ("stopped by SIGTERM after step 3", "7", "CANCELLED", "job 7 of Slurm is CANC"),
+        ("stopped by SIGTERM after step 3", "7", "", "job 7 of Slurm is unknown"),
+        ("stopped by SIGTERM after step 3", "8", "RUNNING", "no training was stopped"),
+        ("stopped by SIGINT after step 3", "7", "RUNNING", "no training was stopped"),
+        ("training diverged: the loss is", "7", "RUNNING", "no training was stopped"),
+        (None, "7", "RUNNING", "no training was stopped"),  # its process was killed
+    ],
+)
+def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
+    toygpt: Toygpt,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str | None,
+    job: str | None,
+    state: str,
+    error: str | None,
+) -> None:
+    training = interrupt(folder)
+    write_info(
+        runs_folder(folder) / DESCRIPTION.run,
+        RunInfo(
+            DESCRIPTION.run,
+            *("nano", "toygpt", {}, {}, []),
+            reason=reason,
+            metadata={"slurm.job": "7"},
+        ),
+    )
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    (folder / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    output = toygpt("resume", "--check")
+
+    assert output.code == (0 if error is None else 1)
+    if error is None:
+        assert output.out == f"nano: {reason}\n"
+    else:
+        assert output.err.startswith(error)
+    with training.locked():  # it runs: there is nothing to requeue
+        assert toygpt("resume", "--check").code == 1
+
+
+def test_without_an_interrupted_training_there_is_nothing_to_requeue(
+    toygpt: Toygpt, folder: Path
+) -> None:
+    assert toygpt("resume", "--check").code == 1
