@@ -1,0 +1,252 @@
+"""A Slurm of two nodes on this machine, run by the daemons of Debian's packages.
+
+python -m tests.cluster.slurm FOLDER    # until its input ends, or Ctrl-C
+
+It needs root, and no systemd, cgroups or entries in /etc/hosts. All that it writes lies in
+the folder; clients find it by the variable SLURM_CONF.
+"""
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+INSTALL = "apt-get install -y slurmctld slurmd munge slurm-client"
+DAEMONS = ["munged", "slurmctld", "slurmd", "srun"]
+NODES = ["n0", "n1"]
+START_SECONDS = 60.0
+READY = "ready"
+PR_SET_CHILD_SUBREAPER = 36
+
+# Jobs of `high` preempt those of `low`: SIGTERM, a minute's grace, back into the queue.
+# A requeued job waits until its old credential has expired, by default two minutes.
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+CredType=cred/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+MailProg=/bin/true
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmctldTimeout=20
+SlurmdTimeout=20
+KillWait=5
+InactiveLimit=0
+JobRequeue=1
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,sched_interval=2
+SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={slurmd_ports} CPUs=2
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def missing() -> str | None:
+    """Return why this machine cannot run a Slurm, or None if it can."""
+    if absent := [name for name in DAEMONS if shutil.which(name) is None]:
+        return f"{', '.join(absent)} not found: {INSTALL}"
+    if os.geteuid() != 0:
+        return "the daemons of Slurm need root: sudo -E uv run pytest -m cluster"
+    return None
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports of this machine that nothing listens on."""
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Daemons:
+    """The daemons of one cluster, all below this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # munged wants a folder that others may enter, but not write to.
+        folder.chmod(0o755)
+        (folder / "state").mkdir(exist_ok=True)
+        (folder / "munge.key").write_bytes(secrets.token_bytes(128))
+        (folder / "munge.key").chmod(0o400)
+        ports = free_ports(1 + len(NODES))
+        self.conf = folder / "slurm.conf"
+        text = CONFIGURATION.format(
+            host=socket.gethostname(),
+            folder=folder,
+            ports=ports,
+            nodes=",".join(NODES),
+            slurmd_ports=",".join(map(str, ports[1:])),
+        )
+        self.conf.write_text(text, encoding="utf-8")
+
+    def start(self) -> None:
+        """Start all of them, and wait until both nodes are idle."""
+        munged = ["--socket=munge.socket", "--key-file=munge.key"]
+        munged += ["--pid-file=munged.pid", "--seed-file=munged.seed"]
+        munged += ["--log-file=munged.log"]
+        whole = [word.replace("=", f"={self.folder}/") for word in munged]
+        self._run("munged", "--foreground", *whole)
+        self._wait_for((self.folder / "munge.socket").exists)
+        self._run("slurmctld", "-D", "-f", str(self.conf))
+        for node in NODES:
+            self.start_node(node)
+        self._wait_for(self._are_idle)
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node."""
+        (self.folder / f"spool-{node}").mkdir(exist_ok=True)
+        self._run("slurmd", "-D", "-f", str(self.conf), "-N", node)
+
+    def _run(self, *command: str) -> None:
+        with (self.folder / f"{command[0]}.out").open("ab") as output:
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"SLURM_CONF": str(self.conf)},
+            )
+
+    def _are_idle(self) -> bool:
+        command = ["sinfo", "--noheader", "--partition=low", "--format=%t"]
+        environment = os.environ | {"SLURM_CONF": str(self.conf)}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=30
+        )
+        return done.stdout.split() == ["idle"]
+
+    def _wait_for(self, condition: object) -> None:
+        assert callable(condition)
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                sys.exit(f"Slurm did not start: see {self.folder}/*.log and *.out")
+            time.sleep(0.1)
+
+
+def kill_children() -> None:
+    """Kill every process below this one, daemons of daemons and jobs included."""
+    while children := psutil.Process().children(recursive=True):
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=1)
+
+
+def main() -> None:
+    """Run a cluster; each line of the input names a node whose daemon to start."""
+    # Orphans become children of this process, so that it can find and kill all.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    daemons = Daemons(Path(sys.argv[1]).absolute())
+    try:
+        daemons.start()
+        print(READY, flush=True)
+        for line in sys.stdin:
+            daemons.start_node(line.strip())
+    except KeyboardInterrupt:
+        pass
+    finally:
+        kill_children()
+
+
+class Slurm:
+    """A cluster that runs, and what a test asks of it."""
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
+        self.folder = folder
+        self._process = process
+        # The names of the nodes are in no /etc/hosts; all of them are this machine.
+        self.environment = {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "MASTER_ADDR": "127.0.0.1",
+        }
+
+    def ask(self, *command: str) -> str:
+        """Return what a client of Slurm prints."""
+        return subprocess.check_output(
+            command, env=os.environ | self.environment, text=True, timeout=60
+        )
+
+    def states(self) -> list[str]:
+        """Return the state of each node: idle, alloc, down …"""
+        return self.ask("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split()
+
+    def job(self, number: int, field: str) -> str:
+        """Return a field of `scontrol show job`."""
+        words = self.ask("scontrol", "show", "job", "-o", str(number)).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)[field]
+
+    def node_daemon(self, node: str) -> psutil.Process:
+        """Return the process of a node's slurmd."""
+        pid = (self.folder / f"slurmd-{node}.pid").read_text(encoding="utf-8")
+        return psutil.Process(int(pid))
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node whose daemon was killed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{node}\n")
+        self._process.stdin.flush()
+
+
+@contextmanager
+def running_slurm() -> Iterator[Slurm]:
+    """Run a cluster, of which nothing is left when the block, or this process, ends."""
+    # munged wants all folders above its socket to be closed to writing by others.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.slurm", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C ends the tests first, then this
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.strip() == READY, "Slurm did not start"
+        yield Slurm(folder, process)
+    finally:
+        process.stdin.close()
+        process.wait(timeout=60)
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
