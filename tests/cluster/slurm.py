@@ -1,9 +1,10 @@
 """A Slurm of two nodes on this machine, run by the daemons of Debian's packages.
 
-python -m tests.cluster.slurm FOLDER    # until its input ends, or Ctrl-C
+python -m tests.cluster.slurm    # until Ctrl-C, or the end of its input
 
-It needs root, and no systemd, cgroups or entries in /etc/hosts. All that it writes lies in
-the folder; clients find it by the variable SLURM_CONF.
+It needs root, and neither systemd nor cgroups nor names in /etc/hosts. It prints the
+folder that holds all it writes, for as long as it runs; clients find it by the variable
+SLURM_CONF=FOLDER/slurm.conf.
 """
 
 import ctypes
@@ -16,17 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from tests.project import PROJECT
+
 INSTALL = "apt-get install -y slurmctld slurmd munge slurm-client"
 DAEMONS = ["munged", "slurmctld", "slurmd", "srun"]
 NODES = ["n0", "n1"]
 START_SECONDS = 60.0
-READY = "ready"
 PR_SET_CHILD_SUBREAPER = 36
 
 # Jobs of `high` preempt those of `low`: SIGTERM, a minute's grace, back into the queue.
@@ -151,12 +153,12 @@ class Daemons:
         )
         return done.stdout.split() == ["idle"]
 
-    def _wait_for(self, condition: object) -> None:
-        assert callable(condition)
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                sys.exit(f"Slurm did not start: see {self.folder}/*.log and *.out")
+                outputs = (file.read_text() for file in self.folder.glob("*.out"))
+                sys.exit("\n".join(["Slurm did not start:", *outputs]))
             time.sleep(0.1)
 
 
@@ -174,16 +176,18 @@ def main() -> None:
     # Orphans become children of this process, so that it can find and kill all.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    daemons = Daemons(Path(sys.argv[1]).absolute())
-    try:
-        daemons.start()
-        print(READY, flush=True)
-        for line in sys.stdin:
-            daemons.start_node(line.strip())
-    except KeyboardInterrupt:
-        pass
-    finally:
-        kill_children()
+    # munged wants all folders above its socket to be closed to writing by others.
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
+        try:
+            daemons = Daemons(Path(folder))
+            daemons.start()
+            print(folder, flush=True)
+            for line in sys.stdin:
+                daemons.start_node(line.strip())
+        except KeyboardInterrupt:
+            pass
+        finally:
+            kill_children()
 
 
 class Slurm:
@@ -228,24 +232,18 @@ class Slurm:
 @contextmanager
 def running_slurm() -> Iterator[Slurm]:
     """Run a cluster, of which nothing is left when the block, or this process, ends."""
-    # munged wants all folders above its socket to be closed to writing by others.
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.slurm", str(folder)],
-        stdin=subprocess.PIPE,
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.slurm"],
+        stdin=subprocess.PIPE,  # it ends when this is closed
         stdout=subprocess.PIPE,
         text=True,
+        cwd=PROJECT,
         start_new_session=True,  # Ctrl-C ends the tests first, then this
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.strip() == READY, "Slurm did not start"
-        yield Slurm(folder, process)
-    finally:
-        process.stdin.close()
-        process.wait(timeout=60)
-        shutil.rmtree(folder)
+    ) as process:
+        assert process.stdout is not None
+        folder = process.stdout.readline().strip()
+        assert folder, "Slurm did not start"
+        yield Slurm(Path(folder), process)
 
 
 if __name__ == "__main__":
