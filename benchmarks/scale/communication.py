@@ -1,0 +1,133 @@
+"""How many bytes do the ranks send each other in a step of training?
+
+Counted on the wire: the ranks run where they have a loopback device of their own, and
+what it carried between two steps is what they sent, headers and all. The formulas are
+those of a ring: each of R ranks sends (R - 1) / R of what is reduced or gathered.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+from benchmarks.training import TASKS
+from tests.isolation import IN_ISOLATION, can_isolate
+from toygpt.model.gpt import GPT, GPTConfig
+
+STEPS = 40
+BYTES = 4  # of a weight, a gradient or a number of the optimizer: all of 32 bits
+
+
+def bytes_sent(strategy: str, num_weights: int, ranks: int) -> float:
+    """Return what each rank sends in a step of one micro-batch.
+
+    Args:
+        strategy: As `runtime.strategy` in params.yaml.
+        num_weights: Of the network.
+        ranks: How many share a batch.
+    """
+    share = (ranks - 1) / ranks * num_weights * BYTES
+    match strategy:
+        case "ddp":  # gradients: their sums are formed, then passed round
+            return 2 * share
+        case "fsdp":  # weights before the forward and backward pass; gradients
+            return 3 * share
+    raise ValueError(f"no formula for {strategy!r}")
+
+
+def measured_bytes(strategy: str, ranks: int, *, optimizer: str = "muon") -> float:
+    """Return what each rank sent in a step of `nano`.
+
+    Raises:
+        RuntimeError: This machine cannot make a network namespace.
+    """
+    if not can_isolate():
+        raise RuntimeError("no network namespace can be made here: see unshare(1)")
+    torchrun = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
+    command = [sys.executable, "-m", *torchrun, "-m", __name__, strategy, optimizer]
+    done = subprocess.run(
+        [*IN_ISOLATION, *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return float(done.stdout.split()[-1]) / ranks
+
+
+class Wire:
+    """Notes what the loopback device has carried after each step."""
+
+    def __init__(self) -> None:
+        self.carried: dict[int, int] = {}
+
+    def log_metrics(self, _: Mapping[str, float], *, step: int) -> None:
+        """Note it; after the last step, which is validated, once more."""
+        for line in Path("/proc/net/dev").read_text().splitlines():
+            if line.strip().startswith("lo:"):
+                self.carried.setdefault(step, int(line.split()[9]))  # bytes sent
+
+    @property
+    def per_step(self) -> float:
+        """What all ranks together sent in a step, on average of the second half."""
+        half = STEPS // 2
+        return (self.carried[STEPS] - self.carried[half]) / (STEPS - half)
+
+
+def main(strategy: str, optimizer: str) -> None:
+    """Train as one of the ranks."""
+    import numpy as np
+
+    from toygpt.training.launch import launch
+    from toygpt.training.loop import train
+    from toygpt.training.report import Curves
+
+    config: GPTConfig = TASKS["nano"].config
+    ranks = int(os.environ["WORLD_SIZE"])
+    tokens_per_step = ranks * config.block_size
+    params = SimpleNamespace(
+        max_tokens=STEPS * tokens_per_step,
+        batch_size=ranks,
+        optimizer=optimizer,
+        muon_learning_rate=1e-3,
+        learning_rate=1e-4,
+        warmup_tokens=0,
+        decay_tokens=0,
+        weight_decay=0.1,
+        gradient_clip_norm=1.0,
+        validate_every_tokens=STEPS * tokens_per_step,
+        validation_tokens=tokens_per_step,
+    )
+    runtime = SimpleNamespace(
+        accelerator="cpu",
+        devices=ranks,
+        num_nodes=1,
+        strategy=strategy,
+        compile=False,
+        micro_batch_size=1,
+        deterministic=False,
+    )
+    text = np.random.default_rng(0).integers(config.vocab_size, size=100_000)
+    wire = Wire()
+    fabric = launch(runtime, precision="32-true")
+    train(
+        fabric,
+        GPT(config),
+        text.astype(np.uint16),
+        text[:1000].astype(np.uint16),
+        params=params,  # type: ignore[arg-type]
+        runtime=runtime,  # type: ignore[arg-type]
+        seed=0,
+        curves=Curves(wire if fabric.is_global_zero else None),
+    )
+    if fabric.is_global_zero:
+        print(wire.per_step)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
