@@ -7,6 +7,14 @@ Writes: models/toygpt/, reports/train/, metrics/train.json
 """
 
 from contextlib import ExitStack
+from typing import Any
+
+from toygpt.pipeline.stage import errors_in_one_line, run
+from toygpt.training.launcher import hand_over
+
+if __name__ == "__main__":  # before the imports that take seconds
+    with errors_in_one_line():
+        hand_over("stages.train")
 
 import torch
 
@@ -20,11 +28,12 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json, write_text
 from toygpt.pipeline.params import Params
 from toygpt.pipeline.params_file import load_params
-from toygpt.pipeline.stage import run
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.fingerprint import fingerprint_inputs
+from toygpt.resuming.run_folder import run_folder_of
 from toygpt.resuming.signals import Interruption
 from toygpt.tracking.run import Run
+from toygpt.training.agreement import check_agreement, check_shared, describe_ranks
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
 from toygpt.training.loop import Outcome, train
@@ -33,7 +42,7 @@ from toygpt.training.precision import (
     resolve_kernels,
     resolve_precision,
 )
-from toygpt.training.ranks import on_rank_zero
+from toygpt.training.ranks import on_all_ranks, on_rank_zero
 from toygpt.training.report import Curves
 from toygpt.training.resumable_run import open_run
 
@@ -42,8 +51,6 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     accelerator = params.runtime.accelerator
     device_for(accelerator)  # without that device, nothing is begun
-    splits = read_manifest(paths.SPLITS, made_by="split")
-    check_tokenizer(splits, paths.TOKENIZER)
     precision = resolve_precision(params.train.precision, accelerator)
     attention = resolve_attention(
         params.train.attention, precision=precision, accelerator=accelerator
@@ -51,22 +58,30 @@ def main() -> None:
     kernels = resolve_kernels(
         params.train.kernels, precision=precision, accelerator=accelerator
     )
-    inputs = fingerprint_inputs(
-        params,
-        vocab_size=splits.vocab_size,
-        split_digests={name: record.sha256 for name, record in splits.files.items()},
-        precision=precision,
-        attention=attention,
-        kernels=kernels,
-    )
-
     fabric = launch(params.runtime, precision=precision)
     # From here on there is a process for each device. Rank zero alone has a run.
+
+    def read_inputs() -> tuple[Manifest, dict[str, Any]]:
+        splits = read_manifest(paths.SPLITS, made_by="split")
+        check_tokenizer(splits, paths.TOKENIZER)
+        return splits, fingerprint_inputs(
+            params,
+            vocab_size=splits.vocab_size,
+            split_digests={name: file.sha256 for name, file in splits.files.items()},
+            precision=precision,
+            attention=attention,
+            kernels=kernels,
+        )
+
+    splits, inputs = on_all_ranks(fabric, read_inputs)
+    check_agreement(fabric, inputs, params.runtime)
     with Interruption() as interruption, ExitStack() as stack:
-        opened = on_rank_zero(
+        tracked = on_rank_zero(
             fabric, lambda: stack.enter_context(open_run(params, splits, inputs))
         )
-        run_folder, tracked = opened or (None, None)
+        run_folder = run_folder_of(paths.main_root(), inputs)
+        check_shared(fabric, run_folder)
+        describe_ranks(fabric)
         torch.manual_seed(params.seed)
         config = GPTConfig(
             vocab_size=splits.vocab_size,

@@ -45,6 +45,7 @@ RUNTIME: dict[str, Any] = {
     "accelerator": "cpu",
     "devices": 1,
     "num_nodes": 1,
+    "launcher": "none",
     "strategy": "auto",
     "compile": False,
     "micro_batch_size": 64,

@@ -15,7 +15,7 @@ from tests.tiny import (
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
-from toygpt.resuming.run_folder import open_run_folder
+from toygpt.resuming.run_folder import open_run_folder, run_folder_of
 from toygpt.resuming.signals import Interruption
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.launch import launch
@@ -77,8 +77,9 @@ def trained(
         if root is not None:
             interruption = stack.enter_context(Interruption())
             opened = open_run_folder(root, {})
+            on_rank_zero(fabric, lambda: stack.enter_context(opened))
             checkpoints = Checkpointing(
-                on_rank_zero(fabric, lambda: stack.enter_context(opened)),
+                run_folder_of(root, {}),
                 CheckpointSchedule(
                     settings.checkpoint_every_steps, settings.checkpoint_every_minutes
                 ),

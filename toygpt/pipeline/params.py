@@ -225,12 +225,22 @@ class RuntimeParams(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: PositiveInt | Literal["auto"]
     num_nodes: PositiveInt
+    launcher: Literal["none", "srun", "torchrun"]
     strategy: Literal["auto", "ddp"]
     compile: bool | Literal["auto"]
     micro_batch_size: PositiveInt | Literal["auto"]
     deterministic: bool
     checkpoint_every_steps: PositiveInt | None
     checkpoint_every_minutes: PositiveFloat
+
+    @model_validator(mode="after")
+    def _a_launcher_needs_a_number_of_devices(self) -> Self:
+        if self.launcher != "none" and self.devices == "auto":
+            raise ValueError(
+                f"devices must be the number of devices on each machine where launcher "
+                f"is {self.launcher}, got auto"
+            )
+        return self
 
 
 def server_address(address: str) -> str:

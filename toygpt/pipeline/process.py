@@ -1,4 +1,7 @@
-"""The process of a stage: its memory, its garbage collection, and its end with DVC."""
+"""The process of a stage: its memory, its garbage collection, and its end with DVC.
+
+A launcher (`srun`, `torchrun`) starts the ranks of a training: a process per device.
+"""
 
 import ctypes
 import gc
@@ -16,6 +19,12 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
 LARGEST_INT = 2**31 - 1
+
+# A number of <sys/prctl.h>.
+PR_SET_PDEATHSIG = 1
+
+# Set for the processes that our own launcher starts (training/launcher.py).
+LAUNCHED = "TOYGPT_LAUNCHED"
 
 # Variables that PyTorch reads when it is imported: it then asks for large pages.
 ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
@@ -77,6 +86,25 @@ def end_with_dvc(started_by: Sequence[Any]) -> None:
     """
     if "DVC_STAGE" in os.environ:
         Thread(target=_watch, args=(started_by,), name="watch", daemon=True).start()
+
+
+def is_launched() -> bool:
+    """Return whether a launcher has started this process as one of several ranks."""
+    return (
+        LAUNCHED in os.environ
+        or "TORCHELASTIC_RUN_ID" in os.environ
+        or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
+    )
+
+
+def end_launcher_with_dvc() -> None:
+    """Let Linux send this process a SIGTERM when the process that started it ends.
+
+    It stays so for a program that takes the place of this one, and the program passes
+    the signal on: a launcher does not know of DVC.
+    """
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _watch(started_by: Sequence[Any]) -> None:

@@ -5,7 +5,8 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -50,8 +51,19 @@ def run(stage: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know a character
         sys.stdout.reconfigure(errors="backslashreplace")
     end_with_dvc(_started_by or find_dvc())
-    try:
+    with errors_in_one_line():
         stage()
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the process with one message on an error in the user's input or the disk.
+
+    Raises:
+        SystemExit: In place of such an error.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except InputError as error:

@@ -115,13 +115,14 @@ def check_same_but_precision(
         raise InputError(
             f"this is not the training that was interrupted ({name}): "
             + "; ".join(
-                f"{key} was {_shown(was)} and is {_shown(is_now)}"
+                f"{key} was {shown(was)} and is {shown(is_now)}"
                 for key, (was, is_now) in changed.items()
             )
         )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as messages show it."""
     # The start of a digest is enough to see that it is another.
     return f"{str(value)[:12]}…" if is_digest(value) else str(value)
 

@@ -81,6 +81,11 @@ def run_folders_root(root: Path) -> Path:
     return root / ".toygpt" / "resume"
 
 
+def run_folder_of(root: Path, inputs: Mapping[str, Any]) -> RunFolder:
+    """Return the folder of the training that has these inputs of the fingerprint."""
+    return RunFolder(run_folders_root(root) / fingerprint_of(inputs))
+
+
 def list_run_folders(root: Path) -> list[RunFolder]:
     """Return all trainings of a project that have not ended, running ones included."""
     folders = run_folders_root(root).glob("[!.]*/")  # the slash: no files
@@ -109,7 +114,7 @@ def open_run_folder(
         InputError: Another process trains it, it is damaged, or it is not the training
             that the user asked for.
     """
-    run_folder = RunFolder(run_folders_root(root) / fingerprint_of(inputs))
+    run_folder = run_folder_of(root, inputs)
     if expected is not None and expected != run_folder.fingerprint:
         _rename(RunFolder(run_folders_root(root) / expected), run_folder, inputs)
     sweep_leftovers(run_folders_root(root))

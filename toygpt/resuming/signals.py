@@ -7,12 +7,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
-from toygpt.pipeline.process import own_signals
+from toygpt.pipeline.process import is_launched, own_signals
 
 # Slurm sends SIGUSR1 some time before a job's end: `sbatch --signal=USR1@90`.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STDERR = 2
 MESSAGE = b"\nstopping after this step, which is saved (once more: at once)\n"
+MESSAGE_OF_RANKS = b"\nstopping after this step, which is saved\n"
 
 
 class Stopped(SystemExit):
@@ -38,7 +39,8 @@ class Interruption:
 
     SIGUSR1 announces another signal, so neither counts as the second one. Nor does the
     SIGTERM that this process sends itself when DVC is gone: the signal that ended DVC
-    may have reached this process as well.
+    may have reached this process as well. A launcher passes on signals that the ranks
+    may have got already: for them there is no second one. It kills those that stay.
     """
 
     def __init__(self) -> None:
@@ -61,11 +63,11 @@ class Interruption:
         if is_own:
             own_signals.remove(number)
         if self.signal is not None:
-            if is_own or number == signal.SIGUSR1:
+            if is_own or number == signal.SIGUSR1 or is_launched():
                 return
             if self.signal != signal.SIGUSR1:
                 os._exit(128 + number)
         self.signal = number
         # `print` may be running at this very moment, and cannot be entered twice.
         with suppress(OSError):  # the terminal may be gone
-            os.write(STDERR, MESSAGE)
+            os.write(STDERR, MESSAGE_OF_RANKS if is_launched() else MESSAGE)

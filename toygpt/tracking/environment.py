@@ -18,7 +18,7 @@ NOT_CODE = [
 
 
 def describe_environment(device_name: str) -> dict[str, str]:
-    """Return the commit, the experiment, the packages' versions and the device.
+    """Return the commit, the experiment, the job, the packages' versions, the device.
 
     Also the name that the run shall have in MLflow, if the user chose one.
 
@@ -34,6 +34,7 @@ def describe_environment(device_name: str) -> dict[str, str]:
         ("dvc.experiment", "DVC_EXP_NAME"),
         ("dvc.baseline", "DVC_EXP_BASELINE_REV"),
         ("mlflow.runName", "MLFLOW_RUN_NAME"),  # as MLflow calls it
+        ("slurm.job", "SLURM_JOB_ID"),  # `python . resume --check` asks for it
     ):
         if value := os.environ.get(variable):
             metadata[key] = value

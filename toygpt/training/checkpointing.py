@@ -34,14 +34,14 @@ class Checkpointing:
     """Reads the checkpoint that a training resumes from, and saves new ones.
 
     Args:
-        folder: Where they are; None on ranks above zero.
+        folder: Where they are; rank zero alone has locked it.
         schedule: When they are due.
         interruption: Notes the signal that asks to stop.
     """
 
     def __init__(
         self,
-        folder: SavesCheckpoints | None,
+        folder: SavesCheckpoints,
         schedule: CheckpointSchedule,
         interruption: Interruption,
     ) -> None:
@@ -59,15 +59,14 @@ class Checkpointing:
             InputError: It is damaged.
         """
         self.schedule.start()
-        found = on_rank_zero(fabric, lambda: self._own_folder.best_checkpoint())
-        folder, checkpoint = cast(
-            "tuple[SavesCheckpoints, Any]", fabric.broadcast((self.folder, found))
-        )
+        found = on_rank_zero(fabric, self.folder.best_checkpoint)
+        # Not the path of the folder, which another machine may see at another place.
+        checkpoint = cast("Any", fabric.broadcast(found))
         if checkpoint is None:
             return None
         if fabric.is_global_zero:
             print(f"resuming after step {checkpoint.step:,}", flush=True)
-        return folder.load(checkpoint)
+        return self.folder.load(checkpoint)
 
     def after_step(
         self,
@@ -96,7 +95,7 @@ class Checkpointing:
             return
         checkpoint = contents()
         start = time.monotonic()
-        on_rank_zero(fabric, lambda: self._own_folder.save(step, checkpoint))
+        on_rank_zero(fabric, lambda: self.folder.save(step, checkpoint))
         self.schedule.written(time.monotonic() - start)
         self._requests.read_pending()  # drops an older one; a signal asks again
         if request in SIGNALS:
@@ -113,8 +112,3 @@ class Checkpointing:
         torch.distributed.all_reduce(requests, op=torch.distributed.ReduceOp.MAX)
         greatest = self._requests.read(requests)
         return int(greatest[0]) if greatest else 0
-
-    @property
-    def _own_folder(self) -> SavesCheckpoints:
-        assert self.folder is not None, "rank zero has a folder"
-        return self.folder

@@ -52,7 +52,7 @@ from toygpt.training.plan import (
 )
 from toygpt.training.precision import should_compile
 from toygpt.training.progress import Progress
-from toygpt.training.ranks import on_rank_zero, sum_over_ranks
+from toygpt.training.ranks import gather, on_rank_zero, sum_over_ranks
 from toygpt.training.report import Curves, Speedometer
 from toygpt.training.schedule import Schedule
 from toygpt.training.settings import RuntimeSettings, TrainSettings
@@ -156,6 +156,7 @@ def train(
     most = max_micro_batch_size(
         runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )
+    most = min(gather(fabric, most))  # of unlike GPUs, all take what fits the smallest
     make_plan = partial(
         plan_training,
         params,

@@ -3,11 +3,15 @@
 With a single rank all of this costs nothing.
 """
 
+import socket
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+
+from toygpt.pipeline.errors import InputError
 
 Result = TypeVar("Result")
 
@@ -32,6 +36,49 @@ def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:
     if has_failed:
         raise SystemExit(0)
     return result
+
+
+def on_all_ranks(fabric: Fabric, act: Callable[[], Result]) -> Result:
+    """Act on all ranks at once; where one of them fails, all of them end.
+
+    Raises:
+        InputError: On rank zero, an error of the first rank that has one, with the name
+            of its host if there are several.
+        OSError: The same for an error of the operating system.
+        SystemExit: On the other ranks, with the exit code 0, as in `on_rank_zero`.
+    """
+    if fabric.world_size == 1:
+        return act()
+    error: InputError | OSError | None = None
+    try:
+        result = act()
+    except (InputError, OSError) as caught:
+        error = caught
+    found = gather(fabric, (socket.gethostname(), error))
+    failed = [(host, failure) for host, failure in found if failure is not None]
+    if not failed:
+        return result
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+    hosts = {host for host, _ in found}
+    host, failure = failed[0]
+    raise _named(failure, host) if len(hosts) > 1 else failure
+
+
+def _named(error: InputError | OSError, host: str) -> InputError | OSError:
+    """Return an error with the name of the host that it comes from."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, f"{error.filename} on {host}")
+    return InputError(f"on {host}: {error}")
+
+
+def gather(fabric: Fabric, value: Result) -> list[Result]:
+    """Return the values of all ranks, in their order, on each rank."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:

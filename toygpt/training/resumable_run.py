@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.measurements import remove_measurements
 from toygpt.pipeline.params import Params
 from toygpt.resuming.description import Description
-from toygpt.resuming.run_folder import RunFolder, open_run_folder
+from toygpt.resuming.run_folder import open_run_folder
 from toygpt.tracking.environment import describe_environment, run_name
 from toygpt.tracking.record import new_run_id
 from toygpt.tracking.run import Run, training_run
@@ -22,12 +22,11 @@ from toygpt.training.plan import num_steps
 
 
 @contextmanager
-def open_run(
-    params: Params, splits: Manifest, inputs: dict[str, Any]
-) -> Iterator[tuple[RunFolder, Run]]:
-    """Yield the folder of a training and its run, new or as they were interrupted.
+def open_run(params: Params, splits: Manifest, inputs: dict[str, Any]) -> Iterator[Run]:
+    """Yield the run of a training, new or as it was interrupted.
 
-    The folder is removed when the block ends without an error.
+    The folder of its checkpoints is locked, and removed when the block ends without an
+    error.
 
     Args:
         params: All parameters.
@@ -44,7 +43,7 @@ def open_run(
         root,
         inputs,
         expected=os.environ.get("TOYGPT_RESUME"),
-        fresh=bool(os.environ.get("TOYGPT_FRESH")),
+        fresh=is_fresh(os.environ),
     ) as run_folder:
         remove_measurements()
         before = run_folder.describe()
@@ -73,5 +72,16 @@ def open_run(
             tracking=tracking,
             root=root,
         ) as tracked:
-            yield run_folder, tracked
+            yield tracked
         run_folder.remove()
+
+
+def is_fresh(environment: Mapping[str, str]) -> bool:
+    """Return whether the training starts over, as `python . train --fresh` asks for.
+
+    A launcher that restarts the ranks, or a job that was requeued, repeats the command:
+    then the training resumes.
+    """
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    is_repeated = any(environment.get(name, "0") != "0" for name in counts)
+    return bool(environment.get("TOYGPT_FRESH")) and not is_repeated
