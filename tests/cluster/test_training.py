@@ -3,7 +3,6 @@
 Also if its job is preempted, or a rank or the daemon of a node is killed.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -11,25 +10,135 @@ import pytest
 
 from tests.cluster.conftest import TWO_NODES, new_project
 from tests.cluster.slurm import Slurm
-from tests.faults.kills import newest_step, stage_processes, wait_until
+from tests.faults.kills import newest_step, stage_processes, started, wait_until
 from tests.project import Workspace
 from toygpt.pipeline.files import sha256_of
+from toygpt.resuming.run_folder import list_run_folders
 from toygpt.tracking.run_info import all_infos
 
 pytestmark = pytest.mark.cluster
+
+BATCH = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1 --requeue --open-mode=append --output=slurm.out
+dvc repro && exit
+if ls .toygpt/resume/*/LATEST.json; then scontrol requeue $SLURM_JOB_ID; sleep 100; fi
+exit 1
+"""
 
 
 def results_of(root: Path) -> dict[str, str]:
     """Return the digests of what the pipeline makes of the text.
 
-    The validation loss is none of it: its sum depends on the number of ranks, in the
-    last digits.
+    Without the curves: the number of ranks decides the last digits of a mean loss.
     """
     files = [path for path in (root / "data").rglob("*") if path.is_file()]
-    files += [root / "models/toygpt/model.safetensors", root / "reports/train/train.csv"]
-    files += [root / "metrics/evaluate.json", *(root / "reports/samples").iterdir()]
+    files += [root / "models/toygpt/model.safetensors", root / "metrics/evaluate.json"]
+    files += (root / "reports/samples").iterdir()
     return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
 
 
-def weights_of(workspace: Workspace) -> str:
-    return sha256_of(workspace.root / "models/toygpt/model.safetensors")
+def submit(workspace: Workspace) -> int:
+    """Submit the batch job; return its number."""
+    (workspace.root / "train.sbatch").write_text(BATCH, encoding="utf-8")
+    return int(workspace.run("sbatch", "--parsable", "train.sbatch").stdout)
+
+
+def wait_for_end(slurm: Slurm, job: int, workspace: Workspace) -> None:
+    """Wait until a job has ended well."""
+    ends = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
+    state = wait_until(lambda: ({slurm.job(job, "JobState")} & ends or {None}).pop())
+    output = (workspace.root / "slurm.out").read_text(encoding="utf-8")
+    assert state == "COMPLETED", output
+
+
+def ranks_of(workspace: Workspace) -> list[psutil.Process]:
+    """Return the processes that train, those of rank zero first."""
+    processes = stage_processes(workspace.root, "train")
+    return sorted(processes, key=lambda each: each.environ().get("SLURM_PROCID", ""))
+
+
+def resumed_after(workspace: Workspace) -> list[str]:
+    """Return why the trainings of a project were interrupted, of a single record."""
+    (record,) = [info for _, info in all_infos(workspace.root)]
+    return [str(each) for each in record.model_dump().get("resumed", [])]
+
+
+def test_a_job_runs_the_pipeline_and_its_training_is_a_step_on_two_nodes(
+    alone: Workspace, slurm: Slurm, tmp_path: Path
+) -> None:
+    """From the corpus to the samples: the allocation is outside, DVC inside."""
+    workspace = new_project(tmp_path / "project", TWO_NODES)
+    workspace.environment |= slurm.environment
+
+    job = submit(workspace)
+    ranks = wait_until(lambda: two_of(ranks_of(workspace)))
+    nodes = [rank.environ()["SLURMD_NODENAME"] for rank in ranks]
+    wait_for_end(slurm, job, workspace)
+
+    assert nodes == ["n0", "n1"]
+    assert results_of(workspace.root) == results_of(alone.root)
+
+
+def test_a_training_outside_of_a_job_asks_for_its_nodes(
+    alone: Workspace, on_two_nodes: Workspace
+) -> None:
+    """DVC is where a process may stay; `srun` waits for the nodes."""
+    on_two_nodes.environment["SLURM_PARTITION"] = "high"
+
+    said = on_two_nodes.dvc("repro").stdout
+
+    assert "srun asks for an allocation" in said
+    assert results_of(on_two_nodes.root) == results_of(alone.root)
+
+
+def test_a_preempted_job_comes_back_and_resumes(
+    alone: Workspace, slurm: Slurm, on_two_nodes: Workspace
+) -> None:
+    job = submit(on_two_nodes)
+    wait_until(lambda: newest_step(on_two_nodes.root))
+
+    preempting = ["--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    slurm.ask("sbatch", *preempting, "--wrap", "sleep 1")
+    wait_for_end(slurm, job, on_two_nodes)
+
+    assert slurm.job(job, "Restarts") == "1"
+    assert "stopped by SIGTERM" in " ".join(resumed_after(on_two_nodes))
+    assert results_of(on_two_nodes.root) == results_of(alone.root)
+
+
+def test_a_node_whose_daemon_is_killed_gives_its_job_back(
+    alone: Workspace, slurm: Slurm, on_two_nodes: Workspace
+) -> None:
+    job = submit(on_two_nodes)
+    wait_until(lambda: newest_step(on_two_nodes.root))
+
+    slurm.node_daemon("n1").kill()
+    wait_until(lambda: slurm.states()[1].startswith("down"))
+    slurm.start_node("n1")
+    wait_for_end(slurm, job, on_two_nodes)
+
+    assert slurm.job(job, "Restarts") == "1"
+    assert results_of(on_two_nodes.root) == results_of(alone.root)
+
+
+def test_a_rank_that_is_killed_ends_all_and_the_same_command_resumes(
+    alone: Workspace, on_two_nodes: Workspace
+) -> None:
+    with started(on_two_nodes, "dvc", "repro", "train") as command:
+        wait_until(lambda: newest_step(on_two_nodes.root))
+        ranks = ranks_of(on_two_nodes)
+        ranks[1].kill()
+        gone, alive = psutil.wait_procs(ranks, timeout=30)
+        assert command.wait() != 0
+
+    assert len(gone) == 2 and not alive
+    step = newest_step(on_two_nodes.root)
+    said = on_two_nodes.dvc("repro").stdout
+
+    assert step > 0 and f"resuming after step {step}" in said
+    assert results_of(on_two_nodes.root) == results_of(alone.root)
+    assert list_run_folders(on_two_nodes.root) == []
+
+
+def two_of(processes: list[psutil.Process]) -> list[psutil.Process] | None:
+    return processes if len(processes) == 2 else None
