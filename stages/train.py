@@ -42,7 +42,7 @@ from toygpt.training.precision import (
     resolve_kernels,
     resolve_precision,
 )
-from toygpt.training.ranks import on_all_ranks, on_rank_zero
+from toygpt.training.ranks import explain_lost_ranks, on_all_ranks, on_rank_zero
 from toygpt.training.report import Curves
 from toygpt.training.resumable_run import open_run
 
@@ -79,6 +79,7 @@ def main() -> None:
         tracked = on_rank_zero(
             fabric, lambda: stack.enter_context(open_run(params, splits, inputs))
         )
+        stack.enter_context(explain_lost_ranks(fabric))
         run_folder = run_folder_of(paths.main_root(), inputs)
         check_shared(fabric, run_folder)
         describe_ranks(fabric)

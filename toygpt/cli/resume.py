@@ -1,12 +1,20 @@
 """`python . resume`: continue a training that was interrupted."""
 
 import argparse
+import os
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from toygpt.cli.dvc import project_root, run_dvc, run_experiment
 from toygpt.cli.options import add_config, add_precision_and_wandb, overrides_of
 from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+
+# How a run ends by a signal of Slurm (resuming/signals.py).
+PREEMPTED = re.compile("stopped by (SIGTERM|SIGUSR1) ")
 
 
 def add_parser(commands: Any) -> None:
@@ -27,6 +35,14 @@ def add_parser(commands: Any) -> None:
         metavar="TRAINING",
         help="its name, or the beginning of its id, if there are several",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help=(
+            "resume nothing; exit with 0 if a training of this Slurm job can be "
+            "resumed and was stopped by SIGTERM or SIGUSR1, else with 1"
+        ),
+    )
     add_config(parser)
     add_precision_and_wandb(parser)
     parser.set_defaults(run=run)
@@ -37,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     from toygpt.resuming.choose import check_changes, choose, interrupted_trainings
 
     root = project_root()
+    if options.check:
+        return check(root, os.environ.get("SLURM_JOB_ID"))
     chosen = choose(interrupted_trainings(root), options.training)
     # Only now, since it takes a while to import.
     from toygpt.pipeline.params import flatten
@@ -70,3 +88,29 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return code
+
+
+def check(root: Path, job: str | None) -> int:
+    """Return 0 if a training was preempted or reached its time limit, else 1.
+
+    An error, a diverged loss or Ctrl-C would come again: for these it is 1.
+
+    Args:
+        root: The project's folder.
+        job: The id of the Slurm job that the training ran in; None allows any.
+    """
+    from toygpt.resuming.run_folder import list_run_folders
+    from toygpt.tracking.run_info import read_info, runs_folder
+
+    for training in list_run_folders(root):
+        with suppress(InputError, FileNotFoundError):  # damaged: `doctor` reports it
+            description = training.describe()
+            if description is None or training.holder() is not None:
+                continue
+            info = read_info(runs_folder(root) / description.run)
+            is_of_job = job is None or info.metadata.get("slurm.job") == job
+            if is_of_job and PREEMPTED.match(info.reason or ""):
+                print(f"{description.name}: {info.reason}")
+                return 0
+    print("no training was stopped by SIGTERM or SIGUSR1", file=sys.stderr)
+    return 1

@@ -5,12 +5,14 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import psutil
 
+from toygpt.doctor.cluster import is_shared
 from toygpt.doctor.finding import Finding, Line, fixable, readable_size
 from toygpt.pipeline.files import TEMPORARY_NAME, is_being_written, remove_leftover
 
@@ -20,14 +22,26 @@ def check_dvc(root: Path) -> Iterator[Line]:
     if work := work_in(root):
         yield f"{work} is at work: leftovers are examined when it is done"
         return
-    findings: list[Line] = [
+    of_dvc = [
         *_folders_of_experiments(root),
         *_locks(root),
         *_torn_lock(root),
         *_empty_folders_of_runs(root),
-        *_unfinished_files(root),
     ]
+    if is_shared(root):
+        of_dvc = list(map(_unless_elsewhere, of_dvc))
+    findings: list[Line] = [*of_dvc, *_unfinished_files(root)]
     yield from findings or ["no leftovers of processes that are gone"]
+
+
+def _unless_elsewhere(finding: Finding) -> Finding:
+    """Return a finding for the user to decide on.
+
+    DVC notes process ids without a host: on a file system that machines share, a
+    process may be at work that cannot be seen from here.
+    """
+    problem = f"{finding.problem} (unless DVC works here on another machine)"
+    return replace(finding, problem=problem, fix=None)
 
 
 # DVC's own number for an experiment that is being run (`TaskStatus.RUNNING`).

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from toygpt.doctor.artifacts import check_artifacts
+from toygpt.doctor.cluster import check_cluster
 from toygpt.doctor.finding import Check, Finding, Line, number_of
 from toygpt.doctor.git import check_git
 from toygpt.doctor.leftovers import check_dvc
@@ -112,6 +113,7 @@ def verdict(remaining: Sequence[Finding]) -> str:
 # The checks in their order, and the command to look further where a check fails.
 CHECKS: tuple[tuple[str, Check, str], ...] = (
     ("machine", check_machine, "uv sync"),
+    ("cluster", check_cluster, "df ."),
     ("parameters", check_params, f"git diff {paths.PARAMS}"),
     ("git", check_git, "git status"),
     ("dvc", check_dvc, "dvc doctor"),

@@ -7,6 +7,7 @@ over the ranks. The loop itself is ours (loop.py).
 import logging
 import os
 import signal
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ def launch(
             fabric = _new_fabric(runtime, precision, ddp)
         else:
             _check_that_this_process_is_the_only_one()
+        _check_that_rank_zero_has_an_address(fabric)
         with _signals_end_the_process():
             fabric.launch()
     except (MisconfigurationException, RuntimeError, ValueError) as error:
@@ -120,6 +122,24 @@ def _check_that_this_process_is_the_only_one() -> None:
             f"this is machine {node} of several (NODE_RANK, counted from 0), but "
             f"runtime.num_nodes is 1, so that it would train a model of its own"
         )
+
+
+def _check_that_rank_zero_has_an_address(fabric: Fabric) -> None:
+    """Refuse a name that nothing knows: ranks would ask for it until their wait ends.
+
+    Raises:
+        ValueError: The host of rank zero cannot be found under its name.
+    """
+    cluster = getattr(fabric.strategy, "cluster_environment", None)
+    if cluster is None:
+        return
+    try:
+        socket.getaddrinfo(cluster.main_address, None)
+    except socket.gaierror:
+        raise ValueError(
+            f"the host of rank zero, {cluster.main_address!r}, has no address here; "
+            f"set MASTER_ADDR to one that all machines know"
+        ) from None
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 With a single rank all of this costs nothing.
 """
 
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor
 from toygpt.pipeline.errors import InputError
 
 Result = TypeVar("Result")
+
+# What gloo and NCCL say when the process at the other end is gone.
+LOST_RANK = re.compile(r"Connection (reset|closed) by peer|remote process exited|NCCL")
 
 
 def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:
@@ -70,6 +75,27 @@ def _named(error: InputError | OSError, host: str) -> InputError | OSError:
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror, f"{error.filename} on {host}")
     return InputError(f"on {host}: {error}")
+
+
+@contextmanager
+def explain_lost_ranks(fabric: Fabric) -> Iterator[None]:
+    """End with one message, on rank zero, when another rank has ended before.
+
+    Raises:
+        InputError: Another rank has ended; it or its launcher says why.
+        SystemExit: The same on the ranks above zero, with the exit code 1.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not LOST_RANK.search(str(error)):
+            raise
+        if not fabric.is_global_zero:
+            raise SystemExit(1) from None
+        raise InputError(
+            "another rank has ended, so this one cannot continue: see its message, or "
+            "that of its launcher; the same command resumes from the last checkpoint"
+        ) from None
 
 
 def gather(fabric: Fabric, value: Result) -> list[Result]:
