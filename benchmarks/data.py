@@ -34,7 +34,8 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.measure import RESULTS, Duration, report
-from toygpt.data.corpus import DOCUMENTS_FILE, read_standard_library
+from toygpt.data.corpus import read_standard_library
+from toygpt.data.documents import corpus_digest
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     Part,
@@ -46,7 +47,6 @@ from toygpt.data.manifest import (
 from toygpt.data.token_files import TokenIds, write_tokens
 from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
 from toygpt.pipeline import paths
-from toygpt.pipeline.files import sha256_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 TARGET_TOKENS = 1_500_000_000
@@ -111,7 +111,7 @@ def make_tokens() -> None:
         token_type="uint16",
         vocab_size=VOCAB_SIZE,
         end_of_text_id=0,
-        corpus_sha256=sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE),
+        corpus_sha256=corpus_digest(paths.DOCUMENTS),
         tokenizer_sha256=tokenizer_digest(paths.TOKENIZER),
         parts={"tokens": Part(num_tokens, num_documents, bytes=0)},
     )

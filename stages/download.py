@@ -14,8 +14,8 @@ from toygpt.data.corpus import (
     clean,
     read_standard_library,
     up_to,
-    write_documents,
 )
+from toygpt.data.documents import write_documents
 from toygpt.data.hub import read_hub_dataset
 from toygpt.data.inventory import Inventory
 from toygpt.data.local_files import read_local_files
@@ -36,7 +36,11 @@ def main() -> None:
         max_bytes=params.download.max_bytes,
     )
     with new_directory(paths.DOCUMENTS) as directory:
-        num_documents, num_bytes = write_documents(with_progress(documents), directory)
+        num_documents, num_bytes = write_documents(
+            with_progress(documents),
+            directory,
+            shard_bytes=params.download.shard_bytes,
+        )
         if not num_documents:
             raise InputError(
                 f"the corpus {params.corpus!r} holds no text (see "

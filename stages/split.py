@@ -4,12 +4,15 @@ Reads:  data/documents/, data/tokens/
 Writes: data/splits/, metrics/split.json
 """
 
+from itertools import chain
+
 import numpy as np
 
-from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
+from toygpt.data.documents import corpus_digest, find_shards, read_groups
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     check_tokenizer,
+    open_shards,
     open_tokens,
     read_ends,
     read_manifest,
@@ -27,7 +30,7 @@ from toygpt.data.split_files import (
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import new_directory, sha256_of, write_json
+from toygpt.pipeline.files import new_directory, write_json
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 
@@ -40,14 +43,16 @@ def main() -> None:
         params.split.validation_fraction, params.split.test_fraction
     )
     source = read_manifest(paths.TOKENS, made_by="tokenize")
-    if sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE) != source.corpus_sha256:
+    if corpus_digest(paths.DOCUMENTS) != source.corpus_sha256:
         raise InputError(
             f"{paths.TOKENS} was not made from {paths.DOCUMENTS}: run `dvc repro`"
         )
     check_tokenizer(source, paths.TOKENIZER)
     tokens = open_tokens(paths.TOKENS, source, "tokens")
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
-    groups = read_groups(paths.DOCUMENTS)
+    groups = chain.from_iterable(
+        read_groups(paths.DOCUMENTS, shard) for shard in find_shards(paths.DOCUMENTS)
+    )
 
     assignment = assign_splits(
         tokens,
@@ -60,7 +65,11 @@ def main() -> None:
     with new_directory(paths.SPLITS) as directory:
         bytes_of_token = np.array([len(piece) for piece in pieces])
         parts = write_splits(
-            tokens, assignment, directory, bytes_of_token, source.end_of_text_id
+            open_shards(paths.TOKENS, source, "tokens"),
+            assignment,
+            directory,
+            bytes_of_token,
+            source.end_of_text_id,
         )
         check_sizes(
             parts,

@@ -18,10 +18,11 @@ if __name__ == "tokenize":
 
 from tqdm import tqdm
 
-from toygpt.data.corpus import DOCUMENTS_FILE, count_bytes, read_texts
+from toygpt.data.documents import corpus_digest, count_bytes, find_shards, read_texts
 from toygpt.data.encoding import encode_documents
 from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
+from toygpt.data.shards import Shard
 from toygpt.data.token_files import token_type_for, write_tokens
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
@@ -31,17 +32,18 @@ from toygpt.data.tokenizer import (
     vocab_size_of,
 )
 from toygpt.pipeline import paths
-from toygpt.pipeline.files import new_directory, sha256_of, write_json
+from toygpt.pipeline.files import new_directory, write_json
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    num_bytes = count_bytes(paths.DOCUMENTS)
+    shards = find_shards(paths.DOCUMENTS)
+    num_bytes = sum(count_bytes(paths.DOCUMENTS, shard) for shard in shards)
     if params.tokenize.tokenizer == "trained":
         end_of_text = END_OF_TEXT
-        texts = texts_with_progress("learn the vocabulary", num_bytes)
+        texts = texts_with_progress("learn the vocabulary", shards, num_bytes)
         tokenizer = train_tokenizer(
             spread_sample(texts, num_bytes), vocab_size=params.tokenize.vocab_size
         )
@@ -54,18 +56,23 @@ def main() -> None:
 
     with new_directory(paths.TOKENS) as directory:
         save_tokenizer(tokenizer, directory / "tokenizer", end_of_text=end_of_text)
-        texts = texts_with_progress("encode", num_bytes)
-        num_tokens, num_documents = write_tokens(
-            encode_documents(tokenizer, texts, end_of_text_id=end_of_text_id),
-            directory,
-            token_type=token_type,
-        )
+        num_tokens = num_documents = 0
+        for shard in shards:
+            texts = texts_with_progress("encode", [shard], num_bytes)
+            counts = write_tokens(
+                encode_documents(tokenizer, texts, end_of_text_id=end_of_text_id),
+                directory,
+                token_type=token_type,
+                shard=shard,
+            )
+            num_tokens += counts[0]
+            num_documents += counts[1]
         write_manifest(
             directory,
             token_type=token_type,
             vocab_size=vocab_size,
             end_of_text_id=end_of_text_id,
-            corpus_sha256=sha256_of(paths.DOCUMENTS / DOCUMENTS_FILE),
+            corpus_sha256=corpus_digest(paths.DOCUMENTS),
             tokenizer_sha256=tokenizer_digest(directory / "tokenizer"),
             parts={"tokens": Part(num_tokens, num_documents, num_bytes)},
         )
@@ -85,14 +92,17 @@ def main() -> None:
     )
 
 
-def texts_with_progress(description: str, num_bytes: int) -> Iterator[list[str]]:
-    """Yield the texts of all documents and show how many bytes have been read."""
+def texts_with_progress(
+    description: str, shards: list[Shard], num_bytes: int
+) -> Iterator[list[str]]:
+    """Yield the texts of some shards and show how many bytes have been read."""
     with tqdm(
         desc=description, total=num_bytes, unit="B", unit_scale=True, disable=None
     ) as progress:
-        for texts in read_texts(paths.DOCUMENTS):
-            yield texts
-            progress.update(sum(len(text.encode()) for text in texts))
+        for shard in shards:
+            for texts in read_texts(paths.DOCUMENTS, shard):
+                yield texts
+                progress.update(sum(len(text.encode()) for text in texts))
 
 
 if __name__ == "__main__":

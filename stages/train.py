@@ -67,7 +67,9 @@ def main() -> None:
         return splits, fingerprint_inputs(
             params,
             vocab_size=splits.vocab_size,
-            split_digests={name: file.sha256 for name, file in splits.files.items()},
+            split_digests={
+                f"{name}.bin": splits.digest_of(name) for name in splits.parts
+            },
             precision=precision,
             attention=attention,
             kernels=kernels,

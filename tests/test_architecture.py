@@ -40,6 +40,8 @@ HEAVY = {
     "toygpt/data": "datasets gigatoken huggingface_hub pyarrow tokenizers",
     "toygpt/data/batches.py": "torch",
     "toygpt/data/pretrained.py": "transformers",
+    "toygpt/data/ray_engine.py": "ray",
+    "toygpt/data/slurm_engine.py": "submitit",
     "toygpt/doctor": "dvc",
     "toygpt/evaluation": "torch",
     "toygpt/generation": "tokenizers torch",

@@ -52,6 +52,8 @@ RUNTIME: dict[str, Any] = {
     "deterministic": False,
     "checkpoint_every_steps": None,
     "checkpoint_every_minutes": 1e9,
+    "data_engine": "local",
+    "data_workers": "auto",
 }
 
 

@@ -10,11 +10,11 @@ from tests.cluster.slurm import Slurm, missing, running_slurm
 from tests.faults.small import small_project
 from tests.project import Workspace
 
-# Long enough that a node's daemon is missed before the end.
+# Long enough that a job may be preempted in the middle.
 TRAINING: dict[str, Any] = {
     "train.batch_size": 4,
-    "train.max_tokens": 16 * 2000,
-    "train.validate_every_tokens": 16 * 500,
+    "train.max_tokens": 16 * 1200,
+    "train.validate_every_tokens": 16 * 300,
     "runtime.checkpoint_every_steps": 100,
     # A machine alone sums up what the two of a cluster do.
     "runtime.micro_batch_size": 2,

@@ -162,6 +162,13 @@ class Daemons:
             time.sleep(0.1)
 
 
+def reap_children() -> None:
+    """Let all children that have ended disappear."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def kill_children() -> None:
     """Kill every process below this one, daemons of daemons and jobs included."""
     while children := psutil.Process().children(recursive=True):
@@ -181,6 +188,8 @@ def main() -> None:
         try:
             daemons = Daemons(Path(folder))
             daemons.start()
+            # As the first process of a machine does: DVC takes dead ones for alive.
+            signal.signal(signal.SIGCHLD, lambda *_: reap_children())
             print(folder, flush=True)
             for line in sys.stdin:
                 daemons.start_node(line.strip())

@@ -22,7 +22,7 @@ from jaxtyping import Int, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 from toygpt.pipeline.errors import InputError
 
 # Sequences as the text has them, in as few bytes (uint16 or uint32), each one token
@@ -59,7 +59,7 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, tokens: TokenIds, *, block_size: int, batch_size: int, seed: int
+        self, tokens: Tokens, *, block_size: int, batch_size: int, seed: int
     ) -> None:
         self.tokens = tokens
         self.block_size = block_size
@@ -112,7 +112,7 @@ class SpreadBatches:
     """
 
     def __init__(
-        self, tokens: TokenIds, *, block_size: int, batch_size: int, max_tokens: int
+        self, tokens: Tokens, *, block_size: int, batch_size: int, max_tokens: int
     ) -> None:
         self.tokens = tokens
         self.block_size = block_size
@@ -135,7 +135,7 @@ class SpreadBatches:
         return _read(self.tokens, self._starts[number], self.block_size)
 
 
-def _read(tokens: TokenIds, starts: Iterable[int], block_size: int) -> Sequences:
+def _read(tokens: Tokens, starts: Iterable[int], block_size: int) -> Sequences:
     """Return the blocks that begin there, each with the token after it."""
     rows = np.stack([tokens[start : start + block_size + 1] for start in starts])
     return torch.from_numpy(rows)

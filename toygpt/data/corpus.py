@@ -1,25 +1,15 @@
-"""The corpus: documents, cleaned, written and read, never all in memory at once."""
+"""The corpus: documents, found and cleaned, never all in memory at once."""
 
 import hashlib
 import json
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import NamedTuple
 
 from toygpt.data.inventory import Inventory, Reason
-from toygpt.data.token_files import batched
 from toygpt.pipeline.errors import InputError
-
-DOCUMENTS_FILE = "documents.parquet"
-SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "group", "text")])
-# Text that is collected in memory before it is written, and that is read at once.
-BYTES_PER_ROW_GROUP = 8_000_000
 
 # Folders of the standard library that do not hold its source text, but tests, or files
 # of other projects.
@@ -143,79 +133,3 @@ def up_to(
             if num_bytes > max_bytes:
                 return
         yield document
-
-
-def write_documents(documents: Iterable[Document], directory: Path) -> tuple[int, int]:
-    """Write documents as Parquet, a few megabytes at a time.
-
-    Returns:
-        How many documents, and how many bytes of UTF-8, were written.
-    """
-    num_documents = num_bytes = 0
-    with pq.ParquetWriter(
-        directory / DOCUMENTS_FILE,
-        SCHEMA,
-        compression="zstd",
-        write_page_checksum=True,
-    ) as writer:
-        for batch in batched(
-            documents, size=BYTES_PER_ROW_GROUP, length=lambda each: each.num_bytes
-        ):
-            table = pa.Table.from_pylist([d._asdict() for d in batch], schema=SCHEMA)
-            writer.write_table(table)
-            num_documents += len(batch)
-            num_bytes += _length_in_bytes(table.column("text"))
-    return num_documents, num_bytes
-
-
-def read_texts(directory: Path) -> Iterator[list[str]]:
-    """Yield the texts of all documents, in order, in lists of a few megabytes."""
-    yield from _read_column(directory, "text")
-
-
-def count_bytes(directory: Path) -> int:
-    """Return how many bytes of UTF-8 the texts of all documents have.
-
-    The bytes are counted where Arrow keeps them; no Python strings are made.
-    """
-    return sum(_read_column(directory, "text", _length_in_bytes))
-
-
-def read_groups(directory: Path) -> Iterator[str]:
-    """Yield the group of each document, in order."""
-    for groups in _read_column(directory, "group"):
-        yield from groups
-
-
-def _length_in_bytes(texts: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.binary_length(texts), min_count=0).as_py())
-
-
-def _read_column(
-    directory: Path,
-    name: str,
-    take: Callable[[pa.ChunkedArray], Any] = pa.ChunkedArray.to_pylist,
-) -> Iterator[Any]:
-    """Yield a column of the documents that `download` wrote, in pieces.
-
-    Args:
-        directory: The folder of the documents.
-        name: The column's name.
-        take: Turns a piece of the column into what is yielded; by default into a list.
-
-    Raises:
-        InputError: The documents are missing or damaged.
-    """
-    path = directory / DOCUMENTS_FILE
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for number in range(file.num_row_groups):
-                table = file.read_row_group(number, columns=[name])
-                yield take(table.column(name))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run `dvc repro download`") from None
-    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} is damaged ({error}): run "
-            f"`dvc repro --force --single-item download`"
-        ) from None

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 
 # How far a part may be from its share, relative to it, to be cut between documents.
 CUT_TOLERANCE = 0.1
@@ -32,7 +32,7 @@ class Cut:
 class Cutter:
     """Cut groups in three: between documents where possible, else inside one."""
 
-    tokens: TokenIds
+    tokens: Tokens
     ends: NDArray[np.int64]  # of all documents
     validation_fraction: float  # of a group, for its second part
     test_fraction: float  # of a group, for its last part

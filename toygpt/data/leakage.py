@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.token_files import TokenIds, batched
+from toygpt.data.token_files import Tokens, batched
 
 # So few that their hashes stay in the processor's cache: twice as fast.
 NGRAMS_AT_ONCE = 2**15
@@ -16,7 +16,7 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shared_ngram_fraction(
-    test: TokenIds, train: TokenIds, *, length: int, end_of_text_id: int
+    test: Tokens, train: Tokens, *, length: int, end_of_text_id: int
 ) -> float:
     """Return the share of the test split's n-grams that training has seen.
 
@@ -43,7 +43,7 @@ def shared_ngram_fraction(
 
 
 def _ngram_hashes(
-    tokens: TokenIds, length: int, end_of_text_id: int
+    tokens: Tokens, length: int, end_of_text_id: int
 ) -> Iterator[NDArray[np.uint64]]:
     """Yield a hash of every run of `length` tokens within one document."""
     for start in range(0, len(tokens) - length + 1, NGRAMS_AT_ONCE):

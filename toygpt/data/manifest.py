@@ -10,10 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toygpt.data.file_records import (
+    FileRecord,
+    check_digests,
+    check_names_and_sizes,
+    record_files,
+)
+from toygpt.data.shards import digest_of_shards, shards_named
 from toygpt.data.token_files import (
     END_TYPE,
     TOKEN_TYPES,
+    JoinedTokens,
     TokenIds,
+    Tokens,
+    allow_open_files,
     largest_id,
     map_tokens,
     token_type_for,
@@ -26,16 +36,8 @@ MANIFEST_VERSION = 1
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """The size and the digest by which a file is known to be unchanged."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Part:
-    """How much text a token file holds."""
+    """How much text the token files of all shards hold together."""
 
     tokens: int
     documents: int
@@ -55,6 +57,20 @@ class Manifest:
     parts: dict[str, Part]
     files: dict[str, FileRecord]
 
+    def files_of(self, part: str) -> list[str]:
+        """Return the names of the token files of a part: one for each shard."""
+        shards = shards_named(self.files, f"{part}.bin")
+        return [shard.name(f"{part}.bin") for shard in shards]
+
+    def shard_sizes(self, part: str) -> list[int]:
+        """Return how many tokens of a part each shard holds."""
+        item_size = TOKEN_TYPES[self.token_type].itemsize
+        return [self.files[name].bytes // item_size for name in self.files_of(part)]
+
+    def digest_of(self, part: str) -> str:
+        """Return the digest of all token files of a part."""
+        return digest_of_shards([self.files[n].sha256 for n in self.files_of(part)])
+
 
 def write_manifest(
     directory: Path,
@@ -72,9 +88,10 @@ def write_manifest(
         InputError: A part holds a token id that the vocabulary does not have. The
             network would fail on it, so no manifest says that the file is fit to read.
     """
-    for name, part in parts.items():
-        if part.tokens:
-            path = directory / f"{name}.bin"
+    files = record_files(directory, "*.bin")
+    for part in parts:
+        for shard in shards_named(files, f"{part}.bin"):
+            path = directory / shard.name(f"{part}.bin")
             largest = largest_id(map_tokens(path, token_type=token_type))
             if largest >= vocab_size:
                 raise InputError(
@@ -89,16 +106,15 @@ def write_manifest(
         corpus_sha256=corpus_sha256,
         tokenizer_sha256=tokenizer_sha256,
         parts=parts,
-        files={
-            path.name: FileRecord(path.stat().st_size, sha256_of(path))
-            for path in sorted(directory.glob("*.bin"))
-        },
+        files=files,
     )
     write_json(directory / "manifest.json", asdict(manifest))
     return manifest
 
 
-def read_manifest(directory: Path, *, made_by: str) -> Manifest:
+def read_manifest(
+    directory: Path, *, made_by: str, share: tuple[int, int] = (0, 1)
+) -> Manifest:
     """Read a manifest and check every file that it names, to the last bit.
 
     Token ids are not checked again: the digest says that they are the ones that were
@@ -107,6 +123,8 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
     Args:
         directory: The folder of the manifest and the files.
         made_by: The stage to run again when something is wrong.
+        share: `(number, of)`: compare the digest of every `of`-th file alone, beginning
+            with `number`, where other processes compare the others.
 
     Raises:
         InputError: The manifest or a file is missing or damaged.
@@ -120,20 +138,8 @@ def read_manifest(directory: Path, *, made_by: str) -> Manifest:
     if contradiction := _contradiction(manifest):
         raise InputError(f"{path} is damaged ({contradiction}); {advice}")
 
-    for name, record in manifest.files.items():
-        file = directory / name
-        if not file.is_file():
-            raise InputError(f"{file} is missing: {advice}")
-        if (size := file.stat().st_size) != record.bytes:
-            raise InputError(
-                f"{file} is damaged: {size:,} bytes instead of {record.bytes:,}; "
-                f"{advice}"
-            )
-        if sha256_of(file) != record.sha256:
-            raise InputError(
-                f"{file} is damaged: its contents are not what {made_by} wrote; "
-                f"{advice}"
-            )
+    check_names_and_sizes(directory, manifest.files, made_by=made_by)
+    check_digests(directory, manifest.files, made_by=made_by, share=share)
     return manifest
 
 
@@ -145,46 +151,70 @@ def _contradiction(manifest: Manifest) -> str | None:
         if Path(name).name != name:
             return f"{name!r} is not a plain file name"
     for name, part in manifest.parts.items():
-        record = manifest.files.get(f"{name}.bin")
+        try:
+            files = manifest.files_of(name)
+        except InputError as error:
+            return str(error)
         size = part.tokens * TOKEN_TYPES[manifest.token_type].itemsize
-        if record is None or record.bytes != size:
+        if not files or sum(manifest.files[file].bytes for file in files) != size:
             return f"{name}.bin cannot hold {part.tokens:,} tokens"
     return None
 
 
-def open_tokens(directory: Path, manifest: Manifest, part: str) -> TokenIds:
-    """Map the token file of a part into memory, read-only.
+def open_shards(directory: Path, manifest: Manifest, part: str) -> list[TokenIds]:
+    """Map the token files of a part into memory, read-only: one for each shard.
 
     Raises:
-        InputError: The file holds no token, or the manifest does not name it.
+        InputError: The manifest does not name the part.
     """
-    path = directory / f"{part}.bin"
     if part not in manifest.parts:
         raise InputError(
-            f"{directory / 'manifest.json'} names no {path.name}: run `dvc repro`"
+            f"{directory / 'manifest.json'} names no {part}.bin: run `dvc repro`"
         )
+    files = manifest.files_of(part)
+    allow_open_files(len(files))
+    return [
+        map_tokens(directory / file, token_type=manifest.token_type) for file in files
+    ]
+
+
+def open_tokens(directory: Path, manifest: Manifest, part: str) -> Tokens:
+    """Map the tokens of a part into memory, read-only, as if they were in one file.
+
+    Raises:
+        InputError: The part holds no token, or the manifest does not name it.
+    """
+    shards = open_shards(directory, manifest, part)
     if not manifest.parts[part].tokens:
-        raise InputError(f"{path} holds no tokens")
-    return map_tokens(path, token_type=manifest.token_type)
+        raise InputError(f"{directory / part}.bin holds no tokens")
+    return shards[0] if len(shards) == 1 else JoinedTokens(shards)
 
 
-def read_ends(directory: Path, manifest: Manifest) -> NDArray[np.uint64]:
-    """Read where in tokens.bin each document ends: one past its last token.
+def read_ends(directory: Path, manifest: Manifest) -> NDArray[np.int64]:
+    """Read where in the tokens of all shards each document ends: one past its last.
 
     Raises:
         InputError: The ends do not fit the documents and tokens of the manifest.
     """
-    path = directory / "ends.bin"
     whole = manifest.parts["tokens"]
-    ends = np.fromfile(path, dtype=END_TYPE)
+    lengths = [
+        np.diff(
+            np.fromfile(directory / shard.name("ends.bin"), END_TYPE).astype(np.int64),
+            prepend=0,
+        )
+        for shard in shards_named(manifest.files, "tokens.bin")
+    ]
+    ends = np.concatenate(lengths).cumsum()
     # A document has its end of text at least, so that each ends after the last one.
-    lengths = np.diff(ends.astype(np.int64), prepend=0)
-    if (len(ends), lengths.sum()) != (whole.documents, whole.tokens) or (
-        lengths < 1
-    ).any():
+    if (
+        len(ends) != whole.documents
+        or [int(of_shard.sum()) for of_shard in lengths]
+        != manifest.shard_sizes("tokens")
+        or (np.diff(ends, prepend=0) < 1).any()
+    ):
         raise InputError(
-            f"{path} does not say where {whole.documents:,} documents end: run "
-            f"`dvc repro --force --single-item tokenize`"
+            f"{directory / 'ends.bin'} does not say where {whole.documents:,} "
+            f"documents end: run `dvc repro --force --single-item tokenize`"
         )
     return ends
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toygpt.data.cuts import Cut, Cutter
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
@@ -68,8 +68,8 @@ def is_off(share: float, asked: float) -> bool:
 
 
 def assign_splits(
-    tokens: TokenIds,
-    ends: NDArray[np.uint64],
+    tokens: Tokens,
+    ends: NDArray[np.int64],
     group_hashes: Iterable[int],
     *,
     validation_fraction: float,
@@ -88,8 +88,7 @@ def assign_splits(
         test_fraction: Share of all tokens to hold out for the test.
         bytes_of_token: The bytes that each token id stands for.
     """
-    document_ends = ends.astype(np.int64)
-    lengths = np.diff(document_ends, prepend=0)
+    lengths = np.diff(ends, prepend=0)
     # From here on, a group is known by its place in the sorted order of the hashes.
     hashes, group_of_document = np.unique(
         np.fromiter(group_hashes, np.uint64), return_inverse=True
@@ -106,9 +105,7 @@ def assign_splits(
         [1 - validation_fraction - test_fraction, validation_fraction, test_fraction]
     )
 
-    cutter = Cutter(
-        tokens, document_ends, validation_fraction, test_fraction, bytes_of_token
-    )
+    cutter = Cutter(tokens, ends, validation_fraction, test_fraction, bytes_of_token)
     cuts: dict[int, Cut] = {}
     large = max(LARGE_FRACTION * sizes.sum(), LARGE_MULTIPLE * wanted.min())
     for limit in (large, SMALL_MULTIPLE * wanted.min()):
@@ -126,7 +123,7 @@ def assign_splits(
             break
 
     ends_of_pieces, splits_of_pieces, is_cut = _pieces(
-        document_ends, splits[group_of_document], cuts.values()
+        ends, splits[group_of_document], cuts.values()
     )
     return Assignment(
         ends_of_pieces,

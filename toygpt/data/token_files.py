@@ -1,16 +1,23 @@
 """Token ids on disk: flat binary files, without any header.
 
 `tokens.bin` holds one token after another, little-endian, so that a memory map reads it
-in place; `ends.bin` holds where each document ends. What else there is to know about
-the files stands in the manifest beside them (manifest.py).
+in place; `ends.bin` holds where each document ends, counted from the start of its
+shard (shards.py). What else there is to know about the files stands in the manifest
+beside them (manifest.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import resource
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toygpt.data.shards import THE_ONLY_SHARD, Shard
+from toygpt.pipeline.errors import InputError
 
 TOKEN_TYPES: dict[str, np.dtype[np.unsignedinteger[Any]]] = {
     "uint16": np.dtype("<u2"),
@@ -21,6 +28,9 @@ END_TYPE = np.dtype("<u8")
 TOKENS_AT_ONCE = 8_000_000
 # As many tokens are worth a call of the operating system.
 TOKENS_WRITTEN_AT_ONCE = 1_000_000
+# A shard's tokens and its parts in train, validation and test.
+OPEN_FILES_PER_SHARD = 4
+OTHER_OPEN_FILES = 256
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
@@ -33,17 +43,21 @@ def token_type_for(vocab_size: int) -> str:
 
 
 def write_tokens(
-    documents: Iterable[TokenIds], directory: Path, *, token_type: str
+    documents: Iterable[TokenIds],
+    directory: Path,
+    *,
+    token_type: str,
+    shard: Shard = THE_ONLY_SHARD,
 ) -> tuple[int, int]:
-    """Write tokens.bin and ends.bin, many documents at a time.
+    """Write tokens.bin and ends.bin of a shard, many documents at a time.
 
     Returns:
         How many tokens and how many documents were written.
     """
     num_tokens = num_documents = 0
     with (
-        (directory / "tokens.bin").open("wb") as tokens,
-        (directory / "ends.bin").open("wb") as ends,
+        (directory / shard.name("tokens.bin")).open("wb") as tokens,
+        (directory / shard.name("ends.bin")).open("wb") as ends,
     ):
         for batch in batched(documents, size=TOKENS_WRITTEN_AT_ONCE):
             token_ids = np.concatenate(batch, dtype=TOKEN_TYPES[token_type])
@@ -56,22 +70,80 @@ def write_tokens(
 
 
 def map_tokens(path: Path, *, token_type: str) -> TokenIds:
-    """Map a file of at least one token into memory, read-only.
+    """Map a file into memory, read-only.
 
     The operating system reads a part of the file when the part is looked at.
     """
+    if path.stat().st_size == 0:  # which cannot be mapped
+        return np.empty(0, dtype=TOKEN_TYPES[token_type])
     return np.memmap(path, dtype=TOKEN_TYPES[token_type], mode="r")
 
 
-def largest_id(tokens: TokenIds) -> int:
-    """Return the largest of token ids that may not fit into memory."""
+def allow_open_files(num_shards: int) -> None:
+    """Let this process map the tokens of so many shards: a mapped file is an open one.
+
+    Raises:
+        InputError: The system does not allow as many open files.
+    """
+    needed = OPEN_FILES_PER_SHARD * num_shards + OTHER_OPEN_FILES
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise InputError(
+            f"{num_shards:,} shards need {needed:,} open files, and this system allows "
+            f"{most:,} (`ulimit -Hn`): raise that, or make fewer shards "
+            f"(download.shard_bytes in params.yaml)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
+class JoinedTokens:
+    """The tokens of several files, one after another, read as if they were in one.
+
+    >>> tokens = JoinedTokens([np.array([1, 2, 3]), np.array([4, 5])])
+    >>> len(tokens), tokens[1:4].tolist()
+    (5, [2, 3, 4])
+    """
+
+    def __init__(self, shards: Sequence[TokenIds]) -> None:
+        self._shards = shards
+        self._ends = [*accumulate(map(len, shards))]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, places: slice) -> TokenIds:
+        """Return a run of tokens: a view of their file, unless they are in several."""
+        first, end, step = places.indices(len(self))
+        assert step == 1, "tokens are read in their order"
+        pieces = []
+        while first < end:
+            number = bisect_right(self._ends, first)
+            shard = self._shards[number]
+            start = self._ends[number] - len(shard)
+            piece = shard[first - start : end - start]
+            pieces.append(piece)
+            first += len(piece)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([self._shards[0][:0], *pieces])
+
+
+# On disk, in one file or in several; only a slice of them is an array for certain.
+Tokens = TokenIds | JoinedTokens
+
+
+def largest_id(tokens: Tokens) -> int:
+    """Return the largest of token ids that may not fit into memory; 0 of none."""
+    pieces = range(0, len(tokens), TOKENS_AT_ONCE)
     return max(
-        int(tokens[first : first + TOKENS_AT_ONCE].max())
-        for first in range(0, len(tokens), TOKENS_AT_ONCE)
+        (int(tokens[first : first + TOKENS_AT_ONCE].max()) for first in pieces),
+        default=0,
     )
 
 
-def count_tokens(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:
+def count_tokens(tokens: Tokens, vocab_size: int) -> NDArray[np.int64]:
     """Return how often each token id occurs."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for first in range(0, len(tokens), TOKENS_AT_ONCE):

@@ -5,16 +5,16 @@ import lzma
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, count_tokens
+from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, Tokens
 
 # Tokens of the training split that the bigram model counts.
 MAX_BIGRAM_TOKENS = 200_000_000
 
 
 def bigram_loss(
-    train: TokenIds,
-    validation: TokenIds,
-    test: TokenIds,
+    train: Tokens,
+    validation: Tokens,
+    test: Tokens,
     *,
     vocab_size: int,
     end_of_text_id: int,
@@ -25,16 +25,18 @@ def bigram_loss(
     P(w | v) = λ c(v, w) / c(v) + (1 - λ) (c(w) + 1) / (N + V), an interpolated bigram
     (Jelinek and Mercer, 1980). λ is fitted to the validation split.
     """
-    train = train[:MAX_BIGRAM_TOKENS]
-    single = count_tokens(train, vocab_size)
+    num_train = min(len(train), MAX_BIGRAM_TOKENS)
     pairs = {
-        name: _pairs(np.concatenate([[end_of_text_id], split]), vocab_size)
+        name: _pairs(np.concatenate([[end_of_text_id], split[:]]), vocab_size)
         for name, split in (("validation", validation), ("test", test))
     }
     distinct = np.unique(np.concatenate(list(pairs.values())))
+    single = np.zeros(vocab_size, dtype=np.int64)
     counts = np.zeros(len(distinct), dtype=np.int64)
-    for first in range(0, len(train) - 1, TOKENS_AT_ONCE):
-        seen = _pairs(train[first : first + TOKENS_AT_ONCE + 1], vocab_size)
+    for first in range(0, num_train, TOKENS_AT_ONCE):
+        piece = train[first : min(first + TOKENS_AT_ONCE + 1, num_train)]
+        single += np.bincount(piece[:TOKENS_AT_ONCE], minlength=vocab_size)
+        seen = _pairs(piece, vocab_size)
         place = np.searchsorted(distinct, seen).clip(max=len(distinct) - 1)
         counts += np.bincount(place[distinct[place] == seen], minlength=len(distinct))
 
@@ -43,7 +45,7 @@ def bigram_loss(
         together = counts[np.searchsorted(distinct, pairs[name])]
         return (
             together / np.maximum(single[previous], 1),
-            (single[following] + 1) / (len(train) + vocab_size),
+            (single[following] + 1) / (num_train + vocab_size),
         )
 
     bigram, unigram = probabilities("validation")
@@ -61,7 +63,7 @@ def _pairs(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:
     return wide[:-1] * vocab_size + wide[1:]
 
 
-def xz_bits_per_byte(tokens: TokenIds, bytes_of_token: list[bytes]) -> float:
+def xz_bits_per_byte(tokens: Tokens, bytes_of_token: list[bytes]) -> float:
     """Return how many bits `xz -9e` needs per byte of the text of the tokens."""
     compressor = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
     num_bytes = num_compressed = 0

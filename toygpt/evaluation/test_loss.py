@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 from toygpt.model.gpt import GPT
 
 # The sample of a standard error: at least so many documents, and none of them with more
@@ -40,7 +40,7 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(
     model: GPT,
-    tokens: TokenIds,
+    tokens: Tokens,
     *,
     batch_size: int,
     overlap_fraction: float,
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _windows(
-    tokens: TokenIds,
+    tokens: Tokens,
     block_size: int,
     batch_size: int,
     overlap_fraction: float,
@@ -102,7 +102,9 @@ def _windows(
         numbers = np.arange(first, min(first + batch_size, num_windows))[:, None]
         # The position of the token before each window, and of the tokens in it.
         places = numbers * num_new + np.arange(-1, block_size)
-        sequences = tokens[places.clip(0, len(tokens) - 1)].astype(np.int64)
+        start = max(0, int(places[0, 0]))
+        piece = tokens[start : int(places[-1, -1]) + 1].astype(np.int64)
+        sequences = piece[(places - start).clip(0, len(piece) - 1)]
         sequences[places < 0] = end_of_text_id
         is_new = (numbers == 0) | (np.arange(block_size) >= num_context)
         is_predicted = is_new & (places[:, 1:] < len(tokens))
@@ -111,7 +113,7 @@ def _windows(
 
 def bits_per_byte_standard_error(
     token_losses: NDArray[np.float32],
-    tokens: TokenIds,
+    tokens: Tokens,
     *,
     bytes_of_token: NDArray[np.int64],
     end_of_text_id: int,
@@ -129,7 +131,7 @@ def bits_per_byte_standard_error(
         bytes_of_token: How many bytes of text each token id stands for.
         end_of_text_id: The token id that ends a document.
     """
-    token_bytes = bytes_of_token[tokens]
+    token_bytes = bytes_of_token[tokens[:]]
     num_bytes = token_bytes.sum()
     starts = np.append(0, np.flatnonzero(tokens[:-1] == end_of_text_id) + 1)
     largest = np.add.reduceat(token_bytes, starts).max()

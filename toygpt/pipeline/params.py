@@ -144,10 +144,11 @@ class ModelParams(Section):
 
 
 class DownloadParams(Section):
-    """How much of the corpus to take."""
+    """How much of the corpus to take, and into how large files to cut it."""
 
     max_documents: PositiveInt | None
     max_bytes: PositiveInt | None
+    shard_bytes: PositiveInt
 
 
 class TokenizeParams(Section):
@@ -232,6 +233,8 @@ class RuntimeParams(Section):
     deterministic: bool
     checkpoint_every_steps: PositiveInt | None
     checkpoint_every_minutes: PositiveFloat
+    data_engine: Literal["local", "slurm", "ray"]
+    data_workers: PositiveInt | Literal["auto"]
 
     @model_validator(mode="after")
     def _a_launcher_needs_a_number_of_devices(self) -> Self:

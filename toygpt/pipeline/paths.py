@@ -22,7 +22,9 @@ TRAIN_REPORT = Path("reports/train")
 SAMPLES = Path("reports/samples")
 METRICS = Path("metrics")
 
-TEMPORARY = Path(".toygpt/tmp")  # in the main workspace
+# In the main workspace.
+TEMPORARY = Path(".toygpt/tmp")
+SHARD_RESULTS = Path(".toygpt/shards")  # until all shards of a stage are done
 
 
 def main_root() -> Path:

@@ -36,7 +36,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from toygpt.data.batches import SpreadBatches, TrainingBatches, cut_on_device
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.training.checkpointing import Checkpointing
 from toygpt.training.divergence import DivergenceWatch, check_finite
@@ -122,8 +122,8 @@ class Outcome:
 def train(
     fabric: Fabric,
     model: GPT,
-    train_tokens: TokenIds,
-    validation_tokens: TokenIds,
+    train_tokens: Tokens,
+    validation_tokens: Tokens,
     *,
     params: TrainSettings,
     runtime: RuntimeSettings,

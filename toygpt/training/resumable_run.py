@@ -61,7 +61,7 @@ def open_run(params: Params, splits: Manifest, inputs: dict[str, Any]) -> Iterat
         metadata = {
             **describe_environment(device_name(device_for(params.runtime.accelerator))),
             "corpus.sha256": splits.corpus_sha256,
-            **{f"{name}.sha256": file.sha256 for name, file in splits.files.items()},
+            **{f"{name}.bin.sha256": splits.digest_of(name) for name in splits.parts},
             "fingerprint": run_folder.fingerprint,
         }
         with training_run(

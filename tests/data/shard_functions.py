@@ -1,0 +1,70 @@
+"""Functions of a shard, for the tests of engines: workers import them from here."""
+
+import errno
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from toygpt.data.tasks import Advance
+from toygpt.pipeline.errors import InputError
+
+
+class Numbers(NamedTuple):
+    """A shard: some numbers, and the file to which they are written."""
+
+    file: str
+    numbers: list[int]
+
+
+def double(
+    shard: Numbers,
+    directory: Path,
+    advance: Advance,
+    *,
+    log: Path,
+    killed: Sequence[str] = (),
+) -> dict[str, int]:
+    """Write the doubled numbers; return their sum, and the id of the process.
+
+    Args:
+        shard: The shard.
+        directory: Gets its file.
+        advance: Moves the progress bar.
+        log: The file that gets a line for each call.
+        killed: The files half of which is written before SIGKILL, each as often as it
+            is named.
+    """
+    with log.open("a") as file:
+        file.write(f"{shard.file}\n")
+    doubled = " ".join(str(2 * number) for number in shard.numbers)
+    if log.read_text().split().count(shard.file) <= killed.count(shard.file):
+        (directory / shard.file).write_text(doubled[:1])
+        os.kill(os.getpid(), signal.SIGKILL)
+    (directory / shard.file).write_text(doubled)
+    advance(len(shard.numbers))
+    return {"sum": 2 * sum(shard.numbers), "process": os.getpid()}
+
+
+def refuse(shard: Numbers, directory: Path, advance: Advance) -> None:
+    """Raise what a function raises if its input cannot be used."""
+    (directory / shard.file).touch()
+    raise InputError(f"{shard.file} is damaged: run `dvc repro`")
+
+
+def fill_the_disk(shard: Numbers, directory: Path, advance: Advance) -> None:
+    """Raise what writing to a full disk raises."""
+    raise OSError(errno.ENOSPC, "No space left on device", shard.file)
+
+
+def fail(shard: Numbers, directory: Path, advance: Advance) -> None:
+    """Raise what only a fault in the code raises."""
+    raise KeyError(shard.file)
+
+
+def wait_forever(shard: Numbers, directory: Path, advance: Advance) -> None:
+    """Write the id of the process to a file, and never return."""
+    Path(f"{shard.file}.pid").write_text(f"{os.getpid()}\n")
+    while True:
+        signal.pause()

@@ -1,0 +1,188 @@
+"""Work on shards: equal bytes, no shard lost or done twice, no worker left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.data.shard_functions import (
+    Numbers,
+    double,
+    fail,
+    fill_the_disk,
+    refuse,
+)
+from tests.faults.kills import wait_until
+from tests.project import PROJECT
+from tests.tiny import runtime_params
+from toygpt.data import engines
+from toygpt.data.engines import ATTEMPTS, Engine, Work
+from toygpt.data.tasks import ShardFunction
+from toygpt.pipeline.errors import InputError
+
+NAMES = [f"{number}.txt" for number in range(4)]
+SHARDS = [
+    Work(f"shard {number}", Numbers(name, [number, number + 1]), 2)
+    for number, name in enumerate(NAMES)
+]
+DOUBLED = dict(zip(NAMES, [b"0 2", b"2 4", b"4 6", b"6 8"], strict=True))
+LOG = Path("calls")
+
+
+@pytest.fixture(autouse=True)
+def _own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder; there, a worker finds the tests as well."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+
+
+def mapped(
+    function: ShardFunction, *, work: list[Work] = SHARDS, **runtime: Any
+) -> tuple[list[Any], dict[str, bytes]]:
+    """Return the values and the files of all shards, from an empty folder."""
+    directory = Path(f"results-{len(list(Path.cwd().iterdir()))}")
+    directory.mkdir()
+    runtime = {"data_workers": 2} | runtime
+    with Engine("test", runtime_params(**runtime)) as engine:
+        values = engine.map(function, work, directory, description="test")
+    return values, {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def calls() -> list[str]:
+    """Return the shards for which `double` was called, in the order of their names."""
+    return sorted(LOG.read_text().split())
+
+
+def is_nothing_kept() -> bool:
+    return not list(Path(".toygpt/shards").glob("*/*"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_files_are_equal_and_values_in_order_for_any_number_of_workers(
+    workers: int,
+) -> None:
+    values, files = mapped(partial(double, log=LOG), data_workers=workers)
+
+    assert files == DOUBLED
+    assert [value["sum"] for value in values] == [2, 6, 10, 14]
+    processes = {value["process"] for value in values}
+    assert (processes == {os.getpid()}) == (workers == 1)
+    assert is_nothing_kept()
+
+
+def test_a_single_shard_is_done_here_on_every_engine() -> None:
+    (value,), files = mapped(
+        partial(double, log=LOG), work=SHARDS[:1], data_engine="ray"
+    )
+
+    assert value["process"] == os.getpid()
+    assert files == {"0.txt": DOUBLED["0.txt"]}
+    assert not Path(".toygpt").exists()
+
+
+def test_a_killed_worker_costs_its_shard_alone() -> None:
+    _, files = mapped(partial(double, log=LOG, killed=["1.txt", "1.txt"]))
+
+    assert calls() == sorted([*NAMES, "1.txt", "1.txt"])
+    assert files == DOUBLED
+
+
+def test_a_shard_that_kills_its_workers_is_named_and_a_rerun_does_it_alone() -> None:
+    function = partial(double, log=LOG, killed=["2.txt"] * ATTEMPTS)
+
+    with pytest.raises(InputError, match=r"^shard 2: 3 workers .* SIGKILL") as caught:
+        mapped(function)
+    assert "\n" not in str(caught.value)
+    assert calls() == sorted([*NAMES, "2.txt", "2.txt"])
+    _, files = mapped(function)
+
+    assert calls() == sorted([*NAMES, *["2.txt"] * ATTEMPTS])
+    assert files == DOUBLED
+    assert is_nothing_kept()
+
+
+def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a rerun would mix two corpora, or two tokenizers."""
+
+    def shards_done(function: ShardFunction, work: list[Work] = SHARDS) -> list[str]:
+        """Return for which shards a stage that fails at its end calls the function."""
+        LOG.write_text("")
+        with pytest.raises(InterruptedError), Engine("test", params) as engine:
+            directory = Path(f"results-{len(list(Path.cwd().iterdir()))}")
+            directory.mkdir()
+            engine.map(function, work, directory, description="test")
+            raise InterruptedError
+        return calls()
+
+    params = runtime_params(data_workers=1)
+    other = Work("shard 0", Numbers("0.txt", [7]), 2)
+
+    assert shards_done(partial(double, log=LOG)) == NAMES
+    assert shards_done(partial(double, log=LOG)) == []
+    assert shards_done(partial(double, log=LOG), [other, *SHARDS[1:]]) == ["0.txt"]
+    assert shards_done(partial(double, log=LOG, killed=["9.txt"])) == NAMES
+    monkeypatch.setattr(engines, "digest_of_code", lambda: "of another version")
+    assert shards_done(partial(double, log=LOG)) == NAMES
+
+
+def test_a_worker_with_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node whose copy of the project is older."""
+    monkeypatch.setattr(engines, "digest_of_code", lambda: "of another version")
+
+    with pytest.raises(InputError, match=r"^shard .* has another version than"):
+        mapped(partial(double, log=LOG))
+
+    assert not LOG.exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (refuse, InputError, r"^\d\.txt is damaged: run `dvc repro`$"),
+        (fill_the_disk, OSError, r"No space left on device: '\d\.txt'$"),
+        (fail, RuntimeError, r"^shard \d: Traceback (.|\n)*KeyError: '\d\.txt'\n$"),
+    ],
+    ids=["input", "disk", "fault"],
+)
+def test_an_error_in_a_worker_ends_all_and_arrives_as_it_was(
+    function: ShardFunction, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        mapped(function)
+
+    assert not list(Path.cwd().rglob("value.json"))
+    assert active_children() == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
+def test_no_worker_outlives_its_stage(name: str) -> None:
+    program = f"""
+from pathlib import Path
+from tests.data.shard_functions import Numbers, wait_forever
+from toygpt.data.engines import Engine, Work
+from toygpt.pipeline.params_file import load_params
+runtime = load_params(Path({str(PROJECT / "params.yaml")!r})).runtime
+shards = [Work(name, Numbers(name, []), 1) for name in ("a", "b")]
+with Engine("test", runtime.model_copy(update=dict(data_workers=2))) as engine:
+    engine.map(wait_forever, shards, Path(), description="test")
+"""
+    stage = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+
+    def ids() -> list[int]:
+        return [int(path.read_text() or 0) for path in Path.cwd().glob("*.pid")]
+
+    wait_until(lambda: len(ids()) == 2 and all(ids()))
+    os.kill(stage.pid, getattr(signal, name))
+    stage.wait()
+
+    wait_until(lambda: not any(map(psutil.pid_exists, ids())))
+    assert stage.returncode

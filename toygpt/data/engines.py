@@ -1,0 +1,217 @@
+"""Map a function over the shards of a corpus: here, in processes, on Slurm, or on Ray.
+
+    with Engine("tokenize", params.runtime) as engine:
+        values = engine.map(function, work, directory)
+
+The bytes are equal for any engine, number of workers and order, because each shard's
+are a function of that shard alone. A killed worker costs its shard, and a killed stage
+the shards that were not done: results stay in the main workspace until the stage has
+succeeded.
+"""
+
+import hashlib
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from tqdm import tqdm
+
+from toygpt.data.tasks import (
+    Advance,
+    ShardFunction,
+    Task,
+    WorkerKilledError,
+    digest_of_code,
+)
+from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import new_file, remove_directory, sweep_leftovers
+from toygpt.pipeline.lock import AlreadyLockedError, locked
+from toygpt.pipeline.params import RuntimeParams
+
+# How often a shard is given to a worker. Machines fail; but a shard that kills each
+# worker has to be named.
+ATTEMPTS = 3
+TERMINATED = 128 + signal.SIGTERM
+
+# Runs tasks on so many workers (None: as many as there are), and yields each task when
+# it has ended, with its error.
+Run = Callable[[Sequence[Task], Any], Iterator[tuple[Task, Exception | None]]]
+
+
+class Work(NamedTuple):
+    """What is done for one shard."""
+
+    name: str  # of the shard, for messages
+    argument: Any  # of the function, with the digest of each file that it reads
+    size: int  # of the shard, on the progress bar
+
+
+class Engine:
+    """Maps functions over shards for one stage, as `runtime` says."""
+
+    def __init__(self, stage: str, runtime: RuntimeParams) -> None:
+        self._name = runtime.data_engine
+        workers = runtime.data_workers
+        self._workers = None if workers == "auto" else workers
+        self._folder = paths.main_root() / paths.SHARD_RESULTS / stage
+        self._lock = ExitStack()  # of the folder, once it is needed
+        self._is_locked = False
+
+    def __enter__(self) -> Self:
+        """Return the engine; it makes and keeps nothing yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Remove all results, unless the stage has failed."""
+        with self._lock:
+            if kind is None and self._folder.is_dir() and self._is_locked:
+                remove_directory(self._folder)
+
+    def map(
+        self,
+        function: ShardFunction,
+        work: Sequence[Work],
+        directory: Path,
+        *,
+        description: str,
+    ) -> list[Any]:
+        """Call a function for each shard; return the values, in order.
+
+        The work on a single shard is done in this process, and its result is not kept.
+
+        Args:
+            function: A function of a module, or a `partial` of one: it is pickled.
+            work: What is done for each shard.
+            directory: The folder that gets the files which the function writes.
+            description: What the progress bar says.
+
+        Raises:
+            InputError: The function raised it, or the engine cannot be used, or a shard
+                killed its worker several times.
+        """
+        total = sum(shard.size for shard in work)
+        with tqdm(
+            desc=description, total=total, unit="B", unit_scale=True, disable=None
+        ) as progress:
+            if len(work) == 1:
+                return [function(work[0].argument, directory, progress.update)]
+            tasks = self._tasks(function, work)
+            missing = [task for task in tasks if not task.result.is_dir()]
+            progress.update(total - sum(task.size for task in missing))
+            if self._name != "local":
+                run_with_retries(
+                    run_of(self._name), missing, self._workers, progress.update
+                )
+            elif (workers := self._workers or num_processors()) > 1:
+                run_with_retries(run_of("local"), missing, workers, progress.update)
+            else:
+                for task in missing:
+                    task.run(function, progress.update)
+        return [task.bring_result(directory) for task in tasks]
+
+    def _tasks(self, function: ShardFunction, work: Sequence[Work]) -> list[Task]:
+        """Return the work as tasks; write the function where the workers read it."""
+        self._keep_others_out()
+        code = digest_of_code()
+        pickled = pickle.dumps(function)
+        digest = hashlib.sha256(code.encode() + pickled).hexdigest()
+        path = self._folder / digest[:32] / "function.pickle"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as file:
+            file.write(pickled)
+        return [Task(*shard, path, Path.cwd(), code) for shard in work]
+
+    def _keep_others_out(self) -> None:
+        """Lock the folder of results until the stage is done."""
+        if self._is_locked:
+            return
+        lock = self._folder.with_suffix(".lock")
+        try:
+            self._lock.enter_context(locked(lock, wait=False))
+        except AlreadyLockedError as error:
+            print(f"waiting for {error.holder}, which has the shards of {self._folder}")
+            self._lock.enter_context(locked(lock))
+        self._is_locked = True
+        sweep_leftovers(self._folder.parent, self._folder.name)
+
+
+def run_with_retries(
+    run: Run, tasks: Sequence[Task], workers: int | None, advance: Advance
+) -> None:
+    """Run all tasks; those whose worker was killed again, after all the others.
+
+    Then fewer run at once: it may have been memory that was lacking.
+
+    Raises:
+        InputError: A task raised it, or killed each of its workers.
+        OSError: A task raised it.
+    """
+    left = list(tasks)
+    for _ in range(ATTEMPTS):
+        if not left:
+            return
+        killed = []
+        with _sigterm_as_exit(), closing(run(left, workers)) as outcomes:
+            for task, error in outcomes:
+                if isinstance(error, WorkerKilledError):
+                    killed.append((task, error))
+                elif error is not None:
+                    raise error
+                else:
+                    advance(task.size)
+        left = [task for task, _ in killed]
+    if left:
+        task, error = killed[0]
+        raise InputError(
+            f"{task.name}: {ATTEMPTS} workers were killed over it (the last: {error}). "
+            f"If memory was lacking, set runtime.data_workers in params.yaml to a "
+            f"smaller number; a rerun does only the shards that are missing"
+        )
+
+
+def run_of(engine: str) -> Run:
+    """Return the function that runs tasks on an engine.
+
+    Raises:
+        InputError: Its package is not installed.
+    """
+    try:
+        if engine == "slurm":
+            from toygpt.data import slurm_engine
+
+            return slurm_engine.run
+        if engine == "ray":
+            from toygpt.data import ray_engine
+
+            return ray_engine.run
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"runtime.data_engine in params.yaml is {engine}, which needs the package "
+            f"{error.name}: run `uv sync --inexact --extra {engine}`"
+        ) from None
+    from toygpt.data import local_engine
+
+    return local_engine.run
+
+
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """End Python by SIGTERM as by an exception, so that no worker is left."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

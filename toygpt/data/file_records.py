@@ -1,0 +1,84 @@
+"""Sizes and digests by which the files of a folder are known to be unchanged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import sha256_of
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """The size and the digest by which a file is known to be unchanged."""
+
+    bytes: int
+    sha256: str
+
+
+def record_files(directory: Path, pattern: str) -> dict[str, FileRecord]:
+    """Return the record of every file of a folder whose name fits a pattern."""
+    return {
+        path.name: FileRecord(path.stat().st_size, sha256_of(path))
+        for path in sorted(directory.glob(pattern))
+    }
+
+
+def check_names_and_sizes(
+    directory: Path, files: Mapping[str, FileRecord], *, made_by: str
+) -> None:
+    """Check that a folder has the files of its manifest, of their sizes, and no others.
+
+    Args:
+        directory: The folder.
+        files: The record of each file, by its name.
+        made_by: The stage to run again when something is wrong.
+
+    Raises:
+        InputError: A file is missing, of another size, or left from another run.
+    """
+    advice = f"run `dvc repro --force --single-item {made_by}`"
+    for name, record in files.items():
+        file = directory / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing: {advice}")
+        if (size := file.stat().st_size) != record.bytes:
+            raise InputError(
+                f"{file} is damaged: {size:,} bytes instead of {record.bytes:,}; "
+                f"{advice}"
+            )
+    for suffix in {Path(name).suffix for name in files}:
+        for file in sorted(directory.glob(f"*{suffix}")):
+            if file.name not in files:
+                raise InputError(
+                    f"{file} is not in {directory / 'manifest.json'}, but left from "
+                    f"another run: {advice}"
+                )
+
+
+def check_digests(
+    directory: Path,
+    files: Mapping[str, FileRecord],
+    *,
+    made_by: str,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Check the files of a folder, or this process's share of them, to the last bit.
+
+    Args:
+        directory: The folder.
+        files: The record of each file, by its name.
+        made_by: The stage to run again when something is wrong.
+        share: `(number, of)`: every `of`-th file is read, beginning with `number`; the
+            other files are read by other processes.
+
+    Raises:
+        InputError: A file is damaged.
+    """
+    number, of = share
+    for name in [*files][number::of]:
+        if sha256_of(directory / name) != files[name].sha256:
+            raise InputError(
+                f"{directory / name} is damaged: its contents are not what {made_by} "
+                f"wrote; run `dvc repro --force --single-item {made_by}`"
+            )

@@ -1,0 +1,110 @@
+"""The work on one shard: done whole or not at all, on any machine, and done once.
+
+A function of a shard writes files and returns a value. Both are kept in a folder, which
+is there with all its files or not there. The name of the folder is a digest of all that
+decides the result, so that a result that is there need not be made again.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import new_directory, sha256_of, write_json
+
+# Takes what a shard adds to the progress bar.
+Advance = Callable[[int], object]
+# Takes an argument and an empty folder; writes files there, and returns JSON's values.
+# The argument alone decides both: it has the digest of each file that is read.
+ShardFunction = Callable[[Any, Path, Advance], Any]
+
+VALUE = "value.json"
+# Their versions may decide what a function of toygpt/data returns.
+PACKAGES = ("numpy", "pyarrow", "tokenizers", "gigatoken")
+# A network file system shows a new folder to other machines up to a minute late.
+SECONDS_UNTIL_SHOWN = 90
+
+
+class WorkerKilledError(Exception):
+    """A worker ended without an answer; another one may well succeed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function and its argument for one shard, to be called in a worker."""
+
+    name: str  # of the shard, for messages
+    argument: Any
+    size: int  # of the shard, on the progress bar
+    function: Path  # the file that holds the function, pickled
+    directory: Path  # the working directory
+    code: str  # its digest: the worker's must be the same
+
+    @property
+    def result(self) -> Path:
+        """The folder of the result."""
+        argument = hashlib.sha256(pickle.dumps(self.argument)).hexdigest()
+        return self.function.parent / argument[:32]
+
+    def __call__(self) -> Exception | None:
+        """Make the result; return the error, if there is one."""
+        # The other processors have workers of their own. Read when first needed.
+        os.environ.setdefault("RAYON_NUM_THREADS", "1")
+        try:
+            os.chdir(self.directory)
+            if digest_of_code() != self.code:
+                raise InputError(
+                    f"{self.name}: on {socket.gethostname()}, toygpt or one of "
+                    f"{', '.join(PACKAGES)} has another version than on the machine "
+                    f"that gives out the work: install the same on both"
+                )
+            self.run(pickle.loads(self.function.read_bytes()), lambda size: None)
+        except (InputError, OSError) as error:
+            return error
+        except Exception:  # which may have parts that cannot be sent
+            return RuntimeError(f"{self.name}: {traceback.format_exc()}")
+        return None
+
+    def run(self, function: ShardFunction, advance: Advance) -> None:
+        """Make the result in this process."""
+        with new_directory(self.result) as directory:
+            write_json(directory / VALUE, function(self.argument, directory, advance))
+
+    def bring_result(self, directory: Path) -> Any:
+        """Bring the files of the result into a folder, and return its value.
+
+        The result stays, too, as other names of the same files where the file system
+        can do that: the stage may yet be killed.
+        """
+        stop = time.monotonic() + SECONDS_UNTIL_SHOWN
+        while not self.result.is_dir() and time.monotonic() < stop:
+            time.sleep(1)
+        for file in self.result.iterdir():
+            if file.name != VALUE:
+                try:
+                    os.link(file, directory / file.name)
+                except OSError:  # another file system, or one without such names
+                    shutil.copyfile(file, directory / file.name)
+        return json.loads((self.result / VALUE).read_bytes())
+
+
+@cache
+def digest_of_code() -> str:
+    """Return a digest of the code in this folder and of the packages that it uses."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    parts = [f"{path.name} {sha256_of(path)}" for path in files]
+    with suppress(ImportError):
+        parts += [f"{name} {version(name)}" for name in PACKAGES]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
