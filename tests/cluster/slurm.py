@@ -7,29 +7,31 @@ folder that holds all it writes, for as long as it runs; clients find it by the 
 SLURM_CONF=FOLDER/slurm.conf.
 """
 
-import ctypes
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
-from tests.project import PROJECT
+from tests.cluster.supervisor import (
+    START_SECONDS,
+    lines_until_the_end,
+    supervising,
+    supervisor,
+)
 
 INSTALL = "apt-get install -y slurmctld slurmd munge slurm-client"
 DAEMONS = ["munged", "slurmctld", "slurmd", "srun"]
 NODES = ["n0", "n1"]
-START_SECONDS = 60.0
-PR_SET_CHILD_SUBREAPER = 36
 
 # Jobs of `high` preempt those of `low`: SIGTERM, a minute's grace, back into the queue.
 # A requeued job waits until its old credential has expired, by default two minutes.
@@ -162,49 +164,25 @@ class Daemons:
             time.sleep(0.1)
 
 
-def reap_children() -> None:
-    """Let all children that have ended disappear."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def kill_children() -> None:
-    """Kill every process below this one, daemons of daemons and jobs included."""
-    while children := psutil.Process().children(recursive=True):
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        psutil.wait_procs(children, timeout=1)
-
-
 def main() -> None:
     """Run a cluster; each line of the input names a node whose daemon to start."""
-    # Orphans become children of this process, so that it can find and kill all.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # munged wants all folders above its socket to be closed to writing by others.
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
-        try:
-            daemons = Daemons(Path(folder))
-            daemons.start()
-            # As the first process of a machine does: DVC takes dead ones for alive.
-            signal.signal(signal.SIGCHLD, lambda *_: reap_children())
-            print(folder, flush=True)
-            for line in sys.stdin:
-                daemons.start_node(line.strip())
-        except KeyboardInterrupt:
-            pass
-        finally:
-            kill_children()
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder,
+        supervising(),
+    ):
+        daemons = Daemons(Path(folder))
+        daemons.start()
+        for node in lines_until_the_end(folder):
+            daemons.start_node(node)
 
 
 class Slurm:
     """A cluster that runs, and what a test asks of it."""
 
-    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, folder: Path, supervisor: TextIO) -> None:
         self.folder = folder
-        self._process = process
+        self._supervisor = supervisor
         # The names of the nodes are in no /etc/hosts; all of them are this machine.
         self.environment = {
             "SLURM_CONF": str(folder / "slurm.conf"),
@@ -233,26 +211,14 @@ class Slurm:
 
     def start_node(self, node: str) -> None:
         """Start the daemon of a node whose daemon was killed."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{node}\n")
-        self._process.stdin.flush()
+        print(node, file=self._supervisor, flush=True)
 
 
 @contextmanager
 def running_slurm() -> Iterator[Slurm]:
     """Run a cluster, of which nothing is left when the block, or this process, ends."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.slurm"],
-        stdin=subprocess.PIPE,  # it ends when this is closed
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        start_new_session=True,  # Ctrl-C ends the tests first, then this
-    ) as process:
-        assert process.stdout is not None
-        folder = process.stdout.readline().strip()
-        assert folder, "Slurm did not start"
-        yield Slurm(Path(folder), process)
+    with supervisor("tests.cluster.slurm") as (folder, lines):
+        yield Slurm(Path(folder), lines)
 
 
 if __name__ == "__main__":
