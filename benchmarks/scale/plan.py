@@ -1,0 +1,218 @@
+"""The formulas by which rates that were measured lead to corpora that were not.
+
+Everything is linear in the text, or in the number of its documents, but where a formula
+says otherwise. A worker is a core; the speed of disks and of the network is not in the
+times: beside them stands what is read and written, for the reader's own to be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.measure import Figures
+from benchmarks.scale.communication import BYTES, bytes_sent
+from benchmarks.training import TASKS
+from toygpt.model.gpt import GPTConfig
+
+BYTES_PER_TOKEN = 4.5  # of English text, with the tokenizer of GPT-2
+BYTES_PER_DOCUMENT = 6_000
+SHARD_BYTES = 1e9  # download.shard_bytes
+HELD_OUT_FRACTION = 1e-4  # of validation and of test: 30 million tokens of 300 billion
+TOKEN_BYTES = 2  # uint16
+WORKERS = 64
+HOUR = 3600.0
+GB = 1e9
+TB = 1e12
+
+# docs/performance.md, "Before the fast forms": `small` with all of them, on one H100.
+TOKENS_PER_SECOND_OF_SMALL = 526_708
+RANKS = [8, 64]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, by its size."""
+
+    name: str
+    num_bytes: float
+
+    @property
+    def tokens(self) -> float:
+        """How many tokens it has."""
+        return self.num_bytes / BYTES_PER_TOKEN
+
+    @property
+    def documents(self) -> float:
+        """How many documents it has."""
+        return self.num_bytes / BYTES_PER_DOCUMENT
+
+    @property
+    def shards(self) -> float:
+        """How many shards it is cut into."""
+        return self.num_bytes / SHARD_BYTES
+
+
+CORPORA = [
+    Corpus("300 B tokens", 300e9 * BYTES_PER_TOKEN),
+    Corpus("15 TB", 15e12),
+]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured, of one core."""
+
+    download: float  # bytes of text a second
+    tokenize: float
+    split: float
+    sha256: float  # bytes of a file a second
+    md5: float
+    bytes_per_document: float  # of memory, in `split`
+    documents_ratio: float  # bytes of documents on disk, for each of text
+
+
+def hours(amount: float, rate: float) -> float:
+    """Return how long a core works on so many bytes."""
+    return amount / rate / HOUR
+
+
+def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
+    """Return what each data stage takes for a corpus."""
+    text, tokens = corpus.num_bytes, corpus.tokens * TOKEN_BYTES
+    documents = text * rates.documents_ratio
+    test_memory = 8 * HELD_OUT_FRACTION * corpus.tokens
+    return [
+        stage(
+            f"{corpus.name}: download",
+            hours(text, rates.download),
+            is_shared=IS_SHARED["download"],
+            memory=corpus.documents * rates.bytes_known_again,
+            files=corpus.shards,
+            read=text,
+            written=documents,
+        ),
+        stage(
+            f"{corpus.name}: tokenize",
+            hours(text, rates.tokenize),
+            is_shared=IS_SHARED["tokenize"],
+            memory=0,
+            files=2 * corpus.shards,
+            read=2 * documents,  # once for its digest
+            written=tokens,
+        ),
+        stage(
+            f"{corpus.name}: split",
+            hours(text, rates.split),
+            is_shared=IS_SHARED["split"],
+            memory=corpus.documents * rates.bytes_assigned + test_memory,
+            files=3 * corpus.shards,
+            read=2 * documents + 4 * tokens,  # digests, groups, copies, n-grams
+            written=tokens,
+        ),
+        stage(
+            f"{corpus.name}: DVC's digests of all three",
+            hours(documents + 2 * tokens, rates.md5),
+            is_shared=False,
+            memory=0,
+            files=6 * corpus.shards,
+            read=documents + 2 * tokens,
+            written=0,
+        ),
+    ]
+
+
+# Whether workers share a stage's time. Not so: each document has to be looked at in the
+# order of the corpus.
+IS_SHARED = {"download": False, "tokenize": True, "split": False}
+
+
+def stage(
+    name: str,
+    work: float,
+    *,
+    is_shared: bool,
+    memory: float,
+    files: float,
+    read: float,
+    written: float,
+) -> Figures:
+    """Return the row of a stage.
+
+    Args:
+        name: Of the corpus and the stage.
+        work: Hours of one core.
+        is_shared: Whether several workers share it.
+        memory: Bytes on the machine that runs the stage, beside a few hundred MB.
+        files: Their number, of those that are written.
+        read: Bytes that all its processes read together.
+        written: Bytes that they write.
+    """
+    notes = {
+        "hours of one core": f"{work:,.0f}",
+        f"hours with {WORKERS} workers": f"{work / (WORKERS if is_shared else 1):,.1f}",
+        "memory for the whole": f"{memory / GB:,.1f} GB",
+        "files": f"{files:,.0f}",
+        "read": f"{read / TB:,.1f} TB",
+        "written": f"{written / TB:,.1f} TB",
+    }
+    return Figures(name, notes)
+
+
+def plan_training(rates: Mapping[str, float], corpus: Corpus) -> list[Figures]:
+    """Return what training takes for each size, strategy and number of ranks."""
+    rows = []
+    for model in ("small", "large"):
+        config = TASKS[model].config
+        for strategy in ("ddp", "fsdp"):
+            for ranks in RANKS:
+                rows.append(training(model, config, strategy, ranks, rates, corpus))
+    return rows
+
+
+def training(
+    model: str,
+    config: GPTConfig,
+    strategy: str,
+    ranks: int,
+    rates: Mapping[str, float],
+    corpus: Corpus,
+) -> Figures:
+    """Return the row of a training."""
+    sent = bytes_sent(strategy, config, ranks)
+    kept = checkpoint_bytes(config)
+    checked = corpus.tokens * TOKEN_BYTES / ranks / (rates["SHA-256, GB/s"] * GB)
+    days = ""
+    if model == "small":
+        days = f"{corpus.tokens / TOKENS_PER_SECOND_OF_SMALL / ranks / HOUR / 24:,.1f}"
+    return Figures(
+        f"{model}, {strategy}, {ranks} ranks",
+        {
+            "weights": f"{config.num_parameters / 1e6:,.0f} M",
+            "sent by each rank in a step": f"{sent / GB:,.2f} GB",
+            "kept by each rank": f"{held_bytes(strategy, config, ranks) / GB:,.1f} GB",
+            "a checkpoint": f"{kept / GB:,.1f} GB",
+            "minutes to check the text": f"{checked / 60:,.1f}",
+            "days on H100s, at the speed of one": days,
+        },
+    )
+
+
+def matrix_weights(config: GPTConfig) -> int:
+    """Return how many weights Muon updates: the matrices of the blocks."""
+    return 12 * config.num_layers * config.embed_dim**2
+
+
+def checkpoint_bytes(config: GPTConfig) -> int:
+    """Return the size of the weights, and of what the optimizers remember of them.
+
+    Muon remembers one number for each of its weights, AdamW two.
+    """
+    others = config.num_parameters - matrix_weights(config)
+    return BYTES * (config.num_parameters + matrix_weights(config) + 2 * others)
+
+
+def held_bytes(strategy: str, config: GPTConfig, ranks: int) -> float:
+    """Return what a rank keeps from step to step: those, and the gradients."""
+    held = checkpoint_bytes(config) + BYTES * config.num_parameters
+    return held / (ranks if strategy == "fsdp" else 1)
