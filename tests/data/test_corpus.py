@@ -1,27 +1,17 @@
-"""Documents: found in stable order, cleaned, written, and read again."""
+"""Documents: found in stable order, and cleaned."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.damaged import truncated, without_data
 from toygpt.data.corpus import (
-    BYTES_PER_ROW_GROUP,
-    DOCUMENTS_FILE,
     Document,
     RawDocument,
     clean,
-    count_bytes,
-    read_groups,
     read_standard_library,
-    read_texts,
     up_to,
-    write_documents,
 )
 from toygpt.data.inventory import Inventory
-from toygpt.pipeline.errors import InputError
 
 
 def test_the_standard_library_is_its_own_source_text_and_nothing_else() -> None:
@@ -70,69 +60,6 @@ def test_documents_without_new_text_are_left_out_and_counted(
 
     assert found == texts
     assert {reason.key: n for reason, n in inventory.left_out.items()} == left_out
-
-
-@pytest.mark.parametrize("num_documents", [0, 1_000])
-def test_documents_are_read_as_they_were_written(
-    tmp_path: Path, num_documents: int
-) -> None:
-    documents = [
-        Document(f"id {number}", f"group {number % 7}", f"text {number}\0\r\né")
-        for number in range(num_documents)
-    ]
-
-    counts = write_documents(documents, tmp_path)
-
-    assert counts == (num_documents, count_bytes(tmp_path))
-    assert count_bytes(tmp_path) == sum(len(d.text.encode()) for d in documents)
-    texts = [text for texts in read_texts(tmp_path) for text in texts]
-    assert texts == [document.text for document in documents]
-    assert list(read_groups(tmp_path)) == [document.group for document in documents]
-    path = tmp_path / DOCUMENTS_FILE
-    assert pq.read_schema(path).names == ["id", "group", "text"]
-    # The same documents make the same file: else no later result could be reused.
-    before = path.read_bytes()
-    write_documents(documents, tmp_path)
-    assert path.read_bytes() == before
-
-
-def test_documents_are_written_before_memory_fills_up(tmp_path: Path) -> None:
-    half = "a" * (BYTES_PER_ROW_GROUP // 2)
-
-    write_documents((Document(str(n), "group", half) for n in range(5)), tmp_path)
-
-    with pq.ParquetFile(tmp_path / DOCUMENTS_FILE) as file:
-        metadata = file.metadata
-    sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
-    assert sizes == [2, 2, 1]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncated,
-        without_data,
-        # Its last bytes promise a description that is not there.
-        lambda content: content[:-200] + b"\xff" * 192 + content[-8:],
-        lambda _: b"",
-        None,
-    ],
-)
-def test_missing_or_damaged_documents_name_the_stage_that_makes_them(
-    tmp_path: Path, damage: Callable[[bytes], bytes] | None
-) -> None:
-    path = tmp_path / DOCUMENTS_FILE
-    reason, command = "is missing: ", "dvc repro download"
-    if damage:
-        write_documents((Document(str(n), "g", str(n)) for n in range(5_000)), tmp_path)
-        path.write_bytes(damage(path.read_bytes()))
-        reason, command = "is damaged (", "dvc repro --force --single-item download"
-
-    with pytest.raises(InputError) as caught:
-        list(read_texts(tmp_path))
-
-    assert str(caught.value).startswith(f"{path} {reason}")
-    assert str(caught.value).endswith(f"run `{command}`")
 
 
 @pytest.mark.parametrize(

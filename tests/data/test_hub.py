@@ -30,7 +30,7 @@ from tests.data.hub_repositories import (
 )
 from tests.data.test_local_files import parquet
 from tests.project import PROJECT, Workspace, tiny_project
-from toygpt.data.corpus import DOCUMENTS_FILE
+from toygpt.data.documents import DOCUMENTS_FILE
 from toygpt.data.hub import read_hub_dataset
 from toygpt.data.hub_client import MAX_TRIES, explain
 from toygpt.pipeline.errors import InputError

@@ -52,19 +52,29 @@ class Split(NamedTuple):
         return {name: len(tokens) / whole for name, tokens in self.files.items()}
 
 
-def split(corpus: Corpus, *, key: int = 9, **changes: Any) -> Split:
-    """Split a corpus of groups and token ids as the stage does."""
+def split(
+    corpus: Corpus, *, key: int = 9, borders: Sequence[int] = (), **changes: Any
+) -> Split:
+    """Split a corpus of groups and token ids as the stage does.
+
+    New shards begin with the documents of the borders.
+    """
     documents = [np.array([*ids, END_OF_TEXT], dtype="<u2") for _, ids in corpus]
     tokens: TokenIds = np.concatenate(documents)
-    ends = np.cumsum([len(document) for document in documents], dtype=np.uint64)
+    ends = np.cumsum([len(document) for document in documents])
     hashes = (hash_of_group(group, key=key) for group, _ in corpus)
     assignment = assign(tokens, ends, hashes, **changes)
     bytes_of_token: Sequence[bytes] = changes.get("bytes_of_token", BYTES_OF_TOKEN)
     lengths = np.array([len(piece) for piece in bytes_of_token])
+    shards = np.split(tokens, [int(ends[border - 1]) for border in borders])
     with TemporaryDirectory() as folder:
-        parts = write_splits(tokens, assignment, Path(folder), lengths, END_OF_TEXT)
+        parts = write_splits(shards, assignment, Path(folder), lengths, END_OF_TEXT)
         files = {
-            name: np.fromfile(Path(folder, f"{name}.bin"), dtype="<u2").tolist()
+            name: [
+                token
+                for path in sorted(Path(folder).glob(f"{name}*.bin"))
+                for token in np.fromfile(path, dtype="<u2").tolist()
+            ]
             for name in SPLITS
         }
     return Split(assignment, parts, files)
@@ -103,7 +113,7 @@ def test_many_small_groups_go_where_their_hash_puts_them() -> None:
 
     assignment = assign(
         np.zeros(10_000, np.uint16),
-        np.arange(1, 10_001, dtype=np.uint64),
+        np.arange(1, 10_001),
         hashes,
         validation_fraction=0.1,
         test_fraction=0.2,
@@ -192,18 +202,32 @@ def test_no_split_is_off_by_more_than_a_quarter_and_no_small_group_is_torn(
     key=st.integers(0, 2**64 - 1),
     fraction=fractions,
     at_once=st.integers(1, 9),
+    data=st.data(),
 )
 def test_every_token_lands_in_exactly_one_split_in_order_and_is_counted(
-    corpus: list[tuple[str, list[None]]], key: int, fraction: float, at_once: int
+    corpus: list[tuple[str, list[None]]],
+    key: int,
+    fraction: float,
+    at_once: int,
+    data: st.DataObject,
 ) -> None:
-    """Each token is made unlike all others: numbered in the order of the corpus."""
+    """However many shards there are, and however few tokens are copied at once.
+
+    Each token is made unlike all others: numbered in the order of the corpus.
+    """
+    inside = st.integers(1, max(1, len(corpus) - 1))
+    borders = sorted(data.draw(st.sets(inside, max_size=2)))
     numbers = iter(range(1, 1000))
     numbered = [(group, [next(numbers) for _ in ids]) for group, ids in corpus]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("toygpt.data.split_files.TOKENS_AT_ONCE", at_once)
         done = split(
-            numbered, key=key, validation_fraction=fraction, test_fraction=fraction
+            numbered,
+            key=key,
+            borders=borders if len(corpus) > 1 else [],
+            validation_fraction=fraction,
+            test_fraction=fraction,
         )
 
     texts = [[token for token in tokens if token] for tokens in done.files.values()]
@@ -219,6 +243,28 @@ def test_every_token_lands_in_exactly_one_split_in_order_and_is_counted(
         assert not tokens or tokens[-1] == END_OF_TEXT
     num_documents = sum(part.documents for part in done.parts.values())
     assert num_documents == len(corpus) + int(done.assignment.is_cut.sum())
+
+
+def test_a_shard_has_a_file_of_its_own_for_every_split(tmp_path: Path) -> None:
+    """Each can be read, checked and copied without the others."""
+    shards = [np.array(tokens, "<u2") for tokens in ([1, 0, 2, 0], [3, 4, 0])]
+    ends, splits = np.array([2, 4, 5, 7]), np.array([0, 1, 0, 2])
+    is_cut = np.array([False, False, True, False])
+    lengths = np.ones(5, dtype=np.int64)
+
+    write_splits(
+        shards,
+        Assignment(ends, splits, is_cut, 2, 1, 0),
+        tmp_path,
+        lengths,
+        END_OF_TEXT,
+    )
+
+    assert {path.name: [*path.read_bytes()[::2]] for path in tmp_path.iterdir()} == {
+        "train-00000.bin": [1, 0], "train-00001.bin": [3, 0],
+        "validation-00000.bin": [2, 0], "validation-00001.bin": [],
+        "test-00000.bin": [], "test-00001.bin": [4, 0],
+    }
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])

@@ -8,9 +8,9 @@ same text.
 >>> batches = TrainingBatches(tokens, block_size=4, batch_size=2, seed=0)
 >>> inputs, targets = batches.batch(step=0)
 >>> inputs.tolist()
-[[111, 112, 113, 114], [103, 104, 105, 106]]
+[[111, 112, 113, 114], [107, 108, 109, 110]]
 >>> targets.tolist()  # the inputs, one token later: what the network shall predict
-[[112, 113, 114, 115], [104, 105, 106, 107]]
+[[112, 113, 114, 115], [108, 109, 110, 111]]
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ from jaxtyping import Int, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from toygpt.data.random_order import RandomOrder
 from toygpt.data.token_files import Tokens
 from toygpt.pipeline.errors import InputError
 
@@ -85,23 +86,29 @@ class TrainingBatches:
             rows: The rows to return: a device asks for its own only.
         """
         first = step * self.batch_size
-        numbers = range(first, first + self.batch_size)[rows]
-        return _read(self.tokens, map(self._start_of, numbers), self.block_size)
+        numbers = np.arange(first, first + self.batch_size)[rows]
+        return _read(self.tokens, self._starts_of(numbers), self.block_size)
 
-    def _start_of(self, number: int) -> int:
-        """Return where in the text the training's `number`-th sequence begins."""
-        epoch, place = divmod(number, self.blocks_per_epoch)
-        offset, order = _epoch(self.seed, epoch, self.blocks_per_epoch, self.block_size)
-        return offset + int(order[place]) * self.block_size
+    def _starts_of(self, numbers: NDArray[np.int64]) -> list[int]:
+        """Return where in the text some of the training's sequences begin."""
+        starts = np.empty_like(numbers)
+        epochs, places = np.divmod(numbers, self.blocks_per_epoch)
+        for epoch in np.unique(epochs).tolist():
+            offset, order = _epoch(
+                self.seed, epoch, self.blocks_per_epoch, self.block_size
+            )
+            is_here = epochs == epoch
+            starts[is_here] = offset + order.at(places[is_here]) * self.block_size
+        return starts.tolist()
 
 
-@lru_cache(maxsize=2)  # remembers two results: to shuffle again would take time
+@lru_cache(maxsize=2)  # a batch may hold the end of one epoch and the start of the next
 def _epoch(
     seed: int, epoch: int, num_blocks: int, block_size: int
-) -> tuple[int, NDArray[np.int64]]:
+) -> tuple[int, RandomOrder]:
     """Return the offset of an epoch's first block, and the order of its blocks."""
     random = np.random.default_rng((seed, epoch))
-    return int(random.integers(block_size)), random.permutation(num_blocks)
+    return int(random.integers(block_size)), RandomOrder(num_blocks, random)
 
 
 class SpreadBatches:

@@ -76,7 +76,8 @@ def map_tokens(path: Path, *, token_type: str) -> TokenIds:
     """
     if path.stat().st_size == 0:  # which cannot be mapped
         return np.empty(0, dtype=TOKEN_TYPES[token_type])
-    return np.memmap(path, dtype=TOKEN_TYPES[token_type], mode="r")
+    # As a plain array: np.memmap, a class of its own, takes 5 µs for each slice.
+    return np.asarray(np.memmap(path, dtype=TOKEN_TYPES[token_type], mode="r"))
 
 
 def allow_open_files(num_shards: int) -> None:

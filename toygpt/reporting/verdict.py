@@ -158,6 +158,10 @@ def _test_digest(revision: Revision) -> str | None:
     """Return the digest of the test split, None if its manifest is not to be had."""
     try:
         manifest = json.loads(revision.read(paths.SPLITS / "manifest.json"))
-        return f"{manifest['files']['test.bin']} {manifest['tokenizer_sha256']}"
+        # One for each shard of the corpus.
+        files = [
+            it for name, it in manifest["files"].items() if name.startswith("test")
+        ]
+        return f"{files} {manifest['tokenizer_sha256']}" if files else None
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None

@@ -16,7 +16,7 @@ A small network learns a simple text in twenty steps:
 ...     losses, _ = train_step(fabric, network, optimizer, [micro_batch], max_norm=1.0)
 ...     if step in (0, 19):
 ...         print(f"{losses[0].item():.1f} nats per token")
-1.9 nats per token
+2.0 nats per token
 0.0 nats per token
 
 `train` takes such steps, too. Around each it sets the learning rate, reports,
