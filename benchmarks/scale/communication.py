@@ -22,21 +22,28 @@ STEPS = 40
 BYTES = 4  # of a weight, a gradient or a number of the optimizer: all of 32 bits
 
 
-def bytes_sent(strategy: str, num_weights: int, ranks: int) -> float:
-    """Return what each rank sends in a step of one micro-batch.
+def bytes_sent(strategy: str, config: GPTConfig, ranks: int) -> float:
+    """Return what each rank sends in a step of one micro-batch, in 32 bits, with Muon.
 
     Args:
         strategy: As `runtime.strategy` in params.yaml.
-        num_weights: Of the network.
+        config: Of the network.
         ranks: How many share a batch.
     """
-    share = (ranks - 1) / ranks * num_weights * BYTES
+    share = (ranks - 1) / ranks * BYTES
     match strategy:
         case "ddp":  # gradients: their sums are formed, then passed round
-            return 2 * share
-        case "fsdp":  # weights before the forward and backward pass; gradients
-            return 3 * share
+            return 2 * share * config.num_parameters
+        case "fsdp":
+            # Weights before the forward pass, and again before the backward pass;
+            # gradients; and each matrix to the rank that orthogonalizes it, and back.
+            return share * (3 * config.num_parameters + 2 * matrix_weights(config))
     raise ValueError(f"no formula for {strategy!r}")
+
+
+def matrix_weights(config: GPTConfig) -> int:
+    """Return how many weights Muon updates: the matrices of the blocks."""
+    return 12 * config.num_layers * config.embed_dim**2
 
 
 def measured_bytes(strategy: str, ranks: int, *, optimizer: str = "muon") -> float:

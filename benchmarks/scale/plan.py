@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.measure import Figures
-from benchmarks.scale.communication import BYTES, bytes_sent
+from benchmarks.scale.communication import BYTES, bytes_sent, matrix_weights
+from benchmarks.scale.rates import (
+    ASSIGNED,
+    DOCUMENTS_RATIO,
+    KNOWN_AGAIN,
+    MD5,
+    SHA256,
+)
 from benchmarks.training import TASKS
 from toygpt.model.gpt import GPTConfig
 
@@ -22,12 +29,18 @@ HELD_OUT_FRACTION = 1e-4  # of validation and of test: 30 million tokens of 300 
 TOKEN_BYTES = 2  # uint16
 WORKERS = 64
 HOUR = 3600.0
+MB = 1e6
 GB = 1e9
 TB = 1e12
 
 # docs/performance.md, "Before the fast forms": `small` with all of them, on one H100.
 TOKENS_PER_SECOND_OF_SMALL = 526_708
 RANKS = [8, 64]
+# Whether workers share a stage's time.
+IS_SHARED = {"download": False, "tokenize": True, "split": False}
+
+# Of one core, by what benchmarks.scale calls them.
+Rates = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -59,19 +72,6 @@ CORPORA = [
 ]
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What was measured, of one core."""
-
-    download: float  # bytes of text a second
-    tokenize: float
-    split: float
-    sha256: float  # bytes of a file a second
-    md5: float
-    bytes_per_document: float  # of memory, in `split`
-    documents_ratio: float  # bytes of documents on disk, for each of text
-
-
 def hours(amount: float, rate: float) -> float:
     """Return how long a core works on so many bytes."""
     return amount / rate / HOUR
@@ -80,21 +80,21 @@ def hours(amount: float, rate: float) -> float:
 def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
     """Return what each data stage takes for a corpus."""
     text, tokens = corpus.num_bytes, corpus.tokens * TOKEN_BYTES
-    documents = text * rates.documents_ratio
+    documents = text * rates[DOCUMENTS_RATIO]
     test_memory = 8 * HELD_OUT_FRACTION * corpus.tokens
     return [
         stage(
             f"{corpus.name}: download",
-            hours(text, rates.download),
+            hours(text, rates["download, MB/s"] * MB),
             is_shared=IS_SHARED["download"],
-            memory=corpus.documents * rates.bytes_known_again,
+            memory=corpus.documents * rates[KNOWN_AGAIN],
             files=corpus.shards,
             read=text,
             written=documents,
         ),
         stage(
             f"{corpus.name}: tokenize",
-            hours(text, rates.tokenize),
+            hours(text, rates["tokenize, MB/s"] * MB),
             is_shared=IS_SHARED["tokenize"],
             memory=0,
             files=2 * corpus.shards,
@@ -103,16 +103,16 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
         ),
         stage(
             f"{corpus.name}: split",
-            hours(text, rates.split),
+            hours(text, rates["split, MB/s"] * MB),
             is_shared=IS_SHARED["split"],
-            memory=corpus.documents * rates.bytes_assigned + test_memory,
+            memory=corpus.documents * rates[ASSIGNED] + test_memory,
             files=3 * corpus.shards,
             read=2 * documents + 4 * tokens,  # digests, groups, copies, n-grams
             written=tokens,
         ),
         stage(
             f"{corpus.name}: DVC's digests of all three",
-            hours(documents + 2 * tokens, rates.md5),
+            hours(documents + 2 * tokens, rates[MD5] * GB),
             is_shared=False,
             memory=0,
             files=6 * corpus.shards,
@@ -120,11 +120,6 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
             written=0,
         ),
     ]
-
-
-# Whether workers share a stage's time. Not so: each document has to be looked at in the
-# order of the corpus.
-IS_SHARED = {"download": False, "tokenize": True, "split": False}
 
 
 def stage(
@@ -159,7 +154,7 @@ def stage(
     return Figures(name, notes)
 
 
-def plan_training(rates: Mapping[str, float], corpus: Corpus) -> list[Figures]:
+def plan_training(rates: Rates, corpus: Corpus) -> list[Figures]:
     """Return what training takes for each size, strategy and number of ranks."""
     rows = []
     for model in ("small", "large"):
@@ -175,13 +170,13 @@ def training(
     config: GPTConfig,
     strategy: str,
     ranks: int,
-    rates: Mapping[str, float],
+    rates: Rates,
     corpus: Corpus,
 ) -> Figures:
     """Return the row of a training."""
     sent = bytes_sent(strategy, config, ranks)
     kept = checkpoint_bytes(config)
-    checked = corpus.tokens * TOKEN_BYTES / ranks / (rates["SHA-256, GB/s"] * GB)
+    checked = corpus.tokens * TOKEN_BYTES / ranks / (rates[SHA256] * GB)
     days = ""
     if model == "small":
         days = f"{corpus.tokens / TOKENS_PER_SECOND_OF_SMALL / ranks / HOUR / 24:,.1f}"
@@ -190,17 +185,12 @@ def training(
         {
             "weights": f"{config.num_parameters / 1e6:,.0f} M",
             "sent by each rank in a step": f"{sent / GB:,.2f} GB",
-            "kept by each rank": f"{held_bytes(strategy, config, ranks) / GB:,.1f} GB",
+            "kept by each rank": f"{held_bytes(strategy, config, ranks) / GB:,.2f} GB",
             "a checkpoint": f"{kept / GB:,.1f} GB",
             "minutes to check the text": f"{checked / 60:,.1f}",
             "days on H100s, at the speed of one": days,
         },
     )
-
-
-def matrix_weights(config: GPTConfig) -> int:
-    """Return how many weights Muon updates: the matrices of the blocks."""
-    return 12 * config.num_layers * config.embed_dim**2
 
 
 def checkpoint_bytes(config: GPTConfig) -> int:

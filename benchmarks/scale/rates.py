@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from toygpt.data.batches import TrainingBatches
+from toygpt.data.corpus import RawDocument, clean
+from toygpt.data.inventory import Inventory
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.split import assign_splits
 from toygpt.data.token_files import JoinedTokens, TokenIds, map_tokens
@@ -32,9 +34,19 @@ NUM_DOCUMENTS = 1_000_000
 DOCUMENTS_PER_GROUP = 12
 ROUNDS = 3
 
+# What the rates are called in their table, where the plan finds them.
+SHA256 = "SHA-256, GB/s"
+MD5 = "MD5, as DVC has it, GB/s"
+LEAKAGE = "n-grams of training compared with the test's, M tokens/s"
+ONE_FILE = "blocks read from one file, thousands/s"
+JOINED = f"blocks read from {NUM_SHARDS} shards, thousands/s"
+ASSIGNED = "split: memory of a document, bytes"
+KNOWN_AGAIN = "download: memory of a document, bytes"
+DOCUMENTS_RATIO = "documents on disk, of the bytes of their text"
+
 
 def measure() -> dict[str, float]:
-    """Return all rates; each name says its unit."""
+    """Return the rates by their names, which have the units."""
     random = np.random.default_rng(0)
     tokens = random.integers(1, VOCAB_SIZE, NUM_TOKENS, dtype=np.uint16)
     with TemporaryDirectory() as folder:
@@ -47,19 +59,16 @@ def measure() -> dict[str, float]:
         tokens.tofile(whole)
         size = whole.stat().st_size
         return {
-            "SHA-256, GB/s": per_second(size, lambda: sha256_of(whole)) / 1e9,
-            "MD5 of DVC, GB/s": per_second(size, lambda: md5_of(whole)) / 1e9,
-            "n-grams of leakage, M tokens/s": per_second(
+            SHA256: per_second(size, lambda: sha256_of(whole)) / 1e9,
+            MD5: per_second(size, lambda: md5_of(whole)) / 1e9,
+            LEAKAGE: per_second(
                 NUM_TOKENS / 10, lambda: leakage(tokens[: NUM_TOKENS // 10])
             )
             / 1e6,
-            "blocks read from one file, thousands/s": blocks_per_second(
-                map_tokens(whole, token_type="uint16")
-            ),
-            f"blocks read from {NUM_SHARDS} shards, thousands/s": blocks_per_second(
-                JoinedTokens(shards)
-            ),
-            "assigning a document, bytes of memory": assignment_bytes(),
+            ONE_FILE: blocks_per_second(map_tokens(whole, token_type="uint16")),
+            JOINED: blocks_per_second(JoinedTokens(shards)),
+            ASSIGNED: assignment_bytes(),
+            KNOWN_AGAIN: known_again_bytes(),
         }
 
 
@@ -118,6 +127,17 @@ def assignment_bytes() -> float:
         test_fraction=0.01,
         bytes_of_token=[],
     )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / NUM_DOCUMENTS
+
+
+def known_again_bytes() -> float:
+    """Return the memory by which `download` knows each document again."""
+    found = (RawDocument(str(n), "", str(n).encode()) for n in range(NUM_DOCUMENTS))
+    tracemalloc.start()
+    for _ in clean(found, Inventory()):
+        pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak / NUM_DOCUMENTS

@@ -92,7 +92,9 @@ def set_params(
     yaml.dump(params, folder / paths.PARAMS)
 
 
-def measure(folder: Path, *, workers: list[int], rounds: int) -> dict[str, dict[int, Run]]:
+def measure(
+    folder: Path, *, workers: list[int], rounds: int
+) -> dict[str, dict[int, Run]]:
     """Return what each stage took, by the number of its workers."""
     found = {stage: {number: Run() for number in workers} for stage in STAGES}
     for _ in range(rounds):
@@ -131,7 +133,7 @@ def cpu_seconds_of_children() -> float:
 
 
 def own_memory(root: int) -> Iterator[int]:
-    """Yield the memory that belongs to each process below one, mapped files left out."""
+    """Yield what each process below one holds of its own, without mapped files."""
     try:
         tree = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
     except psutil.NoSuchProcess:

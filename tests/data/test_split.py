@@ -261,9 +261,12 @@ def test_a_shard_has_a_file_of_its_own_for_every_split(tmp_path: Path) -> None:
     )
 
     assert {path.name: [*path.read_bytes()[::2]] for path in tmp_path.iterdir()} == {
-        "train-00000.bin": [1, 0], "train-00001.bin": [3, 0],
-        "validation-00000.bin": [2, 0], "validation-00001.bin": [],
-        "test-00000.bin": [], "test-00001.bin": [4, 0],
+        "train-00000.bin": [1, 0],
+        "train-00001.bin": [3, 0],
+        "validation-00000.bin": [2, 0],
+        "validation-00001.bin": [],
+        "test-00000.bin": [],
+        "test-00001.bin": [4, 0],
     }
 
 
