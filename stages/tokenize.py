@@ -5,7 +5,7 @@ Writes: data/tokens/, metrics/tokenize.json
 """
 
 import sys
-from collections.abc import Iterator
+from functools import partial
 
 if __name__ == "tokenize":
     # Python was started in stages/, or with a file in it, and looks there first for the
@@ -16,21 +16,18 @@ if __name__ == "tokenize":
         "`python -m stages.NAME`"
     )
 
-from tqdm import tqdm
-
-from toygpt.data.documents import corpus_digest, count_bytes, find_shards, read_texts
-from toygpt.data.encoding import encode_documents
+from toygpt.data.documents import digest_of_corpus, measured_shards
+from toygpt.data.engines import Engine, Work
 from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
-from toygpt.data.shards import Shard
-from toygpt.data.token_files import token_type_for, write_tokens
+from toygpt.data.token_files import token_type_for
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     save_tokenizer,
-    spread_sample,
     train_tokenizer,
     vocab_size_of,
 )
+from toygpt.data.tokenizing import encode_shard, sample_texts
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json
 from toygpt.pipeline.params_file import load_params
@@ -39,13 +36,12 @@ from toygpt.pipeline.stage import run
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    shards = find_shards(paths.DOCUMENTS)
-    num_bytes = sum(count_bytes(paths.DOCUMENTS, shard) for shard in shards)
+    shards = measured_shards(paths.DOCUMENTS)
+    num_bytes = sum(documents.num_bytes for documents in shards)
     if params.tokenize.tokenizer == "trained":
         end_of_text = END_OF_TEXT
-        texts = texts_with_progress("learn the vocabulary", shards, num_bytes)
         tokenizer = train_tokenizer(
-            spread_sample(texts, num_bytes), vocab_size=params.tokenize.vocab_size
+            sample_texts(shards), vocab_size=params.tokenize.vocab_size
         )
     else:
         tokenizer, end_of_text = load_pretrained_tokenizer(params.tokenize.tokenizer)
@@ -53,26 +49,31 @@ def main() -> None:
     end_of_text_id = tokenizer.token_to_id(end_of_text)
     assert end_of_text_id is not None, "every tokenizer knows its own tokens"
     token_type = token_type_for(vocab_size)
+    encode = partial(
+        encode_shard,
+        tokenizer=tokenizer.to_str(),
+        end_of_text_id=end_of_text_id,
+        token_type=token_type,
+    )
 
-    with new_directory(paths.TOKENS) as directory:
+    with (
+        Engine("tokenize", params.runtime) as engine,
+        new_directory(paths.TOKENS) as directory,
+    ):
         save_tokenizer(tokenizer, directory / "tokenizer", end_of_text=end_of_text)
-        num_tokens = num_documents = 0
-        for shard in shards:
-            texts = texts_with_progress("encode", [shard], num_bytes)
-            counts = write_tokens(
-                encode_documents(tokenizer, texts, end_of_text_id=end_of_text_id),
-                directory,
-                token_type=token_type,
-                shard=shard,
-            )
-            num_tokens += counts[0]
-            num_documents += counts[1]
+        counts = engine.map(
+            encode,
+            [Work(each.file_name, each, each.num_bytes) for each in shards],
+            directory,
+            description="encode",
+        )
+        num_tokens, num_documents = map(sum, zip(*counts, strict=True))
         write_manifest(
             directory,
             token_type=token_type,
             vocab_size=vocab_size,
             end_of_text_id=end_of_text_id,
-            corpus_sha256=corpus_digest(paths.DOCUMENTS),
+            corpus_sha256=digest_of_corpus(shards),
             tokenizer_sha256=tokenizer_digest(directory / "tokenizer"),
             parts={"tokens": Part(num_tokens, num_documents, num_bytes)},
         )
@@ -90,19 +91,6 @@ def main() -> None:
         f"{num_tokens:,} tokens of {bytes_per_token:.2f} bytes each, from a vocabulary "
         f"of {vocab_size:,}"
     )
-
-
-def texts_with_progress(
-    description: str, shards: list[Shard], num_bytes: int
-) -> Iterator[list[str]]:
-    """Yield the texts of some shards and show how many bytes have been read."""
-    with tqdm(
-        desc=description, total=num_bytes, unit="B", unit_scale=True, disable=None
-    ) as progress:
-        for shard in shards:
-            for texts in read_texts(paths.DOCUMENTS, shard):
-                yield texts
-                progress.update(sum(len(text.encode()) for text in texts))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 Several shards have a manifest beside them, so that a missing or exchanged one is found.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +47,20 @@ class DocumentsManifest:
 
     version: int
     files: dict[str, FileRecord]
+    text_bytes: dict[str, int]  # of UTF-8, in each file
+
+
+class DocumentsShard(NamedTuple):
+    """A shard of documents on disk."""
+
+    shard: Shard
+    sha256: str  # of its file
+    num_bytes: int  # of UTF-8 text
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file."""
+        return self.shard.name(DOCUMENTS_FILE)
 
 
 def write_documents(
@@ -65,20 +80,21 @@ def write_documents(
     Raises:
         InputError: The documents do not fit into as many shards as there may be.
     """
-    num_documents = num_bytes = number = 0
+    num_documents = number = 0
+    text_bytes: dict[str, int] = {}
     in_shards = _with_shard_numbers(documents, shard_bytes)
     for number, of_shard in groupby(in_shards, key=itemgetter(0)):
         path = directory / Shard(number, MAX_SHARDS).name(DOCUMENTS_FILE)
         counts = _write_shard((document for _, document in of_shard), path)
         num_documents += counts[0]
-        num_bytes += counts[1]
+        text_bytes[path.name] = counts[1]
     if number > 0:
         files = record_files(directory, "*.parquet")
-        manifest = DocumentsManifest(MANIFEST_VERSION, files)
+        manifest = DocumentsManifest(MANIFEST_VERSION, files, text_bytes)
         write_json(directory / "manifest.json", asdict(manifest))
     elif num_documents:
         path.rename(directory / THE_ONLY_SHARD.name(DOCUMENTS_FILE))
-    return num_documents, num_bytes
+    return num_documents, sum(text_bytes.values())
 
 
 def _with_shard_numbers(
@@ -122,11 +138,48 @@ def find_shards(directory: Path) -> list[Shard]:
     Raises:
         InputError: A shard is missing, of another size, or left from another corpus.
     """
-    files = _files_of_several(directory)
-    if not files:
+    manifest = _manifest_of_several(directory)
+    if manifest is None:
         return [THE_ONLY_SHARD]
-    check_names_and_sizes(directory, files, made_by="download")
-    return shards_named(files, DOCUMENTS_FILE)
+    check_names_and_sizes(directory, manifest.files, made_by="download")
+    return shards_named(manifest.files, DOCUMENTS_FILE)
+
+
+def measured_shards(directory: Path) -> list[DocumentsShard]:
+    """Return the shards of a corpus with their digests and sizes.
+
+    A single shard is read for that. Those of several come from the manifest: before a
+    shard is used, `check_shard` compares them.
+
+    Raises:
+        InputError: A shard is missing, or is not what `download` wrote.
+    """
+    manifest = _manifest_of_several(directory)
+    if manifest is None:
+        num_bytes = count_bytes(directory, THE_ONLY_SHARD)
+        digest = sha256_of(directory / DOCUMENTS_FILE)
+        return [DocumentsShard(THE_ONLY_SHARD, digest, num_bytes)]
+    return [
+        DocumentsShard(shard, manifest.files[name].sha256, manifest.text_bytes[name])
+        for shard in find_shards(directory)
+        for name in [shard.name(DOCUMENTS_FILE)]
+    ]
+
+
+def check_shard(directory: Path, documents: DocumentsShard) -> None:
+    """Read one of several shards, and compare its digest.
+
+    Raises:
+        InputError: It is missing, or is not what `download` wrote.
+    """
+    path = directory / documents.file_name
+    record = FileRecord(path.stat().st_size, documents.sha256)
+    check_digests(directory, {path.name: record}, made_by="download")
+
+
+def digest_of_corpus(shards: Sequence[DocumentsShard]) -> str:
+    """Return the digest of a whole corpus."""
+    return digest_of_shards([documents.sha256 for documents in shards])
 
 
 def corpus_digest(directory: Path) -> str:
@@ -136,21 +189,21 @@ def corpus_digest(directory: Path) -> str:
         InputError: A shard is missing, or is not what `download` wrote.
     """
     shards = find_shards(directory)
-    files = _files_of_several(directory)
-    if not files:
+    manifest = _manifest_of_several(directory)
+    if manifest is None:
         return sha256_of(directory / DOCUMENTS_FILE)
-    check_digests(directory, files, made_by="download")
+    check_digests(directory, manifest.files, made_by="download")
     return digest_of_shards(
-        [files[shard.name(DOCUMENTS_FILE)].sha256 for shard in shards]
+        [manifest.files[shard.name(DOCUMENTS_FILE)].sha256 for shard in shards]
     )
 
 
-def _files_of_several(directory: Path) -> dict[str, FileRecord]:
-    """Return the files of a corpus of several shards, and none of a corpus of one."""
+def _manifest_of_several(directory: Path) -> DocumentsManifest | None:
+    """Return the manifest of a corpus of several shards; that of one has none."""
     path = directory / "manifest.json"
     found = {file.name for file in directory.glob("*.parquet")}
     if found <= {DOCUMENTS_FILE} and not path.exists():
-        return {}
+        return None
     advice = "run `dvc repro --force --single-item download`"
     try:
         manifest = read_json(
@@ -160,14 +213,24 @@ def _files_of_several(directory: Path) -> dict[str, FileRecord]:
         raise InputError(f"{path} is missing: {advice}") from None
     try:
         shards_named(manifest.files, DOCUMENTS_FILE)
+        if manifest.text_bytes.keys() != manifest.files.keys():
+            raise InputError("text_bytes names other files")
     except InputError as error:
         raise InputError(f"{path} is damaged ({error}); {advice}") from None
-    return manifest.files
+    return manifest
 
 
-def read_texts(directory: Path, shard: Shard) -> Iterator[list[str]]:
-    """Yield the texts of a shard, in order, in lists of a few megabytes."""
-    yield from _read_column(directory, shard, "text")
+def read_texts(
+    directory: Path, shard: Shard, *, row_groups: Sequence[int] | None = None
+) -> Iterator[list[str]]:
+    """Yield the texts of a shard, in order, in lists of a few megabytes.
+
+    Args:
+        directory: The folder of the documents.
+        shard: The shard.
+        row_groups: Which of its row groups to read; None means all of them.
+    """
+    yield from _read_column(directory, shard, "text", row_groups=row_groups)
 
 
 def count_bytes(directory: Path, shard: Shard) -> int:
@@ -176,6 +239,12 @@ def count_bytes(directory: Path, shard: Shard) -> int:
     The bytes are counted where Arrow keeps them; no Python strings are made.
     """
     return sum(_read_column(directory, shard, "text", _length_in_bytes))
+
+
+def count_row_groups(directory: Path, shard: Shard) -> int:
+    """Return in how many row groups the documents of a shard are stored."""
+    with _opened(directory, shard) as file:
+        return int(file.num_row_groups)
 
 
 def read_groups(directory: Path, shard: Shard) -> Iterator[str]:
@@ -193,6 +262,8 @@ def _read_column(
     shard: Shard,
     name: str,
     take: Callable[[pa.ChunkedArray], Any] = pa.ChunkedArray.to_pylist,
+    *,
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[Any]:
     """Yield a column of the documents that `download` wrote, in pieces.
 
@@ -201,16 +272,25 @@ def _read_column(
         shard: The shard whose documents are read.
         name: The column's name.
         take: Turns a piece of the column into what is yielded; by default into a list.
+        row_groups: Which of the shard's row groups to read; None means all of them.
 
     Raises:
         InputError: The documents are missing or damaged.
     """
+    with _opened(directory, shard) as file:
+        numbers = range(file.num_row_groups) if row_groups is None else row_groups
+        for number in numbers:
+            table = file.read_row_group(number, columns=[name])
+            yield take(table.column(name))
+
+
+@contextmanager
+def _opened(directory: Path, shard: Shard) -> Iterator[pq.ParquetFile]:
+    """Open the documents of a shard; name the file in every error of reading it."""
     path = directory / shard.name(DOCUMENTS_FILE)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for number in range(file.num_row_groups):
-                table = file.read_row_group(number, columns=[name])
-                yield take(table.column(name))
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `dvc repro download`") from None
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:

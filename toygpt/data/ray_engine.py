@@ -8,7 +8,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 # Read when Ray is imported. It would report the use of Ray over the network, and start
 # its workers by `uv run` if this process was, in copies of the project.
@@ -62,12 +61,8 @@ def _connect() -> None:
     if ray.is_initialized():
         return
     try:
-        # The workers of another machine need not have the project installed.
-        project = str(Path(__file__).resolve().parents[2])
-        ray.init(
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": project}},
-        )
+        # Workers find the project: Ray gives them the working directory of this process.
+        ray.init(logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError, ValueError) as error:
         raise InputError(
             f"runtime.data_engine in params.yaml is ray, but Ray's cluster cannot be "

@@ -65,18 +65,21 @@ def train_tokenizer(texts: Iterable[list[str]], *, vocab_size: int) -> Tokenizer
     return tokenizer
 
 
-def spread_sample(texts: Iterable[list[str]], num_bytes: int) -> Iterator[list[str]]:
-    """Yield `LEARN_FROM` bytes of text, spread evenly over all; or all, if it is less.
+def spread_sample(
+    texts: Iterable[list[str]], *, num_bytes: int, take: int
+) -> Iterator[list[str]]:
+    """Yield a part of some texts, spread evenly over all of them.
 
     Args:
-        texts: All texts, in lists.
-        num_bytes: Bytes of all texts together.
+        texts: The texts, in lists.
+        num_bytes: Bytes of all these texts together.
+        take: Bytes to yield, about; if these are as many as there are, all.
     """
     read = taken = 0
     for batch in texts:
         sample = []
         for piece in chain.from_iterable(map(cut_before_spaces, batch)):
-            if taken * num_bytes <= read * LEARN_FROM or num_bytes <= LEARN_FROM:
+            if taken * num_bytes <= read * take or num_bytes <= take:
                 sample.append(piece)
                 taken += len(piece.encode())
             read += len(piece.encode())

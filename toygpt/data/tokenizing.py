@@ -1,0 +1,103 @@
+"""The work of `tokenize` on a shard of documents: a sample to learn from, and encoding.
+
+Both depend on that shard alone, and on how much text there is in all.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from toygpt.data.documents import (
+    DocumentsShard,
+    check_shard,
+    count_row_groups,
+    read_texts,
+)
+from toygpt.data.encoding import encode_documents
+from toygpt.data.tasks import Advance
+from toygpt.data.token_files import write_tokens
+from toygpt.data.tokenizer import LEARN_FROM, spread_sample, treat_markers_as_text
+from toygpt.pipeline import paths
+
+# How much is read of a shard, as a multiple of what is taken: the more, the more places
+# the sample comes from. A shard of ordinary size that is the only one is read wholly.
+READ_FOR_SAMPLE = 10
+
+
+def sample_texts(shards: Sequence[DocumentsShard]) -> Iterator[list[str]]:
+    """Yield texts to learn the vocabulary from: the same part of each shard.
+
+    All are yielded if there are `LEARN_FROM` bytes at most, or else about as many,
+    spread evenly. Of a shard that has more than ten times what is taken of it, only
+    some row groups are read, which are spread evenly, too.
+    """
+    in_all = sum(documents.num_bytes for documents in shards)
+    with tqdm(
+        desc="learn the vocabulary",
+        total=min(in_all, READ_FOR_SAMPLE * LEARN_FROM),
+        unit="B",
+        unit_scale=True,
+        disable=None,
+    ) as progress:
+        for documents in shards:
+            take = documents.num_bytes
+            if in_all > LEARN_FROM:
+                take = documents.num_bytes * LEARN_FROM // in_all
+            num_groups = count_row_groups(paths.DOCUMENTS, documents.shard)
+            # Rounded up.
+            wanted = -(-READ_FOR_SAMPLE * take * num_groups // documents.num_bytes)
+            num_read = min(num_groups, wanted)
+            texts = read_texts(
+                paths.DOCUMENTS,
+                documents.shard,
+                row_groups=[i * num_groups // num_read for i in range(num_read)],
+            )
+            yield from spread_sample(
+                with_progress(texts, progress.update),
+                num_bytes=documents.num_bytes * num_read // num_groups,
+                take=take,
+            )
+
+
+def encode_shard(
+    documents: DocumentsShard,
+    directory: Path,
+    advance: Advance,
+    *,
+    tokenizer: str,
+    end_of_text_id: int,
+    token_type: str,
+) -> tuple[int, int]:
+    """Write the token files of a shard; return how many tokens and documents it has.
+
+    Args:
+        documents: The shard.
+        directory: The folder for the files.
+        advance: Is called with the bytes that have been encoded.
+        tokenizer: As JSON: every worker can read that.
+        end_of_text_id: The token id that is appended to each document.
+        token_type: The type of the token ids on disk.
+
+    Raises:
+        InputError: The documents are not what `download` wrote.
+    """
+    if documents.shard.num_shards > 1:
+        check_shard(paths.DOCUMENTS, documents)
+    encoder = Tokenizer.from_str(tokenizer)
+    treat_markers_as_text(encoder)
+    texts = with_progress(read_texts(paths.DOCUMENTS, documents.shard), advance)
+    return write_tokens(
+        encode_documents(encoder, texts, end_of_text_id=end_of_text_id),
+        directory,
+        token_type=token_type,
+        shard=documents.shard,
+    )
+
+
+def with_progress(texts: Iterator[list[str]], advance: Advance) -> Iterator[list[str]]:
+    """Yield lists of texts, and report the bytes of each after its use."""
+    for batch in texts:
+        yield batch
+        advance(sum(len(text.encode()) for text in batch))
