@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Toygpt, assert_refused
-from tests.resuming.folders import interrupt
+from tests.resuming.folders import DESCRIPTION, interrupt
+from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
 
 PARAMS = {"seed": 1337, "train": {"learning_rate": 0.004}}
 
@@ -52,3 +53,53 @@ def test_dvc_gets_the_parameters_that_the_training_had(
     assert first.startswith(f"resuming nano (id {training.fingerprint[:8]}, ")
     assert second == f"{command.split()} {training.fingerprint} None"
     assert "DVC had the results of this training already" in output.err
+
+
+@pytest.mark.parametrize(
+    ("reason", "job", "code"),
+    [
+        ("stopped by SIGTERM after step 3", "7", 0),
+        ("stopped by SIGUSR1 after step 3", "7", 0),
+        ("stopped by SIGTERM after step 3", None, 0),
+        ("stopped by SIGTERM after step 3", "8", 1),
+        ("stopped by SIGINT after step 3", "7", 1),
+        ("training diverged: the loss is NaN after step 3", "7", 1),
+        (None, "7", 1),  # its process was killed
+    ],
+)
+def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
+    toygpt: Toygpt,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str | None,
+    job: str | None,
+    code: int,
+) -> None:
+    training = interrupt(folder)
+    write_info(
+        runs_folder(folder) / DESCRIPTION.run,
+        RunInfo(
+            DESCRIPTION.run,
+            *("nano", "toygpt", {}, {}, []),
+            reason=reason,
+            metadata={"slurm.job": "7"},
+        ),
+    )
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+
+    output = toygpt("resume", "--check")
+
+    assert output.code == code
+    if code == 0:
+        assert output.out == f"nano: {reason}\n"
+    else:
+        assert output.err == "no training was stopped by SIGTERM or SIGUSR1\n"
+    with training.locked():  # it runs: there is nothing to requeue
+        assert toygpt("resume", "--check").code == 1
+
+
+def test_without_an_interrupted_training_there_is_nothing_to_requeue(
+    toygpt: Toygpt, folder: Path
+) -> None:
+    assert toygpt("resume", "--check").code == 1

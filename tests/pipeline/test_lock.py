@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.isolation import can_isolate
 from tests.project import PROJECT
 from toygpt.pipeline import lock
 from toygpt.pipeline.lock import AlreadyLockedError, Holder, holder_of, locked
@@ -45,6 +46,25 @@ def test_the_holder_is_known_while_it_holds(path: Path) -> None:
 
     assert holder is not None and holder.process == os.getpid()
     assert holder_of(path) is None
+
+
+@pytest.mark.skipif(not can_isolate(), reason="this machine has no namespaces")
+def test_the_holder_of_another_host_is_known_with_its_name(path: Path) -> None:
+    """A process id alone would name a process of the wrong machine."""
+    script = 'hostname node7 && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", script]
+    with subprocess.Popen(
+        [*command, "sh", sys.executable, "-c", HOLD, str(path)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+
+        with pytest.raises(AlreadyLockedError, match=r"process \d+ on node7 holds "):
+            locked(path, wait=False).__enter__()
+        process.kill()
 
 
 def test_a_killed_process_holds_nothing(path: Path) -> None:

@@ -132,6 +132,11 @@ def test_a_value_out_of_bounds_is_refused_under_its_key(key: str, value: Any) ->
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        (
+            {"runtime.launcher": "srun"},
+            "runtime: devices must be the number of devices on each machine where "
+            "launcher is srun, got auto",
+        ),
         ({"generate-samples.prompts": ["a", ""]}, "generate-samples.prompts.1: got ''"),
         ({"tracking.tags": {"owner": 7}}, "tracking.tags.owner: got 7; "),
         (

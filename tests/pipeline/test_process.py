@@ -64,6 +64,42 @@ def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
     assert (tmp_path / "signal").read_text() == str(int(signal.SIGTERM))
 
 
+LAUNCHER = """
+import os, sys
+from toygpt.pipeline.process import end_launcher_with_dvc
+
+end_launcher_with_dvc()
+os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
+"""
+WAIT_FOR_SIGTERM = """
+import os, signal, sys
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print(os.getpid(), flush=True)
+signal.sigwait({signal.SIGTERM})
+open(sys.argv[1], "w").close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing happens on other systems")
+def test_the_program_that_takes_the_place_of_a_stage_gets_a_sigterm_as_well(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", LAUNCHER, WAIT_FOR_SIGTERM, str(tmp_path / "got")]
+    with subprocess.Popen(
+        [sys.executable, "-c", DVC, *command],
+        cwd=PROJECT,
+        env=os.environ | {"DVC_STAGE": "train"},
+        stdout=subprocess.PIPE,
+    ) as dvc:
+        assert dvc.stdout is not None
+        launcher = psutil.Process(int(dvc.stdout.readline()))
+        dvc.kill()
+    wait_until(lambda: is_gone(launcher))
+
+    assert (tmp_path / "got").exists()
+
+
 def test_a_stage_that_was_started_by_hand_outlives_its_shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

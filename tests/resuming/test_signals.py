@@ -13,7 +13,7 @@ import pytest
 
 from tests.resuming.tiny_training import before_call, steps_kept, train_tiny
 from toygpt.data.batches import TrainingBatches
-from toygpt.pipeline.process import own_signals
+from toygpt.pipeline.process import LAUNCHED, own_signals
 from toygpt.resuming.checkpoint import CheckpointFolder
 from toygpt.resuming.signals import SIGNALS, Interruption
 from toygpt.training import loop
@@ -116,6 +116,19 @@ def test_the_end_of_dvc_is_not_a_second_signal(first: int) -> None:
 
     assert interruption.signal == first
     assert own_signals == []
+
+
+def test_a_rank_takes_no_signal_for_a_second_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its launcher passes on the one that it may have got already."""
+    monkeypatch.setenv(LAUNCHED, "srun")
+    with Interruption() as interruption:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert interruption.signal == signal.SIGTERM
+    assert capfd.readouterr().err == "\nstopping after this step, which is saved\n"
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])

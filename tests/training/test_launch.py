@@ -2,15 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from tests.faults.kills import wait_until
 from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import ABSENT_ACCELERATOR, BLOCK_SIZE, runtime_params, tiny_model
 from tests.training.trained import Trained, trained
@@ -84,6 +87,43 @@ def test_processes_that_would_each_train_a_model_of_their_own_are_refused(
 
     with pytest.raises(InputError, match="does not fit `runtime`"):
         launched()
+
+
+TWO_RANKS = {
+    "WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "TORCHELASTIC_RUN_ID": "a",
+    "MASTER_PORT": "29555",
+}
+
+
+def test_a_rank_zero_that_has_no_address_is_refused_before_any_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {**TWO_RANKS, "MASTER_ADDR": "no host"}.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(InputError, match=r"'no host', has no address here; set MASTER"):
+        launched(devices=2)
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_others_is_ended_by_sigterm(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {**TWO_RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__, str(tmp_path)],
+        cwd=PROJECT,
+        env=os.environ | place,
+    ) as waiting:
+        process = psutil.Process(waiting.pid)
+        wait_until(lambda: process.net_connections())  # here it expects the others
+        waiting.terminate()
+
+        assert waiting.wait(timeout=10) == -signal.SIGTERM
 
 
 def test_lightning_s_own_variables_do_not_overrule_the_parameters(

@@ -51,16 +51,16 @@ def check_agreement(
 
     def compare() -> None:
         found = [
-            f"{key} is {shown(here)} on {socket.gethostname()} (rank "
-            f"{fabric.global_rank}) and {shown(there)} on {host} (rank 0)"
+            f"{key} is {shown(here)}, not {shown(there)}"
             for key, (there, here) in differences(expected, own).items()
         ]
         if found:
             more = len(found) - NUM_SHOWN
             found[NUM_SHOWN:] = [f"and {more} more"] if more > 0 else []
             raise InputError(
-                f"the ranks do not agree: {'; '.join(found)}. All machines need the "
-                f"same parameters, code, data and packages"
+                f"rank {fabric.global_rank} does not agree with rank 0 on {host}: "
+                f"{'; '.join(found)}. All machines need the same parameters, code, "
+                f"data and packages"
             )
 
     on_all_ranks(fabric, compare)
@@ -85,9 +85,9 @@ def check_shared(fabric: Fabric, folder: RunFolder) -> None:
     def is_locked() -> bool:
         if _content(path) != expected:
             raise InputError(
-                f"rank {fabric.global_rank} on {socket.gethostname()} does not see the "
-                f"files of rank 0 in {folder.folder}: the project has to lie on a file "
-                f"system that all machines share"
+                f"rank {fabric.global_rank} does not see the files of rank 0 in "
+                f"{folder.folder}: the project has to lie on a file system that all "
+                f"machines share"
             )
         return holder_of(path) is not None
 

@@ -18,6 +18,9 @@ from toygpt.pipeline.params import RuntimeParams
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.process import LAUNCHED, end_launcher_with_dvc, is_launched
 
+# Where ranks on Slurm find each other; Linux gives none of these to other programs.
+FIRST_PORT, NUM_PORTS = 20_000, 10_000
+
 HOW_TO_START = "see docs/clusters.md, or set runtime.launcher to none"
 
 
@@ -125,6 +128,9 @@ def launch_environment(runtime: RuntimeParams) -> dict[str, str]:
     if runtime.launcher == "srun":
         # Lightning takes a job called bash or interactive, as `salloc` does, for none.
         variables["SLURM_JOB_NAME"] = "train"
+        # Lightning's would be the same for two trainings in one job.
+        if "MASTER_PORT" not in os.environ:
+            variables["MASTER_PORT"] = str(FIRST_PORT + os.getpid() % NUM_PORTS)
     elif "OMP_NUM_THREADS" not in os.environ:
         # Else torchrun, with a banner, lets each rank use a single core.
         share = (os.cpu_count() or 1) // int(runtime.devices)
