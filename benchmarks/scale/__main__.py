@@ -29,7 +29,13 @@ from benchmarks.training import TASKS
 WORKER_COUNTS = [1, 2]
 # A corpus of this size shows what a stage takes before its first document.
 SMALL_MEGABYTES = 4
-MEASURED = [("ddp", 2)]
+MEASURED = [
+    ("ddp", 2, "32-true"),
+    ("ddp", 4, "32-true"),
+    ("fsdp", 2, "32-true"),
+    ("fsdp", 4, "32-true"),
+    ("fsdp", 2, "bf16-mixed"),
+]
 
 
 def main() -> None:
@@ -55,7 +61,7 @@ def main() -> None:
         "scale-training",
         f"What does it take to train on {CORPORA[0].name}?",
         plan_training(measured, CORPORA[0]),
-        settings={"sent": "in 32 bits, with Muon, a micro-batch in a step"},
+        settings={"precision": "bf16-mixed", "optimizer": "muon", "micro_batches": 1},
         folder=options.out,
     )
 
@@ -117,13 +123,14 @@ def measure_communication(out: Path) -> None:
     """Count the bytes that ranks send, and compare them with the formulas."""
     rows = []
     config = TASKS["nano"].config
-    for strategy, ranks in MEASURED:
-        print(f"{strategy}, {ranks} ranks", file=sys.stderr)
-        measured = measured_bytes(strategy, ranks)
-        formula = bytes_sent(strategy, config, ranks)
+    for strategy, ranks, precision in MEASURED:
+        name = f"{strategy}, {ranks} ranks, {precision}"
+        print(name, file=sys.stderr)
+        measured = measured_bytes(strategy, ranks, precision=precision)
+        formula = bytes_sent(strategy, config, ranks, precision=precision, by_gloo=True)
         rows.append(
             Figures(
-                f"{strategy}, {ranks} ranks",
+                name,
                 {
                     "sent by each rank in a step": f"{measured / 1e6:.2f} MB",
                     "by the formula": f"{formula / 1e6:.2f} MB",

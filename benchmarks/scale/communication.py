@@ -2,7 +2,7 @@
 
 Counted on the wire: the ranks run where they have a loopback device of their own, and
 what it carried between two steps is what they sent, headers and all. The formulas are
-those of a ring: each of R ranks sends (R - 1) / R of what is reduced or gathered.
+of a ring, in which each of R ranks sends (R - 1) / R of what is gathered or reduced.
 """
 
 from __future__ import annotations
@@ -14,31 +14,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
 from benchmarks.training import TASKS
 from tests.isolation import IN_ISOLATION, can_isolate
 from toygpt.model.gpt import GPT, GPTConfig
 
 STEPS = 40
-BYTES = 4  # of a weight, a gradient or a number of the optimizer: all of 32 bits
+BYTES = 4  # of a weight, a gradient or a number of the optimizer
+BYTES_IN_16_BITS = 2
+# From so many channels on, Muon's matrices have owners under DDP as well
+# (PAYS_FROM in toygpt/training/owners.py).
+OWNERS_FROM = 512
 
 
-def bytes_sent(strategy: str, config: GPTConfig, ranks: int) -> float:
-    """Return what each rank sends in a step of one micro-batch, in 32 bits, with Muon.
+def bytes_sent(
+    strategy: str,
+    config: GPTConfig,
+    ranks: int,
+    *,
+    precision: str = "32-true",
+    by_gloo: bool = False,
+) -> float:
+    """Return what each rank sends in a step of one micro-batch, with Muon.
 
     Args:
         strategy: As `runtime.strategy` in params.yaml.
         config: Of the network.
         ranks: How many share a batch.
+        precision: As `train.precision`: 32-true or bf16-mixed.
+        by_gloo: Whether gloo sends, as on CPUs. It knows no reduce-scatter, and adds up
+            the gradients of all weights on every rank.
     """
-    share = (ranks - 1) / ranks * BYTES
-    match strategy:
-        case "ddp":  # gradients: their sums are formed, then passed round
-            return 2 * share * config.num_parameters
-        case "fsdp":
-            # Weights before the forward pass, and again before the backward pass;
-            # gradients; and each matrix to the rank that orthogonalizes it, and back.
-            return share * (3 * config.num_parameters + 2 * matrix_weights(config))
-    raise ValueError(f"no formula for {strategy!r}")
+    to_others = (ranks - 1) / ranks
+    weights, matrices = config.num_parameters, matrix_weights(config)
+    if strategy == "ddp":
+        # Gradients are added up, and their sums passed round; so are updates.
+        sent = 2 * BYTES * weights
+        if config.embed_dim >= OWNERS_FROM:
+            sent += BYTES_IN_16_BITS * matrices
+        return to_others * sent
+    # All weights before the forward pass, those of the blocks again before the backward
+    # pass; gradients; the rows of each matrix to its owner, and of its update back.
+    in_blocks = block_weights(config)
+    bytes_of_weight = BYTES_IN_16_BITS if precision == "bf16-mixed" else BYTES
+    sent = BYTES * (weights - in_blocks) + 2 * bytes_of_weight * in_blocks
+    sent += BYTES * weights * (2 if by_gloo else 1)
+    return to_others * (sent + (BYTES + BYTES_IN_16_BITS) * matrices / ranks)
 
 
 def matrix_weights(config: GPTConfig) -> int:
@@ -46,7 +68,19 @@ def matrix_weights(config: GPTConfig) -> int:
     return 12 * config.num_layers * config.embed_dim**2
 
 
-def measured_bytes(strategy: str, ranks: int, *, optimizer: str = "muon") -> float:
+def block_weights(config: GPTConfig) -> int:
+    """Return how many weights the layers have that FSDP gathers one by one."""
+    with torch.device("meta"):
+        blocks = GPT(config).blocks
+    return sum(
+        weight.numel()
+        for block in blocks
+        for layer in (block.attention, block.feed_forward)
+        for weight in layer.parameters()
+    )
+
+
+def measured_bytes(strategy: str, ranks: int, *, precision: str = "32-true") -> float:
     """Return what each rank sent in a step of `nano`.
 
     Raises:
@@ -55,7 +89,7 @@ def measured_bytes(strategy: str, ranks: int, *, optimizer: str = "muon") -> flo
     if not can_isolate():
         raise RuntimeError("no network namespace can be made here: see unshare(1)")
     torchrun = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
-    command = [sys.executable, "-m", *torchrun, "-m", __name__, strategy, optimizer]
+    command = [sys.executable, "-m", *torchrun, "-m", __name__, strategy, precision]
     done = subprocess.run(
         [*IN_ISOLATION, *command],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -86,7 +120,7 @@ class Wire:
         return (self.carried[STEPS] - self.carried[half]) / (STEPS - half)
 
 
-def main(strategy: str, optimizer: str) -> None:
+def main(strategy: str, precision: str) -> None:
     """Train as one of the ranks."""
     import numpy as np
 
@@ -100,7 +134,7 @@ def main(strategy: str, optimizer: str) -> None:
     params = SimpleNamespace(
         max_tokens=STEPS * tokens_per_step,
         batch_size=ranks,
-        optimizer=optimizer,
+        optimizer="muon",
         muon_learning_rate=1e-3,
         learning_rate=1e-4,
         warmup_tokens=0,
@@ -121,7 +155,7 @@ def main(strategy: str, optimizer: str) -> None:
     )
     text = np.random.default_rng(0).integers(config.vocab_size, size=100_000)
     wire = Wire()
-    fabric = launch(runtime, precision="32-true")
+    fabric = launch(runtime, precision=precision)  # type: ignore[arg-type]
     train(
         fabric,
         GPT(config),

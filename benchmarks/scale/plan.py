@@ -174,7 +174,7 @@ def training(
     corpus: Corpus,
 ) -> Figures:
     """Return the row of a training."""
-    sent = bytes_sent(strategy, config, ranks)
+    sent = bytes_sent(strategy, config, ranks, precision="bf16-mixed")
     kept = checkpoint_bytes(config)
     checked = corpus.tokens * TOKEN_BYTES / ranks / (rates[SHA256] * GB)
     days = ""
