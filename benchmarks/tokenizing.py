@@ -28,9 +28,10 @@ from tokenizers import Tokenizer
 
 from benchmarks.measure import RESULTS, EndRound, Figures, Timing, compare, report
 from benchmarks.text import ONE_WORD_IN, documents
-from toygpt.data.corpus import count_bytes, read_texts, write_documents
+from toygpt.data.documents import read_texts, write_documents
 from toygpt.data.encoding import encode_documents
 from toygpt.data.pretrained import load_pretrained_tokenizer
+from toygpt.data.shards import THE_ONLY_SHARD
 from toygpt.data.token_files import TOKEN_TYPES, TokenIds, write_tokens
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
@@ -173,7 +174,7 @@ def encode(folder: Path, name: str, ids_of: TextIds, tokenizer: Tokenizer) -> No
 
 def texts(folder: Path) -> Iterator[list[str]]:
     """Yield the texts, in batches."""
-    return read_texts(folder)
+    return read_texts(folder, THE_ONLY_SHARD)
 
 
 def write(folder: Path, name: str, ids: Iterable[TokenIds]) -> None:
@@ -244,8 +245,9 @@ def stages_by_size(megabytes: list[int], vocabulary: str) -> list[Figures]:
 
 def write_text(folder: Path, megabytes: int) -> int:
     """Write documents; return how many bytes of text they have."""
-    write_documents(documents(megabytes * 1_000_000), folder)
-    return count_bytes(folder)
+    texts = documents(megabytes * 1_000_000)
+    _, num_bytes = write_documents(texts, folder, shard_bytes=2**62)  # in one file
+    return num_bytes
 
 
 def main() -> None:
@@ -283,7 +285,9 @@ def main() -> None:
         folder = Path(name)
         num_bytes = write_text(folder, arguments.megabytes)
         if is_trained:
-            tokenizer = train_tokenizer(read_texts(folder), vocab_size=VOCAB_SIZE)
+            tokenizer = train_tokenizer(
+                read_texts(folder, THE_ONLY_SHARD), vocab_size=VOCAB_SIZE
+            )
             end_of_text = END_OF_TEXT
         else:
             tokenizer, end_of_text = load_pretrained_tokenizer(vocabulary)

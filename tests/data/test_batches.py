@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toygpt.data.batches import SpreadBatches, TrainingBatches, cut, cut_on_device
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import JoinedTokens, TokenIds
 
 property_test = settings(max_examples=60)
 
@@ -118,6 +118,24 @@ def test_the_rows_of_all_devices_make_up_the_whole_batch(
     inputs, targets = batches.batch(step)
     assert torch.equal(torch.cat([part for part, _ in parts]), inputs)
     assert torch.equal(torch.cat([part for _, part in parts]), targets)
+
+
+@property_test
+@given(case=cases, step=steps, data=st.data())
+def test_a_batch_is_the_same_however_many_files_hold_the_text(
+    case: Case, step: int, data: st.DataObject
+) -> None:
+    places = st.integers(0, case.num_tokens)
+    cuts = sorted(data.draw(st.lists(places, max_size=9)))
+    shards = np.split(numbered_tokens(case.num_tokens), cuts)
+    choices = case._asdict()
+    del choices["num_tokens"]
+
+    inputs, targets = TrainingBatches(JoinedTokens(shards), **choices).batch(step)
+
+    expected_inputs, expected_targets = case.batches().batch(step)
+    assert torch.equal(inputs, expected_inputs)
+    assert torch.equal(targets, expected_targets)
 
 
 @pytest.mark.parametrize("key", ["seed", "number"])

@@ -1,4 +1,4 @@
-"""Documents on disk: cut into shards by their text alone, and read as they were written."""
+"""Documents on disk: cut into shards by their text alone, and read again."""
 
 import shutil
 from collections.abc import Callable, Sequence

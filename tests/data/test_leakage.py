@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from toygpt.data import leakage
 from toygpt.data.leakage import shared_ngram_fraction
+from toygpt.data.token_files import JoinedTokens
 
 END_OF_TEXT = 0
 
@@ -27,11 +28,12 @@ few_tokens = st.lists(st.integers(0, 3), max_size=40)
     train=few_tokens,
     length=st.integers(1, 4),
     at_once=st.integers(1, 9),
+    cut=st.integers(0, 40),
 )
 def test_the_shared_ngrams_are_those_that_a_slow_search_finds(
-    test: list[int], train: list[int], length: int, at_once: int
+    test: list[int], train: list[int], length: int, at_once: int, cut: int
 ) -> None:
-    """However few are hashed, or sorted, at once."""
+    """However few are hashed, or sorted, at once, and in however many shards."""
     seen = set(ngrams(train, length))
     wanted = ngrams(test, length)
 
@@ -39,8 +41,8 @@ def test_the_shared_ngrams_are_those_that_a_slow_search_finds(
         patch.setattr(leakage, "NGRAMS_AT_ONCE", at_once)
         patch.setattr(leakage, "HASHES_AT_ONCE", at_once)
         fraction = shared_ngram_fraction(
-            np.array(test, dtype=np.uint16),
-            np.array(train, dtype=np.uint16),
+            JoinedTokens(np.split(np.array(test, dtype=np.uint16), [cut])),
+            JoinedTokens(np.split(np.array(train, dtype=np.uint16), [cut, cut + 1])),
             length=length,
             end_of_text_id=END_OF_TEXT,
         )

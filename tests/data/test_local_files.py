@@ -17,15 +17,11 @@ import pytest
 
 from tests.faults.damaged import truncated, without_data
 from toygpt.data import local_files, tables
-from toygpt.data.corpus import (
-    RawDocument,
-    clean,
-    read_groups,
-    read_texts,
-    write_documents,
-)
+from toygpt.data.corpus import RawDocument, clean
+from toygpt.data.documents import read_groups, read_texts, write_documents
 from toygpt.data.inventory import Inventory, Reason
 from toygpt.data.local_files import read_local_files
+from toygpt.data.shards import THE_ONLY_SHARD
 from toygpt.pipeline.errors import InputError
 
 
@@ -216,11 +212,12 @@ def test_groups_that_are_not_utf8_are_written_by_their_codes(tmp_path: Path) -> 
         },
     )
 
-    write_documents(clean(read(tmp_path), Inventory()), tmp_path)
+    documents = clean(read(tmp_path), Inventory())
+    write_documents(documents, tmp_path, shard_bytes=10**9)
 
-    assert list(read_texts(tmp_path)) == [["a\0", "b", "c"]]
+    assert list(read_texts(tmp_path, THE_ONLY_SHARD)) == [["a\0", "b", "c"]]
     expected = ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    assert list(read_groups(tmp_path)) == expected
+    assert list(read_groups(tmp_path, THE_ONLY_SHARD)) == expected
 
 
 @pytest.mark.parametrize(
@@ -430,6 +427,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_file_whose_name_is_not_utf8_is_read_all_the_same(tmp_path: Path) -> None:
     folder = write(tmp_path / "texts", {os.fsdecode(b"caf\xe9.txt"): "inside"})
 
-    write_documents(clean(read(folder), Inventory()), tmp_path)
+    documents = clean(read(folder), Inventory())
+    write_documents(documents, tmp_path, shard_bytes=10**9)
 
-    assert list(read_texts(tmp_path)) == [["inside"]]
+    assert list(read_texts(tmp_path, THE_ONLY_SHARD)) == [["inside"]]

@@ -13,11 +13,13 @@ import pytest
 from toygpt.data.manifest import (
     Manifest,
     Part,
+    open_shards,
     open_tokens,
     read_ends,
     read_manifest,
     write_manifest,
 )
+from toygpt.data.shards import Shard
 from toygpt.data.token_files import token_type_for, write_tokens
 from toygpt.pipeline.errors import InputError
 
@@ -27,16 +29,20 @@ FORCE = "dvc repro --force --single-item tokenize"
 
 def write(
     directory: Path,
-    documents: Sequence[Sequence[int]] = DOCUMENTS,
-    *,
+    *shards: Sequence[Sequence[int]],
     vocab_size: int = 300,
 ) -> Manifest:
     directory.mkdir(exist_ok=True)
-    num_tokens, num_documents = write_tokens(
-        (np.array(document, dtype=np.uint32) for document in documents),
-        directory,
-        token_type=token_type_for(vocab_size),
-    )
+    num_tokens = num_documents = 0
+    for number, documents in enumerate(shards or [DOCUMENTS]):
+        counts = write_tokens(
+            (np.array(document, dtype=np.uint32) for document in documents),
+            directory,
+            token_type=token_type_for(vocab_size),
+            shard=Shard(number, max(1, len(shards))),
+        )
+        num_tokens += counts[0]
+        num_documents += counts[1]
     return write_manifest(
         directory,
         token_type=token_type_for(vocab_size),
@@ -65,8 +71,8 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path) == written
     assert written.token_type == "uint32"
     assert written.parts == {"tokens": Part(tokens=9, documents=3, bytes=17)}
-    tokens = open_tokens(tmp_path, written, "tokens")
-    ends = read_ends(tmp_path, written).astype(int)
+    tokens = open_tokens(tmp_path, written, "tokens")[:]
+    ends = read_ends(tmp_path, written)
     assert [part.tolist() for part in np.split(tokens, ends[:-1])] == DOCUMENTS
     # No time and no place in it: else nothing made from it could be reused.
     write(tmp_path / "elsewhere", vocab_size=70_000)
@@ -75,6 +81,77 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "elsewhere")
     )
     assert here == there
+
+
+SHARDS: list[list[list[int]]] = [[[5, 6, 7, 0]], [], [[8, 0], [9, 10, 0]]]
+
+
+def test_several_shards_are_read_like_one(tmp_path: Path) -> None:
+    one, several = write(tmp_path / "one"), write(tmp_path / "several", *SHARDS)
+
+    assert read(tmp_path / "several") == several
+    assert several.parts == one.parts
+    assert several.files_of("tokens") == [f"tokens-0000{n}.bin" for n in range(3)]
+    assert several.shard_sizes("tokens") == [4, 0, 5]
+    assert one.digest_of("tokens") == one.files["tokens.bin"].sha256
+    assert several.digest_of("tokens") != one.digest_of("tokens")
+    shards = open_shards(tmp_path / "several", several, "tokens")
+    assert [len(shard) for shard in shards] == [4, 0, 5]
+    whole, joined = (
+        open_tokens(tmp_path / name, manifest, "tokens")[:].tolist()
+        for name, manifest in (("one", one), ("several", several))
+    )
+    assert joined == whole
+    ends = read_ends(tmp_path / "several", several).tolist()
+    assert ends == read_ends(tmp_path / "one", one).tolist() == [4, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: (folder / "tokens-00001.bin").unlink(),
+            "/tokens-00001.bin is missing: ",
+        ),
+        (
+            lambda folder: (folder / "tokens-00003.bin").touch(),
+            "/tokens-00003.bin is not in FOLDER/manifest.json, but left from another "
+            "run: ",
+        ),
+        (
+            lambda folder: (folder / "tokens-00000.bin").write_bytes(bytes(8)),
+            "/tokens-00000.bin is damaged: its contents are not what tokenize wrote; ",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text(
+                (folder / "manifest.json").read_text().replace("s-00001", "s-00004")
+            ),
+            "/manifest.json is damaged (there is tokens-00004.bin, but no "
+            "tokens-00001.bin); ",
+        ),
+    ],
+    ids=["missing", "too many", "of another corpus", "gap"],
+)
+def test_shards_that_are_not_those_of_the_manifest_are_named(
+    tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    write(tmp_path, *SHARDS)
+    change(tmp_path)
+
+    found = complaint(tmp_path)
+
+    expected = message.replace("FOLDER", str(tmp_path))
+    assert found == f"{tmp_path}{expected}run `{FORCE}`"
+
+
+def test_a_process_may_read_its_share_of_the_files_alone(tmp_path: Path) -> None:
+    """Of six files, tokens-00002.bin is the last: two processes share the rest."""
+    write(tmp_path, *SHARDS)
+    (tmp_path / "tokens-00002.bin").write_bytes(bytes(10))
+
+    read_manifest(tmp_path, made_by="tokenize", share=(0, 2))
+    with pytest.raises(InputError, match=r"tokens-00002\.bin is damaged"):
+        read_manifest(tmp_path, made_by="tokenize", share=(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +165,15 @@ def test_documents_must_end_one_after_another_where_the_tokens_do(
     np.array(ends, dtype="<u8").tofile(tmp_path / "ends.bin")
 
     with pytest.raises(InputError, match="does not say where 3 documents end"):
+        read_ends(tmp_path, manifest)
+
+
+def test_no_document_reaches_from_one_shard_into_the_next(tmp_path: Path) -> None:
+    manifest = write(tmp_path, [[5, 0]], [[6, 0]])
+    np.array([3], dtype="<u8").tofile(tmp_path / "ends-00000.bin")
+    np.array([1], dtype="<u8").tofile(tmp_path / "ends-00001.bin")
+
+    with pytest.raises(InputError, match="does not say where 2 documents end"):
         read_ends(tmp_path, manifest)
 
 
@@ -116,6 +202,8 @@ def test_no_manifest_vouches_for_a_token_id_beyond_the_vocabulary(
 
     assert not (tmp_path / "manifest.json").exists()
     assert write(tmp_path, [[299]], vocab_size=300)
+    with pytest.raises(InputError, match=r"tokens-00001\.bin would hold the token id"):
+        write(tmp_path / "shards", [[1]], [tokens])
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "ends.bin"])

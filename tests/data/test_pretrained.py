@@ -30,10 +30,11 @@ from tests.data.hub import LoopbackHub
 from tests.data.hub_repositories import GPT2_WORDS, gpt2_tokenizer_files
 from tests.data.test_local_files import write
 from tests.project import PROJECT, TINY, Workspace
-from toygpt.data.corpus import read_texts
+from toygpt.data.documents import read_texts
 from toygpt.data.encoding import Encoder
 from toygpt.data.manifest import open_tokens, read_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
+from toygpt.data.shards import THE_ONLY_SHARD
 from toygpt.data.tokenizer import (
     bytes_of_tokens,
     load_tokenizer,
@@ -364,11 +365,11 @@ def test_the_stages_split_texts_of_more_token_ids_than_two_bytes_hold(
     manifest = read_manifest(paths.TOKENS, made_by="tokenize")
     end = id_of(made.tokenizer, GPT2_END)
     assert (manifest.vocab_size, manifest.end_of_text_id) == (end + 1, end)
-    tokens = open_tokens(paths.TOKENS, manifest, "tokens")
+    tokens = open_tokens(paths.TOKENS, manifest, "tokens")[:]
     assert tokens.dtype == np.uint32
     assert sum(2**16 <= token_id < end for token_id in tokens) > 100
     documents = np.split(tokens, np.flatnonzero(tokens == end) + 1)[:-1]
-    texts = [text for of in read_texts(paths.DOCUMENTS) for text in of]
+    texts = [text for of in read_texts(paths.DOCUMENTS, THE_ONLY_SHARD) for text in of]
     assert [made.tokenizer.decode(ids[:-1].tolist()) for ids in documents] == texts
     splits = read_manifest(paths.SPLITS, made_by="split")
     num_bytes = sum(len(text.encode()) for text in texts)

@@ -55,7 +55,7 @@ def excess(counts: NDArray[np.int64]) -> float:
 
 
 def unevenness(length: int, num_orders: int) -> dict[str, float]:
-    """Return how far some statistics of many orders are from those of chance."""
+    """Return how far some statistics of many orders are from those of random ones."""
     orders = np.array([order_of(length, seed) for seed in range(num_orders)])
     steps = np.diff(orders, axis=1) % length
     return {
@@ -74,7 +74,7 @@ def unevenness(length: int, num_orders: int) -> dict[str, float]:
     }
 
 
-def test_the_order_is_as_even_as_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_is_as_even_as_a_random_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer rounds the same statistics show that it is not."""
     found = unevenness(100, 2_000)
     monkeypatch.setattr(random_order, "NUM_ROUNDS", 4)

@@ -3,13 +3,14 @@
 import lzma
 import math
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.tiny import VOCAB_SIZE, predictable_text
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import JoinedTokens, TokenIds, Tokens
 from toygpt.evaluation import baselines
 from toygpt.evaluation.baselines import bigram_loss, xz_bits_per_byte
 
@@ -73,16 +74,28 @@ def test_a_bigram_that_knows_each_pair_is_certain() -> None:
 def test_counting_piece_by_piece_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    """However small the pieces are, and in however many shards."""
     texts = [predictable_text(100, seed=seed) for seed in (1, 2, 3)]
+    in_shards = [JoinedTokens(np.split(text, [30, 30, 77])) for text in texts]
     bytes_of_token = [bytes([byte]) for byte in range(VOCAB_SIZE)]
 
-    def both() -> tuple[float, float]:
+    def both(texts: Sequence[Tokens]) -> tuple[float, float]:
         return loss_of_bigram(*texts), xz_bits_per_byte(texts[0], bytes_of_token)
 
-    whole = both()
+    whole = both(texts)
     monkeypatch.setattr(baselines, "TOKENS_AT_ONCE", at_once)
 
-    assert both() == whole
+    assert both(texts) == both(in_shards) == whole
+
+
+def test_the_bigram_counts_a_limited_part_of_the_training_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, validation, test = (predictable_text(100, seed=seed) for seed in (1, 2, 3))
+    expected = loss_of_bigram(train[:60], validation, test)
+    monkeypatch.setattr(baselines, "MAX_BIGRAM_TOKENS", 60)
+
+    assert loss_of_bigram(train, validation, test) == expected
 
 
 def test_xz_compresses_the_text_of_the_tokens() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.tiny import BLOCK_SIZE, lively_model, random_text
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import JoinedTokens, TokenIds
 from toygpt.evaluation.test_loss import (
     Evaluation,
     bits_per_byte_standard_error,
@@ -50,12 +50,13 @@ def token_by_token(
 def test_sliding_windows_equal_a_token_by_token_loop(
     num_tokens: int, overlap_fraction: float, num_new: int
 ) -> None:
-    """The end of a document is predicted like any other token."""
+    """The end of a document is predicted like any other token, and so is a shard's."""
     model = lively_model()
     tokens = random_text(num_tokens)
     tokens[num_tokens // 2] = END_OF_TEXT
+    shards = JoinedTokens(np.split(tokens, [num_tokens // 3]))
 
-    evaluation = evaluation_of(model, tokens, overlap_fraction=overlap_fraction)
+    evaluation = evaluation_of(model, shards, overlap_fraction=overlap_fraction)
 
     losses, guessed = token_by_token(model, tokens, num_new=num_new)
     assert evaluation.token_losses == pytest.approx(

@@ -94,6 +94,7 @@ def test_the_home_directory_of_an_unknown_user_is_named() -> None:
         ("seed", "1337"),
         ("corpus", 1),
         ("download.max_documents", 0),
+        ("download.shard_bytes", 0),
         ("tokenize.vocab_size", 256),
         ("split.validation_fraction", 0),
         ("split.test_fraction", 1.0),

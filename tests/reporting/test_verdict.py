@@ -11,7 +11,10 @@ from toygpt.reporting.lock import Lock
 from toygpt.reporting.verdict import give_verdict
 
 TEST = {"bytes": 8, "sha256": "a"}
-MANIFEST = {"files": {"test.bin": TEST}, "tokenizer_sha256": "b"}
+MANIFEST = {
+    "files": {"test-00000.bin": TEST, "test-00001.bin": TEST, "train-00000.bin": {}},
+    "tokenizer_sha256": "b",
+}
 
 
 def project(root: Path, manifest: Any) -> Revision:
@@ -47,6 +50,7 @@ def lock(splits: str | None, overlap: float) -> Lock:
         ("t", 0.5, MANIFEST, "equal"),
         ("t", 0.5, {**MANIFEST, "tokenizer_sha256": "c"}, "not comparable"),
         ("t", 0.5, {**MANIFEST, "files": {}}, "not comparable"),
+        ("t", 0.5, {**MANIFEST, "files": {"test.bin": TEST}}, "not comparable"),
         ("t", 0.5, [], "not comparable"),
         (None, 0.5, None, "not comparable"),
     ],

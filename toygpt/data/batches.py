@@ -56,7 +56,8 @@ class TrainingBatches:
     """The sequences of every step: each token once an epoch, in a new order each time.
 
     An epoch cuts the text into blocks, from an offset that changes from epoch to epoch,
-    and shuffles them. A batch may hold the end of one epoch and the start of the next.
+    and takes them in a random order (random_order.py). A batch may hold the end of one
+    epoch and the start of the next.
     """
 
     def __init__(

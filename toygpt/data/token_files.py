@@ -81,7 +81,7 @@ def map_tokens(path: Path, *, token_type: str) -> TokenIds:
 
 
 def allow_open_files(num_shards: int) -> None:
-    """Let this process map the tokens of so many shards: a mapped file is an open one.
+    """Raise the limit of open files, as a mapped one is, to what so many shards need.
 
     Raises:
         InputError: The system does not allow as many open files.
