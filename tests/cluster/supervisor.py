@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TextIO
 
 import psutil
@@ -60,14 +61,22 @@ def _kill_children() -> None:
 
 
 @contextmanager
-def supervisor(module: str) -> Iterator[tuple[str, TextIO]]:
-    """Run a module that supervises; yield its first line, and where it reads others."""
+def supervisor(
+    module: str, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, TextIO]]:
+    """Run a module that supervises; yield its first line, and where it reads others.
+
+    Args:
+        module: Its name.
+        variables: Of its environment, beside those of this process.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=PROJECT,
+        env=os.environ | dict(variables),
         start_new_session=True,  # Ctrl-C ends the tests first, then this
     ) as process:  # closes the input at the end, and waits
         assert process.stdin is not None and process.stdout is not None
