@@ -62,7 +62,9 @@ def main() -> None:
     # From here on there is a process for each device. Rank zero alone has a run.
 
     def read_inputs() -> tuple[Manifest, dict[str, Any]]:
-        splits = read_manifest(paths.SPLITS, made_by="split")
+        # The ranks of each machine check its files together.
+        share = (fabric.local_rank, fabric.world_size // params.runtime.num_nodes)
+        splits = read_manifest(paths.SPLITS, made_by="split", share=share)
         check_tokenizer(splits, paths.TOKENIZER)
         return splits, fingerprint_inputs(
             params,

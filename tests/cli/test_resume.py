@@ -1,5 +1,6 @@
 """`toygpt resume`: which training it continues. test_pipeline_resume.py resumes one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,15 +57,18 @@ def test_dvc_gets_the_parameters_that_the_training_had(
 
 
 @pytest.mark.parametrize(
-    ("reason", "job", "code"),
+    ("reason", "job", "state", "error"),
     [
-        ("stopped by SIGTERM after step 3", "7", 0),
-        ("stopped by SIGUSR1 after step 3", "7", 0),
-        ("stopped by SIGTERM after step 3", None, 0),
-        ("stopped by SIGTERM after step 3", "8", 1),
-        ("stopped by SIGINT after step 3", "7", 1),
-        ("training diverged: the loss is NaN after step 3", "7", 1),
-        (None, "7", 1),  # its process was killed
+        ("stopped by SIGTERM after step 3", "7", "RUNNING", None),
+        ("stopped by SIGUSR1 after step 3", "7", "RUNNING", None),
+        ("stopped by SIGTERM after step 3", None, "", None),
+        # As `scancel` does.
+        ("stopped by SIGTERM after step 3", "7", "CANCELLED", "job 7 of Slurm is CANC"),
+        ("stopped by SIGTERM after step 3", "7", "", "job 7 of Slurm is unknown"),
+        ("stopped by SIGTERM after step 3", "8", "RUNNING", "no training was stopped"),
+        ("stopped by SIGINT after step 3", "7", "RUNNING", "no training was stopped"),
+        ("training diverged: the loss is", "7", "RUNNING", "no training was stopped"),
+        (None, "7", "RUNNING", "no training was stopped"),  # its process was killed
     ],
 )
 def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
@@ -73,7 +77,8 @@ def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
     monkeypatch: pytest.MonkeyPatch,
     reason: str | None,
     job: str | None,
-    code: int,
+    state: str,
+    error: str | None,
 ) -> None:
     training = interrupt(folder)
     write_info(
@@ -87,14 +92,17 @@ def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
     )
     if job is not None:
         monkeypatch.setenv("SLURM_JOB_ID", job)
+    (folder / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
     output = toygpt("resume", "--check")
 
-    assert output.code == code
-    if code == 0:
+    assert output.code == (0 if error is None else 1)
+    if error is None:
         assert output.out == f"nano: {reason}\n"
     else:
-        assert output.err == "no training was stopped by SIGTERM or SIGUSR1\n"
+        assert output.err.startswith(error)
     with training.locked():  # it runs: there is nothing to requeue
         assert toygpt("resume", "--check").code == 1
 

@@ -10,12 +10,11 @@ from toygpt.training.resumable_run import is_fresh
     [
         ({}, False),
         ({"TOYGPT_FRESH": "1"}, True),
-        ({"TOYGPT_FRESH": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, True),
-        ({"TOYGPT_FRESH": "1", "TORCHELASTIC_RESTART_COUNT": "2"}, False),
+        ({"TOYGPT_FRESH": "1", "SLURM_RESTART_COUNT": "0"}, True),
         ({"TOYGPT_FRESH": "1", "SLURM_RESTART_COUNT": "1"}, False),
     ],
 )
-def test_a_command_that_a_launcher_repeats_does_not_start_over(
+def test_a_job_that_was_requeued_does_not_start_over(
     environment: dict[str, str], expected: bool
 ) -> None:
     assert is_fresh(environment) is expected

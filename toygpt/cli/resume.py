@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -93,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
 def check(root: Path, job: str | None) -> int:
     """Return 0 if a training was preempted or reached its time limit, else 1.
 
-    An error, a diverged loss or Ctrl-C would come again: for these it is 1.
+    An error, a diverged loss or Ctrl-C would come again, and a job that was cancelled
+    shall not, though it ends by the same signals: for these it is 1.
 
     Args:
         root: The project's folder.
@@ -102,6 +104,9 @@ def check(root: Path, job: str | None) -> int:
     from toygpt.resuming.run_folder import list_run_folders
     from toygpt.tracking.run_info import read_info, runs_folder
 
+    if job is not None and (state := state_of(job)) != "RUNNING":
+        print(f"job {job} of Slurm is {state or 'unknown'}", file=sys.stderr)
+        return 1
     for training in list_run_folders(root):
         with suppress(InputError, FileNotFoundError):  # damaged: `doctor` reports it
             description = training.describe()
@@ -114,3 +119,15 @@ def check(root: Path, job: str | None) -> int:
                 return 0
     print("no training was stopped by SIGTERM or SIGUSR1", file=sys.stderr)
     return 1
+
+
+def state_of(job: str) -> str:
+    """Return the state of a job of Slurm: RUNNING, COMPLETING … or nothing.
+
+    A job that is preempted, or near its end, is still running.
+    """
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""

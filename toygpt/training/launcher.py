@@ -33,8 +33,11 @@ def hand_over(module: str) -> None:
         module: Name of the stage.
 
     Raises:
-        InputError: The launcher cannot start as many processes as params.yaml asks for.
+        InputError: The launcher cannot start as many processes as params.yaml asks for,
+            or torchrun has started them again.
+        SystemExit: The same on ranks above zero.
     """
+    _refuse_restart(os.environ)
     if is_launched():
         return
     runtime = load_params(paths.PARAMS).runtime
@@ -47,6 +50,22 @@ def hand_over(module: str) -> None:
         print("outside of a job of Slurm: srun asks for an allocation", flush=True)
     end_launcher_with_dvc()
     os.execvpe(program, [program, *arguments], os.environ | launch_environment(runtime))
+
+
+def _refuse_restart(environment: Mapping[str, str]) -> None:
+    """Refuse ranks that torchrun has started again, because one of them had failed.
+
+    Its store still has the addresses of the ranks before. Some of the new ones then try
+    to reach those, and wait for each other until their time is over.
+    """
+    if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return
+    if environment.get("RANK") != "0":
+        raise SystemExit(0)
+    raise InputError(
+        "a rank has failed, and torchrun has started all of them again, which then may "
+        "not find each other: run it with --max-restarts=0; the same command resumes"
+    )
 
 
 def launcher_problem(

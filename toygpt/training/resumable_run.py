@@ -79,9 +79,7 @@ def open_run(params: Params, splits: Manifest, inputs: dict[str, Any]) -> Iterat
 def is_fresh(environment: Mapping[str, str]) -> bool:
     """Return whether the training starts over, as `python . train --fresh` asks for.
 
-    A launcher that restarts the ranks, or a job that was requeued, repeats the command:
-    then the training resumes.
+    A job that was requeued repeats the command: then the training resumes.
     """
-    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-    is_repeated = any(environment.get(name, "0") != "0" for name in counts)
-    return bool(environment.get("TOYGPT_FRESH")) and not is_repeated
+    is_requeued = environment.get("SLURM_RESTART_COUNT", "0") != "0"
+    return bool(environment.get("TOYGPT_FRESH")) and not is_requeued
