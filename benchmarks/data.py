@@ -36,10 +36,10 @@ from ruamel.yaml import YAML
 from benchmarks.measure import RESULTS, Duration, report
 from toygpt.data.corpus import read_standard_library
 from toygpt.data.documents import corpus_digest
+from toygpt.data.engines import Engine
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     Part,
-    open_tokens,
     read_manifest,
     tokenizer_digest,
     write_manifest,
@@ -47,6 +47,7 @@ from toygpt.data.manifest import (
 from toygpt.data.token_files import TokenIds, write_tokens
 from toygpt.data.tokenizer import save_tokenizer, train_tokenizer
 from toygpt.pipeline import paths
+from toygpt.pipeline.params_file import load_params
 
 PROJECT = Path(__file__).resolve().parents[1]
 TARGET_TOKENS = 1_500_000_000
@@ -127,12 +128,8 @@ def split() -> None:
 def leakage() -> None:
     """Compare the n-grams once more, alone."""
     splits = read_manifest(paths.SPLITS, made_by="split")
-    shared_ngram_fraction(
-        open_tokens(paths.SPLITS, splits, "test"),
-        open_tokens(paths.SPLITS, splits, "train"),
-        length=NGRAM_LENGTH,
-        end_of_text_id=splits.end_of_text_id,
-    )
+    with Engine("split", load_params(paths.PARAMS).runtime) as engine:
+        shared_ngram_fraction(paths.SPLITS, splits, engine, length=NGRAM_LENGTH)
 
 
 def measured(work: Callable[[], None]) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from toygpt.data.documents import corpus_digest, find_shards, read_groups
+from toygpt.data.engines import Engine
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     check_tokenizer,
@@ -86,12 +87,10 @@ def main() -> None:
             tokenizer_sha256=source.tokenizer_sha256,
             parts=parts,
         )
-    leakage = shared_ngram_fraction(
-        open_tokens(paths.SPLITS, splits, "test"),
-        open_tokens(paths.SPLITS, splits, "train"),
-        length=NGRAM_LENGTH,
-        end_of_text_id=splits.end_of_text_id,
-    )
+    with Engine("split", params.runtime) as engine:
+        leakage = shared_ngram_fraction(
+            paths.SPLITS, splits, engine, length=NGRAM_LENGTH
+        )
     got = fractions_got(parts)
     write_json(
         paths.METRICS / "split.json",

@@ -31,7 +31,6 @@ from toygpt.data.encoding import (
 from toygpt.data.tokenizer import (
     END_OF_TEXT,
     cut_before_spaces,
-    spread_sample,
     train_tokenizer,
     treat_markers_as_text,
 )
@@ -226,19 +225,3 @@ def test_a_long_text_is_encoded_in_pieces_where_the_tokenizer_cuts_words(
 
     assert ids == expected(with_more, ["a b " * 100])
     assert with_more.token_to_id("a b") in ids[0]
-
-
-def test_of_much_text_an_evenly_spread_share_is_learned_from_of_little_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    num_bytes = sum(len(text.encode()) for text in SOURCES)
-    assert list(spread_sample([SOURCES], num_bytes)) == [SOURCES]
-    monkeypatch.setattr(tokenizer, "LEARN_FROM", 1_000)
-    texts = [[f"{number:04} é{'.' * (number % 7)}"] for number in range(10_000)]
-    num_bytes = sum(len(text.encode()) for (text,) in texts)
-
-    sample = [text for of in spread_sample(texts, num_bytes) for text in of]
-
-    assert sum(len(text.encode()) for text in sample) == pytest.approx(1_000, abs=20)
-    numbers = [int(text[:4]) for text in sample]
-    assert max(np.diff([0, *numbers, 10_000])) < 2 * 10_000 / len(numbers)

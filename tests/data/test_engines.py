@@ -186,3 +186,15 @@ with Engine("test", runtime.model_copy(update=dict(data_workers=2))) as engine:
 
     wait_until(lambda: not any(map(psutil.pid_exists, ids())))
     assert stage.returncode
+
+
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(
+    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"toygpt.data.{engine}_engine", raising=False)
+    monkeypatch.delattr(f"toygpt.data.{engine}_engine", raising=False)
+
+    with pytest.raises(InputError, match=f"`uv sync --inexact --extra {engine}`$"):
+        mapped(partial(double, log=LOG), data_engine=engine)

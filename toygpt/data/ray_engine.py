@@ -61,7 +61,7 @@ def _connect() -> None:
     if ray.is_initialized():
         return
     try:
-        # Workers find the project: Ray gives them the working directory of this process.
+        # Workers find the project by the working directory, which Ray gives them.
         ray.init(logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError, ValueError) as error:
         raise InputError(

@@ -1,0 +1,72 @@
+"""Jobs of submitit, which starts them on this machine; on a Slurm: tests/cluster/."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.data.shard_functions import double, refuse
+from tests.data.test_engines import DOUBLED, LOG, NAMES, SHARDS, calls
+from tests.project import PROJECT
+from tests.tiny import runtime_params
+from toygpt.data import engines
+from toygpt.data.engines import Engine
+from toygpt.data.tasks import ShardFunction
+from toygpt.pipeline.errors import InputError
+
+pytest.importorskip("submitit", reason="no submitit: uv sync --inexact --extra slurm")
+
+import submitit
+
+from toygpt.data import slurm_engine
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT), prepend=":")
+
+
+def mapped(function: ShardFunction) -> dict[str, bytes]:
+    """Return the files of all shards."""
+    directory = Path("results")
+    directory.mkdir()
+    with Engine("test", runtime_params(data_engine="slurm")) as engine:
+        engine.map(function, SHARDS, directory, description="test")
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture
+def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = partial(slurm_engine.run, cluster="local")
+    # For a file system of the network, to show what a job has written.
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
+    monkeypatch.setattr(engines, "run_of", lambda name: run)
+
+
+@pytest.mark.usefixtures("jobs_on_this_machine")
+def test_a_killed_job_costs_its_shard_alone() -> None:
+    files = mapped(partial(double, log=LOG, killed=["1.txt"]))
+
+    assert calls() == sorted([*NAMES, "1.txt"])
+    assert files == DOUBLED
+    assert not list(Path(".toygpt/shards").glob("*/*"))
+
+
+@pytest.mark.usefixtures("jobs_on_this_machine")
+def test_an_error_in_a_job_arrives_as_it_was() -> None:
+    with pytest.raises(InputError, match=r"^\d\.txt is damaged: run `dvc repro`$"):
+        mapped(refuse)
+
+
+def test_a_machine_without_slurm_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    with pytest.raises(InputError, match=r"is slurm, but Slurm takes no jobs") as error:
+        mapped(partial(double, log=LOG))
+
+    assert "\n" not in str(error.value)
