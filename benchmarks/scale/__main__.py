@@ -23,7 +23,15 @@ from tempfile import TemporaryDirectory
 from benchmarks.measure import RESULTS, Duration, Figures, report
 from benchmarks.scale import rates, stages
 from benchmarks.scale.communication import bytes_sent, measured_bytes
-from benchmarks.scale.plan import CORPORA, WORKERS, plan_data, plan_training
+from benchmarks.scale.plan import (
+    BYTES_PER_DOCUMENT,
+    BYTES_PER_TOKEN,
+    CORPORA,
+    HELD_OUT_FRACTION,
+    SHARD_BYTES,
+    plan_data,
+    plan_training,
+)
 from benchmarks.training import TASKS
 
 WORKER_COUNTS = [1, 2]
@@ -54,7 +62,12 @@ def main() -> None:
         "scale-data",
         "What do the data stages take for large corpora?",
         [row for corpus in CORPORA for row in plan_data(corpus, measured)],
-        settings={"workers": WORKERS},
+        settings={
+            "bytes_of_a_token": BYTES_PER_TOKEN,
+            "bytes_of_a_document": BYTES_PER_DOCUMENT,
+            "shard_bytes": int(SHARD_BYTES),
+            "test_fraction": f"{HELD_OUT_FRACTION:g}",
+        },
         folder=options.out,
     )
     report(

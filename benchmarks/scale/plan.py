@@ -16,6 +16,7 @@ from benchmarks.scale.rates import (
     ASSIGNED,
     DOCUMENTS_RATIO,
     KNOWN_AGAIN,
+    LEAKAGE,
     MD5,
     SHA256,
 )
@@ -28,17 +29,13 @@ SHARD_BYTES = 1e9  # download.shard_bytes
 HELD_OUT_FRACTION = 1e-4  # of validation and of test: 30 million tokens of 300 billion
 TOKEN_BYTES = 2  # uint16
 WORKERS = 64
+HASH_BYTES = 8  # of an n-gram
 HOUR = 3600.0
-MB = 1e6
-GB = 1e9
-TB = 1e12
+MEGA, GIGA, TERA = 1e6, 1e9, 1e12
 
 # docs/performance.md, "Before the fast forms": `small` with all of them, on one H100.
 TOKENS_PER_SECOND_OF_SMALL = 526_708
 RANKS = [8, 64]
-# Whether workers share a stage's time.
-IS_SHARED = {"download": False, "tokenize": True, "split": False}
-
 # Of one core, by what benchmarks.scale calls them.
 Rates = Mapping[str, float]
 
@@ -81,12 +78,13 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
     """Return what each data stage takes for a corpus."""
     text, tokens = corpus.num_bytes, corpus.tokens * TOKEN_BYTES
     documents = text * rates[DOCUMENTS_RATIO]
-    test_memory = 8 * HELD_OUT_FRACTION * corpus.tokens
+    compared = hours(corpus.tokens, rates[LEAKAGE] * MEGA)
+    # The test's hashes, those of as much of training, and where they would be.
+    compared_at_once = 3 * HASH_BYTES * HELD_OUT_FRACTION * corpus.tokens
     return [
         stage(
             f"{corpus.name}: download",
-            hours(text, rates["download, MB/s"] * MB),
-            is_shared=IS_SHARED["download"],
+            hours(text, rates["download, MB/s"] * MEGA),
             memory=corpus.documents * rates[KNOWN_AGAIN],
             files=corpus.shards,
             read=text,
@@ -94,30 +92,31 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
         ),
         stage(
             f"{corpus.name}: tokenize",
-            hours(text, rates["tokenize, MB/s"] * MB),
-            is_shared=IS_SHARED["tokenize"],
-            memory=0,
+            hours(text, rates["tokenize, MB/s"] * MEGA),
+            workers=WORKERS,
             files=2 * corpus.shards,
-            read=2 * documents,  # once for its digest
+            read=2 * documents,  # once for the digest
             written=tokens,
         ),
         stage(
-            f"{corpus.name}: split",
-            hours(text, rates["split, MB/s"] * MB),
-            is_shared=IS_SHARED["split"],
-            memory=corpus.documents * rates[ASSIGNED] + test_memory,
+            f"{corpus.name}: split, assigning and copying",
+            hours(text, rates["split, MB/s"] * MEGA) - compared,
+            memory=corpus.documents * rates[ASSIGNED],
             files=3 * corpus.shards,
-            read=2 * documents + 4 * tokens,  # digests, groups, copies, n-grams
+            read=2 * documents + 2 * tokens,  # digests, groups, copies
             written=tokens,
+        ),
+        stage(
+            f"{corpus.name}: split, comparing n-grams",
+            compared,
+            workers=WORKERS,
+            memory_of_worker=compared_at_once,
+            read=tokens,
         ),
         stage(
             f"{corpus.name}: DVC's digests of all three",
-            hours(documents + 2 * tokens, rates[MD5] * GB),
-            is_shared=False,
-            memory=0,
-            files=6 * corpus.shards,
+            hours(documents + 2 * tokens, rates[MD5] * GIGA),
             read=documents + 2 * tokens,
-            written=0,
         ),
     ]
 
@@ -126,32 +125,38 @@ def stage(
     name: str,
     work: float,
     *,
-    is_shared: bool,
-    memory: float,
-    files: float,
-    read: float,
-    written: float,
+    workers: int = 1,
+    memory: float = 0,
+    memory_of_worker: float = 0,
+    files: float = 0,
+    read: float = 0,
+    written: float = 0,
 ) -> Figures:
-    """Return the row of a stage.
+    """Return the row of a stage, or of a part of one.
 
     Args:
         name: Of the corpus and the stage.
         work: Hours of one core.
-        is_shared: Whether several workers share it.
-        memory: Bytes on the machine that runs the stage, beside a few hundred MB.
+        workers: How many share it.
+        memory: Bytes that grow with the corpus, in the process of the stage.
+        memory_of_worker: The same, in each worker.
         files: Their number, of those that are written.
-        read: Bytes that all its processes read together.
+        read: Bytes that all processes read together.
         written: Bytes that they write.
     """
-    notes = {
-        "hours of one core": f"{work:,.0f}",
-        f"hours with {WORKERS} workers": f"{work / (WORKERS if is_shared else 1):,.1f}",
-        "memory for the whole": f"{memory / GB:,.1f} GB",
-        "files": f"{files:,.0f}",
-        "read": f"{read / TB:,.1f} TB",
-        "written": f"{written / TB:,.1f} TB",
-    }
-    return Figures(name, notes)
+    return Figures(
+        name,
+        {
+            "hours of one core": f"{work:,.1f}",
+            "workers": workers,
+            "hours": f"{work / workers:,.1f}",
+            "memory": f"{memory / GIGA:,.1f} GB",
+            "of each worker": f"{memory_of_worker / GIGA:,.1f} GB",
+            "files": f"{files:,.0f}",
+            "read": f"{read / TERA:,.1f} TB",
+            "written": f"{written / TERA:,.1f} TB",
+        },
+    )
 
 
 def plan_training(rates: Rates, corpus: Corpus) -> list[Figures]:
@@ -174,9 +179,10 @@ def training(
     corpus: Corpus,
 ) -> Figures:
     """Return the row of a training."""
+    held = held_bytes(strategy, config, ranks)
     sent = bytes_sent(strategy, config, ranks, precision="bf16-mixed")
     kept = checkpoint_bytes(config)
-    checked = corpus.tokens * TOKEN_BYTES / ranks / (rates[SHA256] * GB)
+    checked = corpus.tokens * TOKEN_BYTES / ranks / (rates[SHA256] * GIGA)
     days = ""
     if model == "small":
         days = f"{corpus.tokens / TOKENS_PER_SECOND_OF_SMALL / ranks / HOUR / 24:,.1f}"
@@ -184,9 +190,9 @@ def training(
         f"{model}, {strategy}, {ranks} ranks",
         {
             "weights": f"{config.num_parameters / 1e6:,.0f} M",
-            "sent by each rank in a step": f"{sent / GB:,.2f} GB",
-            "kept by each rank": f"{held_bytes(strategy, config, ranks) / GB:,.2f} GB",
-            "a checkpoint": f"{kept / GB:,.1f} GB",
+            "sent by each rank in a step": f"{sent / GIGA:,.2f} GB",
+            "kept by each rank": f"{held / GIGA:,.2f} GB",
+            "a checkpoint": f"{kept / GIGA:,.1f} GB",
             "minutes to check the text": f"{checked / 60:,.1f}",
             "days on H100s, at the speed of one": days,
         },

@@ -19,7 +19,7 @@ from toygpt.tracking.run_info import all_infos
 
 pytestmark = pytest.mark.cluster
 
-# What the batch file asks for that this cluster lacks; and where to look for its output.
+# In place of what this cluster lacks; and where the tests look for the output.
 OPTIONS = ["--ntasks-per-node=1", "--cpus-per-task=1", "--gres=none"]
 OPTIONS += ["--output=slurm.out", "--parsable"]
 
