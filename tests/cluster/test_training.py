@@ -146,5 +146,33 @@ def test_a_rank_that_is_killed_ends_all_and_the_same_command_resumes(
     assert list_run_folders(on_two_nodes.root) == []
 
 
+def test_a_second_job_of_a_training_is_refused_in_one_line(
+    on_two_nodes: Workspace,
+) -> None:
+    with started(on_two_nodes, "dvc", "repro", "train"):
+        wait_until(lambda: newest_step(on_two_nodes.root))
+        second = on_two_nodes.run("python", "-m", "stages.train", check=False)
+
+    assert second.returncode != 0
+    (error,) = [line for line in second.stderr.splitlines() if "error: " in line]
+    assert "running already" in error
+
+
+def test_split_weights_on_two_nodes_are_those_of_one_machine(
+    alone: Workspace, on_two_nodes: Workspace
+) -> None:
+    """Stopped by SIGTERM, and resumed from the part of each rank."""
+    on_two_nodes.set_params({"runtime.strategy": "fsdp"})
+    with started(on_two_nodes, "dvc", "repro", "train") as command:
+        wait_until(lambda: newest_step(on_two_nodes.root))
+        ranks_of(on_two_nodes)[1].terminate()
+        assert command.wait() != 0
+
+    said = on_two_nodes.dvc("repro", "train").stdout
+
+    assert "resuming after step" in said
+    assert weights_of(on_two_nodes) == weights_of(alone)
+
+
 def two_of(processes: list[psutil.Process]) -> list[psutil.Process] | None:
     return processes if len(processes) == 2 else None
