@@ -1,8 +1,8 @@
-"""Put the newest tables into docs/performance.md.
+"""Put the newest tables into docs/performance.md and docs/scale.md.
 
     python -m benchmarks.page
 
-Each benchmark leaves a JSON file in benchmarks/results/. On the page, a table stands
+Each benchmark leaves a JSON file in benchmarks/results/. On a page, its table stands
 between `<!-- NAME -->` and `<!-- end -->`, NAME being that of its file. `gpu-*` stands
 for the files of all GPUs that were measured (`python -m benchmarks.gpu`).
 """
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.measure import RESULTS, table
 from toygpt.pipeline.files import write_text
 
-PAGE = Path("docs/performance.md")
+PAGES = [Path("docs/performance.md"), Path("docs/scale.md")]
 NOT_MEASURED = "None was measured with this code yet."
 TABLE = re.compile(r"<!-- (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -71,8 +71,9 @@ def _readable(value: object) -> str:
 
 
 def main() -> None:
-    """Renew the tables of the page."""
-    write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
+    """Renew the tables of all pages."""
+    for page in PAGES:
+        write_text(page, with_tables(page.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,17 @@ from benchmarks.data import at_target
 from benchmarks.ladder import ladder
 from benchmarks.measure import RESULTS, Duration, compare, report, table
 from benchmarks.memory import computed_peak
-from benchmarks.page import PAGE, TABLE, with_tables
+from benchmarks.page import PAGES, TABLE, with_tables
 from benchmarks.picture import COMPARISONS, PICTURE, label, times_as_fast
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
+from benchmarks.scale.__main__ import read_rates
+from benchmarks.scale.plan import CORPORA, checkpoint_bytes, plan_data, plan_training
 from benchmarks.training import operations_per_token
 from tests.benchmark_cases import gives_up, works, works_with_a_setting
 from tests.project import PROJECT
-from toygpt.model.gpt import GPTConfig
+from tests.tiny import random_tokens, tiny_model, train_params
+from toygpt.model.gpt import GPTConfig, next_token_loss
+from toygpt.training.optimizer import build_optimizer
 
 
 def test_each_case_has_its_rounds_and_is_compared_with_the_first(
@@ -96,14 +100,41 @@ def test_the_memory_of_a_step_is_what_it_holds() -> None:
     assert many["all"] > many["weights"] + many["optimizer"] + 2 * logits
 
 
-def test_the_page_shows_the_newest_results() -> None:
-    page = (PROJECT / PAGE).read_text(encoding="utf-8")
+def test_the_pages_show_the_newest_results() -> None:
+    pages = [(PROJECT / page).read_text(encoding="utf-8") for page in PAGES]
 
-    assert with_tables(page) == page
+    assert list(map(with_tables, pages)) == pages
     shown = [
-        path for name in TABLE.findall(page) for path in RESULTS.glob(f"{name}.json")
+        path
+        for page in pages
+        for name in TABLE.findall(page)
+        for path in RESULTS.glob(f"{name}.json")
     ]
     assert sorted(shown) == sorted(RESULTS.glob("*.json"))
+
+
+def test_the_plan_is_what_its_formulas_make_of_what_was_measured() -> None:
+    rates = read_rates(RESULTS)
+    plans = {
+        "scale-data": [row for corpus in CORPORA for row in plan_data(corpus, rates)],
+        "scale-training": plan_training(rates, CORPORA[0]),
+    }
+
+    for name, rows in plans.items():
+        written = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        assert written["rows"] == [asdict(row) for row in rows]
+
+
+def test_weights_and_their_optimizer_have_the_bytes_of_the_formula() -> None:
+    model = tiny_model()
+    optimizer = build_optimizer(model, train_params(optimizer="muon"))
+    next_token_loss(model(random_tokens(1, 4)), random_tokens(1, 4)).backward()
+
+    optimizer.step()
+
+    remembered = [value for kept in optimizer.state.values() for value in kept.values()]
+    tensors = [*model.parameters(), *(value for value in remembered if value.ndim)]
+    assert sum(map(attrgetter("nbytes"), tensors)) == checkpoint_bytes(model.config)
 
 
 def test_the_picture_shows_the_newest_results() -> None:

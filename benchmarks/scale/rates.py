@@ -1,0 +1,143 @@
+"""How fast is a core at what the stages do for each byte, token or block?
+
+The loops are the project's own, on random tokens that the memory of any machine holds:
+the disk is not what is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from toygpt.data.batches import TrainingBatches
+from toygpt.data.corpus import RawDocument, clean
+from toygpt.data.inventory import Inventory
+from toygpt.data.leakage import shared_ngram_fraction
+from toygpt.data.split import assign_splits
+from toygpt.data.token_files import JoinedTokens, TokenIds, map_tokens
+from toygpt.pipeline.files import sha256_of
+
+VOCAB_SIZE = 50_257
+NUM_TOKENS = 100_000_000
+NUM_SHARDS = 16
+BLOCK_SIZE = 512
+BATCH_SIZE = 64
+BATCHES = 100
+TEST_TOKENS = 100_000
+NUM_DOCUMENTS = 1_000_000
+DOCUMENTS_PER_GROUP = 12
+ROUNDS = 3
+
+# What the rates are called in their table, where the plan finds them.
+SHA256 = "SHA-256, GB/s"
+MD5 = "MD5, as DVC has it, GB/s"
+LEAKAGE = "n-grams of training compared with the test's, M tokens/s"
+ONE_FILE = "blocks read from one file, thousands/s"
+JOINED = f"blocks read from {NUM_SHARDS} shards, thousands/s"
+ASSIGNED = "split: memory of a document, bytes"
+KNOWN_AGAIN = "download: memory of a document, bytes"
+DOCUMENTS_RATIO = "documents on disk, of the bytes of their text"
+
+
+def measure() -> dict[str, float]:
+    """Return the rates by their names, which have the units."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, VOCAB_SIZE, NUM_TOKENS, dtype=np.uint16)
+    with TemporaryDirectory() as folder:
+        shards = []
+        for number, piece in enumerate(np.array_split(tokens, NUM_SHARDS)):
+            path = Path(folder) / f"{number}.bin"
+            piece.tofile(path)
+            shards.append(map_tokens(path, token_type="uint16"))
+        whole = Path(folder) / "whole.bin"
+        tokens.tofile(whole)
+        size = whole.stat().st_size
+        return {
+            SHA256: per_second(size, lambda: sha256_of(whole)) / 1e9,
+            MD5: per_second(size, lambda: md5_of(whole)) / 1e9,
+            LEAKAGE: per_second(
+                NUM_TOKENS / 10, lambda: leakage(tokens[: NUM_TOKENS // 10])
+            )
+            / 1e6,
+            ONE_FILE: blocks_per_second(map_tokens(whole, token_type="uint16")),
+            JOINED: blocks_per_second(JoinedTokens(shards)),
+            ASSIGNED: assignment_bytes(),
+            KNOWN_AGAIN: known_again_bytes(),
+        }
+
+
+def per_second(amount: float, work: Callable[[], object]) -> float:
+    """Return how much is done in a second, in the fastest of some rounds.
+
+    Other load makes a round slower, and nothing makes it faster.
+    """
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return amount / min(taken)
+
+
+def md5_of(path: Path) -> str:
+    """Return the digest that DVC knows a file by."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def leakage(train: TokenIds) -> float:
+    """Look for the n-grams of a small test in a text."""
+    test = train[:TEST_TOKENS]
+    return shared_ngram_fraction(test, train, length=13, end_of_text_id=0)
+
+
+def blocks_per_second(tokens: TokenIds | JoinedTokens) -> float:
+    """Return how many thousands of blocks a second become batches, in random order."""
+    batches = TrainingBatches(
+        tokens, block_size=BLOCK_SIZE, batch_size=BATCH_SIZE, seed=0
+    )
+    batches.sequences(0)
+
+    def read() -> None:
+        for step in range(BATCHES):
+            batches.sequences(step)
+
+    return per_second(BATCHES * BATCH_SIZE, read) / 1e3
+
+
+def assignment_bytes() -> float:
+    """Return the memory that `split` needs for each document of a corpus."""
+    lengths = np.random.default_rng(0).integers(500, 2_000, NUM_DOCUMENTS)
+    hashes = np.random.default_rng(1).integers(
+        2**63, size=NUM_DOCUMENTS // DOCUMENTS_PER_GROUP + 1
+    )
+    groups = hashes[np.arange(NUM_DOCUMENTS) // DOCUMENTS_PER_GROUP].tolist()
+    tracemalloc.start()
+    assign_splits(
+        np.empty(0, np.uint16),
+        lengths.cumsum(),
+        iter(groups),
+        validation_fraction=0.01,
+        test_fraction=0.01,
+        bytes_of_token=[],
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / NUM_DOCUMENTS
+
+
+def known_again_bytes() -> float:
+    """Return the memory by which `download` knows each document again."""
+    found = (RawDocument(str(n), "", str(n).encode()) for n in range(NUM_DOCUMENTS))
+    tracemalloc.start()
+    for _ in clean(found, Inventory()):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / NUM_DOCUMENTS

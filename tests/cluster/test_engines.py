@@ -1,0 +1,130 @@
+"""The data stages on the engines of a cluster make the bytes of one machine.
+
+Also if a worker is killed.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.conftest import new_project
+from tests.cluster.local_ray import running_ray
+from tests.cluster.slurm import Slurm
+from tests.faults.kills import started, wait_until
+from tests.project import Workspace
+from toygpt.pipeline.files import sha256_of
+
+pytestmark = pytest.mark.cluster
+
+SHARDS = {"download.shard_bytes": 200}
+
+
+def data_of(workspace: Workspace) -> dict[str, str]:
+    """Return the digests of all files that the data stages have written."""
+    root = workspace.root
+    files = [path for path in (root / "data").rglob("*") if path.is_file()]
+    return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what one process makes of the text."""
+    changes = SHARDS | {"runtime.data_workers": 1}
+    workspace = new_project(tmp_path_factory.mktemp("local") / "project", changes)
+    workspace.dvc("repro", "split")
+    found = data_of(workspace)
+    assert "data/splits/train-00002.bin" in found
+    return found
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[dict[str, str]]:
+    """Return the variables by which a Ray cluster is found."""
+    pytest.importorskip("ray", reason="no Ray here: uv sync --inexact --extra ray")
+    with running_ray() as variables:
+        yield variables
+
+
+@pytest.fixture
+def on_slurm(slurm: Slurm, tmp_path: Path) -> Workspace:
+    """Return a project whose shards are worked on by jobs of Slurm."""
+    pytest.importorskip(
+        "submitit", reason="no submitit here: uv sync --inexact --extra slurm"
+    )
+    changes = SHARDS | {"runtime.data_engine": "slurm"}
+    workspace = new_project(tmp_path / "project", changes)
+    workspace.environment |= slurm.environment
+    return workspace
+
+
+@pytest.fixture
+def on_ray(local_ray: dict[str, str], tmp_path: Path) -> Workspace:
+    """Return a project whose shards are worked on by tasks of Ray."""
+    changes = SHARDS | {"runtime.data_engine": "ray"}
+    workspace = new_project(tmp_path / "project", changes)
+    workspace.environment |= local_ray
+    return workspace
+
+
+def worker_of(
+    workspace: Workspace, is_worker: Callable[[list[str]], bool]
+) -> int | None:
+    """Return the id of a process that works on a shard of a project."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            inside = Path(process.cwd()).is_relative_to(workspace.root)
+            if inside and is_worker(process.cmdline()):
+                return process.pid
+    return None
+
+
+def check_that_a_killed_worker_costs_a_shard(
+    workspace: Workspace,
+    is_worker: Callable[[list[str]], bool],
+    expected: dict[str, str],
+) -> None:
+    workspace.dvc("repro", "download")
+    with started(workspace, "dvc", "repro", "split") as command:
+        worker = wait_until(lambda: worker_of(workspace, is_worker))
+        os.kill(worker, 9)
+        assert command.wait() == 0, command.output
+
+    assert data_of(workspace) == expected
+
+
+def test_slurm_makes_the_bytes_of_one_machine(
+    on_slurm: Workspace, slurm: Slurm, expected: dict[str, str]
+) -> None:
+    on_slurm.dvc("repro", "split")
+
+    assert data_of(on_slurm) == expected
+
+
+def test_a_worker_of_slurm_that_is_killed_costs_its_shard(
+    on_slurm: Workspace, expected: dict[str, str]
+) -> None:
+    def is_worker(words: list[str]) -> bool:
+        return "submitit.core._submit" in words and "srun" not in words[0]
+
+    check_that_a_killed_worker_costs_a_shard(on_slurm, is_worker, expected)
+
+
+def test_ray_makes_the_bytes_of_one_machine(
+    on_ray: Workspace, expected: dict[str, str]
+) -> None:
+    on_ray.dvc("repro", "split")
+
+    assert data_of(on_ray) == expected
+
+
+def test_a_worker_of_ray_that_is_killed_costs_its_shard(
+    on_ray: Workspace, expected: dict[str, str]
+) -> None:
+    def is_worker(words: list[str]) -> bool:
+        return words[0].startswith("ray::") and "IDLE" not in words[0]
+
+    check_that_a_killed_worker_costs_a_shard(on_ray, is_worker, expected)
