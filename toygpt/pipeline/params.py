@@ -225,7 +225,7 @@ class RuntimeParams(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: PositiveInt | Literal["auto"]
     num_nodes: PositiveInt
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     compile: bool | Literal["auto"]
     micro_batch_size: PositiveInt | Literal["auto"]
     deterministic: bool

@@ -15,11 +15,12 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies import DDPStrategy, Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from toygpt.pipeline.errors import InputError
 from toygpt.training.settings import RuntimeSettings
+from toygpt.training.sharding import sharded_strategy
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
 # zero to sync the trackers with earlier trainings or to write a checkpoint, or one rank
@@ -68,11 +69,20 @@ def launch(
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(runtime.deterministic)
     try:
-        fabric = _new_fabric(runtime, precision, runtime.strategy)
+        is_fsdp = runtime.strategy == "fsdp"
+        fabric = _new_fabric(
+            runtime, precision, "auto" if is_fsdp else runtime.strategy
+        )
         if isinstance(fabric.strategy, DDPStrategy):
             # The network's only buffer is a constant: no need to send it each time.
-            ddp = DDPStrategy(timeout=WAIT_FOR_RANKS, forward_sync_buffers=False)
-            fabric = _new_fabric(runtime, precision, ddp)
+            strategy: Strategy = DDPStrategy(
+                timeout=WAIT_FOR_RANKS, forward_sync_buffers=False
+            )
+            if is_fsdp:
+                strategy = sharded_strategy(
+                    fabric.world_size, precision=precision, timeout=WAIT_FOR_RANKS
+                )
+            fabric = _new_fabric(runtime, precision, strategy)
         else:
             _check_that_this_process_is_the_only_one()
         with _signals_end_the_process():
@@ -88,7 +98,7 @@ def launch(
 def _new_fabric(
     runtime: RuntimeSettings,
     precision: Literal["32-true", "bf16-mixed"],
-    strategy: str | DDPStrategy,
+    strategy: str | Strategy,
 ) -> Fabric:
     with warnings.catch_warnings():
         # Where Slurm is installed: the command in this hint would not work.

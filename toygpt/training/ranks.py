@@ -3,7 +3,8 @@
 With a single rank all of this costs nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from lightning_fabric import Fabric
@@ -32,6 +33,21 @@ def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:
     if has_failed:
         raise SystemExit(0)
     return result
+
+
+@contextmanager
+def reported_by_rank_zero(fabric: Fabric) -> Iterator[None]:
+    """Let rank zero alone raise an error that all ranks have found together.
+
+    Raises:
+        SystemExit: On the other ranks, in its place.
+    """
+    try:
+        yield
+    except Exception:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(0) from None
 
 
 def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
