@@ -3,8 +3,8 @@
     __0_0.distcp    the rows that rank zero has, and so on
     .metadata       which rows of which tensor lie where
 
-It is the format of `torch.distributed.checkpoint`. Other ranks than those that wrote it,
-more or fewer, can read it, and so can a single process.
+It is the format of `torch.distributed.checkpoint`. More or fewer ranks than have
+written it can read it, and so can a single process.
 """
 
 import pickle

@@ -79,6 +79,7 @@ def launch(
                 timeout=WAIT_FOR_RANKS, forward_sync_buffers=False
             )
             if is_fsdp:
+                _check_that_it_can_be_sharded(runtime, fabric.device)
                 strategy = sharded_strategy(
                     fabric.world_size, precision=precision, timeout=WAIT_FOR_RANKS
                 )
@@ -109,6 +110,23 @@ def _new_fabric(
             num_nodes=runtime.num_nodes,
             strategy=strategy,
             precision=precision,
+        )
+
+
+def _check_that_it_can_be_sharded(
+    runtime: RuntimeSettings, device: torch.device
+) -> None:
+    """Refuse to split weights where PyTorch cannot.
+
+    Raises:
+        ValueError: It cannot with these settings.
+    """
+    if device.type == "mps":
+        raise ValueError("runtime.strategy is fsdp, which has no form for mps")
+    if runtime.compile is True:
+        raise ValueError(
+            "runtime.strategy is fsdp, which is not compiled here: set runtime.compile "
+            "to auto or false"
         )
 
 

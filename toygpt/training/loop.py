@@ -96,10 +96,9 @@ def train_step(
     losses = []
     for number, (sequences, dropout_seed) in enumerate(micro_batches, start=1):
         torch.manual_seed(dropout_seed)
-        is_last = number == len(micro_batches)  # then the ranks add up their gradients
-        with fabric.no_backward_sync(
-            network, enabled=not is_last and not is_sharded(fabric)
-        ):
+        # The ranks add up their gradients: once, or if these are split, each time.
+        adds_up = number == len(micro_batches) or is_sharded(fabric)
+        with fabric.no_backward_sync(network, enabled=not adds_up):
             inputs, targets = cut_on_device(sequences, fabric.device)
             loss = network(inputs, targets)
             fabric.backward(loss / len(micro_batches))
@@ -155,7 +154,9 @@ def train(
         Stopped: A signal came; the steps so far are saved.
     """
     block_size = model.config.block_size
-    is_compiled = should_compile(runtime.compile, fabric.device)
+    is_compiled = should_compile(
+        runtime.compile, fabric.device, is_sharded=is_sharded(fabric)
+    )
     most = max_micro_batch_size(
         runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )

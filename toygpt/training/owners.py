@@ -1,18 +1,19 @@
 """Muon on several ranks: each matrix is made orthogonal once, by the rank that owns it.
 
-To make a matrix orthogonal takes all of it, and as much work for a batch of one sequence
-as for one of a million: 300 d³ operations for a block of d channels. If every rank does
-it for every matrix, this work does not shrink with their number while everything else
-does. So the matrices are assigned to the ranks, equally many of each shape:
+To make a matrix orthogonal takes all of it, and as much work for a batch of one
+sequence as for one of a million: 300 d³ operations for a block of d channels. If every
+rank does it for every matrix, this work does not shrink with their number while
+everything else does. So the matrices are assigned to the ranks, equally many of each
+shape:
 
     each rank           its owner            each rank
     has some rows   →   has the matrix   →   gets the rows
     of every matrix     and its update       of the update that it keeps
 
 With FSDP both arrows are an exchange among all ranks. With DDP every rank has all
-matrices already: the first arrow is free, and the second takes the whole update to each.
-Updates travel in the 16 bits that they are computed in, and have the bits that a single
-process computes. Figures are in docs/decisions/training.md.
+matrices already: the first arrow is free, and the second takes the whole update to each
+rank. Updates travel in the 16 bits that they are computed in, and have the bits that a
+single process computes. Figures are in docs/decisions/training.md.
 """
 
 import math

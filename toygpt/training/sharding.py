@@ -1,8 +1,8 @@
 """Models larger than a device: every weight is split among the ranks.
 
-With `runtime.strategy: fsdp`, each rank keeps some rows of every weight (a shard), of its
-gradient, and of what the optimizer remembers of it. Just before a layer computes, the
-ranks send one another their rows; afterwards each rank drops the others' again. It is
+With `runtime.strategy: fsdp`, each rank keeps some rows of every weight (a shard), of
+its gradient, and of what the optimizer remembers of it. Just before a layer computes,
+the ranks send one another their rows; afterwards each drops those of the others. It is
 PyTorch's FSDP2 (`fully_shard`), after Rajbhandari et al., 2019, "ZeRO", stage 3
 (https://arxiv.org/abs/1910.02054). Everything that a training does otherwise because of
 it is in this file, in owners.py and in the checkpoints; without it nothing here is run.
@@ -69,8 +69,8 @@ def shard(network: nn.Module, meshes: DeviceMesh, *, is_mixed: bool) -> nn.Modul
         meshes: The ranks, as Fabric has them.
         is_mixed: Whether the network computes in bf16-mixed. Autocast would keep a
             whole copy of each matrix in 16 bits until the backward pass. So the layers
-            that it would cast, which are nothing but matrices and their biases, are sent
-            in 16 bits already: the same numbers, and half as many bytes.
+            that it would cast, which are nothing but matrices and their biases, are
+            sent in 16 bits already: the same numbers, and half as many bytes.
     """
     mesh = meshes["data_parallel"]
     model = cast("GPT", network.model)
@@ -160,8 +160,7 @@ def _check_host_memory(needed: int) -> None:
 
     if (free := psutil.virtual_memory().available) < needed:
         raise InputError(
-            f"the trained network needs {needed / GIB:.1f} GiB in the memory of the host "
-            f"of rank zero, which has {free / GIB:.1f} GiB free; the checkpoints remain: "
-            f"free some, or start the ranks so that the first is on a larger host, and "
-            f"run the same command again"
+            f"the trained network needs {needed / GIB:.1f} GiB of memory on the host "
+            f"of rank zero, and {free / GIB:.1f} GiB are free; its checkpoints stay: "
+            f"free memory, or let rank zero run on a larger host, and resume"
         )

@@ -82,7 +82,7 @@ class State:
         }
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from a checkpoint; if the weights are split, on all ranks at once."""
+        """Continue from a checkpoint, on all ranks at the same time."""
         self._load_tensors(checkpoint["tensors"])
         self.curves.load_state_dict(checkpoint["curves"])
         self.step = checkpoint["step"]
