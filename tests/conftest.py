@@ -54,7 +54,7 @@ LONGEST_FIRST = [
     "tests/training/test_launch.py",
 ]
 # Tests of half an hour, and of gigabytes: they run where `-m` names their marker.
-ON_REQUEST = ["chaos", "lm_eval"]
+ON_REQUEST = ["chaos", "cluster", "lm_eval"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied
