@@ -89,7 +89,7 @@ def stop(root: Path, *, ranks: int, strategy: str = "fsdp", at: int) -> None:
 
 @contextmanager
 def no_room_for_files() -> Iterator[None]:
-    """Let the operating system refuse to write more than a KB into a file."""
+    """Make the operating system refuse to write more than a KB into a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
     try:

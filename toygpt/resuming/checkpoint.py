@@ -190,7 +190,7 @@ class CheckpointFolder:
 
     @contextmanager
     def _newest(self, step: int) -> Iterator[list[SavedFile]]:
-        """Let files, which are written meanwhile, count as the newest checkpoint."""
+        """Count files, which the block writes and lists, as the newest checkpoint."""
         earlier = [
             entry
             for entry in self.checkpoints()

@@ -37,7 +37,7 @@ def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:
 
 @contextmanager
 def reported_by_rank_zero(fabric: Fabric) -> Iterator[None]:
-    """Let rank zero alone raise an error that all ranks have found together.
+    """Raise an error that all ranks have found together on rank zero alone.
 
     Raises:
         SystemExit: On the other ranks, in its place.
