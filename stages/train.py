@@ -45,6 +45,7 @@ from toygpt.training.precision import (
 from toygpt.training.ranks import explain_lost_ranks, on_all_ranks, on_rank_zero
 from toygpt.training.report import Curves
 from toygpt.training.resumable_run import open_run
+from toygpt.training.sharding import device_to_build_on
 
 
 def main() -> None:
@@ -95,7 +96,9 @@ def main() -> None:
         )
         if tracked is not None:
             print(f"{params.model}: {config.num_parameters:,} parameters")
-        model, curves = GPT(config, attention=attention), Curves(tracked)
+        with device_to_build_on(fabric):
+            model = GPT(config, attention=attention)
+        curves = Curves(tracked)
         train_tokens = open_tokens(paths.SPLITS, splits, "train")
         counts = count_tokens(train_tokens, splits.vocab_size)
         model.start_at_frequencies(torch.from_numpy(counts))

@@ -53,6 +53,7 @@ HEAVY = {
     "toygpt/reporting": "dvc matplotlib",
     "toygpt/resuming": "pydantic",
     "toygpt/resuming/checkpoint.py": "torch",
+    "toygpt/resuming/tensor_folder.py": "torch",
     "toygpt/tracking": "dvc mlflow pydantic sqlalchemy wandb",
     "toygpt/sharing": "dvc torch",
     "toygpt/training": "lightning_fabric torch",

@@ -91,7 +91,7 @@ class Naive(RunFolder):
             torch.save(checkpoint, file)
 
     def best_checkpoint(self) -> Checkpoint | None:
-        return Checkpoint(0, "", 0) if self.path_of().exists() else None
+        return Checkpoint(0, ()) if self.path_of().exists() else None
 
     def path_of(self, checkpoint: Checkpoint | None = None) -> Path:
         return self.folder / "last.ckpt"

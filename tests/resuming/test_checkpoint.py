@@ -12,8 +12,12 @@ import torch
 
 from tests.resuming.folders import files_of, steps_of
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import sha256_of
-from toygpt.resuming.checkpoint import Checkpoint, CheckpointFolder
+from toygpt.resuming.checkpoint import (
+    VERSION,
+    Checkpoint,
+    CheckpointFolder,
+    SavedFile,
+)
 
 
 @pytest.fixture
@@ -104,17 +108,24 @@ def test_a_damaged_checkpoint_does_not_count_until_its_step_is_saved_again(
     assert best_of(folder).step == kept[0]
 
 
-ENTRY = {"step": 3, "sha256": "", "bytes": 1}
+FILE = {"name": "step-3.ckpt", "sha256": "", "bytes": 1}
+ENTRY = {"step": 3, "files": [FILE]}
 
 
 @pytest.mark.parametrize(
     "checkpoints",
-    [None, [{"step": 3}], [ENTRY | {"step": "x"}], [ENTRY | {"file": "../../secret"}]],
+    [
+        None,
+        [{"step": 3}],
+        [ENTRY | {"step": "x"}],
+        [ENTRY | {"files": []}],
+        [ENTRY | {"files": [FILE | {"name": "../../secret"}]}],
+    ],
 )
 def test_a_damaged_list_of_checkpoints_is_refused(
     folder: CheckpointFolder, checkpoints: object
 ) -> None:
-    text = json.dumps({"version": 2, "checkpoints": checkpoints})
+    text = json.dumps({"version": VERSION, "checkpoints": checkpoints})
     (folder.folder / "LATEST.json").write_text(text)
 
     with pytest.raises(InputError, match=r"LATEST\.json is damaged.*--fresh"):
@@ -156,7 +167,7 @@ def test_a_program_is_refused_though_its_digest_is_right(
     if kind == "torch":
         torch.save({"program": Program(canary)}, path)
     newest, before = folder.checkpoints()
-    forged = replace(newest, sha256=sha256_of(path), bytes=path.stat().st_size)
+    forged = replace(newest, files=(SavedFile.of(path),))
     folder.remove_all_but([forged, before])
 
     assert best_of(folder) == forged, "its digest is right"
@@ -172,4 +183,6 @@ def test_a_program_is_refused_though_its_digest_is_right(
 def test_a_checkpoint_that_vanishes_is_an_error_of_the_system(tmp_path: Path) -> None:
     """Not a damaged file: no advice to start over."""
     with pytest.raises(FileNotFoundError):
-        CheckpointFolder(tmp_path).load(Checkpoint(3, "", 1))
+        CheckpointFolder(tmp_path).load(
+            Checkpoint(3, (SavedFile("step-3.ckpt", "", 1),))
+        )

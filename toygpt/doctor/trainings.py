@@ -59,15 +59,15 @@ def _training(root: Path, training: RunFolder, *, is_only_one: bool) -> Iterator
         command += "" if is_only_one else f" {training.fingerprint[:8]}"
         outcome = f"it resumes from step {undamaged[0]:,}" if undamaged else ""
     yield Finding(f"{what}; interrupted {_age(training.folder)} ago", command)
-    for entry, damage in damages.items():
+    for damage in damages.values():
         if damage is not None:
-            yield Finding(f"{folder / entry.file} {damage}; {outcome}", command)
+            yield Finding(f"{folder}/{damage}; {outcome}", command)
 
 
 def _size(folder: Path) -> int:
     """Return how many bytes the files of a folder have."""
     sizes = 0
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # the training may be running
             sizes += path.stat().st_size
     return sizes

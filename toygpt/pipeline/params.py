@@ -227,7 +227,7 @@ class RuntimeParams(Section):
     devices: PositiveInt | Literal["auto"]
     num_nodes: PositiveInt
     launcher: Literal["none", "srun", "torchrun"]
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     compile: bool | Literal["auto"]
     micro_batch_size: PositiveInt | Literal["auto"]
     deterministic: bool

@@ -1,11 +1,12 @@
 """Save checkpoints between two steps, and stop there when a signal asks for it.
 
-All ranks stop, and save, after the same step. Rank zero decides when and alone writes;
-a signal may reach any rank.
+All ranks stop, and save, after the same step. Rank zero decides when, and writes alone
+unless the weights are split among the ranks; a signal may reach any rank.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,14 +15,20 @@ from lightning_fabric import Fabric
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
 from toygpt.training.divergence import LateReader
-from toygpt.training.ranks import on_rank_zero
+from toygpt.training.ranks import on_rank_zero, reported_by_rank_zero
+from toygpt.training.sharding import is_sharded
 
 
 class SavesCheckpoints(Protocol):
     """The methods of `toygpt.resuming`'s RunFolder that are needed here."""
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:
-        """Save a checkpoint."""
+        """Save a checkpoint as one file."""
+
+    def new_folder(
+        self, step: int, rest: dict[str, Any]
+    ) -> AbstractContextManager[Any]:
+        """Save a checkpoint as a folder, into which all ranks write."""
 
     def best_checkpoint(self) -> Any:
         """Return the newest undamaged checkpoint, or None."""
@@ -95,11 +102,34 @@ class Checkpointing:
             return
         checkpoint = contents()
         start = time.monotonic()
-        on_rank_zero(fabric, lambda: self.folder.save(step, checkpoint))
+        if is_sharded(fabric):
+            self._save_together(fabric, step, checkpoint)
+        else:
+            on_rank_zero(fabric, lambda: self.folder.save(step, checkpoint))
         self.schedule.written(time.monotonic() - start)
         self._requests.read_pending()  # drops an older one; a signal asks again
         if request in SIGNALS:
             raise Stopped(request, step, is_rank_zero=fabric.is_global_zero)
+
+    def _save_together(
+        self, fabric: Fabric, step: int, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save a checkpoint as a folder, in which each rank writes what it has."""
+        from toygpt.resuming.tensor_folder import write_tensors
+
+        tensors = checkpoint.pop("tensors")
+        with ExitStack() as stack:  # of rank zero alone
+            new = on_rank_zero(
+                fabric,
+                lambda: stack.enter_context(self.folder.new_folder(step, checkpoint)),
+            )
+            # Another machine may see the folder of the training at another place.
+            name = fabric.broadcast(new and new.path.name)
+            with reported_by_rank_zero(fabric):
+                files = write_tensors(self.folder.folder / name, tensors)
+            if new is not None:
+                new.files.extend(files)
+            on_rank_zero(fabric, stack.close)
 
     def _of_all_ranks(self, fabric: Fabric, request: int) -> int:
         """Return the greatest request of all ranks: a signal, 1 for a checkpoint, or 0.

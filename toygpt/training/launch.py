@@ -16,11 +16,12 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies import DDPStrategy, Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from toygpt.pipeline.errors import InputError
 from toygpt.training.settings import RuntimeSettings
+from toygpt.training.sharding import sharded_strategy
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
 # zero to sync the trackers with earlier trainings or to write a checkpoint, or one rank
@@ -69,11 +70,21 @@ def launch(
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(runtime.deterministic)
     try:
-        fabric = _new_fabric(runtime, precision, runtime.strategy)
+        is_fsdp = runtime.strategy == "fsdp"
+        fabric = _new_fabric(
+            runtime, precision, "auto" if is_fsdp else runtime.strategy
+        )
         if isinstance(fabric.strategy, DDPStrategy):
             # The network's only buffer is a constant: no need to send it each time.
-            ddp = DDPStrategy(timeout=WAIT_FOR_RANKS, forward_sync_buffers=False)
-            fabric = _new_fabric(runtime, precision, ddp)
+            strategy: Strategy = DDPStrategy(
+                timeout=WAIT_FOR_RANKS, forward_sync_buffers=False
+            )
+            if is_fsdp:
+                _check_that_it_can_be_sharded(runtime, fabric.device)
+                strategy = sharded_strategy(
+                    fabric.world_size, precision=precision, timeout=WAIT_FOR_RANKS
+                )
+            fabric = _new_fabric(runtime, precision, strategy)
         else:
             _check_that_this_process_is_the_only_one()
         _check_that_rank_zero_has_an_address(fabric)
@@ -90,7 +101,7 @@ def launch(
 def _new_fabric(
     runtime: RuntimeSettings,
     precision: Literal["32-true", "bf16-mixed"],
-    strategy: str | DDPStrategy,
+    strategy: str | Strategy,
 ) -> Fabric:
     with warnings.catch_warnings():
         # Where Slurm is installed: the command in this hint would not work.
@@ -101,6 +112,23 @@ def _new_fabric(
             num_nodes=runtime.num_nodes,
             strategy=strategy,
             precision=precision,
+        )
+
+
+def _check_that_it_can_be_sharded(
+    runtime: RuntimeSettings, device: torch.device
+) -> None:
+    """Refuse to split weights where PyTorch cannot.
+
+    Raises:
+        ValueError: It cannot with these settings.
+    """
+    if device.type == "mps":
+        raise ValueError("runtime.strategy is fsdp, which has no form for mps")
+    if runtime.compile is True:
+        raise ValueError(
+            "runtime.strategy is fsdp, which is not compiled here: set runtime.compile "
+            "to auto or false"
         )
 
 

@@ -56,6 +56,7 @@ from toygpt.training.ranks import gather, on_rank_zero, sum_over_ranks
 from toygpt.training.report import Curves, Speedometer
 from toygpt.training.schedule import Schedule
 from toygpt.training.settings import RuntimeSettings, TrainSettings
+from toygpt.training.sharding import is_sharded, to_host, whole_of
 from toygpt.training.state import State
 
 
@@ -95,15 +96,16 @@ def train_step(
     losses = []
     for number, (sequences, dropout_seed) in enumerate(micro_batches, start=1):
         torch.manual_seed(dropout_seed)
-        is_last = number == len(micro_batches)  # then the ranks add up their gradients
-        with fabric.no_backward_sync(network, enabled=not is_last):
+        # The ranks add up their gradients: once, or if these are split, each time.
+        adds_up = number == len(micro_batches) or is_sharded(fabric)
+        with fabric.no_backward_sync(network, enabled=not adds_up):
             inputs, targets = cut_on_device(sequences, fabric.device)
             loss = network(inputs, targets)
             fabric.backward(loss / len(micro_batches))
         losses.append(loss.detach())
 
     # Not Fabric's clipping: it sums in another order, so that the last digits differ.
-    gradient_norm = clip_grad_norm_(network.parameters(), max_norm)
+    gradient_norm = whole_of(clip_grad_norm_(network.parameters(), max_norm))
     optimizer.step()
     optimizer.zero_grad()
     return losses, gradient_norm
@@ -136,7 +138,7 @@ def train(
 
     Args:
         fabric: As `launch` returns it.
-        model: The network; it ends on the CPU.
+        model: The network; it ends on the CPU, of rank zero if it was split.
         train_tokens: The text to learn from.
         validation_tokens: The text that is held out to watch training.
         params: What determines the weights.
@@ -152,7 +154,9 @@ def train(
         Stopped: A signal came; the steps so far are saved.
     """
     block_size = model.config.block_size
-    is_compiled = should_compile(runtime.compile, fabric.device)
+    is_compiled = should_compile(
+        runtime.compile, fabric.device, is_sharded=is_sharded(fabric)
+    )
     most = max_micro_batch_size(
         runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )
@@ -244,7 +248,7 @@ def train(
                     contents=partial(state.checkpoint, watch),  # called if one is due
                 )
     unfuse(model)
-    model.cpu()
+    to_host(fabric, model)
     return Outcome(
         steps=state.step,
         tokens=state.step * plan.tokens_per_step,

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from toygpt.model.attention import CausalSelfAttention, flash_attention
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.training.output_loss import MULTIPLE
+from toygpt.training.sharding import is_sharded
 
 GIB = 2**30
 # Sequences at once on a GPU of CUDA; more make a step no faster, by estimate.
@@ -58,6 +59,7 @@ def max_micro_batch_size(
         bytes_per_number=2 if is_mixed else 4,
         is_compiled=is_compiled,
         holds_scores=holds_scores(model),
+        num_shards=fabric.world_size if is_sharded(fabric) else 1,
     )
     return fabric.broadcast(most)
 
@@ -78,6 +80,7 @@ def fitting_sequences(
     bytes_per_number: int,
     is_compiled: bool,
     holds_scores: bool = False,
+    num_shards: int = 1,
 ) -> int:
     """Return how many sequences fit into so many bytes of a GPU: from 1 to `MOST`."""
     per_sequence = bytes_per_sequence(
@@ -86,7 +89,10 @@ def fitting_sequences(
         is_compiled=is_compiled,
         holds_scores=holds_scores,
     )
-    left = USABLE_FRACTION * memory - BYTES_PER_PARAMETER * config.num_parameters
+    parameters = config.num_parameters / num_shards
+    if num_shards > 1:  # during a step, the embedding and its gradient are whole
+        parameters += config.vocab_size * config.embed_dim
+    left = USABLE_FRACTION * memory - BYTES_PER_PARAMETER * parameters
     padded_vocab_size = config.vocab_size + -config.vocab_size % MULTIPLE
     countable = MOST_LOGITS // (config.block_size * padded_vocab_size)
     return max(1, min(MOST, countable, int(left / per_sequence)))

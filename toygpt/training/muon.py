@@ -1,7 +1,10 @@
-"""Muon with fewer operations for wide matrices, and on a GPU all of a shape at once."""
+"""Muon with fewer operations for wide matrices, and on a GPU all of a shape at once.
+
+Where several ranks share its work, owners.py says how.
+"""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Muon
 from torch.optim._muon import _adjust_lr
+
+from toygpt.training.owners import Update, owners_of
+from toygpt.training.sharding import rows_of
 
 # In 16 bits, the Gram matrix drifts away from what it stands for; after so many
 # iterations it is computed again.
@@ -52,41 +58,67 @@ class FastMuon(Muon):
         averages: list[Tensor],
     ) -> None:
         rate, momentum = group["lr"], group["momentum"]
+        shapes = [matrix.shape for matrix in matrices]
+        owners = owners_of(matrices, dtype_of_iterations(matrices[0]))
+        matrices, gradients, averages = (
+            [rows_of(tensor) for tensor in tensors]
+            for tensors in (matrices, gradients, averages)
+        )
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         directions = averages
         if group["nesterov"]:
             directions = list(torch._foreach_lerp(gradients, averages, momentum))
         torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
 
-        for numbers in _together(matrices):
-            shape = matrices[numbers[0]].shape
-            update = orthogonalize(
-                torch.stack([directions[number] for number in numbers])
-                if len(numbers) > 1
-                else directions[numbers[0]],
-                coefficients=group["ns_coefficients"],
-                iterations=group["ns_steps"],
-                epsilon=group["eps"],
-            ).to(matrices[numbers[0]].dtype)
+        if owners is None:
+            updates = _orthogonalized(group, dict(enumerate(directions)))
+        else:
+            own = _orthogonalized(group, owners.collect(directions))
+            updates = owners.distribute(own)
+        for numbers, update in updates:
+            update = update.to(matrices[0].dtype)
             torch._foreach_add_(
                 [matrices[number] for number in numbers],
-                list(update.reshape(-1, *shape)),
-                alpha=-_adjust_lr(rate, group["adjust_lr_fn"], shape),
+                list(update) if len(numbers) > 1 else [update],
+                alpha=-_adjust_lr(rate, group["adjust_lr_fn"], shapes[numbers[0]]),
             )
 
 
-def _together(matrices: list[Tensor]) -> list[list[int]]:
+def _orthogonalized(
+    group: dict[str, Any], matrices: Mapping[int, Tensor]
+) -> Iterator[Update]:
+    """Yield the updates of some matrices, which have these numbers."""
+    for numbers in _together(matrices) if matrices else ():
+        yield (
+            numbers,
+            orthogonalize(
+                torch.stack([matrices[number] for number in numbers])
+                if len(numbers) > 1
+                else matrices[numbers[0]],
+                coefficients=group["ns_coefficients"],
+                iterations=group["ns_steps"],
+                epsilon=group["eps"],
+            ),
+        )
+
+
+def _together(matrices: Mapping[int, Tensor]) -> list[list[int]]:
     """Return which matrices are updated at once: on a GPU, those of one shape."""
-    if matrices[0].is_cuda:
+    if next(iter(matrices.values())).is_cuda:
         return _of_one_shape(matrices)
-    return [[number] for number in range(len(matrices))]
+    return [[number] for number in matrices]
 
 
-def _of_one_shape(matrices: list[Tensor]) -> list[list[int]]:
+def _of_one_shape(matrices: Mapping[int, Tensor]) -> list[list[int]]:
     by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-    for number, matrix in enumerate(matrices):
+    for number, matrix in matrices.items():
         by_shape[matrix.shape].append(number)
     return list(by_shape.values())
+
+
+def dtype_of_iterations(matrices: Tensor) -> torch.dtype:
+    """Return the type that `orthogonalize` computes in."""
+    return torch.float16 if matrices.is_cuda else torch.bfloat16
 
 
 def orthogonalize(
@@ -123,7 +155,7 @@ def orthogonalize(
         return turned.mT.contiguous()
     # For one matrix, a CPU multiplies faster than for a stack of one.
     add_product = torch.addmm if matrices.ndim == 2 else torch.baddbmm
-    dtype = dtype or (torch.float16 if matrices.is_cuda else torch.bfloat16)
+    dtype = dtype or dtype_of_iterations(matrices)
     a, b, c = coefficients
     norms = matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=epsilon)
     x = (matrices / norms).to(dtype)

@@ -107,6 +107,21 @@ def gather(fabric: Fabric, value: Result) -> list[Result]:
     return values
 
 
+@contextmanager
+def reported_by_rank_zero(fabric: Fabric) -> Iterator[None]:
+    """Raise an error that all ranks have found together on rank zero alone.
+
+    Raises:
+        SystemExit: On the other ranks, in its place.
+    """
+    try:
+        yield
+    except Exception:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(0) from None
+
+
 def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
     """Return the mean of a value of each rank."""
     # Fabric writes the result into the tensor that it is given.

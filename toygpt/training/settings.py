@@ -30,7 +30,7 @@ class RuntimeSettings(Protocol):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: int | Literal["auto"]
     num_nodes: int
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     compile: bool | Literal["auto"]
     micro_batch_size: int | Literal["auto"]  # sequences on a device at once, at most
     deterministic: bool

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -11,8 +11,16 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toygpt.training.divergence import DivergenceWatch, check_finite
-from toygpt.training.ranks import mean_over_ranks
+from toygpt.training.ranks import mean_over_ranks, reported_by_rank_zero
 from toygpt.training.report import Curves
+from toygpt.training.sharding import copy_rows, is_sharded, whole_of
+
+if TYPE_CHECKING:
+    from toygpt.resuming.tensor_folder import TensorFolder
+
+WEIGHTS = (
+    "weights"  # in the names of a checkpoint's tensors; the others are optimizers'
+)
 
 
 class State:
@@ -61,11 +69,10 @@ class State:
                 spoil the weights although its loss, computed before, was good.
         """
         watch.check_pending()
-        norm = get_total_norm(self.model.parameters())
+        norm = whole_of(get_total_norm(self.model.parameters()))
         check_finite(self.step, "norm of the weights", norm.item())
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "tensors": self._tensors(),
             "curves": self.curves.state_dict(),
             "step": self.step,
             "train_loss": self.train_loss,
@@ -75,12 +82,46 @@ class State:
         }
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        """Continue from a checkpoint, on all ranks at the same time."""
+        self._load_tensors(checkpoint["tensors"])
         self.curves.load_state_dict(checkpoint["curves"])
         self.step = checkpoint["step"]
         self.train_loss = checkpoint["train_loss"]
         self.validation_loss = checkpoint["validation_loss"]
         self.sum_of_losses = checkpoint["sum_of_losses"].to(self.fabric.device)
         self.num_losses = checkpoint["num_losses"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the weights, and what the optimizer remembers of each, by name.
+
+        Everything else that an optimizer has follows from the parameters and the step.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, weight in self.model.named_parameters():
+            tensors[f"{WEIGHTS}.{name}"] = weight.detach()
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return tensors
+
+    @torch.no_grad()
+    def _load_tensors(self, saved: "dict[str, Tensor] | TensorFolder") -> None:
+        weights = dict(self.model.named_parameters())
+        shapes = saved if isinstance(saved, dict) else saved.shapes
+        for full_name, tensor in shapes.items():
+            key, _, name = full_name.partition(".")
+            if key == WEIGHTS:
+                continue
+            # A new optimizer remembers nothing: it gets a place for the tensor.
+            weight = weights[name]
+            self.optimizer.state[weight][key] = (
+                torch.zeros_like(weight, dtype=tensor.dtype)
+                if tensor.shape == weight.shape
+                else torch.zeros_like(tensor, device=weight.device)
+            )
+        targets = self._tensors()
+        if isinstance(saved, dict):
+            for name, target in targets.items():
+                copy_rows(target, saved[name])
+        else:
+            with reported_by_rank_zero(self.fabric):
+                saved.read_into(targets, together=is_sharded(self.fabric))

@@ -1,0 +1,359 @@
+"""Weights that are split among ranks: the same bits, in checkpoints too.
+
+All trainings on two ranks are one job of torchrun, which the tests then look at. The
+sizes of the network divide by two ranks and by the width of the processor's vectors:
+PyTorch's fused AdamW rounds the last numbers of other tensors differently.
+"""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+import pytest
+import torch
+
+from tests.project import PATIENCE_SECONDS, PROJECT
+from tests.resuming.test_checkpoint import DAMAGES, Program
+from tests.resuming.test_resume_training import StopAt
+from tests.tiny import runtime_params, tiny_model
+from tests.training.trained import Trained, trained
+from toygpt.pipeline.errors import InputError
+from toygpt.resuming.checkpoint import CheckpointFolder
+from toygpt.resuming.run_folder import RunFolder, list_run_folders
+from toygpt.resuming.signals import Stopped
+from toygpt.resuming.tensor_folder import METADATA_FILE, TensorFolder
+from toygpt.training import owners, sharding
+from toygpt.training.launch import launch
+
+NO_CLIPPING = {"gradient_clip_norm": 1e9}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "muon": {"optimizer": "muon", **NO_CLIPPING},
+    "adamw": {"optimizer": "adamw", **NO_CLIPPING, "dropout": 0.1},
+    "bf16": {"optimizer": "muon", **NO_CLIPPING, "precision": "bf16-mixed"},
+    "fused": {
+        "optimizer": "muon",
+        **NO_CLIPPING,
+        "precision": "bf16-mixed",
+        "kernels": "fused",
+    },
+    "clipped": {"optimizer": "muon", "gradient_clip_norm": 0.5},
+}
+# With dropout, a rank drops otherwise than a process that takes two micro-batches.
+AS_ALONE = [name for name in VARIANTS if name != "adamw"]
+STOPPED_AT = 4
+
+
+def train_on(
+    strategy: str,
+    *,
+    ranks: int,
+    root: Path | None = None,
+    stop_at: int = 0,
+    **changes: Any,
+) -> Trained:
+    """Train ten steps, in micro-batches of four sequences."""
+    dropout = changes.get("dropout", 0.0)
+    model = tiny_model(vocab_size=64, embed_dim=64, dropout=dropout)
+    if strategy == "fsdp" and os.environ.get("RANK", "0") != "0":
+        model.to("meta")  # rank zero alone has the weights
+    runtime = {"devices": ranks, "micro_batch_size": 4, "strategy": strategy}
+    logger = StopAt(stop_at, ranks)
+    return trained(model, root=root, logger=logger, runtime=runtime, **changes)
+
+
+def result_of(training: Trained) -> dict[str, Any]:
+    """Return the weights, the losses and the curves."""
+    curves = training.curves.state_dict()
+    return {
+        "weights": [weight.detach() for weight in training.model.parameters()],
+        "loss": training.outcome.train_loss,
+        "curves": json.dumps(curves["train"]),
+    }
+
+
+def stop(root: Path, *, ranks: int, strategy: str = "fsdp", at: int) -> None:
+    """Train until a signal comes, to the last rank alone."""
+    with pytest.raises(Stopped):
+        train_on(strategy, ranks=ranks, root=root, stop_at=at, **VARIANTS["muon"])
+
+
+@contextmanager
+def no_room_for_files() -> Iterator[None]:
+    """Make the operating system refuse to write more than a KB into a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def main(folder: str) -> None:
+    """Train on two ranks, in many ways; rank zero writes the results."""
+    place = Path(folder)
+    is_rank_zero = os.environ["RANK"] == "0"
+    results: dict[str, Any] = {}
+
+    for strategy in ("ddp", "fsdp"):
+        for name, changes in VARIANTS.items():
+            training = train_on(strategy, ranks=2, **changes)
+            if is_rank_zero:
+                results[f"{strategy} {name}"] = result_of(training)
+    with patch.object(owners, "PAYS_FROM", 1):
+        training = train_on("ddp", ranks=2, **VARIANTS["fused"])
+    if is_rank_zero:
+        results["ddp with owners"] = result_of(training)
+
+    stop(place / "stopped", ranks=2, at=STOPPED_AT)
+    torch.distributed.barrier()
+    if is_rank_zero:
+        for name in ("fsdp", "ddp", "full"):
+            shutil.copytree(place / "stopped", place / name)
+    torch.distributed.barrier()
+    for strategy in ("fsdp", "ddp"):
+        training = train_on(
+            strategy, ranks=2, root=place / strategy, **VARIANTS["muon"]
+        )
+        if is_rank_zero:
+            results[f"resumed {strategy}"] = result_of(training)
+
+    try:
+        if is_rank_zero:
+            stop(place / "full", ranks=2, at=STOPPED_AT + 2)
+        else:
+            with no_room_for_files():
+                stop(place / "full", ranks=2, at=STOPPED_AT + 2)
+    except (OSError, SystemExit) as error:
+        (place / f"error-{os.environ['RANK']}").write_text(repr(error))
+    torch.distributed.barrier()
+
+    stop(place / "file", ranks=2, strategy="ddp", at=STOPPED_AT)
+    training = train_on("fsdp", ranks=2, root=place / "file", **VARIANTS["muon"])
+    if is_rank_zero:
+        results["resumed from a file"] = result_of(training)
+        torch.save(results, place / "results.pt")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the job on two ranks has left."""
+    folder = tmp_path_factory.mktemp("job")
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", *torchrun, "-m", __name__, folder],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(job: Path) -> dict[str, Any]:
+    """Return what the trainings of the job have reached."""
+    results: dict[str, Any] = torch.load(job / "results.pt")
+    return results
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for weight, same in zip(one["weights"], other["weights"], strict=True):
+        assert torch.equal(weight, same)
+    assert one["curves"] == other["curves"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "clipped"])
+def test_two_ranks_that_split_the_weights_train_the_model_of_two_that_copy_them(
+    results: dict[str, Any], variant: str
+) -> None:
+    assert_same(results[f"fsdp {variant}"], results[f"ddp {variant}"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", AS_ALONE)
+def test_copies_of_the_weights_are_those_of_one_process(
+    results: dict[str, Any], variant: str
+) -> None:
+    alone = result_of(train_on("auto", ranks=1, **VARIANTS[variant]))
+
+    assert_same(results[f"ddp {variant}"], alone)
+
+
+@pytest.mark.slow
+def test_where_gradients_are_clipped_their_norm_differs_in_the_last_digit(
+    results: dict[str, Any],
+) -> None:
+    """It is a sum of squares, which the ranks add up shard by shard."""
+    split, copied = (results[f"{name} clipped"] for name in ("fsdp", "ddp"))
+
+    assert split["loss"] == pytest.approx(copied["loss"], rel=1e-3)
+    rows, same = (json.loads(found["curves"]) for found in (split, copied))
+    assert rows[0]["gradient_norm"] == pytest.approx(same[0]["gradient_norm"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_owners_under_ddp_compute_what_each_rank_would(results: dict[str, Any]) -> None:
+    assert_same(results["ddp with owners"], results["ddp fused"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resumed fsdp", "resumed ddp", "resumed from a file"])
+def test_a_stopped_training_resumes_with_the_same_bits_split_or_not(
+    results: dict[str, Any], name: str
+) -> None:
+    assert_same(results[name], results["fsdp muon"])
+
+
+@pytest.mark.slow
+def test_one_process_resumes_what_two_ranks_have_split(
+    job: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(job / "stopped", tmp_path / "stopped")
+
+    alone = train_on("auto", ranks=1, root=tmp_path / "stopped", **VARIANTS["muon"])
+
+    assert_same(result_of(alone), results["fsdp muon"])
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_on_one_rank_ends_all_and_leaves_the_last_checkpoint(
+    job: Path,
+) -> None:
+    error, other = ((job / f"error-{rank}").read_text() for rank in (0, 1))
+    (folder,) = list_run_folders(job / "full")
+
+    assert str(errno.EFBIG) in error
+    assert "step-6" in error
+    assert ".tmp" not in error
+    assert other == "SystemExit(0)"
+    (kept,) = folder.checkpoints()
+    assert kept.step == STOPPED_AT
+    assert folder.damage_of(kept) is None
+    names = {path.name for path in folder.folder.iterdir()}
+    assert names == {"LATEST.json", "lock", "step-4"}
+
+
+@pytest.fixture
+def stopped(job: Path, tmp_path: Path) -> CheckpointFolder:
+    """Return a copy of a training that two ranks have stopped."""
+    shutil.copytree(job / "stopped", tmp_path / "stopped")
+    (folder,) = list_run_folders(tmp_path / "stopped")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("number", range(4))
+def test_damage_of_any_file_is_found(
+    stopped: RunFolder, number: int, damage: Any
+) -> None:
+    (checkpoint,) = stopped.checkpoints()
+    name = checkpoint.files[number].name
+
+    damage(stopped.folder / name)
+
+    found = stopped.damage_of(checkpoint)
+    assert found is not None
+    assert found.startswith(f"{name} is ")
+
+
+@pytest.mark.slow
+def test_a_folder_makes_room_for_newer_checkpoints_like_a_file(
+    stopped: RunFolder,
+) -> None:
+    stopped.save(5, {})
+    assert [entry.name for entry in stopped.checkpoints()] == ["step-5.ckpt", "step-4"]
+
+    stopped.save(6, {})
+
+    names = {path.name for path in stopped.folder.glob("[!.]*")}
+    assert names == {"LATEST.json", "lock", "step-5.ckpt", "step-6.ckpt"}
+
+
+@pytest.mark.slow
+def test_a_program_in_the_metadata_is_refused(
+    stopped: RunFolder, tmp_path: Path
+) -> None:
+    import pickle
+
+    (checkpoint,) = stopped.checkpoints()
+    folder = stopped.path_of(checkpoint)
+    canary = tmp_path / "canary"
+    (folder / METADATA_FILE).write_bytes(pickle.dumps(Program(canary)))
+
+    with pytest.raises(InputError, match=r"holds a program \(nothing of it was run"):
+        TensorFolder(folder)
+
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["step-4/../../secret", "step-4/x", "/etc/passwd"])
+def test_a_list_with_names_of_other_files_is_refused(tmp_path: Path, name: str) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(4, {})
+    path = tmp_path / "LATEST.json"
+    path.write_text(path.read_text().replace("step-4.ckpt", name))
+
+    with pytest.raises(InputError, match=r"LATEST\.json is damaged"):
+        folder.checkpoints()
+
+
+def test_a_host_with_too_little_memory_is_refused_before_the_weights_are_gathered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = psutil.virtual_memory()._replace(available=2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+
+    sharding._check_host_memory(2**30)
+    with pytest.raises(InputError, match=r"needs 1\.5 GiB .* 1\.0 GiB are free"):
+        sharding._check_host_memory(3 * 2**29)
+
+
+def test_one_device_has_nothing_to_split() -> None:
+    fabric = launch(runtime_params(strategy="fsdp"), precision="32-true")
+
+    assert not sharding.is_sharded(fabric)
+
+
+def test_a_network_that_is_split_is_not_compiled() -> None:
+    runtime = runtime_params(strategy="fsdp", devices=2, compile=True)
+
+    with pytest.raises(InputError, match=r"fsdp, which is not compiled.*runtime\.comp"):
+        launch(runtime, precision="32-true")
+
+
+def test_matrices_are_assigned_so_that_each_rank_has_equally_many_of_a_shape() -> None:
+    square, wide = torch.Size([4, 4]), torch.Size([4, 16])
+    shapes = [square, square, wide, square, wide, square, wide]
+
+    assert owners.assign(shapes, 2) == [[0, 3, 2, 6], [1, 5, 4]]
+    assert owners.assign(shapes[:1], 2) == [[0], []]
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 8, 9])
+def test_ranks_have_the_rows_that_torch_cuts(num_rows: int) -> None:
+    matrix = torch.zeros(num_rows, 3)
+    own: Any = object.__new__(owners.OwnersOfShards)
+    own.shapes, own.ranks = [matrix.shape], range(4)
+
+    rows = [own._num_rows(rank, 0) for rank in own.ranks]
+
+    assert [number for number in rows if number] == [
+        len(part) for part in matrix.chunk(4)
+    ]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,207 @@
+"""Muon on several ranks: each matrix is made orthogonal once, by the rank that owns it.
+
+To make a matrix orthogonal takes all of it, and as much work for a batch of one
+sequence as for one of a million: 300 d³ operations for a block of d channels. If every
+rank does it for every matrix, this work does not shrink with their number while
+everything else does. So the matrices are assigned to the ranks, equally many of each
+shape:
+
+    each rank           its owner            each rank
+    has some rows   →   has the matrix   →   gets the rows
+    of every matrix     and its update       of the update that it keeps
+
+With FSDP both arrows are an exchange among all ranks. With DDP every rank has all
+matrices already: the first arrow is free, and the second takes the whole update to each
+rank. Updates travel in the 16 bits that they are computed in, and have the bits that a
+single process computes. Figures are in docs/decisions/training.md.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+# The rows of a matrix from which owners pay under DDP: what a rank saves grows as d³,
+# and what it has to receive as d². For less, messages cost more than the work.
+PAYS_FROM = 512
+
+
+# The numbers of one or several matrices of a shape, and their updates: a matrix, or a
+# stack of them.
+Update = tuple[list[int], Tensor]
+
+
+class Owners(Protocol):
+    """Takes matrices to their owners, and updates back."""
+
+    def collect(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Return the matrices that this rank owns, whole, by their number."""
+
+    def distribute(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Yield this rank's rows of all updates, given those of its own matrices."""
+
+
+def owners_of(matrices: Sequence[Tensor], dtype: torch.dtype) -> Owners | None:
+    """Return the owners of some matrices, or None where each rank updates all of them.
+
+    Args:
+        matrices: As the optimizer has them: whole, or split among the ranks.
+        dtype: Of the updates.
+    """
+    shapes = [matrix.shape for matrix in matrices]
+    first = matrices[0]
+    if isinstance(first, DTensor):
+        return OwnersOfShards(shapes, dtype, first.device_mesh.get_group())
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    if min(shapes[0]) < PAYS_FROM:
+        return None
+    return OwnersOfCopies(shapes, dtype)
+
+
+def assign(shapes: Iterable[torch.Size], num_ranks: int) -> list[list[int]]:
+    """Return the numbers of the matrices that each rank owns.
+
+    Matrices of one shape are as much work, so that they are assigned in turn.
+    """
+    of_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for number, shape in enumerate(shapes):
+        of_shape[shape].append(number)
+    in_turn = [number for numbers in of_shape.values() for number in numbers]
+    return [in_turn[rank::num_ranks] for rank in range(num_ranks)]
+
+
+class OwnersOfCopies:
+    """Owners under DDP, where every rank has every matrix."""
+
+    def __init__(self, shapes: Sequence[torch.Size], dtype: torch.dtype) -> None:
+        self.shapes = shapes
+        self.dtype = dtype
+        self.rank = dist.get_rank()
+        self.owned = assign(shapes, dist.get_world_size())
+
+    def collect(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Return the matrices that this rank owns."""
+        self.device = tensors[0].device
+        return {number: tensors[number] for number in self.owned[self.rank]}
+
+    def distribute(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Yield all updates: each owner sends its own to all others."""
+        own = _by_number(updates)
+        sent = []
+        for owner, numbers in enumerate(self.owned):
+            if owner == self.rank and numbers:
+                buffer = torch.cat([own[number].flatten() for number in numbers])
+            else:
+                size = sum(math.prod(self.shapes[number]) for number in numbers)
+                buffer = torch.empty(size, dtype=self.dtype, device=self.device)
+            sent.append((numbers, buffer, dist.broadcast(buffer, owner, async_op=True)))
+        for numbers, buffer, work in sent:
+            work.wait()
+            shapes = [self.shapes[number] for number in numbers]
+            for number, update in zip(numbers, _cut(buffer, shapes), strict=True):
+                yield [number], update
+
+
+class OwnersOfShards:
+    """Owners under FSDP, where every rank has some rows of every matrix."""
+
+    def __init__(
+        self,
+        shapes: Sequence[torch.Size],
+        dtype: torch.dtype,
+        group: dist.ProcessGroup,
+    ) -> None:
+        self.shapes = shapes
+        self.dtype = dtype
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.ranks = range(dist.get_world_size(group))
+        self.owned = assign(shapes, len(self.ranks))
+
+    def collect(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Return the matrices that this rank owns, from the rows of all ranks."""
+        self.device = tensors[0].device
+        own = self.owned[self.rank]
+        received = self._exchange(
+            [[tensors[number] for number in numbers] for numbers in self.owned],
+            [[self._shape_on(rank, number) for number in own] for rank in self.ranks],
+        )
+        return {
+            number: torch.cat(rows)
+            for number, rows in zip(own, zip(*received, strict=True), strict=True)
+        }
+
+    def distribute(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Yield this rank's rows of all updates."""
+        rows = {
+            number: update.split([self._num_rows(rank, number) for rank in self.ranks])
+            for number, update in _by_number(updates).items()
+        }
+        received = self._exchange(
+            [[rows[number][rank] for number in rows] for rank in self.ranks],
+            [
+                [self._shape_on(self.rank, number) for number in numbers]
+                for numbers in self.owned
+            ],
+        )
+        for numbers, some in zip(self.owned, received, strict=True):
+            for number, update in zip(numbers, some, strict=True):
+                yield [number], update
+
+    def _exchange(
+        self,
+        sent: Sequence[Sequence[Tensor]],
+        shapes: Sequence[Sequence[tuple[int, int]]],
+    ) -> list[list[Tensor]]:
+        """Send tensors to each rank, and return those that each rank sent here.
+
+        Args:
+            sent: The tensors for each rank.
+            shapes: Of the tensors that each rank sends.
+        """
+        tensors = [tensor.flatten() for some in sent for tensor in some]
+        # A rank that owns no matrix has no update to send.
+        nothing = torch.empty(0, dtype=self.dtype, device=self.device)
+        outgoing = torch.cat(tensors) if tensors else nothing
+        sizes = [sum(map(math.prod, some)) for some in shapes]
+        incoming = outgoing.new_empty(sum(sizes))
+        dist.all_to_all_single(
+            incoming,
+            outgoing,
+            output_split_sizes=sizes,
+            input_split_sizes=[sum(tensor.numel() for tensor in some) for some in sent],
+            group=self.group,
+        )
+        buffers = incoming.split(sizes)
+        return [_cut(*both) for both in zip(buffers, shapes, strict=True)]
+
+    def _num_rows(self, rank: int, number: int) -> int:
+        """Return how many rows of a matrix a rank has: FSDP cuts as `torch.chunk`."""
+        num_rows = self.shapes[number][0]
+        most = math.ceil(num_rows / len(self.ranks))
+        return max(0, min(most, num_rows - rank * most))
+
+    def _shape_on(self, rank: int, number: int) -> tuple[int, int]:
+        return self._num_rows(rank, number), self.shapes[number][1]
+
+
+def _by_number(updates: Iterable[Update]) -> dict[int, Tensor]:
+    return {
+        number: update
+        for numbers, some in updates
+        for number, update in zip(
+            numbers, some if len(numbers) > 1 else [some], strict=True
+        )
+    }
+
+
+def _cut(buffer: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Return the tensors that lie one after another in a buffer."""
+    pieces = buffer.split([math.prod(shape) for shape in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
