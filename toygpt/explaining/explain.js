@@ -60,7 +60,7 @@ function drawJourney() {
       el("div", { className: "did" }, ...whatItDid(number)),
       el("div", { className: "guesses" }, ...guessesAt(number, here.place).slice(0, 3).map(([id, chance]) =>
         el("span", { className: "guess" }, guess(id), " ", bar(`${2.5 * chance}rem`), ` ${percent(chance)}`)),
-        el("span", { className: "did" }, isFinal(number) ? "" : `itself ${percent(itself)}`)),
+        el("span", { className: "did" }, isFinal(number) ? "" : `(itself: ${percent(itself)})`)),
       el("div", { className: "climb" }, bar(`${100 * (1 - Math.log2(rank) / evenBits)}%`, "look"), `number ${count(rank)}`));
   }));
   const [id, chance] = answer(), next = here.place + 1;
