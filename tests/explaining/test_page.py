@@ -73,7 +73,7 @@ def test_the_tokens_without_a_bar_of_their_own_have_their_share(
     found = findings_in(page_on(loaded, "The road was"))
     logits = trace(loaded.model, found["tokens"]).logits
 
-    for temperature in (0.5, 1, 2):
+    for temperature in (0.5, 1.0, 2.0):
         expected = next_token_probabilities(logits, Sampling(temperature=temperature))
         for place, others in enumerate(found["others"]):
             named = np.array(found["candidates"]["values"][place])
@@ -110,7 +110,7 @@ def test_the_same_inputs_give_the_same_page_and_no_place_of_this_machine(
     assert page_on(loaded, "Once upon") == html
     assert str(PROJECT) not in html
     assert str(Path.home()) not in html
-    assert "http" not in re.sub(r"https?://(arxiv\.org|www\.w3\.org)/", "", html)
+    assert "://" not in re.sub(r"https?://(arxiv\.org|www\.w3\.org)/", "", html)
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_cut(loaded: LoadedModel) -> None:

@@ -4,11 +4,14 @@ python . explain "def main(" && python -m tests.pages.picture explain.html expla
 """
 
 import sys
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from tests.pages.browser import chromium, open_page
 
-WIDTH, HEIGHT = 1120, 1130
+WIDTH, HEIGHT = 1120, 1095
 
 
 def main() -> None:
@@ -17,7 +20,8 @@ def main() -> None:
     with chromium() as browser:
         viewport = {"width": WIDTH, "height": HEIGHT}
         page, _ = open_page(browser, page_path.resolve(), viewport=viewport)
-        page.screenshot(path=picture_path)
+        picture = Image.open(BytesIO(page.screenshot()))
+        picture.quantize(128).save(picture_path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -50,9 +50,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the page."""
     check_prompt(options, "PROMPT")
     # torch takes seconds to import: mistakes in the options are reported before.
-    import torch
-
     from toygpt.explaining.page import explain
+    from toygpt.model.device import device_for
     from toygpt.model.huggingface import weights_digest
     from toygpt.model.loading import load_model_and_tokenizer
     from toygpt.pipeline.params_file import load_params
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         options.prompt = params.generate_samples.prompts[0]
     with model_directory(options.model) as directory:
         page = explain(
-            load_model_and_tokenizer(directory, torch.device("cpu")),
+            load_model_and_tokenizer(directory, device_for("cpu")),
             options.prompt,
             max_new_tokens=options.max_new_tokens,
             digest=weights_digest(directory),
