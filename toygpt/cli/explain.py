@@ -56,15 +56,17 @@ def run(options: argparse.Namespace) -> int:
     from toygpt.model.loading import load_model_and_tokenizer
     from toygpt.pipeline.params_file import load_params
 
-    if options.prompt is None:
+    prompt = options.prompt
+    if prompt is None:
         params = load_params(paths.main_root() / paths.PARAMS)
-        options.prompt = params.generate_samples.prompts[0]
+        prompt = params.generate_samples.prompts[0]
     with model_directory(options.model) as directory:
         page = explain(
             load_model_and_tokenizer(directory, device_for("cpu")),
-            options.prompt,
+            prompt,
             max_new_tokens=options.max_new_tokens,
             digest=weights_digest(directory),
+            may_cut=options.prompt is None,
         )
     write_text(options.output, page)
     print(f"{options.output}: {len(page) / 1000:.0f} kB, to open in a browser")
