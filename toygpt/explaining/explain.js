@@ -222,7 +222,7 @@ function drawSurprise() {
       title: title || "nothing came before it", style: { backgroundColor: tint("odd", bits / evenBits) } },
       ...text.split(/(?<=\n)/).flatMap((line) => line.endsWith("\n") ? [el("i", {}, "⏎"), line] : [line]));
   }));
-  draw("scale", ...[0, 2, 4, 8, evenBits].map((bits) => el("span", { className: "key" },
+  draw("scale", ...[0, 2, 4, 8, ...(evenBits > 9 ? [evenBits] : [])].map((bits) => el("span", { className: "key" },
     el("i", { style: { backgroundColor: tint("odd", bits / evenBits) } }), `${bits.toFixed(0)} bits`)));
   const bits = found.bits.slice(0, last), mean = sum(bits) / bits.length;
   draw("mean", chipAt(here.place), here.place ? ` surprised the model by ${surpriseAt(here.place)}. ` : " is the first token: nothing was expected. ",
