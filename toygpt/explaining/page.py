@@ -148,7 +148,7 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         "ranks": ranks(logits[:-1], token_ids[1:]),
     }
     if len(heads) * time * model.num_parameters <= MOST_WORK:
-        without = chances_without_each_head(model, token_ids, favourites)
+        without = chances_without_each_head(model, traced, favourites)
         shown["without"] = rounded(without.flatten(end_dim=1))
     return shown
 
