@@ -6,7 +6,7 @@ Writes: data/splits/, metrics/split.json
 
 import numpy as np
 
-from toygpt.data.corpus import DOCUMENTS_FILE, read_groups
+from toygpt.data.corpus import DOCUMENTS_FILE, read_groups, read_ids
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     check_tokenizer,
@@ -24,6 +24,7 @@ from toygpt.data.split_files import (
     warnings,
     write_splits,
 )
+from toygpt.data.test_documents import write_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
@@ -47,12 +48,14 @@ def main() -> None:
     check_tokenizer(source, paths.TOKENIZER)
     tokens = open_tokens(paths.TOKENS, source, "tokens")
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
-    groups = read_groups(paths.DOCUMENTS)
 
     assignment = assign_splits(
         tokens,
         read_ends(paths.TOKENS, source),
-        (hash_of_group(group, key=params.split.key) for group in groups),
+        (
+            hash_of_group(group, key=params.split.key)
+            for group in read_groups(paths.DOCUMENTS)
+        ),
         validation_fraction=params.split.validation_fraction,
         test_fraction=params.split.test_fraction,
         bytes_of_token=pieces,
@@ -62,6 +65,10 @@ def main() -> None:
         parts = write_splits(
             tokens, assignment, directory, bytes_of_token, source.end_of_text_id
         )
+        names = zip(
+            read_ids(paths.DOCUMENTS), read_groups(paths.DOCUMENTS), strict=True
+        )
+        write_test_documents(assignment, names, directory)
         check_sizes(
             parts,
             asked,

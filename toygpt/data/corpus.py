@@ -187,6 +187,12 @@ def read_groups(directory: Path) -> Iterator[str]:
         yield from groups
 
 
+def read_ids(directory: Path) -> Iterator[str]:
+    """Yield the id of each document, in order."""
+    for ids in _read_column(directory, "id"):
+        yield from ids
+
+
 def _length_in_bytes(texts: pa.ChunkedArray) -> int:
     return int(pc.sum(pc.binary_length(texts), min_count=0).as_py())
 

@@ -91,7 +91,8 @@ def write_manifest(
         parts=parts,
         files={
             path.name: FileRecord(path.stat().st_size, sha256_of(path))
-            for path in sorted(directory.glob("*.bin"))
+            for path in sorted(directory.iterdir())
+            if path.is_file()
         },
     )
     write_json(directory / "manifest.json", asdict(manifest))
