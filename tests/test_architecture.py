@@ -23,7 +23,7 @@ STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 # the lines above, but no two rooms import each other.
 LAYERS = [
     {"pipeline"},
-    {"data", "model", "resuming", "tracking"},
+    {"data", "model", "pages", "resuming", "tracking"},
     {"training", "generation", "evaluation", "reporting", "sharing"},
     {"cli", "doctor", "stages"},
 ]
@@ -45,6 +45,7 @@ HEAVY = {
     "toygpt/generation": "tokenizers torch",
     "toygpt/model": "safetensors torch",
     "toygpt/model/loading.py": "tokenizers",
+    "toygpt/pages": "tokenizers",
     "toygpt/pipeline": "pydantic",
     "toygpt/pipeline/dvc_errors.py": "dvc",
     "toygpt/pipeline/revision.py": "dvc",
@@ -56,6 +57,8 @@ HEAVY = {
     "toygpt/training": "lightning_fabric torch",
     "toygpt/training/loss_kernel.py": "triton",
 }
+# What a module of the same folder puts into a page: it is code that a stage runs.
+TEMPLATES = (".css", ".html", ".js")
 XET = "HF_HUB_DISABLE_XET"
 LIBRARY = sorted(
     path.relative_to(PROJECT)
@@ -70,9 +73,19 @@ def script_of(stage: str) -> Path:
 
 
 def code_of(stage: str) -> set[Path]:
-    """Return the script of a stage, and all of our modules that it imports."""
+    """Return the script of a stage, all of our modules that it imports, and templates.
+
+    The templates are those in the folders of these modules.
+    """
     script = script_of(stage)
-    return {script, *imported_modules(script)}
+    modules = {script, *imported_modules(script)}
+    beside = (
+        path for module in modules for path in (PROJECT / module.parent).iterdir()
+    )
+    templates = {
+        path.relative_to(PROJECT) for path in beside if path.suffix in TEMPLATES
+    }
+    return modules | templates
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -9,7 +9,7 @@ import pytest
 from tests.project import PROJECT, project_files
 from tests.tree import reading_order
 
-SUFFIXES = ("*.py", "*.md", "*.yaml", "*.sh", "*.toml", "*.html")
+SUFFIXES = ("*.py", "*.md", "*.yaml", "*.sh", "*.toml", "*.html", "*.css", "*.js")
 COMPARED = "one|more|less|[a-z]+er(?![a-z])"  # as in "is no longer"
 
 # What was written before, as a pattern, and what to write instead. A space also matches

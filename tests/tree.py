@@ -14,8 +14,9 @@ from toygpt.pipeline.files import write_text
 README = PROJECT / "README.md"
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```\n<!-- end -->)", re.DOTALL)
 # From text to sample, then what surrounds it.
-ROOMS = ["data", "model", "generation", "training", "evaluation"]
-ROOMS += ["resuming", "tracking", "reporting", "sharing", "pipeline", "doctor", "cli"]
+ROOMS = ["data", "model", "generation", "explaining", "training", "evaluation"]
+ROOMS += ["pages", "resuming", "tracking", "reporting", "sharing", "pipeline"]
+ROOMS += ["doctor", "cli"]
 STAGES = ["download", "tokenize", "split", "train", "evaluate", "generate_samples"]
 
 

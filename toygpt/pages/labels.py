@@ -1,0 +1,65 @@
+r"""Tokens as a reader sees them: a label for each alone, and characters in a text.
+
+A token is a string of bytes. It may be invisible, a part of a character, or turn the
+text around it: a page shows what it is.
+
+>>> [label_of(piece) for piece in (b" the", b"\n\n\t", b"\xc3", "\u202e".encode())]
+['␣the', '⏎⏎⇥', '\\xc3', '\\u202e']
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tokenizers import Tokenizer
+
+from toygpt.data.tokenizer import bytes_of_tokens
+
+SYMBOLS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+TIMES = "\N{MULTIPLICATION SIGN}"
+# As they are in a running text: newlines, and what joins letters or emoji.
+PLAIN = {"\n", "\t", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
+
+
+def pieces_of(tokenizer: Tokenizer) -> list[bytes]:
+    """Return the bytes of each token id; of a special token, those of its name."""
+    return [
+        piece or str(tokenizer.id_to_token(token_id)).encode()
+        for token_id, piece in enumerate(bytes_of_tokens(tokenizer))
+    ]
+
+
+def label_of(piece: bytes) -> str:
+    """Return a token so that all of it can be seen, on one line."""
+    text = piece.decode("utf-8", errors="backslashreplace")
+    seen = "".join(SYMBOLS.get(char) or _escaped(char) for char in text)
+    return re.sub("␣{3,}", lambda found: f"␣{TIMES}{len(found[0])}", seen)
+
+
+def characters_of(pieces: Sequence[bytes]) -> Iterator[tuple[int, str]]:
+    r"""Yield a running text as groups of tokens: how many, and their text.
+
+    A group is one token, or as many as it takes until a character is whole.
+
+    >>> list(characters_of([b"na", b"\xc3", b"\xaf", b"ve", b"\xff"]))
+    [(1, 'na'), (2, 'ï'), (1, 've'), (1, '\\xff')]
+    """
+    group: list[bytes] = []
+    for number, piece in enumerate(pieces, start=1):
+        group.append(piece)
+        if number == len(pieces) or not _ends_inside_a_character(b"".join(group)):
+            text = b"".join(group).decode("utf-8", errors="backslashreplace")
+            shown = (char if char in PLAIN else _escaped(char) for char in text)
+            yield len(group), "".join(shown)
+            group = []
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else ascii(char)[1:-1]
+
+
+def _ends_inside_a_character(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False

@@ -1,0 +1,76 @@
+
+"use strict";
+// What the pages share. Text is only ever set as text, never as markup.
+
+const found = JSON.parse(document.getElementById("findings").textContent);
+const byId = (id) => document.getElementById(id);
+const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+const count = (number) => number.toLocaleString("en");
+const percent = (share) => share > 0.9995 ? "100 %" : share >= 0.0995 ? `${(100 * share).toFixed(0)} %`
+  : share >= 0.00095 ? `${(100 * share).toFixed(1)} %` : share > 0 ? "< 0.1 %" : "0 %";
+// A colour behind text, from nothing (0) to the strongest that text can bear (1).
+const tint = (hue, strength) =>
+  `color-mix(in srgb, var(--${hue}-fill) ${Math.round(62 * Math.min(1, strength))}%, transparent)`;
+
+// An element: `el("a", { href: "#x", style: { color } }, "text", child)`.
+function el(tag, settings = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(settings)) {
+    if (key === "style") Object.assign(node.style, value);
+    else if (key in node && !key.startsWith("aria")) node[key] = value;
+    else node.setAttribute(key, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function svg(tag, settings = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, value] of Object.entries(settings)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+// Put new content into an element; what had the focus keeps it, by its id.
+function draw(id, ...children) {
+  const focused = byId(id).contains(document.activeElement) && document.activeElement.id;
+  byId(id).replaceChildren(...children);
+  if (focused) byId(focused)?.focus();
+}
+
+// A token, by its label.
+const chip = (label, kind = "") => el("span", { className: `token ${kind}`, title: label }, label);
+
+// A table: heads and cells are text or elements; in the columns `numbers` they are at the right.
+function table(heads, rows, numbers = []) {
+  const cells = (tag, row) => el("tr", {}, ...row.map((cell, column) => el(cell === "" ? "td" : tag,
+    { className: numbers.includes(column) ? "n" : "" }, ...[cell].flat())));
+  return el("table", {}, el("thead", {}, cells("th", heads)), el("tbody", {}, ...rows.map((row) => cells("td", row))));
+}
+
+// Axes, and on them what `marks(toX, toY)` returns. Ticks are the values at the edges and between;
+// `scale` turns a value of x into a place, such as Math.log2.
+function chart({ title, width = 640, height = 300, scale = (x) => x, ticksX, ticksY, labelX, labelY, marks }) {
+  const [left, right, top, bottom] = [54, 14, 10, 44];
+  const between = (value, ticks) => (value - ticks[0]) / (ticks.at(-1) - ticks[0]);
+  const toX = (x) => left + between(scale(x), ticksX.map(scale)) * (width - left - right);
+  const toY = (y) => height - bottom - between(y, ticksY) * (height - top - bottom);
+  const text = (x, y, anchor, label, turn = 0) => svg("text",
+    { transform: `translate(${x} ${y}) rotate(${turn})`, "text-anchor": anchor }, `${label}`);
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": title },
+    ...ticksY.map((y) => svg("line", { class: "grid", x1: left, x2: width - right, y1: toY(y), y2: toY(y) })),
+    ...ticksY.map((y) => text(left - 8, toY(y) + 4, "end", y)),
+    ...ticksX.map((x) => text(toX(x), height - bottom + 18, "middle", x)),
+    text((left + width - right) / 2, height - 6, "middle", labelX),
+    text(14, (top + height - bottom) / 2, "middle", labelY, -90),
+    ...marks(toX, toY));
+}
+const polyline = (kind, points) => svg("polyline", { class: kind, points: points.map((p) => p.join(",")).join(" ") });
+
+// In a frame, as trackers show pages, a link to "#part" would leave the page: scroll instead.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link) return;
+  event.preventDefault();
+  byId(link.hash.slice(1)).scrollIntoView();
+});
