@@ -1,10 +1,9 @@
-"""The documents of the test split by their names, for a report on each of them."""
+"""The names of the test split's documents, for a report on each of them."""
 
 import json
 from collections.abc import Iterable
 from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,50 +15,41 @@ from toygpt.pipeline.files import new_file
 TEST_DOCUMENTS = "test_documents.jsonl"
 
 
-class TestDocument(NamedTuple):
-    """The names of a document; one that was cut counts with its part in the split."""
-
-    __test__ = False  # pytest would take the class for a test
-
-    id: str
-    group: str
-
-
 def write_test_documents(
     assignment: Assignment, names: Iterable[tuple[str, str]], directory: Path
 ) -> None:
-    """Write a line for each document of the test split, in the order of the split.
+    """Write a line for each document of the test split, in the order of test.bin.
 
     Args:
-        assignment: The split of each piece of the corpus.
-        names: The id and the group of each document of the corpus.
+        assignment: The split of each piece; a document that is cut counts with its
+            piece in the test split.
+        names: The id and the group of every document of the corpus.
         directory: The folder of the splits.
     """
-    ends_a_document = ~assignment.is_cut
-    document_of_piece = ends_a_document.cumsum() - ends_a_document
-    is_in_test = np.zeros(ends_a_document.sum(), dtype=bool)
+    ends_document = ~assignment.is_cut
+    document_of_piece = ends_document.cumsum() - ends_document
+    is_in_test = np.zeros(ends_document.sum(), dtype=bool)
     is_in_test[document_of_piece[assignment.splits == TEST]] = True
     with new_file(directory / TEST_DOCUMENTS) as file:
-        for document in compress(names, is_in_test.tolist()):
-            line = json.dumps(TestDocument(*document)._asdict(), ensure_ascii=False)
+        for name, group in compress(names, is_in_test.tolist()):
+            line = json.dumps({"id": name, "group": group}, ensure_ascii=False)
             file.write(f"{line}\n".encode())
 
 
-def read_test_documents(directory: Path, manifest: Manifest) -> list[TestDocument]:
-    """Return the documents of the test split, in the order of the split.
+def read_test_documents(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
+    """Return the id and the group of each document of the test split, in order.
 
     Args:
         directory: The folder of the splits.
-        manifest: As `read_manifest` returned it: the file is what `split` wrote.
+        manifest: As `read_manifest` returned it: so the file is what `split` wrote.
 
     Raises:
-        InputError: `split` wrote no such file, or it names other documents.
+        InputError: The manifest does not name the file, or the file not all documents.
     """
-    path = directory / TEST_DOCUMENTS
-    documents = []
-    if TEST_DOCUMENTS in manifest.files:
+    path, documents = directory / TEST_DOCUMENTS, []
+    if path.name in manifest.files:
         with path.open(encoding="utf-8") as lines:
-            documents = [TestDocument(**json.loads(line)) for line in lines]
+            documents = [(it["id"], it["group"]) for it in map(json.loads, lines)]
     if len(documents) != manifest.parts["test"].documents:
         raise InputError(
             f"{path} does not name the {manifest.parts['test'].documents:,} documents "

@@ -1,4 +1,4 @@
-"""Calibration: whether what the model finds 70 % probable comes true 70 times in 100."""
+"""Calibration: whether what the model finds 70 % probable comes 7 times in 10."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How much the model gains from what it has read: the same tokens, with less context."""
+"""What the model gains from what it has read: the same tokens, with less context."""
 
 import math
 from typing import NamedTuple
@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
-from toygpt.data.token_files import TokenIds
+from toygpt.evaluation.breakdown import Losses
 from toygpt.model.gpt import GPT
 
 # The share of the text that is predicted, and its limits in tokens. It is read about
@@ -26,9 +25,7 @@ class Context(NamedTuple):
 
 
 @torch.inference_mode()
-def bits_by_context(
-    model: GPT, tokens: TokenIds, bigram_losses: NDArray[np.float64], batch_size: int
-) -> list[Context]:
+def bits_by_context(model: GPT, losses: Losses, batch_size: int) -> list[Context]:
     """Return the loss with 1, 2, 4, … tokens of context, up to all that fit.
 
     Regions of the text, evenly spaced, are predicted from windows of each length. Their
@@ -36,11 +33,10 @@ def bits_by_context(
 
     Args:
         model: A model in evaluation mode.
-        tokens: The token ids of a text of more than `block_size` tokens.
-        bigram_losses: Nats, of every token.
+        losses: Of the tokens of a text, more than `block_size`.
         batch_size: Sequences of block_size tokens at once.
     """
-    block_size = model.config.block_size
+    tokens, block_size = losses.tokens, model.config.block_size
     doublings = int(math.log2(block_size // 2))
     region = 2**doublings  # so that windows of each length fill it
     wanted = min(max(SHARE * len(tokens), MIN_TOKENS), MAX_TOKENS)
@@ -49,7 +45,7 @@ def bits_by_context(
         block_size - region + 1, len(tokens) - region, num_regions
     ).astype(np.int64)
     answers = starts[:, None] + np.arange(region)
-    bigram = float(bigram_losses[answers].mean() / math.log(2))
+    bigram = float(losses.bigram[answers].mean() / math.log(2))
 
     found = []
     lengths = [2**power for power in range(doublings + 2) if 2**power < block_size]
@@ -62,10 +58,10 @@ def bits_by_context(
             sequences = tokens[places[first : first + at_once]].astype(np.int64)
             ids = torch.from_numpy(sequences).to(model.device)
             logits = model.to_logits(model.read(ids[:, :-1])[:, -new:])
-            losses = F.cross_entropy(
+            nats = F.cross_entropy(
                 logits.flatten(0, 1), ids[:, -new:].flatten(), reduction="sum"
             )
-            total += losses.item()
+            total += nats.item()
         bits = total / answers.size / math.log(2)
         found.append(Context(length, bits, bigram))
     return found

@@ -1,15 +1,18 @@
 """Whether the model recites: how far it continues a text as it is written there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from typing import Any
 
 import numpy as np
 
 from toygpt.data.token_files import TokenIds
 from toygpt.generation.fastest import generate_batch
+from toygpt.generation.packed import pack
 from toygpt.generation.samples import PROMPTS_AT_ONCE
 from toygpt.model.gpt import GPT
+from toygpt.pages.labels import characters_of
 
 # Tokens of a prompt, and of its continuation, at most.
 PROMPT_TOKENS = 32
@@ -31,7 +34,7 @@ class Passage:
 
     @property
     def num_reproduced(self) -> int:
-        """How many tokens the model wrote as in the text, before the first other one."""
+        """How many tokens were written as in the text, before the first other one."""
         pairs = zip(self.written, self.original, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -77,20 +80,114 @@ def continued_passages(
     return found
 
 
-def longest_spans(texts: Sequence[list[int]], train: TokenIds) -> list[slice]:
+def recite(
+    model: GPT,
+    train: TokenIds,
+    test: TokenIds,
+    pieces: Sequence[bytes],
+    *,
+    num_prompts: int,
+    end_of_text_id: int,
+) -> dict[str, Any]:
+    """Return how far the model recites training, and how far the test text, unseen.
+
+    Args:
+        model: A model in evaluation mode.
+        train: The token ids of the training split.
+        test: The token ids of the test split.
+        pieces: The bytes of each token id; of a special token, those of its name.
+        num_prompts: Prompts from each split.
+        end_of_text_id: The token id that ends a document.
+
+    Returns:
+        The same of prompts from `train` and from `test`, and of `human` text: the test
+        passages as they continue themselves.
+    """
+    packed, searched = pack(model), train[:MAX_SEARCHED_TOKENS]
+    passages = {
+        name: continued_passages(
+            packed, tokens, num_prompts=num_prompts, end_of_text_id=end_of_text_id
+        )
+        for name, tokens in (("train", searched), ("test", test))
+    }
+    passages["human"] = [replace(it, written=it.original) for it in passages["test"]]
+    written = [it.written for each in passages.values() for it in each]
+    spans = iter(longest_spans(written, searched, vocab_size=len(pieces)))
+    return {
+        "searched": len(searched) / len(train),
+        **{
+            name: _summary(each, list(islice(spans, len(each))), pieces)
+            for name, each in passages.items()
+        },
+    }
+
+
+def _summary(
+    passages: Sequence[Passage], spans: Sequence[slice], pieces: Sequence[bytes]
+) -> dict[str, Any]:
+    """Return means and maxima, and the passage with the longest span, as text."""
+    if not passages:
+        return {"prompts": 0, "reproduced": 0.0}
+    reproduced = [passage.num_reproduced for passage in passages]
+    lengths = [span.stop - span.start for span in spans]
+    longest = lengths.index(max(lengths))
+    passage, span = passages[longest], spans[longest]
+    parts = (
+        passage.prompt,
+        passage.written[: span.start],
+        passage.written[span],
+        passage.written[span.stop :],
+    )
+    return {
+        "prompts": len(passages),
+        "reproduced": sum(reproduced) / len(passages),
+        "most": max(reproduced),
+        "span": sum(lengths) / len(passages),
+        "longest": max(lengths),
+        "example": [
+            "".join(text for _, text in characters_of([pieces[it] for it in part]))
+            for part in parts
+        ],
+    }
+
+
+def longest_spans(
+    texts: Sequence[list[int]], train: TokenIds, *, vocab_size: int
+) -> list[slice]:
     """Return the longest span of each text that the training split holds, too.
 
-    All spans of the texts make a tree, each node one token longer than the one above.
-    From each place of the training split one goes down the tree as far as its tokens
-    lead: memory grows with the texts alone, and short spans end most ways at once.
+    All spans of the texts make a tree: a node for each, below the span that is a token
+    shorter. From every place of the training split the tokens lead down the tree, most
+    of them not far. Memory grows with the texts alone.
     """
-    children: dict[tuple[int, int], int] = {}  # by node and token; the root is node 0
+    nodes: dict[int, int] = {}  # by the node above, and the token; the root is 0
     paths = []
-    for text in texts:
+    for number, text in enumerate(texts):
         for start in range(len(text)):
             path = [0]
             for token in text[start:]:
-                key = (path[-1], token)
-                path.append(children.setdefault(key, len(children) + 1))
-            paths.append(path)
-    ...
+                key = path[-1] * vocab_size + token
+                path.append(nodes.setdefault(key, len(nodes) + 1))
+            paths.append((number, start, path))
+    keys = np.array(sorted(nodes), dtype=np.int64)
+    below = np.array([nodes[key] for key in keys.tolist()], dtype=np.int64)
+    is_in_train = np.zeros(len(nodes) + 1, dtype=bool)
+    for first in range(0, len(train) if nodes else 0, PLACES_AT_ONCE):
+        piece = train[first : first + PLACES_AT_ONCE + max(map(len, texts))]
+        places = np.arange(min(PLACES_AT_ONCE, len(piece)))
+        at = np.zeros(len(places), dtype=np.int64)
+        while len(places):
+            wanted = at * vocab_size + piece[places]
+            found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+            leads_down = keys[found] == wanted
+            at = below[found[leads_down]]
+            is_in_train[at] = True
+            places = places[leads_down] + 1
+            at, places = at[places < len(piece)], places[places < len(piece)]
+    spans = [slice(0, 0)] * len(texts)
+    for number, start, path in paths:
+        # Where a span is in training, so is all of it but the last token.
+        length = int(is_in_train[path].sum())
+        if length > spans[number].stop - spans[number].start:
+            spans[number] = slice(start, start + length)
+    return spans

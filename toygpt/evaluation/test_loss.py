@@ -29,7 +29,7 @@ class Evaluation:
     loss: float  # nats per token
     accuracy: float  # share of tokens that were the model's first choice
     token_losses: NDArray[np.float32]  # nats, of every token
-    # Of the first choices, by their probability in steps: how many were wrong and right.
+    # How many first choices were wrong and right, by their probability in steps.
     choices: NDArray[np.int64]
 
     @property

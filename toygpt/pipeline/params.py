@@ -210,6 +210,7 @@ class EvaluateParams(Section):
 
     batch_size: PositiveInt
     overlap_fraction: Fraction
+    recall_prompts: PositiveInt
 
 
 class GenerateSamplesParams(Section):
