@@ -1,22 +1,27 @@
 """Continue the prompts of params.yaml with the model.
 
 Reads:  models/toygpt/
-Writes: reports/samples/, metrics/generate-samples.json
+Writes: reports/samples/, with a page on how the first text came about;
+        metrics/generate-samples.json
 """
 
 import json
 
+from toygpt.explaining.page import explain
 from toygpt.generation.packed import pack
 from toygpt.generation.samples import Sample, continue_prompts, to_markdown
 from toygpt.model.device import device_for
 from toygpt.model.huggingface import weights_digest
-from toygpt.model.loading import load_model_and_tokenizer
+from toygpt.model.loading import LoadedModel, load_model_and_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json, write_text
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
 from toygpt.tracking.settings import with_environment
+
+# Tokens that the model adds to the prompt of the page: more would hide the steps.
+EXPLAINED = 8
 
 
 def main() -> None:
@@ -25,8 +30,9 @@ def main() -> None:
     model, tokenizer, end_of_text_id = load_model_and_tokenizer(paths.MODEL, device)
 
     # The trackers are opened while the model writes.
+    digest = weights_digest(paths.MODEL)
     with run_of_model(
-        weights_digest(paths.MODEL),
+        digest,
         tracking=with_environment(params.tracking),
         root=paths.main_root(),
     ) as tracked:
@@ -37,10 +43,18 @@ def main() -> None:
             max_new_tokens=params.generate_samples.max_new_tokens,
             end_of_text_id=end_of_text_id,
         )
+        page = explain(
+            LoadedModel(model.cpu(), tokenizer, end_of_text_id),
+            params.generate_samples.prompts[0],
+            max_new_tokens=min(EXPLAINED, params.generate_samples.max_new_tokens),
+            digest=digest,
+            may_cut=True,
+        )
         num_new_tokens = sum(sample.new_tokens for sample in samples)
         with new_directory(paths.SAMPLES) as directory:
             write_text(directory / "samples.jsonl", "".join(map(as_line, samples)))
             write_text(directory / "samples.md", to_markdown(samples))
+            write_text(directory / "explain.html", page)
         write_json(
             paths.METRICS / "generate-samples.json",
             {"samples": len(samples), "new_tokens": num_new_tokens},
@@ -48,7 +62,8 @@ def main() -> None:
         tracked.log_directory(paths.SAMPLES, name="samples")
     print(
         f"{len(samples)} prompts continued by {num_new_tokens} tokens: see "
-        f"{paths.SAMPLES / 'samples.md'}"
+        f"{paths.SAMPLES / 'samples.md'}; and how they come about: "
+        f"{paths.SAMPLES / 'explain.html'}"
     )
 
 

@@ -16,7 +16,8 @@ gc.disable()
 
 # Before toygpt is imported: calls are checked against the shapes in their annotations.
 install_import_hook(
-    ["toygpt.model", "toygpt.generation", "toygpt.data.batches"], "beartype.beartype"
+    ["toygpt.model", "toygpt.generation", "toygpt.explaining", "toygpt.data.batches"],
+    "beartype.beartype",
 )
 
 import torch  # noqa: E402

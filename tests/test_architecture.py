@@ -24,7 +24,7 @@ STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 LAYERS = [
     {"pipeline"},
     {"data", "model", "pages", "resuming", "tracking"},
-    {"training", "generation", "evaluation", "reporting", "sharing"},
+    {"training", "generation", "evaluation", "explaining", "reporting", "sharing"},
     {"cli", "doctor", "stages"},
 ]
 # Code that a stage runs without depending on it in dvc.yaml, with the reason.
@@ -42,6 +42,7 @@ HEAVY = {
     "toygpt/data/pretrained.py": "transformers",
     "toygpt/doctor": "dvc",
     "toygpt/evaluation": "torch",
+    "toygpt/explaining": "torch",
     "toygpt/generation": "tokenizers torch",
     "toygpt/model": "safetensors torch",
     "toygpt/model/loading.py": "tokenizers",

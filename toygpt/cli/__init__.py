@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from toygpt.cli import (
     doctor,
+    explain,
     export,
     generate,
     publish,
@@ -58,6 +59,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     for command in (
         train,
         generate,
+        explain,
         report,
         resume,
         track,

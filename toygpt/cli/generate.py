@@ -3,13 +3,10 @@
 import argparse
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from toygpt.pipeline import paths
+from toygpt.cli.options import add_model, check_prompt, model_directory
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.process import keep_freed_memory
 
@@ -32,14 +29,7 @@ def add_parser(commands: Any) -> None:
         metavar="TEXT",
         help="text to continue; without it the model begins one of its own",
     )
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help=(
-            f"directory of a model (default: {paths.MODEL}), or a model in MLflow: "
-            f"runs:/RUN_ID/model, models:/NAME/VERSION, models:/NAME@ALIAS"
-        ),
-    )
+    add_model(parser)
     parser.add_argument(
         "--max-new-tokens",
         type=int,
@@ -82,12 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a text while the model writes it."""
-    if options.prompt == "":
-        raise InputError("--prompt is empty: there is nothing to continue")
-    if options.prompt is not None and not _is_text(options.prompt):
-        raise InputError(f"--prompt is not text in UTF-8: {options.prompt!r}")
-    if options.max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens must be positive: {options.max_new_tokens}")
+    check_prompt(options, "--prompt")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     keep_freed_memory()  # large pages: a tenth more tokens per second
@@ -109,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     device = device_for(options.accelerator)
-    with _model_directory(options.model) as directory:
+    with model_directory(options.model) as directory:
         model, tokenizer, end_of_text_id = load_model_and_tokenizer(directory, device)
     if options.prompt is None:
         prompt_ids = [end_of_text_id]  # in training a new text begins after it
@@ -128,26 +113,3 @@ def run(options: argparse.Namespace) -> int:
         print(text, end="", flush=True)
     print(flush=True)
     return 0
-
-
-def _is_text(argument: str) -> bool:
-    """Return whether an argument came as UTF-8: Python marks all other bytes."""
-    return not any("\udc80" <= char <= "\udcff" for char in argument)
-
-
-@contextmanager
-def _model_directory(name: str | None) -> Iterator[Path]:
-    """Yield the directory of the model that `--model` names."""
-    if name is not None and name.startswith(("runs:/", "models:/")):
-        from toygpt.pipeline.params_file import load_params
-        from toygpt.tracking.mlflow_destination import with_mlflow_to_read
-        from toygpt.tracking.mlflow_models import model_from_mlflow
-
-        root = paths.main_root()
-        tracking = with_mlflow_to_read(load_params(root / paths.PARAMS).tracking)
-        with model_from_mlflow(name, tracking=tracking, root=root) as directory:
-            yield directory
-    elif name is not None:
-        yield Path(name)
-    else:
-        yield paths.main_root() / paths.MODEL

@@ -1,9 +1,12 @@
 """The options that several commands share, and the keys of params.yaml they change."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 
 # `--wnb MODE`: the first toyGPT's words, and those of `tracking.wandb`.
@@ -87,3 +90,49 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"-S {assignment}: {error}") from None
     # DVC merges an override into the mapping there: an empty one changes nothing.
     return {key: value for key, value in overrides.items() if value != {}}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` to a command's parser, of a trained model: `model_directory`."""
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help=(
+            f"directory of a model (default: {paths.MODEL}), or a model in MLflow: "
+            f"runs:/RUN_ID/model, models:/NAME/VERSION, models:/NAME@ALIAS"
+        ),
+    )
+
+
+@contextmanager
+def model_directory(name: str | None) -> Iterator[Path]:
+    """Yield the directory of the model that `--model` names."""
+    if name is not None and name.startswith(("runs:/", "models:/")):
+        from toygpt.pipeline.params_file import load_params
+        from toygpt.tracking.mlflow_destination import with_mlflow_to_read
+        from toygpt.tracking.mlflow_models import model_from_mlflow
+
+        root = paths.main_root()
+        tracking = with_mlflow_to_read(load_params(root / paths.PARAMS).tracking)
+        with model_from_mlflow(name, tracking=tracking, root=root) as directory:
+            yield directory
+    elif name is not None:
+        yield Path(name)
+    else:
+        yield paths.main_root() / paths.MODEL
+
+
+def check_prompt(options: argparse.Namespace, name: str) -> None:
+    """Raise an error if there is nothing to continue, or by no tokens.
+
+    Raises:
+        InputError: Of the options `prompt`, which the user knows by `name`, and
+            `max_new_tokens`.
+    """
+    if options.prompt == "":
+        raise InputError(f"{name} is empty: there is nothing to continue")
+    # Python marks the bytes of an argument that are not UTF-8.
+    if options.prompt and any("\udc80" <= char <= "\udcff" for char in options.prompt):
+        raise InputError(f"{name} is not text in UTF-8: {options.prompt!r}")
+    if options.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens must be positive: {options.max_new_tokens}")

@@ -66,17 +66,21 @@ def attention_one_by_one(query: Heads, key: Heads, value: Heads) -> Heads:
 
 
 def attention_from_scratch(query: Heads, key: Heads, value: Heads) -> Heads:
-    """Compute all tokens at once: the loops become products of matrices.
+    """Compute all tokens at once: the loops become products of matrices."""
+    weights = attention_scores(query, key).softmax(dim=-1)
+    return weights @ value
+
+
+def attention_scores(query: Heads, key: Heads) -> Float[Tensor, "batch head time time"]:
+    """Score at once how well each token's key answers each token's query.
 
     The whole table of scores, time by time, exists at once. A score of minus infinity
     gets the weight zero: that hides later tokens.
     """
     head_dim = query.shape[-1]
     scores = query / math.sqrt(head_dim) @ key.transpose(-2, -1)
-
     hide_later = torch.full_like(scores[0, 0], -torch.inf).triu(1)  # else zero
-    weights = (scores + hide_later).softmax(dim=-1)
-    return weights @ value
+    return scores + hide_later
 
 
 def attention_in_tiles(

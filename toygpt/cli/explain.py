@@ -1,0 +1,74 @@
+"""`python . explain`: write a page on what a model does with a text."""
+
+import argparse
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from toygpt.cli.options import add_model, check_prompt, model_directory
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import write_text
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to those of the command line."""
+    parser = commands.add_parser(
+        "explain",
+        allow_abbrev=False,
+        help="write a page on what a model does with a text",
+        description=(
+            "Write a page on what a model does with a text, step by step, and with "
+            "what it writes after it: one HTML file, which needs no network."
+        ),
+    )
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="a short text (default: the first of generate-samples.prompts)",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=8,
+        metavar="N",
+        help="how many tokens the model adds, if there is room (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("explain.html"),
+        metavar="FILE",
+        help="file to write (default: %(default)s)",
+    )
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page."""
+    check_prompt(options, "PROMPT")
+    # torch takes seconds to import: mistakes in the options are reported before.
+    import torch
+
+    from toygpt.explaining.page import explain
+    from toygpt.model.huggingface import weights_digest
+    from toygpt.model.loading import load_model_and_tokenizer
+    from toygpt.pipeline.params_file import load_params
+
+    if options.prompt is None:
+        params = load_params(paths.main_root() / paths.PARAMS)
+        options.prompt = params.generate_samples.prompts[0]
+    with model_directory(options.model) as directory:
+        page = explain(
+            load_model_and_tokenizer(directory, torch.device("cpu")),
+            options.prompt,
+            max_new_tokens=options.max_new_tokens,
+            digest=weights_digest(directory),
+        )
+    write_text(options.output, page)
+    print(f"{options.output}: {len(page) / 1000:.0f} kB, to open in a browser")
+    if options.open:
+        webbrowser.open(options.output.resolve().as_uri())
+    return 0

@@ -1,0 +1,112 @@
+"""What a trace shows: guesses after each part, votes, habits, and what a head changes.
+
+Each is a measurement of the network that was traced, or follows from its numbers
+exactly. None explains by itself: attention says where a head looks, not what comes of
+it, so that `chances_without_each_head` removes the head and measures again.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from toygpt.explaining.trace import Trace
+from toygpt.model.gpt import GPT
+
+# By how much a habit has to exceed looking everywhere alike.
+CLEAR = 0.15
+
+
+def guesses_after_each_part(
+    model: GPT, traced: Trace
+) -> Iterator[Float[Tensor, "time vocab"]]:
+    """Yield the probabilities if the network ended after each part: the logit lens.
+
+    nostalgebraist, 2020, "interpreting GPT: the logit lens". Each vector is normalised
+    by its own mean and spread, as the last one is: with the spread of the last vector,
+    early guesses would look too unsure.
+    """
+    for vectors in traced.stream:
+        yield model.to_logits(model.final_norm(vectors)).softmax(dim=-1)
+
+
+def votes(
+    model: GPT, traced: Trace, token_ids: list[int]
+) -> Float[Tensor, "voter time"]:
+    """Return how much each part raised the logit of one token per position.
+
+    Direct logit attribution: with the spread of the last vector given, the last
+    LayerNorm and the output layer are linear, so that the votes add up to the logit.
+    They are relative to the mean of all tokens, which the softmax does not see. The
+    last voter is the biases, which do not depend on the text.
+    """
+    norm, weight, bias = model.final_norm, model.to_logits.weight, model.to_logits.bias
+    wanted = weight[token_ids] - weight.mean(dim=0)
+    spread = (traced.stream[-1].var(dim=-1, correction=0) + norm.eps).sqrt()
+    centred = traced.additions - traced.additions.mean(dim=-1, keepdim=True)
+    of_parts = (centred * norm.weight * wanted).sum(dim=-1) / spread
+    of_biases = (norm.bias * wanted).sum(dim=-1) + bias[token_ids] - bias.mean()
+    return torch.cat([of_parts, of_biases[None]])
+
+
+def habit(
+    shares: Float[Tensor, "time time"], token_ids: list[int]
+) -> tuple[str, float]:
+    """Return what a head mostly looks at, and its mean share; ("", 0) if at nothing.
+
+    A share counts if it is clearly more than looking at all tokens alike would give: in
+    a text that repeats itself, the same token is in many places.
+    """
+    best, best_share, best_gain = "", 0.0, CLEAR
+    for name, where in places_to_look_at(token_ids).items():
+        rows = where.any(dim=-1)
+        rows[:2] = False  # with one or two tokens to see, there is hardly a choice
+        if rows.sum() >= 3:
+            share = float((shares * where).sum(dim=-1)[rows].mean())
+            seen = torch.arange(1, len(token_ids) + 1)
+            gain = share - float((where.sum(dim=-1) / seen)[rows].mean())
+            if gain > best_gain:
+                best, best_share, best_gain = name, share, gain
+    return best, best_share
+
+
+def places_to_look_at(token_ids: list[int]) -> dict[str, Bool[Tensor, "time time"]]:
+    """Return for each habit which tokens (columns) a token (row) would look at."""
+    ids, place = torch.tensor(token_ids), torch.arange(len(token_ids))
+    now = place[:, None]
+    is_same = (ids[:, None] == ids) & (place < now)
+    is_after_same = is_same.roll(1, dims=-1) & (place > 0) & (place < now)
+    return {
+        "itself": place == now,
+        "the token before": place == now - 1,
+        "the first token": (place == 0) & (now > 1),
+        "earlier places of the same token": is_same,
+        "what followed the same token earlier": is_after_same,
+    }
+
+
+@torch.inference_mode()
+def chances_without_each_head(
+    model: GPT, token_ids: list[int], wanted: list[int]
+) -> Float[Tensor, "layer head time"]:
+    """Return the probability of one token per position if a head gave nothing.
+
+    Ablation: the network reads again, and what the head hands over is zero. The heads
+    of a block are a batch, one of them silent in each sequence.
+    """
+    num_heads = model.config.num_heads
+    batch = torch.tensor([token_ids]).expand(num_heads, -1)
+    is_silent = torch.eye(num_heads, dtype=torch.bool)[:, None, :, None]
+
+    def silence(_module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        of_heads = inputs[0].unflatten(-1, (num_heads, -1))
+        return of_heads.masked_fill(is_silent, 0).flatten(start_dim=-2)
+
+    chances = []
+    for layer in range(model.config.num_layers):
+        to_output = model.get_submodule(f"blocks.{layer}.attention.to_output")
+        with to_output.register_forward_pre_hook(silence):
+            probabilities = model(batch).softmax(dim=-1)
+        chances.append(probabilities[:, range(len(token_ids)), wanted])
+    return torch.stack(chances)
