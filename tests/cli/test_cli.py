@@ -20,6 +20,7 @@ from toygpt.pipeline.params_file import read_yaml
 COMMANDS = (
     "train",
     "generate",
+    "explain",
     "report",
     "resume",
     "track",
@@ -37,6 +38,7 @@ COMMANDS = (
         ("toygpt --help", 0, "usage: toygpt "),
         ("python -m toygpt generate --prompt=", 2, ""),
         ("python -m toygpt resume", 2, ""),
+        ("python . explain --max-new-tokens 0", 2, ""),
     ],
 )
 def test_help_and_mistakes_come_before_any_heavy_import(

@@ -1,5 +1,6 @@
 """A reader sees every token: none is invisible, broken, or turns the text around it."""
 
+import doctest
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toygpt.data.tokenizer import END_OF_TEXT, train_tokenizer
+from toygpt.pages import labels
 from toygpt.pages.labels import characters_of, label_of, pieces_of
+
+
+def test_the_examples_are_true() -> None:
+    result = doctest.testmod(labels)
+
+    assert result.attempted == 2
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize(

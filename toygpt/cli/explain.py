@@ -50,22 +50,23 @@ def run(options: argparse.Namespace) -> int:
     """Write the page."""
     check_prompt(options, "PROMPT")
     # torch takes seconds to import: mistakes in the options are reported before.
-    import torch
-
     from toygpt.explaining.page import explain
+    from toygpt.model.device import device_for
     from toygpt.model.huggingface import weights_digest
     from toygpt.model.loading import load_model_and_tokenizer
     from toygpt.pipeline.params_file import load_params
 
-    if options.prompt is None:
+    prompt = options.prompt
+    if prompt is None:
         params = load_params(paths.main_root() / paths.PARAMS)
-        options.prompt = params.generate_samples.prompts[0]
+        prompt = params.generate_samples.prompts[0]
     with model_directory(options.model) as directory:
         page = explain(
-            load_model_and_tokenizer(directory, torch.device("cpu")),
-            options.prompt,
+            load_model_and_tokenizer(directory, device_for("cpu")),
+            prompt,
             max_new_tokens=options.max_new_tokens,
             digest=weights_digest(directory),
+            may_cut=options.prompt is None,
         )
     write_text(options.output, page)
     print(f"{options.output}: {len(page) / 1000:.0f} kB, to open in a browser")

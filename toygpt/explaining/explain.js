@@ -10,6 +10,8 @@ const parts = ["the token itself", "its place in the text"];
 for (let block = 1; block <= model.num_layers; block++)
   parts.push(`block ${block}: attention`, `block ${block}: feed-forward`);
 
+const layerOf = (part) => Math.floor(part / 2) - 1;
+
 const label = (place) => labels[tokens[place]];
 const chipAt = (place) => chip(label(place), place === here.place ? "here" : place > last ? "written" : "");
 const guess = (id) => chip(labels[id], tokens[here.place + 1] === id ? "came" : "");
@@ -51,16 +53,15 @@ function heat(description, rows, settings = {}) {
 // --- the steps
 
 function drawJourney() {
-  const steps = ["#vectors-step", "#vectors-step", ...parts.slice(2).map((_, part) => part % 2 ? "#feed-step" : "#attention-step")];
-  const isFinal = (part) => part === parts.length - 1;
+  const step = (part) => part < 2 ? "#vectors-step" : part % 2 ? "#feed-step" : "#attention-step";
   draw("parts", ...parts.map((part, number) => {
     const rank = guesses[number].ranks[here.place], itself = guesses[number].itself[here.place];
     return el("li", {},
-      el("a", { href: steps[number], className: "part", onclick: () => number > 1 && show({ layer: layerOf(number) }) }, part),
+      el("a", { href: step(number), className: "part", onclick: () => show({ layer: Math.max(0, layerOf(number)) }) }, part),
       el("div", { className: "did" }, ...whatItDid(number)),
       el("div", { className: "guesses" }, ...guessesAt(number, here.place).slice(0, 3).map(([id, chance]) =>
         el("span", { className: "guess" }, guess(id), " ", bar(`${2.5 * chance}rem`), ` ${percent(chance)}`)),
-        el("span", { className: "did" }, isFinal(number) ? "" : `itself ${percent(itself)}`)),
+        el("span", { className: "did" }, number === parts.length - 1 ? "" : `(itself: ${percent(itself)})`)),
       el("div", { className: "climb" }, bar(`${100 * (1 - Math.log2(rank) / evenBits)}%`, "look"), `number ${count(rank)}`));
   }));
   const [id, chance] = answer(), next = here.place + 1;
@@ -68,7 +69,6 @@ function drawJourney() {
     ...(next < tokens.length ? ["What came is ", guess(tokens[next]), `, number ${count(found.ranks[here.place])} among its guesses.`] : []));
 }
 
-const layerOf = (part) => Math.floor(part / 2) - 1;
 function whatItDid(part) {
   if (part === 0) return ["a row of a table: it knows no other token"];
   if (part === 1) return [`number ${here.place + 1}`];
@@ -145,11 +145,10 @@ function drawShares(score, share) {
 }
 
 function drawNeurons() {
-  const part = 2 * here.layer + 3;
+  const part = 2 * here.layer + 3;                 // the feed-forward layer of the block
   const list = (part) => guessesAt(part, here.place).flatMap(([id, chance]) => [guess(id), ` ${percent(chance)} `]);
-  draw("neurons", table(["", `Block ${here.layer + 1}: the guesses after `, ""].map((head, i) => i === 1 ? [head, chipAt(here.place)] : head), [
-    ["before it", list(part - 1)],
-    [`${count(found.fired[here.layer][here.place])} of ${count(numNeurons)} neurons fire`, list(part)]]));
+  draw("neurons", table([`block ${here.layer + 1}`, ["the guesses after ", chipAt(here.place)]], [
+    ["before it", list(part - 1)], [`${whatItDid(part)}, then`, list(part)]]));
 }
 
 function drawLens() {
@@ -211,22 +210,22 @@ function drawOne() {
   byId("drawn").append(byId("drawn").childNodes.length ? " " : "Drawn: ", id === undefined ? "(one of the others)" : chip(labels[id]));
 }
 
+const surpriseAt = (place) => `${found.bits[place - 1].toFixed(1)} bits, for a chance of ${percent(2 ** -found.bits[place - 1])}`;
 function drawSurprise() {
   let next = 0;                                    // the first token of the group
   draw("surprise", ...found.groups.map(([size, text]) => {
     const places = Array.from({ length: size }, () => next++), known = places.filter((place) => place > 0);
     const bits = sum(known.map((place) => found.bits[place - 1]));
-    const title = known.map((place) => `${label(place)}: ${found.bits[place - 1].toFixed(1)} bits, a chance of ${percent(2 ** -found.bits[place - 1])}, `
-      + `number ${found.ranks[place - 1]} among the guesses; the first was ${labels[found.candidates.ids[place - 1][0]]}`).join("\n");
-    return el("span", { className: `${places.includes(here.place) ? "now" : ""} ${places[0] > last ? "written" : ""}`, title: title || "nothing came before it",
-      onclick: () => follow(places.at(-1)), style: { backgroundColor: tint("odd", bits / evenBits) } },
+    const title = known.map((place) => `${label(place)}: ${surpriseAt(place)}, number ${count(found.ranks[place - 1])} among the guesses; `
+      + `the first was ${labels[found.candidates.ids[place - 1][0]]}`).join("\n");
+    return el("span", { className: `${places.includes(here.place) ? "now" : ""} ${places[0] > last ? "written" : ""}`, onclick: () => follow(places.at(-1)),
+      title: title || "nothing came before it", style: { backgroundColor: tint("odd", bits / evenBits) } },
       ...text.split(/(?<=\n)/).flatMap((line) => line.endsWith("\n") ? [el("i", {}, "⏎"), line] : [line]));
   }));
-  draw("scale", ...[0, 2, 4, 8, evenBits].map((bits) => el("span", { className: "key" },
+  draw("scale", ...[0, 2, 4, 8, ...(evenBits > 9 ? [evenBits] : [])].map((bits) => el("span", { className: "key" },
     el("i", { style: { backgroundColor: tint("odd", bits / evenBits) } }), `${bits.toFixed(0)} bits`)));
   const bits = found.bits.slice(0, last), mean = sum(bits) / bits.length;
-  draw("mean", ...(here.place ? [chipAt(here.place), ` surprised the model by ${found.bits[here.place - 1].toFixed(1)} bits: it had given it ${percent(2 ** -found.bits[here.place - 1])}. `]
-    : [chipAt(here.place), " is the first token: nothing came before it, so that nothing was expected. "]),
+  draw("mean", chipAt(here.place), here.place ? ` surprised the model by ${surpriseAt(here.place)}. ` : " is the first token: nothing was expected. ",
     bits.length ? `The mean over your prompt is ${mean.toFixed(2)} bits per token, a loss of ${(mean * Math.LN2).toFixed(2)} nats.` : "");
 }
 
@@ -255,8 +254,9 @@ function follow(place) {
   show({});
 }
 
-byId("lead").textContent = `${last + 1} tokens of yours`
-  + `${tokens.length > last + 1 ? `, and ${tokens.length - last - 1} that the model wrote after them,` : ""} on their way through ${count(model.parameters)} learned numbers.`;
+const written = tokens.length - found.given;
+byId("lead").textContent = `${found.given === 1 ? "One token" : `${found.given} tokens`} of yours`
+  + `${written ? `, and ${written} that the model wrote after that,` : ""} on the way through ${count(model.parameters)} learned numbers.`;
 byId("left-out").hidden = !found.leftOut;
 byId("left-out").textContent = `The prompt is longer than this page has room for: its first ${count(found.leftOut)} tokens were left out, and the model did not see them.`;
 byId("about").textContent = `Model ${model.digest}: ${model.num_layers} blocks of ${model.num_heads} heads, vectors of ${model.embed_dim} numbers, `
@@ -284,6 +284,6 @@ document.addEventListener("keydown", (event) => {
 const steps = new IntersectionObserver((seen) => {
   const now = seen.find(({ isIntersecting }) => isIntersecting);
   for (const link of now ? document.querySelectorAll("nav a") : [])
-    link.toggleAttribute("aria-current", link.hash === `#${now.target.id}`);
+    link.setAttribute("aria-current", link.hash === `#${now.target.id}` ? "step" : "false");
 }, { rootMargin: "-30% 0px -60% 0px" });
 document.querySelectorAll("section").forEach((section) => steps.observe(section));

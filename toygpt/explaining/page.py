@@ -166,14 +166,13 @@ def guesses(
     token: what it would guess in its place says more.
     """
     places = range(len(token_ids))
-    itself = probabilities[places, token_ids]
+    others = probabilities.clone()
     if not is_last:
-        probabilities = probabilities.clone()
-        probabilities[places, token_ids] = 0
-        probabilities /= probabilities.sum(dim=-1, keepdim=True)
+        others[places, token_ids] = 0
+        others /= others.sum(dim=-1, keepdim=True)
     return {
-        **listed(probabilities.topk(NUM_GUESSES)),
-        "itself": rounded(itself),
+        **listed(others.topk(NUM_GUESSES)),
+        "itself": rounded(probabilities[places, token_ids]),
         "ranks": ranks(probabilities, favourites),
     }
 
@@ -215,8 +214,8 @@ def excerpt(function: Callable[..., Any], start: str) -> dict[str, Any]:
     margin = len(lines[0]) - len(lines[0].lstrip())
     [marked] = [n for n, line in enumerate(lines) if line.lstrip().startswith(start)]
     return {
-        # Not the path of the file: it may hold the name of a user.
         "name": function.__qualname__,
+        # Not the path of the file: it may hold the name of a user.
         "file": f"{function.__module__.replace('.', '/')}.py",
         "first": first,
         "marked": marked,

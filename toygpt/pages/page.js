@@ -7,8 +7,8 @@ const byId = (id) => document.getElementById(id);
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 const count = (number) => number.toLocaleString("en");
 const fixed = (number, digits) => number.toFixed(digits).replace("-", "−");
-const percent = (share) => share === 1 ? "100 %" : share > 0.9995 ? "> 99.9 %" : share < 0.00095 ? "< 0.1 %"
-  : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+const percent = (share) => share === 1 ? "100\u00a0%" : share > 0.9995 ? ">\u00a099.9\u00a0%" : share < 0.00095 ? "<\u00a00.1\u00a0%"
+  : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`;
 // A colour behind text, from nothing (0) to the strongest that text can bear (1).
 const tint = (hue, strength) =>
   `color-mix(in srgb, var(--${hue}-fill) ${Math.round(62 * Math.min(1, strength))}%, transparent)`;

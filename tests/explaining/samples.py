@@ -1,0 +1,22 @@
+"""A model with a tokenizer, for pages on it."""
+
+from tests.tiny import lively_model
+from toygpt.data.tokenizer import train_tokenizer
+from toygpt.model.loading import LoadedModel
+
+VOCAB_SIZE = 270
+# None of it may run, end the page or vanish in it.
+HOSTILE = [
+    "</script><img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "a\u202eb",
+    "\0\u2028",
+    "ï😀",
+]
+
+
+def loaded_model(**changes: int) -> LoadedModel:
+    """Return an untrained model and a tokenizer of English."""
+    text = "The road was so naive that it smiled. Once upon a time"
+    tokenizer = train_tokenizer([[text]], vocab_size=VOCAB_SIZE)
+    return LoadedModel(lively_model(vocab_size=VOCAB_SIZE, **changes), tokenizer, 0)

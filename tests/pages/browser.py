@@ -1,0 +1,58 @@
+"""Pages in a real browser: Chromium as Debian packages it, and axe-core in it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Of types of Playwright, which is imported once it is needed: `Browser` and `Page`.
+Browser = Any
+Page = Any
+# How people look at a page: at a desk, and on a telephone in the evening.
+LOOKS = [("light", 1280), ("dark", 390)]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Yield a browser without a window; skip the test where there is none."""
+    if (program := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium: `apt-get install chromium`")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()
+
+
+def open_page(browser: Browser, path: Path, **settings: Any) -> tuple[Page, list[str]]:
+    """Return a page that was opened from disk, and a growing list of complaints.
+
+    They are messages of the console, errors, dialogs and requests for anything else.
+    """
+    page = browser.new_page(reduced_motion="reduce", **settings)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+    page.on("request", lambda request: complaints.append(request.url))
+    page.goto(path.as_uri())
+    complaints.remove(path.as_uri())
+    return page, complaints
+
+
+def assert_for_everybody(browser: Browser, path: Path) -> None:
+    """Check with axe-core, light and dark, wide and narrow; nothing sticks out."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for scheme, width in LOOKS:
+        viewport = {"width": width, "height": 900}
+        page, complaints = open_page(
+            browser, path, color_scheme=scheme, viewport=viewport
+        )
+        found = axe.run(page).response["violations"]
+        assert not found, (scheme, width, [(f["id"], f["nodes"]) for f in found])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert complaints == []
+        page.close()
