@@ -10,7 +10,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
-from toygpt.data.split import SPLITS
 from toygpt.data.test_documents import read_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens
 from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
@@ -23,6 +22,7 @@ from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import weights_digest
 from toygpt.model.loading import load_model_and_tokenizer
+from toygpt.pages.labels import pieces_of
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import new_directory, write_json
 from toygpt.pipeline.params import EvaluateParams
@@ -65,7 +65,8 @@ def measure(
     """Return the model's results on the test split, and what the report adds."""
     pieces = bytes_of_tokens(tokenizer)
     train, validation, test = (
-        open_tokens(paths.SPLITS, splits, name) for name in SPLITS
+        open_tokens(paths.SPLITS, splits, name)
+        for name in ("train", "validation", "test")
     )
     names = read_test_documents(paths.SPLITS, splits)
     num_bytes = splits.parts["test"].bytes
@@ -85,7 +86,7 @@ def measure(
     )
     findings = findings_of(
         model,
-        tokenizer,
+        pieces_of(tokenizer),
         Losses(test, evaluation.token_losses, bigram, pieces),
         evaluation,
         train,

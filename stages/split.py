@@ -4,6 +4,8 @@ Reads:  data/documents/, data/tokens/
 Writes: data/splits/, metrics/split.json
 """
 
+from itertools import compress
+
 import numpy as np
 
 from toygpt.data.corpus import DOCUMENTS_FILE, read_groups, read_ids
@@ -15,7 +17,7 @@ from toygpt.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from toygpt.data.split import SPLITS, assign_splits, hash_of_group
+from toygpt.data.split import SPLITS, TEST, assign_splits, hash_of_group
 from toygpt.data.split_files import (
     check_sizes,
     fractions_asked,
@@ -68,7 +70,8 @@ def main() -> None:
         names = zip(
             read_ids(paths.DOCUMENTS), read_groups(paths.DOCUMENTS), strict=True
         )
-        write_test_documents(assignment, names, directory)
+        is_in_test = assignment.documents_in(TEST).tolist()
+        write_test_documents(compress(names, is_in_test), directory)
         check_sizes(
             parts,
             asked,

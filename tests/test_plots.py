@@ -2,17 +2,24 @@
 
 import csv
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from tests.browser import seen_in_browser
-from tests.project import Workspace, copy_project
+from tests.project import PATIENCE_SECONDS, Workspace, copy_project
 
 # The name of the language that DVC describes plots in; nothing is fetched from there.
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+OFFLINE = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +117,15 @@ def test_the_page_says_that_there_is_nothing_to_draw(
 
     assert "no data yet" in drawn
     assert "<polyline" not in drawn
+
+
+def seen_in_browser(page: Path) -> str:
+    """Return the document after its scripts have run, without a network."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command = [CHROMIUM, *OFFLINE, profile, "--dump-dom", page.as_uri()]
+    seen = subprocess.check_output(
+        command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_SECONDS
+    )
+    return re.sub("<script.*?</script>", "", seen, flags=re.DOTALL)

@@ -1,5 +1,6 @@
 """The names of the test split's documents, in the order of the split."""
 
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def written(directory: Path) -> Manifest:
     parts: dict[str, Part] = write_splits(
         tokens, ASSIGNMENT, directory, np.array([0, 1]), end_of_text_id=0
     )
-    write_test_documents(ASSIGNMENT, NAMES, directory)
+    is_in_test = ASSIGNMENT.documents_in(TEST).tolist()
+    write_test_documents(compress(NAMES, is_in_test), directory)
     return write_manifest(
         directory,
         token_type="uint16",

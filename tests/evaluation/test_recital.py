@@ -144,7 +144,7 @@ def test_a_large_training_split_is_searched_in_part(
     assert found["human"]["longest"] <= 1
 
 
-def test_texts_too_short_to_continue_are_no_prompts() -> None:
+def test_texts_too_short_to_continue_give_no_prompts() -> None:
     tokens = np.array([1, 2, 3, END_OF_TEXT] * 20, dtype=np.uint16)
 
     found = recite(

@@ -1,13 +1,11 @@
-"""The report of `evaluate`: its tables, and its page as a browser shows it."""
+"""The report of `evaluate`: its tables, and the same bytes each time."""
 
 import csv
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import seen_in_browser
 from toygpt.evaluation.breakdown import Kind, Text
 from toygpt.evaluation.calibration import Bin
 from toygpt.evaluation.context import Context
@@ -118,31 +116,3 @@ def test_the_same_findings_write_the_same_bytes(tmp_path: Path) -> None:
 
     for path in one.iterdir():
         assert path.read_bytes() == (other / path.name).read_bytes()
-
-
-def test_the_page_draws_and_hostile_text_stays_text(tmp_path: Path) -> None:
-    """No message in the console: the policy forbids all that is not the page's own."""
-    drawn = seen_in_browser(written(tmp_path, findings()))
-
-    assert "1.23 bits for a byte" in drawn
-    assert "0.1235" not in drawn
-    assert len(re.findall("<h2>", drawn)) == 6
-    assert len(re.findall("<svg", drawn)) == 2
-    assert drawn.count('class="dot"') == 3 + 2
-    assert drawn.count("hardest groups") == drawn.count("easiest documents") > 0
-    assert len(re.findall("<mark[^>]*>&lt;/script", drawn)) == 3
-    assert "<img" not in drawn
-    assert "first 50 %" in drawn
-
-
-def test_the_page_of_a_single_short_document_draws(tmp_path: Path) -> None:
-    nothing = {"prompts": 0, "reproduced": 0.0}
-    recital = {"searched": 1.0, "train": nothing, "test": nothing, "human": nothing}
-
-    drawn = seen_in_browser(
-        written(tmp_path, findings(1, bins=[Bin(0.0, 0.01, 9)], recital=recital))
-    )
-
-    assert "is one document" in drawn
-    assert "hardest groups" not in drawn
-    assert "No passage is long enough" in drawn

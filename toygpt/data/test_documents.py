@@ -2,36 +2,25 @@
 
 import json
 from collections.abc import Iterable
-from itertools import compress
 from pathlib import Path
 
-import numpy as np
-
 from toygpt.data.manifest import Manifest
-from toygpt.data.split import TEST, Assignment
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_file
 
 TEST_DOCUMENTS = "test_documents.jsonl"
 
 
-def write_test_documents(
-    assignment: Assignment, names: Iterable[tuple[str, str]], directory: Path
-) -> None:
+def write_test_documents(documents: Iterable[tuple[str, str]], directory: Path) -> None:
     """Write a line for each document of the test split, in the order of test.bin.
 
     Args:
-        assignment: The split of each piece; a document that is cut counts with its
+        documents: The id and the group of each; a document that is cut counts with its
             piece in the test split.
-        names: The id and the group of every document of the corpus.
         directory: The folder of the splits.
     """
-    ends_document = ~assignment.is_cut
-    document_of_piece = ends_document.cumsum() - ends_document
-    is_in_test = np.zeros(ends_document.sum(), dtype=bool)
-    is_in_test[document_of_piece[assignment.splits == TEST]] = True
     with new_file(directory / TEST_DOCUMENTS) as file:
-        for name, group in compress(names, is_in_test.tolist()):
+        for name, group in documents:
             line = json.dumps({"id": name, "group": group}, ensure_ascii=False)
             file.write(f"{line}\n".encode())
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from toygpt.data.token_files import TokenIds
 from toygpt.evaluation.breakdown import (
@@ -22,7 +21,6 @@ from toygpt.evaluation.excerpts import excerpts_of
 from toygpt.evaluation.recital import recite
 from toygpt.evaluation.test_loss import Evaluation
 from toygpt.model.gpt import GPT
-from toygpt.pages.labels import pieces_of
 from toygpt.pipeline.params import EvaluateParams
 
 
@@ -39,7 +37,7 @@ class Findings(NamedTuple):
 
 def findings_of(
     model: GPT,
-    tokenizer: Tokenizer,
+    pieces: Sequence[bytes],
     losses: Losses,
     evaluation: Evaluation,
     train: TokenIds,
@@ -51,7 +49,7 @@ def findings_of(
 
     Args:
         model: A model in evaluation mode.
-        tokenizer: Its tokenizer.
+        pieces: The bytes of each token id; of a special token, those of its name.
         losses: Of the tokens of the test split.
         evaluation: The model's results on the test split.
         train: The token ids of the training split.
@@ -59,7 +57,6 @@ def findings_of(
         params: The section `evaluate` of params.yaml.
         end_of_text_id: The token id that ends a document.
     """
-    pieces = pieces_of(tokenizer)
     ends = np.flatnonzero(losses.tokens[:-1] == end_of_text_id) + 1
     documents = texts_from(np.append(0, ends), names, losses)
     are_enough = sum(text.tokens >= MIN_TOKENS for text in documents) >= 3

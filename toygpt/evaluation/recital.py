@@ -42,7 +42,7 @@ class Passage:
 def continued_passages(
     model: GPT, tokens: TokenIds, *, num_prompts: int, end_of_text_id: int
 ) -> list[Passage]:
-    """Let the model continue passages of a text with the most likely tokens.
+    """Continue passages of a text with the tokens most likely to the model.
 
     The passages are evenly spaced. Each lies in one document: where a document ends in
     it, the next one is taken from its beginning. The first half is the prompt.
