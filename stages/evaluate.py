@@ -64,10 +64,8 @@ def measure(
 ) -> tuple[dict[str, float], Findings]:
     """Return the model's results on the test split, and what the report adds."""
     pieces = bytes_of_tokens(tokenizer)
-    train, validation, test = (
-        open_tokens(paths.SPLITS, splits, name)
-        for name in ("train", "validation", "test")
-    )
+    train = open_tokens(paths.SPLITS, splits, "train")
+    test = open_tokens(paths.SPLITS, splits, "test")
     names = read_test_documents(paths.SPLITS, splits)
     num_bytes = splits.parts["test"].bytes
     evaluation = evaluate(
@@ -79,7 +77,7 @@ def measure(
     )
     bigram = bigram_losses(
         train,
-        validation,
+        open_tokens(paths.SPLITS, splits, "validation"),
         test,
         vocab_size=splits.vocab_size,
         end_of_text_id=splits.end_of_text_id,
