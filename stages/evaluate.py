@@ -85,7 +85,7 @@ def measure(
     findings = findings_of(
         model,
         pieces_of(tokenizer),
-        Losses(test, evaluation.token_losses, bigram, pieces),
+        Losses(test[:], evaluation.token_losses, bigram, pieces),
         evaluation,
         train,
         names,
