@@ -1,7 +1,7 @@
 """Evaluate the model on the test split, beside what simpler means reach.
 
 Reads:  models/toygpt/, data/splits/
-Writes: metrics/evaluate.json
+Writes: metrics/evaluate.json, reports/evaluate/
 """
 
 import math
@@ -10,15 +10,21 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
+from toygpt.data.test_documents import read_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens
-from toygpt.evaluation.baselines import bigram_loss, xz_bits_per_byte
+from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
+from toygpt.evaluation.breakdown import Losses
+from toygpt.evaluation.calibration import calibration_error
+from toygpt.evaluation.findings import Findings, findings_of
+from toygpt.evaluation.report import write_report
 from toygpt.evaluation.test_loss import bits_per_byte_standard_error, evaluate
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import weights_digest
 from toygpt.model.loading import load_model_and_tokenizer
+from toygpt.pages.labels import pieces_of
 from toygpt.pipeline import paths
-from toygpt.pipeline.files import write_json
+from toygpt.pipeline.files import new_directory, write_json
 from toygpt.pipeline.params import EvaluateParams
 from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
@@ -38,9 +44,12 @@ def main() -> None:
         tracking=with_environment(params.tracking),
         root=paths.main_root(),
     ) as tracked:
-        metrics = measure(model, tokenizer, splits, params.evaluate)
+        metrics, findings = measure(model, tokenizer, splits, params.evaluate)
+        with new_directory(paths.EVALUATION) as directory:
+            write_report(directory, metrics, findings, splits.vocab_size)
         write_json(paths.METRICS / "evaluate.json", metrics)
         tracked.log_metrics(metrics)
+        tracked.log_directory(paths.EVALUATION, name="evaluation")
     print(
         f"bits per byte on the test split: {metrics['test_bits_per_byte']:.3f} "
         f"± {metrics['test_bits_per_byte_standard_error']:.3f} "
@@ -52,10 +61,12 @@ def main() -> None:
 
 def measure(
     model: GPT, tokenizer: Tokenizer, splits: Manifest, params: EvaluateParams
-) -> dict[str, float]:
-    """Return the model's results on the test split, and those of simpler means."""
-    bytes_of_token = bytes_of_tokens(tokenizer)
+) -> tuple[dict[str, float], Findings]:
+    """Return the model's results on the test split, and what the report adds."""
+    pieces = bytes_of_tokens(tokenizer)
+    train = open_tokens(paths.SPLITS, splits, "train")
     test = open_tokens(paths.SPLITS, splits, "test")
+    names = read_test_documents(paths.SPLITS, splits)
     num_bytes = splits.parts["test"].bytes
     evaluation = evaluate(
         model,
@@ -64,27 +75,43 @@ def measure(
         overlap_fraction=params.overlap_fraction,
         end_of_text_id=splits.end_of_text_id,
     )
-    bigram = bigram_loss(
-        open_tokens(paths.SPLITS, splits, "train"),
+    bigram = bigram_losses(
+        train,
         open_tokens(paths.SPLITS, splits, "validation"),
         test,
         vocab_size=splits.vocab_size,
         end_of_text_id=splits.end_of_text_id,
     )
-    return {
+    findings = findings_of(
+        model,
+        pieces_of(tokenizer),
+        Losses(test[:], evaluation.token_losses, bigram, pieces),
+        evaluation,
+        train,
+        names,
+        params,
+        splits.end_of_text_id,
+    )
+    metrics = {
         "test_loss": evaluation.loss,
         "test_perplexity": evaluation.perplexity,
         "test_bits_per_byte": evaluation.bits_per_byte(num_bytes),
         "test_bits_per_byte_standard_error": bits_per_byte_standard_error(
             evaluation.token_losses,
             test,
-            bytes_of_token=np.array([len(token) for token in bytes_of_token]),
+            bytes_of_token=np.array([len(piece) for piece in pieces]),
             end_of_text_id=splits.end_of_text_id,
         ),
         "test_accuracy": evaluation.accuracy,
-        "bigram_bits_per_byte": bigram * len(test) / math.log(2) / num_bytes,
-        "xz_bits_per_byte": xz_bits_per_byte(test, bytes_of_token),
+        "test_calibration_error": calibration_error(findings.bins),
+        "reproduced_tokens_train": findings.recital["train"]["reproduced"],
+        "reproduced_tokens_test": findings.recital["test"]["reproduced"],
+        "bigram_bits_per_byte": (
+            float(bigram.mean()) * len(test) / math.log(2) / num_bytes
+        ),
+        "xz_bits_per_byte": xz_bits_per_byte(test, pieces),
     }
+    return metrics, findings
 
 
 if __name__ == "__main__":

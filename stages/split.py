@@ -4,11 +4,11 @@ Reads:  data/documents/, data/tokens/
 Writes: data/splits/, metrics/split.json
 """
 
-from itertools import chain
+from itertools import compress
 
 import numpy as np
 
-from toygpt.data.documents import corpus_digest, find_shards, read_groups
+from toygpt.data.documents import corpus_digest, read_groups, read_ids
 from toygpt.data.engines import Engine
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
@@ -19,7 +19,7 @@ from toygpt.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from toygpt.data.split import SPLITS, assign_splits, hash_of_group
+from toygpt.data.split import SPLITS, TEST, assign_splits, hash_of_group
 from toygpt.data.split_files import (
     check_sizes,
     fractions_asked,
@@ -28,6 +28,7 @@ from toygpt.data.split_files import (
     warnings,
     write_splits,
 )
+from toygpt.data.test_documents import write_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
@@ -51,14 +52,14 @@ def main() -> None:
     check_tokenizer(source, paths.TOKENIZER)
     tokens = open_tokens(paths.TOKENS, source, "tokens")
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
-    groups = chain.from_iterable(
-        read_groups(paths.DOCUMENTS, shard) for shard in find_shards(paths.DOCUMENTS)
-    )
 
     assignment = assign_splits(
         tokens,
         read_ends(paths.TOKENS, source),
-        (hash_of_group(group, key=params.split.key) for group in groups),
+        (
+            hash_of_group(group, key=params.split.key)
+            for group in read_groups(paths.DOCUMENTS)
+        ),
         validation_fraction=params.split.validation_fraction,
         test_fraction=params.split.test_fraction,
         bytes_of_token=pieces,
@@ -72,6 +73,11 @@ def main() -> None:
             bytes_of_token,
             source.end_of_text_id,
         )
+        names = zip(
+            read_ids(paths.DOCUMENTS), read_groups(paths.DOCUMENTS), strict=True
+        )
+        is_in_test = assignment.documents_in(TEST).tolist()
+        write_test_documents(compress(names, is_in_test), directory)
         check_sizes(
             parts,
             asked,

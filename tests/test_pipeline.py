@@ -96,7 +96,9 @@ def test_the_trackers_have_one_run_with_everything(built: Workspace) -> None:
     artifacts = built.root / "mlartifacts" / "toygpt"
     model = artifacts / "models" / output.model_id / "artifacts"
     assert (model / "model.safetensors").is_file()
-    assert (artifacts / oldest.info.run_id / "artifacts/samples/samples.md").is_file()
+    of_run = artifacts / oldest.info.run_id / "artifacts"
+    assert (of_run / "samples/samples.md").is_file()
+    assert (of_run / "evaluation/report.html").is_file()
 
     (run, *_) = [run for run in read_runs(built.root) if run.history]
     assert run.name == oldest.info.run_name
@@ -132,6 +134,7 @@ def with_experiments(work: Workspace) -> Workspace:
     assert shown == {"workspace": "", IN_WORKSPACE: "", IN_TEMPORARY: ""}
     assert all(map(float, numbers_shown(work, "validation_loss").values()))
     assert not (work.root / "reports/samples").exists()
+    assert not (work.root / "reports/evaluate").exists()
     work.run("git", "checkout", "--quiet", "--", ".")
     work.dvc("checkout")
     return work
@@ -209,7 +212,7 @@ def test_the_doctor_names_the_numbers_of_another_model(
         "dvc repro --single-item evaluate",
         "dvc repro --single-item generate-samples",
     ]
-    assert "metrics/evaluate.json: not measured on models/toygpt" in page
+    assert "metrics/evaluate.json and reports/evaluate: not measured on" in page
     copy.dvc("repro", "--single-item", "evaluate", "generate-samples")
 
     code, page = command(copy, "doctor")

@@ -1,9 +1,11 @@
 """The page of `dvc plots show` opens from disk, and asks the network for nothing."""
 
+import csv
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -22,28 +24,42 @@ OFFLINE = (
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Return a clone in which nothing was run, but which has curves."""
+    """Return a clone in which nothing was run, but which has the tables of plots."""
     project = copy_project(tmp_path_factory.mktemp("project"))
-    for path, columns in plotted(project).items():
-        names = list(dict.fromkeys(columns))
-        rows = [["tokens_seen", *names]]
-        # Not measured is not zero; nor is the learning rate of an optimizer not used.
-        for tokens, value in (("1", "9"), ("2", "4.5"), ("3", ""), ("4", "nan")):
-            rows.append([tokens, *(value for _ in names)])
+    # Not measured is not zero; nor is the learning rate of an optimizer not used.
+    points = [["1", "9"], ["2", "4.5"], ["3", ""], ["4", "nan"]]
+    bars = [["2", "<b>"], ["8", "long, bar"], ["4", "end"]]
+    tables: dict[str, list[list[str]]] = {}
+    for plot in plots(project):
+        for path, columns in plot["y"].items():
+            x, rows = plot["x"], bars if is_of_bars(plot) else points
+            x = x[path] if is_of_bars(plot) else x
+            table = tables.setdefault(path, [[x], *([row[0]] for row in rows)])
+            for column in set(named(columns)) - set(table[0]):
+                table[0].append(column)
+                for row, values in zip(table[1:], rows, strict=True):
+                    row.append(values[1])
+    for path, table in tables.items():
         (project.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (project.root / path).write_text("\n".join(map(",".join, rows)))
+        with (project.root / path).open("w", newline="") as file:
+            csv.writer(file).writerows(table)
     return project
 
 
-def plotted(project: Workspace) -> dict[str, list[str]]:
-    """Return the columns of each file that dvc.yaml has plots of, once per plot."""
-    columns: dict[str, list[str]] = {}
-    for entry in YAML(typ="safe").load(project.root / "dvc.yaml")["plots"]:
-        (plot,) = entry.values()
-        for path, names in plot["y"].items():
-            several = names if isinstance(names, list) else [names]
-            columns.setdefault(path, []).extend(several)
-    return columns
+def plots(project: Workspace) -> list[dict[str, Any]]:
+    """Return the plots of dvc.yaml."""
+    entries = YAML(typ="safe").load(project.root / "dvc.yaml")["plots"]
+    return [plot for entry in entries for plot in entry.values()]
+
+
+def is_of_bars(plot: dict[str, Any]) -> bool:
+    """Return whether a plot has bars, not curves or dots."""
+    return plot.get("template", "").startswith("bar")
+
+
+def named(columns: str | list[str]) -> list[str]:
+    """Return the columns that a plot draws of one file."""
+    return columns if isinstance(columns, list) else [columns]
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +81,29 @@ def test_the_page_names_nothing_to_fetch_and_the_browser_may_fetch_nothing(
     assert policy.startswith("default-src 'none'; ")
 
 
-def test_the_page_draws_every_curve(project: Workspace, page: Path) -> None:
-    num_curves = sum(map(len, plotted(project).values()))
+def test_the_page_draws_every_curve_and_every_bar(
+    project: Workspace, page: Path
+) -> None:
+    """The longest bar comes first, and a name is never markup."""
+    of_curves = [plot for plot in plots(project) if not is_of_bars(plot)]
+    num_drawn = sum(
+        len(named(columns)) for plot in of_curves for columns in plot["y"].values()
+    )
+    num_dotted = sum(plot.get("template") == "scatter" for plot in of_curves)
 
     drawn = seen_in_browser(page)
 
     curves = re.findall(r'<polyline points="([^"]+)"', drawn)
-    assert len(curves) == num_curves
+    assert len(curves) == num_drawn - num_dotted
     assert all(len(curve.split()) == 2 for curve in curves)
-    assert drawn.count('<td class="value">4.5</td>') == num_curves
+    assert drawn.count("<circle") == 2 * num_dotted > 0
+    assert drawn.count('<td class="value">4.5</td>') == num_drawn
+    bars = re.findall(r'<rect height="12" width="(\d+)"', drawn)
+    assert bars == ["320", "160", "80"] * (len(plots(project)) - len(of_curves))
+    assert "<td>&lt;b&gt;</td>" in drawn
+    for plot in plots(project):
+        for label in ("title", "x_label", "y_label"):
+            assert plot[label] in drawn
 
 
 @pytest.mark.slow

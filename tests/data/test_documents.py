@@ -60,9 +60,7 @@ def test_documents_are_read_as_they_were_written(
     )
     texts = [text for texts in read_texts(tmp_path, THE_ONLY_SHARD) for text in texts]
     assert texts == [document.text for document in documents]
-    assert list(read_groups(tmp_path, THE_ONLY_SHARD)) == [
-        document.group for document in documents
-    ]
+    assert list(read_groups(tmp_path)) == [document.group for document in documents]
     path = tmp_path / DOCUMENTS_FILE
     assert pq.read_schema(path).names == ["id", "group", "text"]
     # The same documents make the same file: else no later result could be reused.

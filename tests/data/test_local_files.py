@@ -217,7 +217,7 @@ def test_groups_that_are_not_utf8_are_written_by_their_codes(tmp_path: Path) -> 
 
     assert list(read_texts(tmp_path, THE_ONLY_SHARD)) == [["a\0", "b", "c"]]
     expected = ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    assert list(read_groups(tmp_path, THE_ONLY_SHARD)) == expected
+    assert list(read_groups(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(

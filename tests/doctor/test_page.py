@@ -35,7 +35,7 @@ def test_a_healthy_project_has_no_finding(
     for words in ("cores", "of memory", "of the disk", "torch", "on branch main"):
         assert words in result.text
     assert (
-        "not built yet: metrics/evaluate.json, reports/samples, "
+        "not built yet: reports/evaluate, metrics/evaluate.json, reports/samples, "
         "metrics/generate-samples.json; to build: `dvc repro`"
     ) in result.text
     assert all(len(line) < 100 for line in result.page.splitlines()[1:])

@@ -4,7 +4,6 @@ import lzma
 import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +11,16 @@ import pytest
 from tests.tiny import VOCAB_SIZE, predictable_text
 from toygpt.data.token_files import JoinedTokens, TokenIds, Tokens
 from toygpt.evaluation import baselines
-from toygpt.evaluation.baselines import bigram_loss, xz_bits_per_byte
+from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
 
 END_OF_TEXT = 0
-loss_of_bigram = partial(bigram_loss, vocab_size=VOCAB_SIZE, end_of_text_id=END_OF_TEXT)
+
+
+def loss_of_bigram(*splits: TokenIds, vocab_size: int = VOCAB_SIZE) -> float:
+    """Return the loss of the bigram model on the last of three splits."""
+    losses = bigram_losses(*splits, vocab_size=vocab_size, end_of_text_id=END_OF_TEXT)
+    assert len(losses) == len(splits[2])
+    return float(losses.mean())
 
 
 def bigram_by_counting(train: TokenIds, validation: TokenIds, test: TokenIds) -> float:

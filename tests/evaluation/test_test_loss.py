@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.tiny import BLOCK_SIZE, lively_model, random_text
 from toygpt.data.token_files import JoinedTokens, TokenIds
 from toygpt.evaluation.test_loss import (
+    PROBABILITY_STEPS,
     Evaluation,
     bits_per_byte_standard_error,
     evaluate,
@@ -76,10 +77,31 @@ def test_accuracy_is_the_share_of_first_choices_that_came() -> None:
     assert evaluation_of(model, tokens).accuracy == 0.75
 
 
+def test_first_choices_are_counted_by_their_probability() -> None:
+    """Without overlap the windows are sequences: the simplest way is to read each."""
+    model, tokens = lively_model(), random_text(5 * BLOCK_SIZE)
+    expected = np.zeros((2, PROBABILITY_STEPS + 1), dtype=np.int64)
+    for start in range(0, len(tokens), BLOCK_SIZE):
+        window = tokens[start : start + BLOCK_SIZE].tolist()
+        before = int(tokens[start - 1]) if start else END_OF_TEXT
+        with torch.inference_mode():
+            probabilities = model(torch.tensor([[before, *window[:-1]]]))[0].softmax(-1)
+        for row, token in zip(probabilities, window, strict=True):
+            step = round(row.max().item() * PROBABILITY_STEPS)
+            expected[int(row.argmax() == token), step] += 1
+
+    choices = evaluation_of(model, tokens, overlap_fraction=0.0).choices
+
+    assert choices.sum() == len(tokens)
+    assert choices[1].sum() == expected[1].sum() > 0
+    # A probability at the edge of two steps may be rounded either way.
+    assert np.abs((choices - expected).cumsum(axis=1)).max() <= 1
+
+
 def test_perplexity_and_bits_per_byte_follow_from_the_loss() -> None:
     """Ten tokens of three bits each spell a text of 15 bytes."""
     evaluation = Evaluation(
-        3 * math.log(2), accuracy=0.5, token_losses=np.zeros(10, np.float32)
+        3 * math.log(2), 0.5, np.zeros(10, np.float32), np.zeros((2, 1), np.int64)
     )
 
     assert evaluation.perplexity == pytest.approx(8)

@@ -36,7 +36,7 @@ OUTPUTS = {
     "download": ["data/documents", "metrics/download.json"],
     "tokenize": ["data/tokens", "metrics/tokenize.json"],
     "split": ["data/splits", "metrics/split.json"],
-    "evaluate": ["metrics/evaluate.json"],
+    "evaluate": ["reports/evaluate", "metrics/evaluate.json"],
     "generate_samples": ["reports/samples", "metrics/generate-samples.json"],
 }
 KINDS = ["bytes", "files"]

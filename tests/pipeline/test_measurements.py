@@ -14,13 +14,14 @@ from toygpt.pipeline.measurements import (
 
 LOCK = (PROJECT / "dvc.lock").read_text(encoding="utf-8")
 NUMBERS = [Path("metrics/evaluate.json"), Path("metrics/generate-samples.json")]
-SAMPLES = Path("reports/samples")
+SAMPLES, REPORT = Path("reports/samples"), Path("reports/evaluate")
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a project with results of all stages."""
-    for path in (*NUMBERS, Path("metrics/train.json"), SAMPLES / "samples.md"):
+    others = (SAMPLES / "samples.md", REPORT / "report.html")
+    for path in (*NUMBERS, Path("metrics/train.json"), *others):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text('{"number": 1.5}\n')
     (tmp_path / "dvc.lock").write_text(LOCK)
@@ -34,6 +35,7 @@ def test_a_new_model_takes_the_numbers_of_the_old_one_with_it(project: Path) -> 
 
         assert [path.read_text() for path in NUMBERS] == ["{}\n", "{}\n"]
         assert not SAMPLES.exists()
+        assert not REPORT.exists()
         assert Path("metrics/train.json").read_text() == '{"number": 1.5}\n'
         # What DVC has noted of other stages stays, to the letter.
         before, _ = LOCK.split("\n  evaluate:\n")
@@ -82,6 +84,6 @@ def test_numbers_of_another_model_are_found(project: Path) -> None:
 
     assert not is_of_this_model(lock, "evaluate")
     assert outdated_measurements(project) == {
-        "evaluate": [NUMBERS[0]],
+        "evaluate": [NUMBERS[0], REPORT],
         "generate-samples": [NUMBERS[1], SAMPLES],
     }

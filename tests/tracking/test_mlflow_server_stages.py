@@ -52,7 +52,7 @@ def test_experiments_everywhere_log_to_the_server(
     destination = f"mlflow:{server.address}"
     copied = {name: ["model"] for name in ("aside", "queued")}
     for name, directories in (
-        {"in-the-workspace": ["model", "samples"]} | copied
+        {"in-the-workspace": ["evaluation", "model", "samples"]} | copied
     ).items():
         assert audit_at(server, runs[name]) == []
         assert runs[name].info.synced[destination].directories == directories

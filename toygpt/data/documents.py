@@ -247,10 +247,20 @@ def count_row_groups(directory: Path, shard: Shard) -> int:
         return int(file.num_row_groups)
 
 
-def read_groups(directory: Path, shard: Shard) -> Iterator[str]:
-    """Yield the group of each document of a shard, in order."""
-    for groups in _read_column(directory, shard, "group"):
-        yield from groups
+def read_ids(directory: Path) -> Iterator[str]:
+    """Yield the id of each document of a corpus, in order."""
+    yield from _read_strings(directory, "id")
+
+
+def read_groups(directory: Path) -> Iterator[str]:
+    """Yield the group of each document of a corpus, in order."""
+    yield from _read_strings(directory, "group")
+
+
+def _read_strings(directory: Path, name: str) -> Iterator[str]:
+    for shard in find_shards(directory):
+        for values in _read_column(directory, shard, name):
+            yield from values
 
 
 def _length_in_bytes(texts: pa.ChunkedArray) -> int:

@@ -16,10 +16,11 @@ class FileRecord:
     sha256: str
 
 
-def record_files(directory: Path, pattern: str) -> dict[str, FileRecord]:
+def record_files(directory: Path, *patterns: str) -> dict[str, FileRecord]:
     """Return the record of every file of a folder whose name fits a pattern."""
     return {
         path.name: FileRecord(path.stat().st_size, sha256_of(path))
+        for pattern in patterns
         for path in sorted(directory.glob(pattern))
     }
 

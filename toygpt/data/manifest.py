@@ -93,7 +93,7 @@ def write_manifest(
         InputError: A part holds a token id that the vocabulary does not have.
     """
     if files is None:
-        files = record_files(directory, "*.bin")
+        files = record_files(directory, "*.bin", "*.jsonl")
         for part in parts:
             for shard in shards_named(files, f"{part}.bin"):
                 path = directory / shard.name(f"{part}.bin")

@@ -47,6 +47,14 @@ class Assignment:
     num_groups_cut: int
     num_groups_moved: int  # whole ones that are not where their hash puts them
 
+    def documents_in(self, split: int) -> NDArray[np.bool_]:
+        """Return for each document whether it, or a piece of it, is in a split."""
+        ends_document = ~self.is_cut
+        document_of_piece = ends_document.cumsum() - ends_document
+        found = np.zeros(ends_document.sum(), dtype=bool)
+        found[document_of_piece[self.splits == split]] = True
+        return found
+
 
 def hash_of_group(group: str, *, key: int) -> int:
     """Return a keyed 64-bit hash of a group's name.

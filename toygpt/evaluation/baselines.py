@@ -11,15 +11,15 @@ from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, Tokens
 MAX_BIGRAM_TOKENS = 200_000_000
 
 
-def bigram_loss(
+def bigram_losses(
     train: Tokens,
     validation: Tokens,
     test: Tokens,
     *,
     vocab_size: int,
     end_of_text_id: int,
-) -> float:
-    """Return the loss of a model that knows one token back, in nats per token.
+) -> NDArray[np.float64]:
+    """Return each test token's loss, in nats, to a model that knows one token back.
 
     It mixes how often a token follows the last one with how often it comes at all:
     P(w | v) = λ c(v, w) / c(v) + (1 - λ) (c(w) + 1) / (N + V), an interpolated bigram
@@ -54,7 +54,8 @@ def bigram_loss(
         share = weight * bigram
         weight = float((share / (share + (1 - weight) * unigram)).mean())
     bigram, unigram = probabilities("test")
-    return float(-np.log(weight * bigram + (1 - weight) * unigram).mean())
+    losses: NDArray[np.float64] = -np.log(weight * bigram + (1 - weight) * unigram)
+    return losses
 
 
 def _pairs(tokens: TokenIds, vocab_size: int) -> NDArray[np.int64]:

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from toygpt.data.token_files import Tokens
 from toygpt.model.gpt import GPT
 
+# The probabilities of first choices are counted in so many steps from 0 to 1.
+PROBABILITY_STEPS = 10_000
 # The sample of a standard error: at least so many documents, and none of them with more
 # of the text than this.
 MIN_SAMPLES = 30
@@ -26,6 +29,8 @@ class Evaluation:
     loss: float  # nats per token
     accuracy: float  # share of tokens that were the model's first choice
     token_losses: NDArray[np.float32]  # nats, of every token
+    # How many first choices were wrong and right, by their probability in steps.
+    choices: NDArray[np.int64]
 
     @property
     def perplexity(self) -> float:
@@ -59,32 +64,59 @@ def evaluate(
         overlap_fraction: Share of each window that is context alone.
         end_of_text_id: The token id that ends a document.
     """
-    losses, token_losses, num_correct = [], [], []
+    losses, token_losses = [], []
+    choices = torch.zeros(2 * (PROBABILITY_STEPS + 1), dtype=torch.int64)
+    choices = choices.to(model.device)
     with tqdm(
         desc="evaluate", total=len(tokens), unit="tok", unit_scale=True, disable=None
     ) as progress:
-        for inputs, targets, is_predicted in _windows(
+        for logits, answers in predictions(
+            model,
             tokens,
-            model.config.block_size,
-            batch_size,
-            overlap_fraction,
-            end_of_text_id,
+            batch_size=batch_size,
+            overlap_fraction=overlap_fraction,
+            end_of_text_id=end_of_text_id,
         ):
-            x = model.read(torch.from_numpy(inputs).to(model.device))
-            # Context alone needs no logits.
-            logits = model.to_logits(x[torch.from_numpy(is_predicted).to(model.device)])
-            answers = torch.from_numpy(targets[is_predicted]).to(model.device)
             # Added up at the end: to read a number now would make the GPU's work wait.
             log_probabilities = logits.log_softmax(dim=-1)
             losses.append(F.nll_loss(log_probabilities, answers, reduction="sum"))
             token_losses.append(-log_probabilities.gather(-1, answers[:, None])[:, 0])
-            num_correct.append((logits.argmax(dim=-1) == answers).sum())
+            first = logits.argmax(dim=-1)
+            probabilities = log_probabilities.gather(-1, first[:, None])[:, 0].exp()
+            steps = (probabilities.nan_to_num() * PROBABILITY_STEPS).round().long()
+            steps += (first == answers) * (PROBABILITY_STEPS + 1)
+            choices += steps.bincount(minlength=len(choices))
             progress.update(len(answers))
+    wrong_and_right = choices.cpu().numpy().reshape(2, -1)
     return Evaluation(
         loss=sum(torch.stack(losses).tolist()) / len(tokens),
-        accuracy=sum(torch.stack(num_correct).tolist()) / len(tokens),
+        accuracy=int(wrong_and_right[1].sum()) / len(tokens),
         token_losses=torch.cat(token_losses).cpu().numpy(),
+        choices=wrong_and_right,
     )
+
+
+@torch.inference_mode()
+def predictions(
+    model: GPT,
+    tokens: TokenIds,
+    *,
+    batch_size: int,
+    overlap_fraction: float,
+    end_of_text_id: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits of some tokens, and these tokens; see `evaluate`."""
+    for inputs, targets, is_predicted in _windows(
+        tokens,
+        model.config.block_size,
+        batch_size,
+        overlap_fraction,
+        end_of_text_id,
+    ):
+        x = model.read(torch.from_numpy(inputs).to(model.device))
+        # Context alone needs no logits.
+        logits = model.to_logits(x[torch.from_numpy(is_predicted).to(model.device)])
+        yield logits, torch.from_numpy(targets[is_predicted]).to(model.device)
 
 
 def _windows(
@@ -95,7 +127,7 @@ def _windows(
     end_of_text_id: int,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
     """Yield inputs and targets of some windows, and which targets are predicted."""
-    num_new = max(1, round(block_size * (1 - overlap_fraction)))
+    num_new = new_in_a_window(block_size, overlap_fraction)
     num_context = block_size - num_new
     num_windows = max(1, math.ceil((len(tokens) - num_context) / num_new))
     for first in range(0, num_windows, batch_size):
@@ -107,6 +139,11 @@ def _windows(
         is_new = (numbers == 0) | (np.arange(block_size) >= num_context)
         is_predicted = is_new & (places[:, 1:] < len(tokens))
         yield sequences[:, :-1], sequences[:, 1:], is_predicted
+
+
+def new_in_a_window(block_size: int, overlap_fraction: float) -> int:
+    """Return how many tokens of each window but the first are predicted."""
+    return max(1, round(block_size * (1 - overlap_fraction)))
 
 
 def bits_per_byte_standard_error(

@@ -19,7 +19,7 @@ from toygpt.pipeline.files import remove_directory, write_json, write_text
 
 # The stages that measure a trained model, and their results.
 MEASUREMENTS = {
-    "evaluate": (paths.METRICS / "evaluate.json",),
+    "evaluate": (paths.METRICS / "evaluate.json", paths.EVALUATION),
     "generate-samples": (paths.METRICS / "generate-samples.json", paths.SAMPLES),
 }
 

@@ -211,6 +211,7 @@ class EvaluateParams(Section):
 
     batch_size: PositiveInt
     overlap_fraction: Fraction
+    recall_prompts: PositiveInt
 
 
 class GenerateSamplesParams(Section):

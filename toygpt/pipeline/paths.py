@@ -19,6 +19,7 @@ SPLITS = Path("data/splits")
 MODEL = Path("models/toygpt")
 ONNX = Path("models/onnx")  # of `python . export onnx`
 TRAIN_REPORT = Path("reports/train")
+EVALUATION = Path("reports/evaluate")
 SAMPLES = Path("reports/samples")
 METRICS = Path("metrics")
 

@@ -95,8 +95,12 @@ class Results:
     def directories(self) -> Iterator[dict[str, Path]]:
         """Yield the directories of which the trackers keep a copy."""
         made = {"model": paths.MODEL}
-        if self._is_of_this_model("generate-samples"):
-            made["samples"] = paths.SAMPLES
+        for stage, name, path in (
+            ("evaluate", "evaluation", paths.EVALUATION),
+            ("generate-samples", "samples", paths.SAMPLES),
+        ):
+            if self._is_of_this_model(stage):
+                made[name] = path
         with ExitStack() as stack:
             folders = {name: self.root / path for name, path in made.items()}
             if self.revision is not None:

@@ -1,0 +1,85 @@
+"""The report in a browser: it draws, follows keys, and runs nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.test_report import findings, written
+from tests.pages.browser import (
+    Browser,
+    assert_for_everybody,
+    chromium,
+    open_page,
+)
+from toygpt.evaluation.calibration import Bin
+
+NOTHING = {"prompts": 0, "reproduced": 0.0}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+def test_the_page_draws_and_hostile_text_stays_text(
+    browser: Browser, tmp_path: Path
+) -> None:
+    page, complaints = open_page(browser, written(tmp_path, findings()))
+
+    assert complaints == []
+    assert "1.23 bits for a byte" in page.inner_text("#lead")
+    for elements, number in (
+        ("section h2", 6),
+        ("svg", 2),
+        ("#context .dot", 3),
+        ("#calibration .dot", 2),
+        ("#kinds .track", 2),
+        ("#texts h3", 4),
+        ("#spans mark", 3),
+        ("img", 0),
+    ):
+        assert page.locator(elements).count() == number, elements
+    assert "</script><img" in page.inner_text("#spans mark >> nth=0")
+    assert "first 50 %" in page.inner_text("#searched")
+
+
+def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
+    browser: Browser, tmp_path: Path
+) -> None:
+    page, complaints = open_page(browser, written(tmp_path, findings()))
+
+    page.focus("#excerpt-1")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text(".detail >> nth=1").startswith("b 0.00 bits")
+    assert page.inner_text(".detail >> nth=0").startswith("</script>")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert "3.14 bits" in page.inner_text(".detail >> nth=1")
+
+    page.focus("#view-gain")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("#view-gain", "aria-pressed") == "true"
+    assert page.evaluate("document.activeElement.id") == "view-gain"
+    assert "knew more" in page.inner_text("#key")
+    assert complaints == []
+
+
+def test_the_page_of_a_single_short_document_draws(
+    browser: Browser, tmp_path: Path
+) -> None:
+    recital = {"searched": 1.0, **dict.fromkeys(("train", "test", "human"), NOTHING)}
+    shown = findings(1, bins=[Bin(0.0, 0.01, 9)], recital=recital)
+
+    page, complaints = open_page(browser, written(tmp_path, shown))
+
+    assert complaints == []
+    assert "is one document" in page.inner_text("#about-texts")
+    assert page.locator("#texts h3").all_inner_texts() == ["the document"]
+    assert "No passage is long enough" in page.inner_text("#recital")
+
+
+@pytest.mark.slow
+def test_the_page_is_for_everybody(browser: Browser, tmp_path: Path) -> None:
+    assert_for_everybody(browser, written(tmp_path, findings()))

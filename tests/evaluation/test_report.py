@@ -1,0 +1,118 @@
+"""The report of `evaluate`: its tables, and the same bytes each time."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toygpt.evaluation.breakdown import Kind, Text
+from toygpt.evaluation.calibration import Bin
+from toygpt.evaluation.context import Context
+from toygpt.evaluation.findings import Findings
+from toygpt.evaluation.report import EASIEST, HARDEST, write_report
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\u202e$body"
+METRICS = {
+    "test_perplexity": 18.8,
+    "test_bits_per_byte": 1.234567,
+    "test_accuracy": 0.4,
+    "test_calibration_error": 0.011,
+    "xz_bits_per_byte": 1.6,
+    "bigram_bits_per_byte": 2.0,
+}
+
+
+def findings(num_documents: int = 60, **changes: Any) -> Findings:
+    """Return what the report shows of a corpus with hostile names and texts."""
+    documents = [
+        Text(f"{HOSTILE} {n}", f"group {n // 2}", n * 300, 300, 1000, 900.0 + n, 2000.0)
+        for n in range(num_documents)
+    ]
+    excerpt = {
+        "title": "easiest",
+        "name": HOSTILE,
+        "bitsPerByte": 1.0,
+        "first": 31,
+        "of": 300,
+        "tokens": [(HOSTILE, 3.14159, 4.0, HOSTILE, 0.25), ("b", 0.0, 1.0, "b", 1.0)],
+    }
+    recited = {
+        "prompts": 4,
+        "reproduced": 1.5,
+        "most": 3,
+        "span": 2.0,
+        "longest": 3,
+        "example": ["given ", "and ", HOSTILE, " end"],
+    }
+    found = {
+        "excerpts": [excerpt] * 3,
+        "contexts": [Context(1, 6.8, 6.3), Context(2, 5.8, 6.3), Context(3, 5.7, 6.3)],
+        "bins": [Bin(0.1, 0.12, 50), Bin(0.9, 0.87654321, 50)],
+        "kinds": [
+            Kind("digits", 4.0, 6.0, 0.25),
+            Kind("letters, \u2026", 3.0, 5.0, 0.75),
+        ],
+        "documents": documents,
+        "recital": {
+            "searched": 0.5,
+            "train": recited,
+            "test": recited,
+            "human": recited,
+        },
+    }
+    return Findings(**found | changes)
+
+
+def written(directory: Path, shown: Findings) -> Path:
+    """Write the report; return the path of its page."""
+    write_report(directory, METRICS, shown, 2048)
+    return directory / "report.html"
+
+
+def test_the_tables_hold_rounded_numbers(tmp_path: Path) -> None:
+    written(tmp_path, findings())
+
+    tables = {
+        path.stem: list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        for path in tmp_path.glob("*.csv")
+    }
+
+    assert tables["calibration"][1] == {
+        "probability": "0.9",
+        "came_true": "0.8765",
+        "tokens": "50",
+    }
+    assert tables["kinds"][1]["kind"] == "letters, \u2026"
+    assert tables["context"][0] == {"context": "1", "bits": "6.8", "bigram_bits": "6.3"}
+    assert tables["documents"][7] == {
+        "document": f"{HOSTILE} 7",
+        "group": "group 3",
+        "tokens": "300",
+        "bits_per_byte": "0.907",
+        "bigram_bits_per_byte": "2.0",
+    }
+    assert len(tables["documents"]) == 60
+    assert [row["group"] for row in tables["groups"]][:2] == ["group 29", "group 28"]
+
+
+@pytest.mark.parametrize(("num_documents", "num_rows"), [(20, 10), (100, 40)])
+def test_the_table_of_groups_holds_the_hardest_and_the_easiest(
+    tmp_path: Path, num_documents: int, num_rows: int
+) -> None:
+    written(tmp_path, findings(num_documents))
+
+    groups = (tmp_path / "groups.csv").read_text(encoding="utf-8").splitlines()[1:]
+
+    assert len(groups) == num_rows <= HARDEST + EASIEST
+    assert groups[-1].startswith("group 0,")
+
+
+def test_the_same_findings_write_the_same_bytes(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        written(folder, findings())
+
+    for path in one.iterdir():
+        assert path.read_bytes() == (other / path.name).read_bytes()

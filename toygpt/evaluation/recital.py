@@ -1,0 +1,193 @@
+"""Whether the model recites: how far it continues a text as it is written there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from typing import Any
+
+import numpy as np
+
+from toygpt.data.token_files import TokenIds
+from toygpt.generation.fastest import generate_batch
+from toygpt.generation.packed import pack
+from toygpt.generation.samples import PROMPTS_AT_ONCE
+from toygpt.model.gpt import GPT
+from toygpt.pages.labels import characters_of
+
+# Tokens of a prompt, and of its continuation, at most.
+PROMPT_TOKENS = 32
+# A prompt and its continuation of fewer tokens together are left out.
+MIN_TOKENS = 8
+# Tokens of the training split that prompts come from and that are searched.
+MAX_SEARCHED_TOKENS = 50_000_000
+# Places in the training split that are compared together.
+PLACES_AT_ONCE = 2**20
+
+
+@dataclass
+class Passage:
+    """A prompt from a text, how the text continues, and how the model continues it."""
+
+    prompt: list[int]
+    original: list[int]
+    written: list[int]
+
+    @property
+    def num_reproduced(self) -> int:
+        """How many tokens were written as in the text, before the first other one."""
+        pairs = zip(self.written, self.original, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def continued_passages(
+    model: GPT, tokens: TokenIds, *, num_prompts: int, end_of_text_id: int
+) -> list[Passage]:
+    """Continue passages of a text with the tokens most likely to the model.
+
+    The passages are evenly spaced. Each lies in one document: where a document ends in
+    it, the next one is taken from its beginning. The first half is the prompt.
+
+    Args:
+        model: A model in evaluation mode, as `pack` returns it.
+        tokens: The token ids of the text.
+        num_prompts: How many passages; fewer if the text has not so many.
+        end_of_text_id: The token id that ends a document.
+    """
+    size = 2 * min(PROMPT_TOKENS, model.config.block_size // 2)
+    starts = set()
+    for place in np.linspace(0, max(0, len(tokens) - size), num_prompts).astype(int):
+        ends = np.flatnonzero(tokens[place : place + size] == end_of_text_id)
+        starts.add(int(place + ends[0] + 1 if len(ends) else place))
+    found = []
+    for start in sorted(starts):
+        passage = tokens[start : start + size].tolist()
+        if end_of_text_id in passage:
+            passage = passage[: passage.index(end_of_text_id)]
+        if len(passage) >= MIN_TOKENS:
+            half = len(passage) // 2
+            found.append(Passage(passage[:half], passage[half:], []))
+    for first in range(0, len(found), PROMPTS_AT_ONCE):
+        batch = found[first : first + PROMPTS_AT_ONCE]
+        for step in generate_batch(
+            model,
+            [passage.prompt for passage in batch],
+            max_new_tokens=size // 2,
+            end_of_text_id=end_of_text_id,
+        ):
+            for number, token_id in step.items():
+                if len(batch[number].written) < len(batch[number].original):
+                    batch[number].written.append(token_id)
+    return found
+
+
+def recite(
+    model: GPT,
+    train: TokenIds,
+    test: TokenIds,
+    pieces: Sequence[bytes],
+    *,
+    num_prompts: int,
+    end_of_text_id: int,
+) -> dict[str, Any]:
+    """Return how far the model recites training, and how far the test text, unseen.
+
+    Args:
+        model: A model in evaluation mode.
+        train: The token ids of the training split.
+        test: The token ids of the test split.
+        pieces: The bytes of each token id; of a special token, those of its name.
+        num_prompts: Prompts from each split.
+        end_of_text_id: The token id that ends a document.
+
+    Returns:
+        The same of prompts from `train` and from `test`, and of `human` text: the test
+        passages as they continue themselves.
+    """
+    packed, searched = pack(model), train[:MAX_SEARCHED_TOKENS]
+    passages = {
+        name: continued_passages(
+            packed, tokens, num_prompts=num_prompts, end_of_text_id=end_of_text_id
+        )
+        for name, tokens in (("train", searched), ("test", test))
+    }
+    passages["human"] = [replace(it, written=it.original) for it in passages["test"]]
+    written = [it.written for each in passages.values() for it in each]
+    spans = iter(longest_spans(written, searched, vocab_size=len(pieces)))
+    return {
+        "searched": len(searched) / len(train),
+        **{
+            name: _summary(each, list(islice(spans, len(each))), pieces)
+            for name, each in passages.items()
+        },
+    }
+
+
+def _summary(
+    passages: Sequence[Passage], spans: Sequence[slice], pieces: Sequence[bytes]
+) -> dict[str, Any]:
+    """Return means and maxima, and the passage with the longest span, as text."""
+    if not passages:
+        return {"prompts": 0, "reproduced": 0.0}
+    reproduced = [passage.num_reproduced for passage in passages]
+    lengths = [span.stop - span.start for span in spans]
+    longest = lengths.index(max(lengths))
+    passage, span = passages[longest], spans[longest]
+    parts = (
+        passage.prompt,
+        passage.written[: span.start],
+        passage.written[span],
+        passage.written[span.stop :],
+    )
+    return {
+        "prompts": len(passages),
+        "reproduced": sum(reproduced) / len(passages),
+        "most": max(reproduced),
+        "span": sum(lengths) / len(passages),
+        "longest": max(lengths),
+        "example": [
+            "".join(text for _, text in characters_of([pieces[it] for it in part]))
+            for part in parts
+        ],
+    }
+
+
+def longest_spans(
+    texts: Sequence[list[int]], train: TokenIds, *, vocab_size: int
+) -> list[slice]:
+    """Return the longest span of each text that the training split holds, too.
+
+    All spans of the texts make a tree: a node for each, below the span that is a token
+    shorter. From every place of the training split the tokens lead down the tree, most
+    of them not far. Memory grows with the texts alone.
+    """
+    nodes: dict[int, int] = {}  # by the node above, and the token; the root is 0
+    paths = []
+    for number, text in enumerate(texts):
+        for start in range(len(text)):
+            path = [0]
+            for token in text[start:]:
+                key = path[-1] * vocab_size + token
+                path.append(nodes.setdefault(key, len(nodes) + 1))
+            paths.append((number, start, path))
+    keys = np.array(sorted(nodes), dtype=np.int64)
+    below = np.array([nodes[key] for key in keys.tolist()], dtype=np.int64)
+    is_in_train = np.zeros(len(nodes) + 1, dtype=bool)
+    for first in range(0, len(train) if nodes else 0, PLACES_AT_ONCE):
+        piece = train[first : first + PLACES_AT_ONCE + max(map(len, texts))]
+        places = np.arange(min(PLACES_AT_ONCE, len(piece)))
+        at = np.zeros(len(places), dtype=np.int64)
+        while len(places):
+            wanted = at * vocab_size + piece[places]
+            found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+            leads_down = keys[found] == wanted
+            at = below[found[leads_down]]
+            is_in_train[at] = True
+            places = places[leads_down] + 1
+            at, places = at[places < len(piece)], places[places < len(piece)]
+    spans = [slice(0, 0)] * len(texts)
+    for number, start, path in paths:
+        # Where a span is in training, so is all of it but the last token.
+        length = int(is_in_train[path].sum())
+        if length > spans[number].stop - spans[number].start:
+            spans[number] = slice(start, start + length)
+    return spans

@@ -1,0 +1,127 @@
+
+const bits = (number) => number.toFixed(number < 9.95 ? 2 : 1);
+const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+const { metrics, recital } = found;
+
+// Bars with a thin mark for the bigram: rows are name, number, mark and what stands behind.
+function bars(heads, rows, digits = 2) {
+  const largest = Math.max(...rows.flatMap(([, number, mark]) => [number, mark ?? 0]), 1e-9);
+  const width = (number) => `${(100 * number) / largest}%`;
+  return table(["", heads[0], heads[1], "", ...heads.slice(2)], rows.map(([name, number, mark, ...rest]) => [
+    el("bdi", { className: "name" }, name), number.toFixed(digits), mark === undefined ? "" : mark.toFixed(digits),
+    el("div", { className: "track" }, el("span", { className: "bar", style: { width: width(number) } }),
+      ...(mark === undefined ? [] : [el("span", { className: "mark", style: { left: width(mark) } })])), ...rest]), [1, 2, 4]);
+}
+
+function drawLead() {
+  const choices = Math.round(metrics.test_perplexity);
+  byId("lead").append(`It needs ${metrics.test_bits_per_byte.toFixed(2)} bits for a byte of text (`, el("i", {}, "bits per byte"),
+    `): less is better. Guessing the next token is as hard for it as a choice among ${count(choices)} equally likely ones (`,
+    el("i", {}, "perplexity"), `), out of ${count(Math.round(2 ** found.even))}. ${percent(metrics.test_accuracy)} of all `
+    + `${count(found.tokens)} tokens were its first guess (`, el("i", {}, "accuracy"), ").");
+  byId("beside").append(bars(["bits per byte", ""], [["this model", metrics.test_bits_per_byte],
+    ["xz, a compressor", metrics.xz_bits_per_byte], ["a bigram, which knows one token back", metrics.bigram_bits_per_byte]]));
+}
+
+// Word by word.
+const VIEWS = { model: "surprise of the model", bigram: "surprise of the bigram", gain: "what the context brought" };
+let view = "model";
+const chosen = found.excerpts.map(() => 0);
+
+function colour([, own, bigram]) {
+  if (view !== "gain") return tint("odd", (view === "model" ? own : bigram) / found.even);
+  return tint(bigram > own ? "guess" : "odd", Math.abs(bigram - own) / found.even);
+}
+
+function drawExcerpts() {
+  draw("views", ...Object.entries(VIEWS).map(([name, label]) => el("button", { id: `view-${name}`, className: "button",
+    type: "button", "aria-pressed": name === view, onclick: () => { view = name; drawExcerpts(); } }, label)));
+  const swatch = (hue, label) => el("span", { className: "key" }, el("i", { style: { background: tint(hue, 0.8) } }), label);
+  draw("key", ...(view === "gain" ? [swatch("guess", "the model knew more than the bigram"), swatch("odd", "the bigram knew more")]
+    : [swatch("odd", `${bits(0.8 * found.even)} bits; a blind guess costs ${bits(found.even)}`)]));
+  draw("excerpts", ...found.excerpts.flatMap(drawExcerpt));
+}
+
+function drawExcerpt({ title, name, bitsPerByte, first, of, tokens }, number) {
+  const move = (to) => { chosen[number] = Math.max(0, Math.min(tokens.length - 1, to)); drawExcerpts(); };
+  const steps = { ArrowLeft: -1, ArrowRight: 1 };
+  const [text, own, bigram, guess, probability] = tokens[chosen[number]];
+  return [
+    el("h3", {}, `${title}: `, el("bdi", {}, name), el("span", { className: "note" },
+      ` ${bitsPerByte.toFixed(2)} bits per byte; from token ${count(first)} of ${count(of)}`)),
+    el("div", { className: "text excerpt", dir: "auto", tabIndex: 0, id: `excerpt-${number}`, role: "group", "aria-label": `Excerpt: ${title}`,
+      onkeydown: (event) => { if (steps[event.key]) { event.preventDefault(); move(chosen[number] + steps[event.key]); } } },
+      ...tokens.map((token, place) => el("span", { style: { backgroundColor: colour(token) }, onclick: () => move(place),
+        className: place === chosen[number] ? "here" : "" }, token[0]))),
+    el("p", { className: "detail", role: "status" }, chip(visible(text)), ` ${bits(own)} bits for the model, ${bits(bigram)} for the bigram; its first guess was `,
+      chip(guess), ` (${percent(probability)})`)];
+}
+
+// The charts.
+function drawContext() {
+  const all = found.contexts.flatMap(([, own, bigram]) => [own, bigram]);
+  const [low, high] = [Math.floor(Math.min(...all)), Math.ceil(Math.max(...all) + 1e-9)];
+  const ticks = Array.from({ length: high - low + 1 }, (_, i) => low + i).filter((y) => (y - low) % Math.ceil((high - low) / 8) === 0 || y === high);
+  const [one, last, before] = [found.contexts[0], found.contexts.at(-1), found.contexts.at(-2)];
+  byId("context").append(chart({ title: "Surprise by the length of the context", scale: Math.log2, ticksX: found.contexts.map(([x]) => x),
+    ticksY: ticks, labelX: "tokens of context", labelY: "bits per token",
+    marks: (toX, toY) => [polyline("dashed", found.contexts.map(([x, , y]) => [toX(x), toY(y)])),
+      svg("text", { x: toX(last[0]), y: toY(last[2]) - 7, "text-anchor": "end" }, "bigram"),
+      polyline("line", found.contexts.map(([x, y]) => [toX(x), toY(y)])),
+      ...found.contexts.map(([x, y]) => svg("circle", { class: "dot", r: 4, cx: toX(x), cy: toY(y) }, svg("title", {}, `${x} tokens: ${bits(y)} bits`)))] }),
+    el("figcaption", {}, `With one token of context it needs ${bits(one[1])} bits for the next, with ${last[0]} it needs ${bits(last[1])}. `
+      + `The last step, from ${before[0]} to ${last[0]} tokens, brought ${bits(before[1] - last[1])} bits. More than ${last[0]} it cannot see.`));
+}
+
+function drawCalibration() {
+  const tokens = sum(found.bins.map(([, , n]) => n));
+  const lean = sum(found.bins.map(([p, share, n]) => (p - share) * n)) / tokens;
+  const ticks = [0, 0.25, 0.5, 0.75, 1];
+  byId("calibration").append(chart({ title: "Calibration", width: 420, height: 400, ticksX: ticks, ticksY: ticks,
+    labelX: "how probable it found its first guess", labelY: "how often that was right",
+    marks: (toX, toY) => [polyline("dashed", [[toX(0), toY(0)], [toX(1), toY(1)]]), polyline("line", found.bins.map(([p, share]) => [toX(p), toY(share)])),
+      ...found.bins.map(([p, share, n]) => svg("circle", { class: "dot", r: 4, cx: toX(p), cy: toY(share) },
+        svg("title", {}, `${percent(p)} probable, ${percent(share)} right, ${count(n)} tokens`)))] }),
+    el("figcaption", {}, `Each dot stands for ${found.bins.length > 1 ? "about as many tokens" : "all tokens"}. For the average token the two are `
+      + `${(100 * metrics.test_calibration_error).toFixed(1)} percentage points apart (`, el("i", {}, "expected calibration error"),
+      `); over all tokens it is ${Math.abs(lean) < 0.002 ? "neither too sure nor too modest" : `${(100 * Math.abs(lean)).toFixed(1)} points too ${lean > 0 ? "sure" : "modest"}`}.`));
+}
+
+// The tables.
+function drawTexts() {
+  const lists = [["groups", "groups"], ["documents", "documents"]].filter(([name]) =>
+    name === "documents" || (found.groups.number > 1 && found.groups.number < found.documents.number));
+  byId("about-texts").textContent = found.documents.number > 1
+    ? "Bits per byte, so that short and long tokens count alike. The thin line marks the bigram. Texts under 200 tokens are left out."
+    : "The test split is one document, or the end of one.";
+  byId("texts").append(...lists.flatMap(([name, label]) => ["hardest", "easiest"].filter((end) => found[name][end].length).map((end) =>
+    el("div", {}, el("h3", {}, found[name].number > 1 ? `${end} ${label}` : "the document"),
+      el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": `${end} ${label}` },
+        bars(["model", "bigram", "tokens"], found[name][end].map(([title, tokens, own, bigram]) => [title, own, bigram, count(tokens)])))))));
+}
+
+function drawRecital() {
+  const who = { train: "after training text", test: "after test text", human: "the test text itself" };
+  const rows = Object.entries(who).filter(([name]) => recital[name].prompts).map(([name, label]) => {
+    const { prompts, reproduced, most, span, longest } = recital[name];
+    return [label, count(prompts), ...(name === "human" ? ["", ""] : [reproduced.toFixed(1), most]), span.toFixed(1), longest];
+  });
+  if (!rows.length) { byId("recital").append("No passage is long enough."); return; }
+  byId("recital").append(table(["", "passages", "tokens as written", "most", "longest span also in training", "most"], rows, [1, 2, 3, 4, 5]));
+  byId("spans").append(...Object.entries(who).filter(([name]) => recital[name].prompts).flatMap(([name, label]) => {
+    const [prompt, before, span, after] = recital[name].example;
+    return [el("h3", {}, `The longest span ${label}: ${recital[name].longest} tokens`),
+      el("div", { className: "text", dir: "auto" }, el("span", { className: "quiet" }, prompt), before, el("mark", { className: "found" }, span), after)];
+  }));
+  byId("searched").textContent = "Grey: the passage that was given. Marked: what is in the training text, word for word. "
+    + (recital.searched < 1 ? `Only the first ${percent(recital.searched)} of the training text were searched. ` : "")
+    + "This is a spot check. What it finds, the model can repeat; what it does not find, it may repeat all the same.";
+}
+
+drawLead();
+drawExcerpts();
+drawContext();
+drawCalibration();
+byId("kinds").append(bars(["model", "bigram", "of all tokens"], found.kinds.map(([kind, own, bigram, share]) => [kind, own, bigram, percent(share)])));
+drawTexts();
+drawRecital();
