@@ -1,6 +1,7 @@
 """Jobs of submitit, which starts them on this machine; on a Slurm: tests/cluster/."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -48,8 +49,10 @@ def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
     monkeypatch.setattr(engines, "run_of", lambda name: run)
     yield
-    children = psutil.Process().children(recursive=True)
-    psutil.wait_procs([it for it in children if "submitit" in " ".join(it.cmdline())])
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "submitit" in " ".join(process.cmdline()):
+                process.wait()
 
 
 @pytest.mark.usefixtures("jobs_on_this_machine")
