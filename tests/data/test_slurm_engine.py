@@ -1,8 +1,11 @@
 """Jobs of submitit, which starts them on this machine; on a Slurm: tests/cluster/."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.data.shard_functions import double, refuse
@@ -39,11 +42,17 @@ def mapped(function: ShardFunction) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let submitit start processes here, and wait for the end of those it stopped."""
     run = partial(slurm_engine.run, cluster="local")
     # For a file system of the network, to show what a job has written.
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
     monkeypatch.setattr(engines, "run_of", lambda name: run)
+    yield
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "submitit" in " ".join(process.cmdline()):
+                process.wait()
 
 
 @pytest.mark.usefixtures("jobs_on_this_machine")
@@ -55,6 +64,8 @@ def test_a_killed_job_costs_its_shard_alone() -> None:
     assert not list(Path(".toygpt/shards").glob("*/*"))
 
 
+# A Slurm's jobs are no processes of ours; submitit does not wait for those that are.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("jobs_on_this_machine")
 def test_an_error_in_a_job_arrives_as_it_was() -> None:
     with pytest.raises(InputError, match=r"^\d\.txt is damaged: run `dvc repro`$"):

@@ -1,7 +1,7 @@
 """Map a function over the shards of a corpus: here, in processes, on Slurm, or on Ray.
 
     with Engine("tokenize", params.runtime) as engine:
-        values = engine.map(function, work, directory)
+        values = engine.map(function, work, directory, description="encode")
 
 The bytes are equal for any engine, number of workers and order, because each shard's
 are a function of that shard alone. A killed worker costs its shard, and a killed stage

@@ -14,7 +14,6 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -109,6 +108,5 @@ def digest_of_code() -> str:
     """Return a digest of the code in this folder and of the packages that it uses."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     parts = [f"{path.name} {sha256_of(path)}" for path in files]
-    with suppress(ImportError):
-        parts += [f"{name} {version(name)}" for name in PACKAGES]
+    parts += [f"{name} {version(name)}" for name in PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
