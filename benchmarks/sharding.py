@@ -1,0 +1,135 @@
+"""What do several ranks save in memory, and what do they send, per step?
+
+    python -m benchmarks.sharding
+
+The memory is computed, not run, as in `benchmarks.memory`: PyTorch goes through two
+steps with tensors that have no contents, on one of so many ranks whose messages
+go nowhere. The bytes follow from the sizes of the network (`bytes_sent`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from benchmarks.measure import RESULTS, Figures, report
+from benchmarks.memory import GIB, computed_peak
+from benchmarks.training import TASKS
+from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.training.loop import NextTokenLoss
+from toygpt.training.optimizer import build_optimizer
+from toygpt.training.sharding import shard
+
+SEQUENCES = 16  # of a step, on all ranks together
+RANKS = (1, 2, 4, 8)
+
+
+def bytes_sent(config: GPTConfig, ranks: int, strategy: str) -> int:
+    """Return the bytes that a rank sends in a step of one micro-batch, in bf16-mixed.
+
+    Args:
+        config: Of the network, trained by Muon.
+        ranks: How many share a batch. Each message goes around them in a ring.
+        strategy: ddp, with owners of the matrices, or fsdp.
+    """
+    in_matrices = config.num_layers * 12 * config.embed_dim**2
+    in_layers = in_matrices + config.num_layers * 9 * config.embed_dim  # and biases
+    others = config.num_parameters - in_layers
+    if strategy == "ddp":  # gradients, to and fro; then the updates of the owners
+        whole = 2 * 4 * config.num_parameters + 2 * in_matrices
+    else:
+        weights = 2 * (2 * in_layers) + 4 * others  # layers: forward and backward
+        gradients = 4 * config.num_parameters
+        to_owners_and_back = (4 + 2) * in_matrices / ranks
+        whole = int(weights + gradients + to_owners_and_back)
+    return whole * (ranks - 1) // ranks
+
+
+def peak_of_a_rank(config: GPTConfig, ranks: int) -> int:
+    """Return the bytes that one of several ranks holds at its worst moment."""
+    if ranks == 1:
+        return computed_peak(config, SEQUENCES)["all"]
+    with get_context("spawn").Pool(1) as pool:
+        return int(pool.apply(partial(_peak_with_fsdp, config, ranks)))
+
+
+def _peak_with_fsdp(config: GPTConfig, ranks: int) -> int:
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    names = ("data_parallel", "tensor_parallel")
+    mesh = init_device_mesh("cpu", (ranks, 1), mesh_dim_names=names)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = GPT(config)
+        inputs = torch.zeros(SEQUENCES // ranks, config.block_size, dtype=torch.long)
+        network = shard(NextTokenLoss(model), mesh, is_mixed=True)
+        params = SimpleNamespace(
+            optimizer="muon",
+            learning_rate=1e-4,
+            muon_learning_rate=1e-3,
+            weight_decay=0.1,
+        )
+        optimizer = build_optimizer(model, params)
+        tracker = FSDPMemTracker(network, optimizer)
+        tracker.track_inputs((inputs,))
+        with tracker:
+            for _ in range(2):
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = network(inputs, inputs)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                tracker.reset_mod_stats()
+    (snapshot,) = tracker.get_tracker_snapshot("peak").values()
+    return int(snapshot["Total"])
+
+
+def main() -> None:
+    """Compute, print the table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=TASKS, default="large")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+
+    config = TASKS[options.model].config
+    peaks = {ranks: peak_of_a_rank(config, ranks) for ranks in RANKS}
+    rows = [
+        Figures(
+            f"{ranks} ranks, fsdp" if ranks > 1 else "one device",
+            {
+                "memory of a rank": f"{peak / GIB:.1f} GiB",
+                "of one device": f"{peak / peaks[1]:.2f}",
+                **{
+                    f"sent per step, {strategy}": f"{sent / 1e9:.1f} GB"
+                    for strategy in ("fsdp", "ddp")
+                    for sent in [bytes_sent(config, ranks, strategy)]
+                },
+            },
+        )
+        for ranks, peak in peaks.items()
+    ]
+    report(
+        "sharding",
+        f"What do several ranks hold and send in a step of {options.model}?",
+        rows,
+        settings={
+            "precision": "bf16-mixed",
+            "optimizer": "muon",
+            "sequences_of_all_ranks": SEQUENCES,
+            "parameters": config.num_parameters,
+        },
+        folder=options.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
