@@ -42,7 +42,7 @@ def test_the_page_draws_and_hostile_text_stays_text(
     ):
         assert page.locator(elements).count() == number, elements
     assert "</script><img" in page.inner_text("#spans mark >> nth=0")
-    assert "first 50 %" in page.inner_text("#searched")
+    assert "Only the first 50\u00a0%" in page.inner_text("#searched")
 
 
 def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(

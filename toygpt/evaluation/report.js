@@ -17,7 +17,7 @@ function drawLead() {
   const choices = Math.round(metrics.test_perplexity);
   byId("lead").append(`It needs ${metrics.test_bits_per_byte.toFixed(2)} bits for a byte of text (`, el("i", {}, "bits per byte"),
     `): less is better. Guessing the next token is as hard for it as a choice among ${count(choices)} equally likely ones (`,
-    el("i", {}, "perplexity"), `), out of ${count(Math.round(2 ** found.even))}. ${percent(metrics.test_accuracy)} of all `
+    el("i", {}, "perplexity"), `); a blind guess is one among ${count(Math.round(2 ** found.even))}. ${percent(metrics.test_accuracy)} of all `
     + `${count(found.tokens)} tokens were its first guess (`, el("i", {}, "accuracy"), ").");
   byId("beside").append(bars(["bits per byte", ""], [["this model", metrics.test_bits_per_byte],
     ["xz, a compressor", metrics.xz_bits_per_byte], ["a bigram, which knows one token back", metrics.bigram_bits_per_byte]]));
@@ -70,7 +70,7 @@ function drawContext() {
       polyline("line", found.contexts.map(([x, y]) => [toX(x), toY(y)])),
       ...found.contexts.map(([x, y]) => svg("circle", { class: "dot", r: 4, cx: toX(x), cy: toY(y) }, svg("title", {}, `${x} tokens: ${bits(y)} bits`)))] }),
     el("figcaption", {}, `With one token of context it needs ${bits(one[1])} bits for the next, with ${last[0]} it needs ${bits(last[1])}. `
-      + `The last step, from ${before[0]} to ${last[0]} tokens, brought ${bits(before[1] - last[1])} bits. More than ${last[0]} it cannot see.`));
+      + `The last step, from ${before[0]} to ${last[0]} tokens, brought ${bits(Math.max(0, before[1] - last[1]))} bits. More than ${last[0]} it cannot see.`));
 }
 
 function drawCalibration() {
