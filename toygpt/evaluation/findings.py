@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 from toygpt.evaluation.breakdown import (
     MIN_TOKENS,
     Kind,
@@ -40,7 +40,7 @@ def findings_of(
     pieces: Sequence[bytes],
     losses: Losses,
     evaluation: Evaluation,
-    train: TokenIds,
+    train: Tokens,
     names: Sequence[tuple[str, str]],
     params: EvaluateParams,
     end_of_text_id: int,

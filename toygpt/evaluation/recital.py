@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from toygpt.data.token_files import TokenIds
+from toygpt.data.token_files import Tokens
 from toygpt.generation.fastest import generate_batch
 from toygpt.generation.packed import pack
 from toygpt.generation.samples import PROMPTS_AT_ONCE
@@ -40,7 +40,7 @@ class Passage:
 
 
 def continued_passages(
-    model: GPT, tokens: TokenIds, *, num_prompts: int, end_of_text_id: int
+    model: GPT, tokens: Tokens, *, num_prompts: int, end_of_text_id: int
 ) -> list[Passage]:
     """Continue passages of a text with the tokens most likely to the model.
 
@@ -82,8 +82,8 @@ def continued_passages(
 
 def recite(
     model: GPT,
-    train: TokenIds,
-    test: TokenIds,
+    train: Tokens,
+    test: Tokens,
     pieces: Sequence[bytes],
     *,
     num_prompts: int,
@@ -152,7 +152,7 @@ def _summary(
 
 
 def longest_spans(
-    texts: Sequence[list[int]], train: TokenIds, *, vocab_size: int
+    texts: Sequence[list[int]], train: Tokens, *, vocab_size: int
 ) -> list[slice]:
     """Return the longest span of each text that the training split holds, too.
 
