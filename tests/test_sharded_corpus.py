@@ -21,7 +21,8 @@ def test_many_shards_end_in_the_weights_and_metrics_of_one(
     built: Workspace, project: Workspace
 ) -> None:
     """Some shards have no text of a split, and one document is larger than a shard."""
-    project.set_params({"download.shard_bytes": 100_000})
+    without_trackers = {"tracking.mlflow": False, "tracking.wandb": "disabled"}
+    project.set_params({"download.shard_bytes": 100_000} | without_trackers)
     project.run("rm", "-r", "data", "models", ".toygpt")
 
     # Three processes are quicker than five.

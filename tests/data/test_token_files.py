@@ -112,6 +112,10 @@ def test_tokens_of_several_files_read_like_those_of_one(
     assert len(several) == length
     assert several[first:end].tolist() == tokens[first:end].tolist()
     assert several[first:end].dtype == tokens.dtype
+    places = data.draw(st.lists(st.integers(0, length - 1), max_size=6))
+    columns = np.array([places, places[::-1]], dtype=np.int64)
+    assert several[columns].tolist() == tokens[columns].tolist()
+    assert several[columns].dtype == tokens.dtype
     assert largest_id(several) == length - 1
     assert count_tokens(several, length).tolist() == [1] * length
 

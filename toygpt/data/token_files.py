@@ -114,21 +114,35 @@ class JoinedTokens:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, places: slice) -> TokenIds:
+    def __getitem__(self, places: slice | NDArray[np.int64]) -> TokenIds:
+        """Return a run of tokens, or the tokens at some places, counted from 0."""
+        if isinstance(places, slice):
+            return self._run(*places.indices(len(self)))
+        tokens = np.empty(places.shape, dtype=self._shards[0].dtype)
+        numbers = np.searchsorted(self._ends, places, side="right")
+        for number in np.unique(numbers).tolist():
+            is_here = numbers == number
+            tokens[is_here] = self._shards[number][
+                places[is_here] - self._start(number)
+            ]
+        return tokens
+
+    def _run(self, first: int, end: int, step: int) -> TokenIds:
         """Return a run of tokens: a view of their file, unless they are in several."""
-        first, end, step = places.indices(len(self))
         assert step == 1, "tokens are read in their order"
         pieces = []
         while first < end:
             number = bisect_right(self._ends, first)
-            shard = self._shards[number]
-            start = self._ends[number] - len(shard)
-            piece = shard[first - start : end - start]
+            start = self._start(number)
+            piece = self._shards[number][first - start : end - start]
             pieces.append(piece)
             first += len(piece)
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate([self._shards[0][:0], *pieces])
+
+    def _start(self, number: int) -> int:
+        return self._ends[number] - len(self._shards[number])
 
 
 # On disk, in one file or in several; only a slice of them is an array for certain.

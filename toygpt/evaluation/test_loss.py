@@ -102,9 +102,7 @@ def _windows(
         numbers = np.arange(first, min(first + batch_size, num_windows))[:, None]
         # The position of the token before each window, and of the tokens in it.
         places = numbers * num_new + np.arange(-1, block_size)
-        start = max(0, int(places[0, 0]))
-        piece = tokens[start : int(places[-1, -1]) + 1].astype(np.int64)
-        sequences = piece[(places - start).clip(0, len(piece) - 1)]
+        sequences = tokens[places.clip(0, len(tokens) - 1)].astype(np.int64)
         sequences[places < 0] = end_of_text_id
         is_new = (numbers == 0) | (np.arange(block_size) >= num_context)
         is_predicted = is_new & (places[:, 1:] < len(tokens))
