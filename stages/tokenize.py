@@ -18,6 +18,7 @@ if __name__ == "tokenize":
 
 from toygpt.data.documents import digest_of_corpus, measured_shards
 from toygpt.data.engines import Engine, Work
+from toygpt.data.file_records import FileRecord
 from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
 from toygpt.data.token_files import token_type_for
@@ -54,6 +55,7 @@ def main() -> None:
         tokenizer=tokenizer.to_str(),
         end_of_text_id=end_of_text_id,
         token_type=token_type,
+        vocab_size=vocab_size,
     )
 
     with (
@@ -61,13 +63,19 @@ def main() -> None:
         new_directory(paths.TOKENS) as directory,
     ):
         save_tokenizer(tokenizer, directory / "tokenizer", end_of_text=end_of_text)
-        counts = engine.map(
+        encoded = engine.map(
             encode,
             [Work(each.file_name, each, each.num_bytes) for each in shards],
             directory,
             description="encode",
         )
-        num_tokens, num_documents = map(sum, zip(*counts, strict=True))
+        num_tokens = sum(shard["tokens"] for shard in encoded)
+        num_documents = sum(shard["documents"] for shard in encoded)
+        files = {
+            name: FileRecord(**record)
+            for shard in encoded
+            for name, record in shard["files"].items()
+        }
         write_manifest(
             directory,
             token_type=token_type,
@@ -76,6 +84,7 @@ def main() -> None:
             corpus_sha256=digest_of_corpus(shards),
             tokenizer_sha256=tokenizer_digest(directory / "tokenizer"),
             parts={"tokens": Part(num_tokens, num_documents, num_bytes)},
+            files=dict(sorted(files.items())),
         )
 
     bytes_per_token = num_bytes / num_tokens

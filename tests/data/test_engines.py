@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
@@ -26,6 +27,7 @@ from toygpt.data import engines
 from toygpt.data.engines import ATTEMPTS, Engine, Work
 from toygpt.data.tasks import ShardFunction
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.lock import locked
 
 NAMES = [f"{number}.txt" for number in range(4)]
 SHARDS = [
@@ -186,6 +188,18 @@ with Engine("test", runtime.model_copy(update=dict(data_workers=2))) as engine:
 
     wait_until(lambda: not any(map(psutil.pid_exists, ids())))
     assert stage.returncode
+
+
+def test_a_second_run_of_a_stage_waits_for_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Else the first to be done would remove what the other has made."""
+    with ThreadPoolExecutor() as pool:
+        with locked(Path(".toygpt/shards/test.lock")):
+            second = pool.submit(mapped, partial(double, log=LOG), data_workers=1)
+            wait_until(lambda: "waiting for process" in capsys.readouterr().out)
+            assert not LOG.exists()
+        assert second.result()[1] == DOUBLED
 
 
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])

@@ -1,8 +1,10 @@
 """The work of `tokenize` on shards: their tokens and their sample are the corpus's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from toygpt.data import tokenizing
 from toygpt.data.corpus import Document
 from toygpt.data.documents import DocumentsShard, measured_shards, write_documents
 from toygpt.data.engines import Engine, Work
+from toygpt.data.tasks import Advance
 from toygpt.data.tokenizer import spread_sample, train_tokenizer
 from toygpt.data.tokenizing import encode_shard, sample_texts
 from toygpt.pipeline import paths
@@ -48,13 +51,11 @@ def read_for_sample(
     """Return the sample of some shards, and how many bytes were read for it."""
     read: list[int] = []
     original = tokenizing.with_progress
-    monkeypatch.setattr(
-        tokenizing,
-        "with_progress",
-        lambda texts, advance: original(
-            texts, lambda size: (advance(size), read.append(size))
-        ),
-    )
+
+    def watched(texts: Iterator[list[str]], advance: Advance) -> Iterator[list[str]]:
+        return original(texts, read.append)
+
+    monkeypatch.setattr(tokenizing, "with_progress", watched)
     return sampled(shards), sum(read)
 
 
@@ -101,8 +102,12 @@ def test_of_many_shards_each_gives_its_part_and_little_more_is_read(
 
 
 def encoded(
-    shards: Sequence[DocumentsShard], directory: Path, *, workers: int = 1
-) -> list[tuple[int, int]]:
+    shards: Sequence[DocumentsShard],
+    directory: Path,
+    *,
+    workers: int = 1,
+    vocab_size: int = 300,
+) -> list[dict[str, Any]]:
     """Encode all shards into a new folder; return what each one's worker returned."""
     directory.mkdir()
     encode = partial(
@@ -110,32 +115,39 @@ def encoded(
         tokenizer=TOKENIZER.to_str(),
         end_of_text_id=0,
         token_type="uint16",
+        vocab_size=vocab_size,
     )
     work = [Work(each.file_name, each, each.num_bytes) for each in shards]
     runtime = runtime_params(data_workers=workers)
     with Engine("tokenize", runtime) as engine:
-        counts = engine.map(encode, work, directory, description="encode")
-    return [(tokens, documents) for tokens, documents in counts]
+        return engine.map(encode, work, directory, description="encode")
 
 
 @pytest.mark.slow
 def test_the_tokens_of_all_shards_are_those_of_the_whole_for_any_number_of_workers(
     tmp_path: Path,
 ) -> None:
-    whole = encoded(shards_of(shard_bytes=10**9), tmp_path / "whole")
+    (whole,) = encoded(shards_of(shard_bytes=10**9), tmp_path / "whole")
     paths.DOCUMENTS.rename("data/whole")
     shards = shards_of(shard_bytes=4_000)
 
-    counts = encoded(shards, tmp_path / "here")
-    assert encoded(shards, tmp_path / "there", workers=2) == counts
+    values = encoded(shards, tmp_path / "here")
+    assert encoded(shards, tmp_path / "there", workers=2) == values
 
-    assert len(counts) == len(shards) > 2
-    assert list(map(sum, zip(*counts, strict=True))) == list(*whole)
+    assert len(values) == len(shards) > 2
+    for key in ("tokens", "documents"):
+        assert sum(value[key] for value in values) == whole[key]
     here, there = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for name in ("here", "there")
     )
     assert here == there
+    digests = {
+        name: record["sha256"]
+        for value in values
+        for name, record in value["files"].items()
+    }
+    assert digests == {name: sha256(data).hexdigest() for name, data in here.items()}
     joined = [here[name] for name in sorted(here) if name.startswith("tokens-")]
     assert b"".join(joined) == (tmp_path / "whole/tokens.bin").read_bytes()
 
@@ -149,3 +161,8 @@ def test_a_shard_that_was_exchanged_is_not_encoded(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=f"^{path} is damaged: its contents are not"):
         encoded([first, *others], tmp_path / "tokens")
+
+
+def test_an_id_that_the_vocabulary_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^tokens\.bin would hold the token id 2\d\d"):
+        encoded(shards_of(shard_bytes=10**9), tmp_path / "tokens", vocab_size=200)

@@ -111,6 +111,8 @@ def test_the_home_directory_of_an_unknown_user_is_named() -> None:
         ("generate-samples.prompts", []),
         ("runtime.devices", "2"),
         ("runtime.compile", "yes"),
+        ("runtime.data_engine", "dask"),
+        ("runtime.data_workers", 0),
         ("tracking.mlflow", 1),
         ("tracking.project", "a/b"),
         ("tracking.tags", []),

@@ -1,7 +1,7 @@
 """Map a function over the shards of a corpus: here, in processes, on Slurm, or on Ray.
 
     with Engine("tokenize", params.runtime) as engine:
-        values = engine.map(function, work, directory)
+        values = engine.map(function, work, directory, description="encode")
 
 The bytes are equal for any engine, number of workers and order, because each shard's
 are a function of that shard alone. A killed worker costs its shard, and a killed stage
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from toygpt.data.tasks import (
     Advance,
+    Outcomes,
     ShardFunction,
     Task,
     WorkerKilledError,
@@ -31,7 +32,6 @@ from toygpt.data.tasks import (
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_file, remove_directory, sweep_leftovers
-from toygpt.pipeline.lock import AlreadyLockedError, locked
 from toygpt.pipeline.params import RuntimeParams
 
 # How often a shard is given to a worker. Machines fail; but a shard that kills each
@@ -39,9 +39,8 @@ from toygpt.pipeline.params import RuntimeParams
 ATTEMPTS = 3
 TERMINATED = 128 + signal.SIGTERM
 
-# Runs tasks on so many workers (None: as many as there are), and yields each task when
-# it has ended, with its error.
-Run = Callable[[Sequence[Task], Any], Iterator[tuple[Task, Exception | None]]]
+# Runs tasks on so many workers, at most (None: as many as there are).
+Run = Callable[[Sequence[Task], Any], Outcomes]
 
 
 class Work(NamedTuple):
@@ -131,6 +130,9 @@ class Engine:
         """Lock the folder of results until the stage is done."""
         if self._is_locked:
             return
+        # Needed for several shards alone.
+        from toygpt.pipeline.lock import AlreadyLockedError, locked
+
         lock = self._folder.with_suffix(".lock")
         try:
             self._lock.enter_context(locked(lock, wait=False))

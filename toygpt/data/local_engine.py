@@ -3,16 +3,16 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
 
-from toygpt.data.tasks import Task, WorkerKilledError
+from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
 
 
-def run(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Exception | None]]:
+def run(tasks: Sequence[Task], workers: int) -> Outcomes:
     """Run tasks in processes, so many at once; yield each as it ends, with its error.
 
     A process for each task: if one is killed, it is known which task it had, and no
@@ -32,11 +32,10 @@ def run(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Exception |
                 process.start()
                 sender.close()  # the worker's copy is the only one: it ends with it
                 running[receiver] = task, process
-            for receiver in wait(list(running)):
-                assert isinstance(receiver, Connection)
+            ready = wait(list(running))
+            for receiver in [each for each in running if each in ready]:
                 task, process = running.pop(receiver)
-                error = _answer(receiver, process)
-                yield task, error
+                yield task, _answer(receiver, process)
     finally:
         for _, process in running.values():
             process.kill()
@@ -44,16 +43,16 @@ def run(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Exception |
 
 
 def _answer(receiver: Connection, process: SpawnProcess) -> Exception | None:
-    try:
-        error: Exception | None = receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        error = WorkerKilledError(how)
+    with receiver:
+        try:
+            answer: Exception | None = receiver.recv()
+        except EOFError:
+            process.join()
+            code = process.exitcode or 0
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            return WorkerKilledError(how)
     process.join()
-    receiver.close()
-    return error
+    return answer
 
 
 def _work(task: Task, sender: Connection) -> None:

@@ -81,23 +81,23 @@ def write_manifest(
     corpus_sha256: str,
     tokenizer_sha256: str,
     parts: dict[str, Part],
+    files: dict[str, FileRecord] | None = None,
 ) -> Manifest:
     """Describe every token file in a folder; return the manifest.
 
+    Args:
+        files: The record of each file, where the files were checked by those who wrote
+            them; None means that they are checked and recorded here.
+
     Raises:
-        InputError: A part holds a token id that the vocabulary does not have. The
-            network would fail on it, so no manifest says that the file is fit to read.
+        InputError: A part holds a token id that the vocabulary does not have.
     """
-    files = record_files(directory, "*.bin")
-    for part in parts:
-        for shard in shards_named(files, f"{part}.bin"):
-            path = directory / shard.name(f"{part}.bin")
-            largest = largest_id(map_tokens(path, token_type=token_type))
-            if largest >= vocab_size:
-                raise InputError(
-                    f"{path.name} would hold the token id {largest:,}, but the "
-                    f"vocabulary has {vocab_size:,}"
-                )
+    if files is None:
+        files = record_files(directory, "*.bin")
+        for part in parts:
+            for shard in shards_named(files, f"{part}.bin"):
+                path = directory / shard.name(f"{part}.bin")
+                check_ids(path, token_type=token_type, vocab_size=vocab_size)
     manifest = Manifest(
         version=MANIFEST_VERSION,
         token_type=token_type,
@@ -110,6 +110,22 @@ def write_manifest(
     )
     write_json(directory / "manifest.json", asdict(manifest))
     return manifest
+
+
+def check_ids(path: Path, *, token_type: str, vocab_size: int) -> None:
+    """Raise an error if a file holds a token id that the vocabulary does not have.
+
+    The network would fail on it, so no manifest says that the file is fit to read.
+
+    Raises:
+        InputError: The file holds such an id.
+    """
+    largest = largest_id(map_tokens(path, token_type=token_type))
+    if largest >= vocab_size:
+        raise InputError(
+            f"{path.name} would hold the token id {largest:,}, but the vocabulary has "
+            f"{vocab_size:,}"
+        )
 
 
 def read_manifest(

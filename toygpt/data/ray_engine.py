@@ -6,8 +6,9 @@ started where there is none.
 
 import logging
 import os
+import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 # Read when Ray is imported. It would report the use of Ray over the network, and start
 # its workers by `uv run` if this process was, in copies of the project.
@@ -16,13 +17,13 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray
 
-from toygpt.data.tasks import Task, WorkerKilledError
+from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
 
+CONNECT_SECONDS = 20
 
-def run(
-    tasks: Sequence[Task], workers: int | None
-) -> Iterator[tuple[Task, Exception | None]]:
+
+def run(tasks: Sequence[Task], workers: int | None) -> Outcomes:
     """Run tasks on Ray; yield each as it ends, with its error.
 
     Tasks, and not Ray Data: each writes its own files and returns next to nothing, so
@@ -46,25 +47,42 @@ def run(
                 task = waiting.popleft()
                 running[remote.remote(task)] = task
             (reference,), _ = ray.wait(list(running))
-            task = running.pop(reference)
-            try:
-                error = ray.get(reference)
-            except ray.exceptions.RayError as lost:
-                error = WorkerKilledError(first_line(lost))
-            yield task, error
+            yield running.pop(reference), _answer(reference)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _answer(reference: ray.ObjectRef) -> Exception | None:
+    try:
+        answer: Exception | None = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return WorkerKilledError(first_line(error))
+    return answer
 
 
 def _connect() -> None:
     if ray.is_initialized():
         return
     try:
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         # Workers find the project by the working directory, which Ray gives them.
         ray.init(logging_level=logging.ERROR)
-    except (RuntimeError, ConnectionError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
+        in_one_line = " ".join(str(error).split())
         raise InputError(
             f"runtime.data_engine in params.yaml is ray, but Ray's cluster cannot be "
-            f"used: {first_line(error)}"
+            f"used: {in_one_line}"
         ) from None
+
+
+def _check_address(address: str) -> None:
+    """Raise an error if nothing listens at an address; Ray tries for 14 minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise OSError(
+                f"RAY_ADDRESS is {address!r}: {error.strerror or error}"
+            ) from None

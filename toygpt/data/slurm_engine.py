@@ -6,12 +6,12 @@ SBATCH_ACCOUNT, SBATCH_TIMELIMIT … (`man sbatch`).
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import submitit
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-from toygpt.data.tasks import Task, WorkerKilledError
+from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
 
 # Of one shard; SBATCH_TIMELIMIT comes before it.
@@ -41,7 +41,7 @@ class Queue(SlurmInfoWatcher):  # type: ignore[misc]
 
 def run(
     tasks: Sequence[Task], workers: int | None, *, cluster: str = "slurm"
-) -> Iterator[tuple[Task, Exception | None]]:
+) -> Outcomes:
     """Run tasks as jobs; yield each as it ends, with its error.
 
     Args:
@@ -71,15 +71,17 @@ def run(
     left = dict(zip(jobs, tasks, strict=True))
     try:
         for job in submitit.helpers.as_completed(jobs, poll_frequency=POLL_SECONDS):
-            task = left.pop(job)
-            try:
-                error = job.result()
-            except Exception:  # the task returns its errors; this is not one of them
-                error = WorkerKilledError(f"job {job.job_id}, log {job.paths.stderr}")
-            yield task, error
+            yield left.pop(job), _answer(job)
     finally:
         for job in left:
             job.cancel(check=False)
+
+
+def _answer(job: submitit.Job[Exception | None]) -> Exception | None:
+    try:
+        return job.result()
+    except Exception:  # the task returns its errors; this is not one of them
+        return WorkerKilledError(f"job {job.job_id}, log {job.paths.stderr}")
 
 
 def _submit(

@@ -13,8 +13,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -100,11 +99,14 @@ class Task:
         return json.loads((self.result / VALUE).read_bytes())
 
 
+# Each task when it has ended, with its error.
+Outcomes = Generator[tuple[Task, Exception | None], None, None]
+
+
 @cache
 def digest_of_code() -> str:
     """Return a digest of the code in this folder and of the packages that it uses."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     parts = [f"{path.name} {sha256_of(path)}" for path in files]
-    with suppress(ImportError):
-        parts += [f"{name} {version(name)}" for name in PACKAGES]
+    parts += [f"{name} {version(name)}" for name in PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

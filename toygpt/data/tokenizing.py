@@ -4,7 +4,9 @@ Both depend on that shard alone, and on how much text there is in all.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -16,6 +18,8 @@ from toygpt.data.documents import (
     read_texts,
 )
 from toygpt.data.encoding import encode_documents
+from toygpt.data.file_records import record_files
+from toygpt.data.manifest import check_ids
 from toygpt.data.tasks import Advance
 from toygpt.data.token_files import write_tokens
 from toygpt.data.tokenizer import LEARN_FROM, spread_sample, treat_markers_as_text
@@ -69,8 +73,9 @@ def encode_shard(
     tokenizer: str,
     end_of_text_id: int,
     token_type: str,
-) -> tuple[int, int]:
-    """Write the token files of a shard; return how many tokens and documents it has.
+    vocab_size: int,
+) -> dict[str, Any]:
+    """Write the token files of a shard, and check them.
 
     Args:
         documents: The shard.
@@ -79,21 +84,34 @@ def encode_shard(
         tokenizer: As JSON: every worker can read that.
         end_of_text_id: The token id that is appended to each document.
         token_type: The type of the token ids on disk.
+        vocab_size: Token ids that the tokenizer has.
+
+    Returns:
+        How many tokens and documents the shard has, and the record of each file.
 
     Raises:
-        InputError: The documents are not what `download` wrote.
+        InputError: The documents are not what `download` wrote, or the tokenizer gave
+            an id that it does not have.
     """
     if documents.shard.num_shards > 1:
         check_shard(paths.DOCUMENTS, documents)
     encoder = Tokenizer.from_str(tokenizer)
     treat_markers_as_text(encoder)
     texts = with_progress(read_texts(paths.DOCUMENTS, documents.shard), advance)
-    return write_tokens(
+    num_tokens, num_documents = write_tokens(
         encode_documents(encoder, texts, end_of_text_id=end_of_text_id),
         directory,
         token_type=token_type,
         shard=documents.shard,
     )
+    path = directory / documents.shard.name("tokens.bin")
+    check_ids(path, token_type=token_type, vocab_size=vocab_size)
+    files = record_files(directory, "*.bin")
+    return {
+        "tokens": num_tokens,
+        "documents": num_documents,
+        "files": {name: asdict(record) for name, record in files.items()},
+    }
 
 
 def with_progress(texts: Iterator[list[str]], advance: Advance) -> Iterator[list[str]]:
