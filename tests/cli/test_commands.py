@@ -39,17 +39,18 @@ EXPLAINS = {
     **dict.fromkeys(["gto", "mlflow", "pip", "uv", "wandb"], "--help"),
 }
 # The shell's, the system's or a cluster's own; and what test_lm_eval.py runs for real.
-SYSTEM = ["cd", "kill", "ls", "mv", "rm", "rmdir", "sbatch", "source", "srun", "uvx"]
+SYSTEM = ["cd", "exit", "kill", "ls", "mv", "rm", "rmdir", "sbatch", "scontrol"]
+SYSTEM += ["source", "srun", "uvx"]
 TOOLS = ["dvc", "pytest", "python", "toygpt", *EXPLAINS, *SYSTEM]
 COMMAND = re.compile(rf"(\w+=\S* )*({'|'.join(TOOLS)}) \S")
 FENCED = re.compile(r"^```(bash\n)?(.*?)^```", re.DOTALL | re.MULTILINE)
-WRITTEN_IN = (".md", ".py", ".sh", ".toml", ".yaml")
+WRITTEN_IN = (".md", ".py", ".sbatch", ".sh", ".toml", ".yaml")
 
 
 def written_commands() -> dict[str, list[str]]:
     """Return each command once, with the files that it is written in."""
     commands: dict[str, list[str]] = {}
-    files = [*PROJECT.glob("*.*"), *(PROJECT / "docs").rglob("*.md")]
+    files = [*PROJECT.glob("*.*"), *(PROJECT / "docs").rglob("*.*")]
     for folder in ("benchmarks", "experiments", "stages", "toygpt"):
         files += (PROJECT / folder).rglob("*.*")
     for path in files:
@@ -75,8 +76,9 @@ def texts_in(path: Path) -> Iterator[str]:
         for parts in re.findall(r"shlex\.join\(\[(.*)\]\)", text):
             words = (part.strip(" f") for part in parts.split(","))
             yield " ".join(w.strip('"') if '"' in w else PLACEHOLDER for w in words)
-    if path.suffix == ".sh":
-        yield from map(str.strip, text.splitlines())
+    if path.suffix in (".sbatch", ".sh"):
+        for line in re.sub(r"(^|\s+)#.*", "", text).splitlines():
+            yield line.strip().removeprefix("if ").removesuffix("; then")
     for is_bash, block in FENCED.findall(text):
         yield from re.sub(r"(^|\s+)#.*", "", block).splitlines() if is_bash else ()
     for paragraph in FENCED.sub("", text).split("\n\n"):
@@ -98,6 +100,8 @@ def check(*words: str) -> None:
             assert found is not None, f"there is no module {module}"
             # To import a benchmark takes half a minute; its source has its options.
             check_options(Path(str(found.origin)).read_text(encoding="utf-8"), rest)
+        case ["srun", *rest] if "python" in rest:
+            check(*rest[rest.index("python") :])
         case ["pytest", "-m", expression]:
             markers = PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]
             name = expression.removeprefix("not ")
@@ -184,6 +188,7 @@ def test_the_tool_knows_the_command(command: str) -> None:
         ("dvc queue kill NAME", "docs/decisions/pipeline.md"),  # over two lines
         ("uv run --group bench python -m benchmarks.training", "pyproject.toml"),
         ("dvc queue start --jobs 2", "experiments/recipe.sh"),
+        ("python . resume --check", "docs/clusters/train.sbatch"),
         # A warning, an error, and what the doctor suggests.
         ("wandb login", "toygpt/tracking/wandb.py"),
         (f"dvc checkout --force {PLACEHOLDER}", "toygpt/model/huggingface.py"),

@@ -65,13 +65,15 @@ def endings(folder: Path) -> dict[str, str | None]:
     ):
         own[name] = ending(lambda v=values, s=settings: check_agreement(fabric, v, s))
 
-    run_folder = run_folder_of(folder / "shared", INPUTS)
+    # The other machine has mounted the same folder at another place.
+    run_folder = run_folder_of(folder / ("mount" if rank else "shared"), INPUTS)
     elsewhere = run_folder_of(folder / f"of-{rank}", INPUTS)
     with open_run_folder(folder / "shared", INPUTS) if rank == 0 else nullcontext():
         own["shared"] = ending(lambda: check_shared(fabric, run_folder))
         with patch("toygpt.training.agreement.holder_of", lambda _: None):
             own["no locks"] = ending(lambda: check_shared(fabric, run_folder))
         own["disk full"] = ending(lambda: save(fabric, run_folder))
+        own["resumed"] = str(checkpoints_in(run_folder).load(fabric))
     with open_run_folder(folder / f"of-{rank}", INPUTS):
         own["not shared"] = ending(lambda: check_shared(fabric, elsewhere))
 
@@ -81,9 +83,13 @@ def endings(folder: Path) -> dict[str, str | None]:
     return own
 
 
+def checkpoints_in(run_folder: RunFolder) -> Checkpointing:
+    return Checkpointing(run_folder, CheckpointSchedule(1, 1e9), Interruption())
+
+
 def save(fabric: Any, run_folder: RunFolder) -> None:
     """Save a checkpoint, and another one on a disk that is full."""
-    checkpoints = Checkpointing(run_folder, CheckpointSchedule(1, 1e9), Interruption())
+    checkpoints = checkpoints_in(run_folder)
     full = OSError(28, "No space left on device")
     for step, fsync in ((1, os.fsync), (2, Mock(side_effect=full))):
         with patch("os.fsync", fsync if fabric.is_global_zero else os.fsync):
@@ -105,6 +111,9 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
     tmp_path: Path,
 ) -> None:
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "mount").symlink_to(tmp_path / "shared")
+
     ended = subprocess.run(
         [sys.executable, "-m", *torchrun, "-m", __name__, str(tmp_path)],
         cwd=PROJECT,
@@ -115,6 +124,7 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
 
     assert ended.returncode == 0, ended.stderr
     zero, one = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
+    assert zero.pop("resumed") == one.pop("resumed") == "{'weight': 0.5}"
     passed = {"agreed", "shared", "no locks"}
     assert {name for name, end in one.items() if end is None} == passed
     assert all(one[name] == "SystemExit: 0" for name in one.keys() - passed)
@@ -146,8 +156,9 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
     }
     best = shared.best_checkpoint()
     assert best is not None and best.step == 1
-    unlocked, clock, described = ended.stdout.splitlines()
+    unlocked, resumed, clock, described = ended.stdout.splitlines()
     assert unlocked.startswith(f"WARNING: locks in {shared.folder} do not hold")
+    assert resumed == "resuming after step 1"
     assert clock.startswith("WARNING: the clock of node1 is 100 seconds ahead of that")
     assert described.startswith("2 ranks on node0, node1; to add up 32 MB over all of")
 
