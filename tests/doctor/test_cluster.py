@@ -18,7 +18,7 @@ STALE = '{"write": {"data": {"pid": 4194305, "cmd": "dvc repro"}}, "read": {}}'
 
 @pytest.fixture
 def on_nfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let the folder of the test be the mount of a file server."""
+    """Show the folder of the test as the mount of a file server."""
     mounts = [("/", "ext4"), (str(tmp_path), "nfs4")]
     found = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in mounts]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: found)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -63,7 +64,7 @@ def endings(folder: Path) -> dict[str, str | None]:
         ("other files", code, runtime),
         ("other micro-batches", INPUTS, micro),
     ):
-        own[name] = ending(lambda v=values, s=settings: check_agreement(fabric, v, s))
+        own[name] = ending(partial(check_agreement, fabric, values, settings))
 
     # The other machine has mounted the same folder at another place.
     run_folder = run_folder_of(folder / ("mount" if rank else "shared"), INPUTS)

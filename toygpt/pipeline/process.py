@@ -98,7 +98,7 @@ def is_launched() -> bool:
 
 
 def end_launcher_with_dvc() -> None:
-    """Let Linux send this process a SIGTERM when the process that started it ends.
+    """Ask Linux for a SIGTERM to this process when the one that started it ends.
 
     It stays so for a program that takes the place of this one, and the program passes
     the signal on: a launcher does not know of DVC.

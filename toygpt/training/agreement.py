@@ -104,7 +104,7 @@ def _content(path: Path) -> str | None:
 
 
 def _flush(path: Path) -> None:
-    """Let a file server know what was written to a file that is still open."""
+    """Send what was written to a file that is still open to a file server."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -112,7 +112,7 @@ def _flush(path: Path) -> None:
 def describe_ranks(fabric: Fabric) -> None:
     """Print how many ranks there are, and how fast they add up numbers.
 
-    Clocks that differ are no error: times of records and trackers depend on them, but
+    Clocks that differ are a warning: times of records and trackers depend on them, but
     nothing else.
     """
     if fabric.world_size == 1:

@@ -143,7 +143,7 @@ def launch_command(
 
 def launch_environment(runtime: RuntimeParams) -> dict[str, str]:
     """Return the variables that the ranks get, beside those of this process."""
-    variables = {LAUNCHED: runtime.launcher}
+    variables: dict[str, str] = {LAUNCHED: runtime.launcher}
     if runtime.launcher == "srun":
         # Lightning takes a job called bash or interactive, as `salloc` does, for none.
         variables["SLURM_JOB_NAME"] = "train"
