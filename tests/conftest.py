@@ -54,8 +54,8 @@ LONGEST_FIRST = [
     "tests/test_gpu_benchmark.py",
     "tests/training/test_launch.py",
 ]
-# Tests of half an hour, of gigabytes, for root: they run where `-m` names their marker.
-ON_REQUEST = ["chaos", "lm_eval", "cluster"]
+# Tests of half an hour, and of gigabytes: they run where `-m` names their marker.
+ON_REQUEST = ["chaos", "cluster", "lm_eval"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied

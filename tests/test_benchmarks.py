@@ -18,9 +18,10 @@ from benchmarks.memory import computed_peak
 from benchmarks.page import PAGES, TABLE, with_tables
 from benchmarks.picture import COMPARISONS, PICTURE, label, times_as_fast
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
-from benchmarks.scale.__main__ import read_rates
+from benchmarks.scale.__main__ import MEASURED, read_rates
+from benchmarks.scale.communication import bytes_sent
 from benchmarks.scale.plan import CORPORA, checkpoint_bytes, plan_data, plan_training
-from benchmarks.training import operations_per_token
+from benchmarks.training import TASKS, operations_per_token
 from tests.benchmark_cases import gives_up, works, works_with_a_setting
 from tests.project import PROJECT
 from tests.tiny import random_tokens, tiny_model, train_params
@@ -123,6 +124,17 @@ def test_the_plan_is_what_its_formulas_make_of_what_was_measured() -> None:
     for name, rows in plans.items():
         written = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         assert written["rows"] == [asdict(row) for row in rows]
+
+
+def test_the_formula_says_how_many_bytes_ranks_were_seen_to_send() -> None:
+    result = json.loads((RESULTS / "scale-communication.json").read_text("utf-8"))
+    nano = TASKS["nano"].config
+
+    for case, row in zip(MEASURED, result["rows"], strict=True):
+        strategy, ranks, precision = case
+        formula = bytes_sent(strategy, nano, ranks, precision=precision, by_gloo=True)
+        measured = float(row["notes"]["sent by each rank in a step"].split()[0])
+        assert measured == pytest.approx(formula / 1e6, rel=0.01)
 
 
 def test_weights_and_their_optimizer_have_the_bytes_of_the_formula() -> None:

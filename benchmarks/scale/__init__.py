@@ -1,0 +1,1 @@
+"""What it takes to train on a corpus that no machine holds: see `__main__.py`."""

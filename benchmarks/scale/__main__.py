@@ -88,7 +88,8 @@ def measure_rates(megabytes: int, rounds: int, out: Path) -> None:
             project = Path(folder, str(size))
             project.mkdir()
             stages.prepare(project, size)
-            runs.append(stages.measure(project, workers=WORKER_COUNTS, rounds=rounds))
+            workers = WORKER_COUNTS if size == sizes[-1] else [1]
+            runs.append(stages.measure(project, workers=workers, rounds=rounds))
         written = sum(
             file.stat().st_size for file in (project / "data/documents").iterdir()
         )

@@ -36,6 +36,7 @@ MEGA, GIGA, TERA = 1e6, 1e9, 1e12
 # docs/performance.md, "Before the fast forms": `small` with all of them, on one H100.
 TOKENS_PER_SECOND_OF_SMALL = 526_708
 RANKS = [8, 64]
+RANKS_OF_A_MACHINE = 8  # which share the check of the token files
 # Of one core, by what benchmarks.scale calls them.
 Rates = Mapping[str, float]
 
@@ -182,7 +183,7 @@ def training(
     held = held_bytes(strategy, config, ranks)
     sent = bytes_sent(strategy, config, ranks, precision="bf16-mixed")
     kept = checkpoint_bytes(config)
-    checked = corpus.tokens * TOKEN_BYTES / ranks / (rates[SHA256] * GIGA)
+    checked = corpus.tokens * TOKEN_BYTES / RANKS_OF_A_MACHINE / (rates[SHA256] * GIGA)
     days = ""
     if model == "small":
         days = f"{corpus.tokens / TOKENS_PER_SECOND_OF_SMALL / ranks / HOUR / 24:,.1f}"

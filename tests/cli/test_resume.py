@@ -69,6 +69,11 @@ def test_dvc_gets_the_parameters_that_the_training_had(
         ("stopped by SIGINT after step 3", "7", "RUNNING", "no training was stopped"),
         ("training diverged: the loss is", "7", "RUNNING", "no training was stopped"),
         (None, "7", "RUNNING", "no training was stopped"),  # its process was killed
+        # The job has come back since, and has failed before it could train.
+        (
+            *("stopped by SIGTERM after step 3", "7"),
+            *("RUNNING 2999-01-01T00:00:00", "no training was stopped"),
+        ),
     ],
 )
 def test_a_batch_job_that_was_preempted_asks_to_be_requeued(

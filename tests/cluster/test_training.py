@@ -154,8 +154,10 @@ def test_a_second_job_of_a_training_is_refused_in_one_line(
         second = on_two_nodes.run("python", "-m", "stages.train", check=False)
 
     assert second.returncode != 0
-    (error,) = [line for line in second.stderr.splitlines() if "error: " in line]
-    assert "running already" in error
+    lines = second.stderr.splitlines()
+    (error,) = [line for line in lines if line.startswith("error: ")]
+    assert "is running already" in error
+    assert "Traceback" not in second.stderr
 
 
 def test_split_weights_on_two_nodes_are_those_of_one_machine(

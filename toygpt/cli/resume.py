@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def check(root: Path, job: str | None) -> int:
     from toygpt.resuming.run_folder import list_run_folders
     from toygpt.tracking.run_info import read_info, runs_folder
 
-    if job is not None and (state := state_of(job)) != "RUNNING":
+    state, started = ("RUNNING", 0.0) if job is None else state_and_start_of(job)
+    if state != "RUNNING":
         print(f"job {job} of Slurm is {state or 'unknown'}", file=sys.stderr)
         return 1
     for training in list_run_folders(root):
@@ -114,20 +116,29 @@ def check(root: Path, job: str | None) -> int:
                 continue
             info = read_info(runs_folder(root) / description.run)
             is_of_job = job is None or info.metadata.get("slurm.job") == job
-            if is_of_job and PREEMPTED.match(info.reason or ""):
+            # If it was stopped before the job came back, the job has failed since then,
+            # and would come back for ever.
+            is_new = (info.ended or 0.0) >= started
+            if is_of_job and is_new and PREEMPTED.match(info.reason or ""):
                 print(f"{description.name}: {info.reason}")
                 return 0
     print("no training was stopped by SIGTERM or SIGUSR1", file=sys.stderr)
     return 1
 
 
-def state_of(job: str) -> str:
-    """Return the state of a job of Slurm: RUNNING, COMPLETING … or nothing.
+def state_and_start_of(job: str) -> tuple[str, float]:
+    """Return the state of a job of Slurm, and when it came out of the queue last.
 
-    A job that is preempted, or near its end, is still running.
+    A job that is preempted, or near its end, is still RUNNING. Of a job that Slurm does
+    not know the state is empty.
     """
-    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T %S"]
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        output = subprocess.run(command, capture_output=True, text=True).stdout
     except FileNotFoundError:
-        return ""
+        output = ""
+    state, _, start = output.strip().partition(" ")
+    try:
+        return state, datetime.fromisoformat(start).timestamp()
+    except ValueError:  # it has not started
+        return state, 0.0
