@@ -33,7 +33,7 @@ def written(directory: Path) -> Manifest:
     tokens = np.full(20, 1, dtype=np.uint16)
     tokens[ASSIGNMENT.ends[~ASSIGNMENT.is_cut] - 1] = 0
     parts: dict[str, Part] = write_splits(
-        tokens, ASSIGNMENT, directory, np.array([0, 1]), end_of_text_id=0
+        [tokens], ASSIGNMENT, directory, np.array([0, 1]), end_of_text_id=0
     )
     is_in_test = ASSIGNMENT.documents_in(TEST).tolist()
     write_test_documents(compress(NAMES, is_in_test), directory)

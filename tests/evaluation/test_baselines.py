@@ -16,7 +16,7 @@ from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
 END_OF_TEXT = 0
 
 
-def loss_of_bigram(*splits: TokenIds, vocab_size: int = VOCAB_SIZE) -> float:
+def loss_of_bigram(*splits: Tokens, vocab_size: int = VOCAB_SIZE) -> float:
     """Return the loss of the bigram model on the last of three splits."""
     losses = bigram_losses(*splits, vocab_size=vocab_size, end_of_text_id=END_OF_TEXT)
     assert len(losses) == len(splits[2])

@@ -7,6 +7,7 @@ unless the weights are split among the ranks; a signal may reach any rank.
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,7 +21,9 @@ from toygpt.training.sharding import is_sharded
 
 
 class SavesCheckpoints(Protocol):
-    """The methods of `toygpt.resuming`'s RunFolder that are needed here."""
+    """What is needed here of `toygpt.resuming`'s RunFolder."""
+
+    folder: Path
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:
         """Save a checkpoint as one file."""
