@@ -176,5 +176,5 @@ def test_a_training_of_another_version_is_left_alone_and_named(
     assert capsys.readouterr().err == "", "it is said once, when a training starts"
     assert files_of(RunFolder(outdated)) == before
     refused(tmp_path, "written by another version", INPUTS, expected=outdated.name)
-    with pytest.raises(InputError, match="has version 1, this toyGPT reads 2"):
+    with pytest.raises(InputError, match="has version 1, this toyGPT reads 3"):
         RunFolder(outdated).checkpoints()

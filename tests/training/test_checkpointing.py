@@ -32,7 +32,11 @@ def test_a_checkpoint_that_is_due_is_saved_once_though_gpus_answer_a_step_later(
     monkeypatch.setattr(checkpointing, "LateReader", ReaderOfAGPU)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: None)
     fabric: Any = SimpleNamespace(
-        world_size=2, device="cpu", is_global_zero=True, broadcast=lambda value: value
+        world_size=2,
+        device="cpu",
+        is_global_zero=True,
+        strategy=None,
+        broadcast=lambda value: value,
     )
     saved: list[int] = []
     folder: Any = SimpleNamespace(save=lambda step, _: saved.append(step))
