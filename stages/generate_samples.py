@@ -1,8 +1,7 @@
 """Continue the prompts of params.yaml with the model.
 
 Reads:  models/toygpt/
-Writes: reports/samples/, with a page on how the first text came about;
-        metrics/generate-samples.json
+Writes: reports/samples/, metrics/generate-samples.json
 """
 
 import json
@@ -29,8 +28,8 @@ def main() -> None:
     device = device_for(params.runtime.accelerator)
     model, tokenizer, end_of_text_id = load_model_and_tokenizer(paths.MODEL, device)
 
-    # The trackers are opened while the model writes.
     digest = weights_digest(paths.MODEL)
+    # The trackers are opened while the model writes.
     with run_of_model(
         digest,
         tracking=with_environment(params.tracking),
@@ -62,8 +61,8 @@ def main() -> None:
         tracked.log_directory(paths.SAMPLES, name="samples")
     print(
         f"{len(samples)} prompts continued by {num_new_tokens} tokens: see "
-        f"{paths.SAMPLES / 'samples.md'}; and how they come about: "
-        f"{paths.SAMPLES / 'explain.html'}"
+        f"{paths.SAMPLES / 'samples.md'}, and {paths.SAMPLES / 'explain.html'} for how "
+        f"the first came about"
     )
 
 

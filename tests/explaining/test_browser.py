@@ -145,6 +145,17 @@ def test_a_hostile_prompt_is_shown_and_does_nothing(
     page.close()
 
 
+def test_what_a_hostile_page_does_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.html"
+    path.write_text("<script>alert('hello')</script><img src='x.png'>")
+
+    page, complaints = open_page(browser, path)
+
+    assert "hello" in complaints
+    assert path.with_name("x.png").as_uri() in complaints
+    page.close()
+
+
 def test_the_page_works_in_the_frame_of_a_tracker(
     browser: Browser, tmp_path: Path
 ) -> None:

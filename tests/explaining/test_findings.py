@@ -45,7 +45,7 @@ def test_a_silenced_head_is_one_whose_output_weights_are_zero() -> None:
     model = lively_model()
     head_dim = model.config.embed_dim // model.config.num_heads
 
-    chances = chances_without_each_head(model, TOKEN_IDS, WANTED)
+    chances = chances_without_each_head(model, trace(model, TOKEN_IDS), WANTED)
 
     for layer in range(2):
         for head in range(2):

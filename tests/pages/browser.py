@@ -34,9 +34,14 @@ def open_page(browser: Browser, path: Path, **settings: Any) -> tuple[Page, list
     """
     page = browser.new_page(reduced_motion="reduce", **settings)
     complaints: list[str] = []
+
+    def dismiss(dialog: Any) -> None:
+        complaints.append(dialog.message)
+        dialog.dismiss()
+
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+    page.on("dialog", dismiss)
     page.on("request", lambda request: complaints.append(request.url))
     page.goto(path.as_uri())
     complaints.remove(path.as_uri())

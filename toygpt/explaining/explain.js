@@ -61,7 +61,7 @@ function drawJourney() {
       el("div", { className: "did" }, ...whatItDid(number)),
       el("div", { className: "guesses" }, ...guessesAt(number, here.place).slice(0, 3).map(([id, chance]) =>
         el("span", { className: "guess" }, guess(id), " ", bar(`${2.5 * chance}rem`), ` ${percent(chance)}`)),
-        el("span", { className: "did" }, number === parts.length - 1 ? "" : `(itself: ${percent(itself)})`)),
+        el("span", { className: "did" }, number === parts.length - 1 || itself < 0.01 ? "" : `(itself: ${percent(itself)})`)),
       el("div", { className: "climb" }, bar(`${100 * (1 - Math.log2(rank) / evenBits)}%`, "look"), `number ${count(rank)}`));
   }));
   const [id, chance] = answer(), next = here.place + 1;

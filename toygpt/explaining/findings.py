@@ -86,17 +86,15 @@ def places_to_look_at(token_ids: list[int]) -> dict[str, Bool[Tensor, "time time
     }
 
 
-@torch.inference_mode()
 def chances_without_each_head(
-    model: GPT, token_ids: list[int], wanted: list[int]
+    model: GPT, traced: Trace, wanted: list[int]
 ) -> Float[Tensor, "layer head time"]:
     """Return the probability of one token per position if a head gave nothing.
 
-    Ablation: the network reads again, and what the head hands over is zero. The heads
-    of a block are a batch, one of them silent in each sequence.
+    Ablation: the network computes again from the head's block on, and what the head
+    hands over is zero. The heads of a block are a batch, with one silent in each.
     """
     num_heads = model.config.num_heads
-    batch = torch.tensor([token_ids]).expand(num_heads, -1)
     is_silent = torch.eye(num_heads, dtype=torch.bool)[:, None, :, None]
 
     def silence(_module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -105,8 +103,12 @@ def chances_without_each_head(
 
     chances = []
     for layer in range(model.config.num_layers):
+        x = traced.stream[2 * layer + 1].expand(num_heads, -1, -1)
         to_output = model.get_submodule(f"blocks.{layer}.attention.to_output")
         with to_output.register_forward_pre_hook(silence):
-            probabilities = model(batch).softmax(dim=-1)
-        chances.append(probabilities[:, range(len(token_ids)), wanted])
+            for block in model.blocks[layer:]:
+                x = block(x)
+        logits = model.to_logits(model.final_norm(x))
+        own = logits[:, range(len(wanted)), wanted]
+        chances.append((own - logits.logsumexp(dim=-1)).exp())
     return torch.stack(chances)

@@ -22,7 +22,7 @@ from toygpt.explaining.findings import (
     votes,
 )
 from toygpt.explaining.trace import trace
-from toygpt.generation import sampling, simple
+from toygpt.generation import kv_cache, sampling
 from toygpt.model import attention, gpt
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.model.loading import LoadedModel
@@ -86,7 +86,7 @@ def explain(
             f"the prompt has {len(prompt_ids)} tokens, and a page on this model has "
             f"room for {room}: explain a shorter one"
         )
-    new_ids = simple.generate(
+    new_ids = kv_cache.generate(
         model,
         prompt_ids,
         max_new_tokens=min(max_new_tokens, room - len(prompt_ids)),
@@ -148,7 +148,7 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         "ranks": ranks(logits[:-1], token_ids[1:]),
     }
     if len(heads) * time * model.num_parameters <= MOST_WORK:
-        without = chances_without_each_head(model, token_ids, favourites)
+        without = chances_without_each_head(model, traced, favourites)
         shown["without"] = rounded(without.flatten(end_dim=1))
     return shown
 
