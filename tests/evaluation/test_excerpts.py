@@ -1,6 +1,7 @@
 """Excerpts of three texts: each token as `evaluate` predicted it."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from toygpt.evaluation.excerpts import EXCERPT_TOKENS, excerpts_of
 from toygpt.evaluation.test_loss import evaluate
 from toygpt.pages.labels import characters_of
 
-HOW = {"overlap_fraction": 0.5, "end_of_text_id": 0}
+HOW: dict[str, Any] = {"overlap_fraction": 0.5, "end_of_text_id": 0}
 # Some tokens are halves of characters.
 PIECES = [b"<|endoftext|>", "é".encode()[:1], "é".encode()[1:], *([b"a"] * 58)]
 

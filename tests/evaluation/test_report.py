@@ -45,7 +45,7 @@ def findings(num_documents: int = 60, **changes: Any) -> Findings:
         "longest": 3,
         "example": ["given ", "and ", HOSTILE, " end"],
     }
-    found = {
+    found: dict[str, Any] = {
         "excerpts": [excerpt] * 3,
         "contexts": [Context(1, 6.8, 6.3), Context(2, 5.8, 6.3), Context(3, 5.7, 6.3)],
         "bins": [Bin(0.1, 0.12, 50), Bin(0.9, 0.87654321, 50)],
