@@ -99,7 +99,7 @@ def evaluate(
 @torch.inference_mode()
 def predictions(
     model: GPT,
-    tokens: TokenIds,
+    tokens: Tokens,
     *,
     batch_size: int,
     overlap_fraction: float,
