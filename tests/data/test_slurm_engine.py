@@ -43,7 +43,7 @@ def mapped(function: ShardFunction) -> dict[str, bytes]:
 
 @pytest.fixture
 def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let submitit start processes here, and wait for the end of those it stopped."""
+    """Run jobs as processes of this machine; wait for those that were stopped."""
     run = partial(slurm_engine.run, cluster="local")
     # For a file system of the network, to show what a job has written.
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
