@@ -43,7 +43,7 @@ def mapped(function: ShardFunction) -> dict[str, bytes]:
 
 @pytest.fixture
 def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let submitit start processes here, and wait for the end of those it stopped."""
+    """Run jobs as processes of this machine; wait for those that were stopped."""
     run = partial(slurm_engine.run, cluster="local")
     # For a file system of the network, to show what a job has written.
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
@@ -64,7 +64,7 @@ def test_a_killed_job_costs_its_shard_alone() -> None:
     assert not list(Path(".toygpt/shards").glob("*/*"))
 
 
-# A Slurm's jobs are no processes of ours; submitit does not wait for those that are.
+# submitit does not wait for processes that it has stopped; a Slurm has its own.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("jobs_on_this_machine")
 def test_an_error_in_a_job_arrives_as_it_was() -> None:

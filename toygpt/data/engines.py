@@ -39,6 +39,11 @@ from toygpt.pipeline.params import RuntimeParams
 ATTEMPTS = 3
 TERMINATED = 128 + signal.SIGTERM
 
+INSTALL = {
+    "slurm": "uv sync --inexact --extra slurm",
+    "ray": "uv sync --inexact --extra ray",
+}
+
 # Runs tasks on so many workers, at most (None: as many as there are).
 Run = Callable[[Sequence[Task], Any], Outcomes]
 
@@ -195,7 +200,7 @@ def run_of(engine: str) -> Run:
     except ModuleNotFoundError as error:
         raise InputError(
             f"runtime.data_engine in params.yaml is {engine}, which needs the package "
-            f"{error.name}: run `uv sync --inexact --extra {engine}`"
+            f"{error.name}: run `{INSTALL[engine]}`"
         ) from None
     from toygpt.data import local_engine
 
