@@ -114,6 +114,9 @@ def test_the_pages_show_the_newest_results() -> None:
     assert sorted(shown) == sorted(RESULTS.glob("*.json"))
 
 
+@pytest.mark.skipif(
+    not (RESULTS / "scale-rates.json").exists(), reason="no rates were measured yet"
+)
 def test_the_plan_is_what_its_formulas_make_of_what_was_measured() -> None:
     rates = read_rates(RESULTS)
     plans = {
