@@ -1,5 +1,7 @@
 """A model with a tokenizer, for pages on it."""
 
+from typing import Any
+
 from tests.tiny import lively_model
 from toygpt.data.tokenizer import train_tokenizer
 from toygpt.model.loading import LoadedModel
@@ -15,7 +17,7 @@ HOSTILE = [
 ]
 
 
-def loaded_model(**changes: int) -> LoadedModel:
+def loaded_model(**changes: Any) -> LoadedModel:
     """Return an untrained model and a tokenizer of English."""
     text = "The road was so naive that it smiled. Once upon a time"
     tokenizer = train_tokenizer([[text]], vocab_size=VOCAB_SIZE)

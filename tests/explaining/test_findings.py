@@ -51,7 +51,9 @@ def test_a_silenced_head_is_one_whose_output_weights_are_zero() -> None:
         for head in range(2):
             without = lively_model()
             to_output = without.get_submodule(f"blocks.{layer}.attention.to_output")
-            to_output.weight[:, head * head_dim : (head + 1) * head_dim] = 0
+            columns = slice(head * head_dim, (head + 1) * head_dim)
+            assert isinstance(to_output, torch.nn.Linear)
+            to_output.weight[:, columns] = 0
             expected = without(torch.tensor([TOKEN_IDS]))[0].softmax(dim=-1)
             torch.testing.assert_close(
                 chances[layer, head], expected[range(12), WANTED], rtol=1e-4, atol=1e-6
