@@ -12,8 +12,8 @@ from toygpt.model.gpt import GPT
 
 # The share of the text that is predicted, and its limits in tokens. It is read about
 # twice for each length of context.
-SHARE = 1 / 128
-MIN_TOKENS, MAX_TOKENS = 2_048, 65_536
+SHARE = 1 / 256
+MIN_TOKENS, MAX_TOKENS = 1_024, 65_536
 
 
 class Context(NamedTuple):
