@@ -28,10 +28,10 @@ from tests.resuming.test_resume_training import StopAt
 from tests.tiny import runtime_params, tiny_model
 from tests.training.trained import Trained, trained
 from toygpt.pipeline.errors import InputError
-from toygpt.resuming.checkpoint import CheckpointFolder
+from toygpt.resuming.checkpoint import METADATA_FILE, CheckpointFolder
 from toygpt.resuming.run_folder import RunFolder, list_run_folders
 from toygpt.resuming.signals import Stopped
-from toygpt.resuming.tensor_folder import METADATA_FILE, TensorFolder
+from toygpt.resuming.tensor_folder import TensorFolder
 from toygpt.training import owners, sharding
 from toygpt.training.launch import launch
 

@@ -6,7 +6,8 @@ unless the weights are split among the ranks; a signal may reach any rank.
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -24,11 +25,6 @@ class SavesCheckpoints(Protocol):
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:
         """Save a checkpoint as one file."""
-
-    def new_folder(
-        self, step: int, rest: dict[str, Any]
-    ) -> AbstractContextManager[Any]:
-        """Save a checkpoint as a folder, into which all ranks write."""
 
     def best_checkpoint(self) -> Any:
         """Return the newest undamaged checkpoint, or None."""
@@ -118,15 +114,14 @@ class Checkpointing:
         """Save a checkpoint as a folder, in which each rank writes what it has."""
         from toygpt.resuming.tensor_folder import write_tensors
 
+        folder: Any = self.folder  # a RunFolder
         tensors = checkpoint.pop("tensors")
         with ExitStack() as stack:  # of rank zero alone
             new = on_rank_zero(
                 fabric,
-                lambda: stack.enter_context(
-                    self._own_folder.new_folder(step, checkpoint)
-                ),
+                lambda: stack.enter_context(folder.new_folder(step, checkpoint)),
             )
-            path = fabric.broadcast(new and new.path)
+            path = cast("Path", fabric.broadcast(new and new.path))
             with reported_by_rank_zero(fabric):
                 files = write_tensors(path, tensors)
             if new is not None:
