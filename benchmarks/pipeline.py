@@ -47,7 +47,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # That of the training is timed when it is done, the others when they begin.
 FIRST_WORK = {
     "download": ("stages.download", "write_documents"),
-    "tokenize": ("stages.tokenize", "read_texts"),
+    "tokenize": ("stages.tokenize", "measured_shards"),
     "split": ("stages.split", "write_splits"),
     "train": ("toygpt.training.loop", "train_step"),
     "evaluate": ("stages.evaluate", "evaluate"),

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,10 +28,10 @@ from tests.resuming.test_resume_training import StopAt
 from tests.tiny import runtime_params, tiny_model
 from tests.training.trained import Trained, trained
 from toygpt.pipeline.errors import InputError
-from toygpt.resuming.checkpoint import CheckpointFolder
+from toygpt.resuming.checkpoint import METADATA_FILE, CheckpointFolder
 from toygpt.resuming.run_folder import RunFolder, list_run_folders
 from toygpt.resuming.signals import Stopped
-from toygpt.resuming.tensor_folder import METADATA_FILE, TensorFolder
+from toygpt.resuming.tensor_folder import TensorFolder
 from toygpt.training import owners, sharding
 from toygpt.training.launch import launch
 
@@ -63,9 +63,10 @@ def train_on(
 ) -> Trained:
     """Train ten steps, in micro-batches of four sequences."""
     dropout = changes.get("dropout", 0.0)
-    model = tiny_model(vocab_size=64, embed_dim=64, dropout=dropout)
-    if strategy == "fsdp" and os.environ.get("RANK", "0") != "0":
-        model.to("meta")  # rank zero alone has the weights
+    # As in the stage: where weights are split, rank zero alone has them at the start.
+    is_empty = strategy == "fsdp" and os.environ.get("RANK", "0") != "0"
+    with torch.device("meta") if is_empty else nullcontext():
+        model = tiny_model(vocab_size=64, embed_dim=64, dropout=dropout)
     runtime = {"devices": ranks, "micro_batch_size": 4, "strategy": strategy}
     logger = StopAt(stop_at, ranks)
     return trained(model, root=root, logger=logger, runtime=runtime, **changes)

@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -50,15 +53,15 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> list[SavedFile
     """
     writer = _Writer(folder)
     try:
-        dcp.save(dict(tensors), storage_writer=writer)
-    except dcp.CheckpointException as error:
+        save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
         raise _first_of(error) from None
     files: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(files, writer.files)
     return [file for of_a_rank in files for file in of_a_rank]
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """Digests the files of this rank once they are written, and flushed to disk."""
 
     files: list[SavedFile]
@@ -117,16 +120,16 @@ class TensorFolder:
             with warnings.catch_warnings():
                 # A process that reads alone does so on purpose.
                 warnings.filterwarnings("ignore", "torch.distributed is disabled")
-                dcp.load(
+                load(
                     dict(tensors),
                     storage_reader=_Reader(self.folder),
                     no_dist=not together,
                 )
-        except dcp.CheckpointException as error:
+        except CheckpointException as error:
             raise _first_of(error) from None
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Reads the metadata without running a program that may be in it."""
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
@@ -142,14 +145,14 @@ class _MetadataUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _without_numbers(tensor: TensorStorageMetadata) -> Tensor:
+def _without_numbers(tensor: object) -> Tensor:
     # Anything but a tensor would be unpickled when it is read.
     if not isinstance(tensor, TensorStorageMetadata):
         raise TypeError("not a tensor")
     return torch.empty(tensor.size, dtype=tensor.properties.dtype, device="meta")
 
 
-def _first_of(error: dcp.CheckpointException) -> BaseException:
+def _first_of(error: CheckpointException) -> BaseException:
     """Return the error of the first rank that failed."""
     failures = error.failures
     first, _ = failures[min(failures)]

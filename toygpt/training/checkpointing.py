@@ -6,8 +6,7 @@ unless the weights are split among the ranks; a signal may reach any rank.
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
 import torch
@@ -21,17 +20,10 @@ from toygpt.training.sharding import is_sharded
 
 
 class SavesCheckpoints(Protocol):
-    """What is needed here of `toygpt.resuming`'s RunFolder."""
-
-    folder: Path
+    """The methods of `toygpt.resuming`'s RunFolder that are needed here."""
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:
         """Save a checkpoint as one file."""
-
-    def new_folder(
-        self, step: int, rest: dict[str, Any]
-    ) -> AbstractContextManager[Any]:
-        """Save a checkpoint as a folder, into which all ranks write."""
 
     def best_checkpoint(self) -> Any:
         """Return the newest undamaged checkpoint, or None."""
@@ -120,16 +112,17 @@ class Checkpointing:
         """Save a checkpoint as a folder, in which each rank writes what it has."""
         from toygpt.resuming.tensor_folder import write_tensors
 
+        folder: Any = self.folder  # a RunFolder
         tensors = checkpoint.pop("tensors")
         with ExitStack() as stack:  # of rank zero alone
             new = on_rank_zero(
                 fabric,
-                lambda: stack.enter_context(self.folder.new_folder(step, checkpoint)),
+                lambda: stack.enter_context(folder.new_folder(step, checkpoint)),
             )
             # Another machine may see the folder of the training at another place.
             name = fabric.broadcast(new and new.path.name)
             with reported_by_rank_zero(fabric):
-                files = write_tensors(self.folder.folder / name, tensors)
+                files = write_tensors(folder.folder / name, tensors)
             if new is not None:
                 new.files.extend(files)
             on_rank_zero(fabric, stack.close)

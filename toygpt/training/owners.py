@@ -102,6 +102,7 @@ class OwnersOfCopies:
                 buffer = torch.empty(size, dtype=self.dtype, device=self.device)
             sent.append((numbers, buffer, dist.broadcast(buffer, owner, async_op=True)))
         for numbers, buffer, work in sent:
+            assert work is not None, "this rank is one of them"
             work.wait()
             shapes = [self.shapes[number] for number in numbers]
             for number, update in zip(numbers, _cut(buffer, shapes), strict=True):

@@ -9,6 +9,7 @@ it is in this file, in owners.py and in the checkpoints; without it nothing here
 """
 
 import contextlib
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
@@ -26,7 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from toygpt.model.gpt import GPT
+from toygpt.model.gpt import GPT, Block
 from toygpt.pipeline.errors import InputError
 from toygpt.training.ranks import on_rank_zero
 
@@ -82,7 +83,7 @@ def shard(network: nn.Module, meshes: DeviceMesh, *, is_mixed: bool) -> nn.Modul
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )
-    for block in model.blocks:
+    for block in cast("Iterable[Block]", model.blocks):
         fully_shard(block.attention, mesh=mesh, mp_policy=dtypes)
         fully_shard(block.feed_forward, mesh=mesh, mp_policy=dtypes)
     fully_shard(network, mesh=mesh)
