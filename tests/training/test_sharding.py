@@ -135,7 +135,7 @@ def main(folder: str) -> None:
             with no_room_for_files():
                 stop(place / "full", ranks=2, at=STOPPED_AT + 2)
     except (OSError, SystemExit) as error:
-        (place / f"error-{os.environ['RANK']}").write_text(repr(error))
+        (place / f"error-{os.environ['RANK']}").write_text(f"{error!r}: {error}")
     torch.distributed.barrier()
 
     stop(place / "file", ranks=2, strategy="ddp", at=STOPPED_AT)
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_on_one_rank_ends_all_and_leaves_the_last_checkpoint
     assert str(errno.EFBIG) in error
     assert "step-6" in error
     assert ".tmp" not in error
-    assert other == "SystemExit(0)"
+    assert other.startswith("SystemExit(0)")
     (kept,) = folder.checkpoints()
     assert kept.step == STOPPED_AT
     assert folder.damage_of(kept) is None
