@@ -6,7 +6,6 @@ PyTorch's fused AdamW rounds the last numbers of other tensors differently.
 """
 
 import errno
-import json
 import os
 import resource
 import shutil
@@ -73,12 +72,13 @@ def train_on(
 
 
 def result_of(training: Trained) -> dict[str, Any]:
-    """Return the weights, the losses and the curves."""
+    """Return the weights, the losses and the first gradient norm."""
     curves = training.curves.state_dict()
     return {
         "weights": [weight.detach() for weight in training.model.parameters()],
         "loss": training.outcome.train_loss,
-        "curves": json.dumps(curves["train"]),
+        "losses": [row["train_loss"] for row in curves["train"]],
+        "gradient_norm": curves["train"][0]["gradient_norm"],
     }
 
 
@@ -135,7 +135,7 @@ def main(folder: str) -> None:
             with no_room_for_files():
                 stop(place / "full", ranks=2, at=STOPPED_AT + 2)
     except (OSError, SystemExit) as error:
-        (place / f"error-{os.environ['RANK']}").write_text(repr(error))
+        (place / f"error-{os.environ['RANK']}").write_text(f"{error!r}: {error}")
     torch.distributed.barrier()
 
     stop(place / "file", ranks=2, strategy="ddp", at=STOPPED_AT)
@@ -171,7 +171,7 @@ def results(job: Path) -> dict[str, Any]:
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     for weight, same in zip(one["weights"], other["weights"], strict=True):
         assert torch.equal(weight, same)
-    assert one["curves"] == other["curves"]
+    assert one["losses"] == other["losses"]
 
 
 @pytest.mark.slow
@@ -200,8 +200,8 @@ def test_where_gradients_are_clipped_their_norm_differs_in_the_last_digit(
     split, copied = (results[f"{name} clipped"] for name in ("fsdp", "ddp"))
 
     assert split["loss"] == pytest.approx(copied["loss"], rel=1e-3)
-    rows, same = (json.loads(found["curves"]) for found in (split, copied))
-    assert rows[0]["gradient_norm"] == pytest.approx(same[0]["gradient_norm"], rel=1e-6)
+    norm, same = (found["gradient_norm"] for found in (split, copied))
+    assert norm == pytest.approx(same, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_on_one_rank_ends_all_and_leaves_the_last_checkpoint
     assert str(errno.EFBIG) in error
     assert "step-6" in error
     assert ".tmp" not in error
-    assert other == "SystemExit(0)"
+    assert other.startswith("SystemExit(0)")
     (kept,) = folder.checkpoints()
     assert kept.step == STOPPED_AT
     assert folder.damage_of(kept) is None
