@@ -39,7 +39,7 @@ def supervising() -> Iterator[None]:
 
 def lines_until_the_end(answer: str) -> Iterator[str]:
     """Print a line once all has started; yield the lines of the input."""
-    # As the first process of a machine does: DVC takes dead processes for alive.
+    # As the init process of a machine does: DVC takes dead processes for alive.
     signal.signal(signal.SIGCHLD, lambda *_: _reap_children())
     print(answer, flush=True)
     for line in sys.stdin:
