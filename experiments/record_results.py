@@ -12,7 +12,7 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.files import write_json
 
 # Which of `generate-samples.prompts` the README shows, counted from zero.
-README_SAMPLE = 0
+README_SAMPLE = 1
 
 
 def main() -> None:
