@@ -76,7 +76,7 @@ def main() -> None:
         names = zip(
             read_ids(paths.DOCUMENTS), read_groups(paths.DOCUMENTS), strict=True
         )
-        is_in_test = assignment.documents_in(TEST).tolist()
+        is_in_test = assignment.documents_in(TEST)
         write_test_documents(compress(names, is_in_test), directory)
         check_sizes(
             parts,

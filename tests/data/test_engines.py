@@ -53,7 +53,7 @@ def mapped(
     directory.mkdir()
     runtime = {"data_workers": 2} | runtime
     with Engine("test", runtime_params(**runtime)) as engine:
-        values = engine.map(function, work, directory, description="test")
+        values = list(engine.map(function, work, directory, description="test"))
     return values, {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -121,7 +121,7 @@ def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
         with pytest.raises(InterruptedError), Engine("test", params) as engine:
             directory = Path(f"results-{len(list(Path.cwd().iterdir()))}")
             directory.mkdir()
-            engine.map(function, work, directory, description="test")
+            list(engine.map(function, work, directory, description="test"))
             raise InterruptedError
         return calls()
 

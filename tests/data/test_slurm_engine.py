@@ -37,7 +37,7 @@ def mapped(function: ShardFunction) -> dict[str, bytes]:
     directory = Path("results")
     directory.mkdir()
     with Engine("test", runtime_params(data_engine="slurm")) as engine:
-        engine.map(function, SHARDS, directory, description="test")
+        list(engine.map(function, SHARDS, directory, description="test"))
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 

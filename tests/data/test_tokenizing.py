@@ -120,7 +120,7 @@ def encoded(
     work = [Work(each.file_name, each, each.num_bytes) for each in shards]
     runtime = runtime_params(data_workers=workers)
     with Engine("tokenize", runtime) as engine:
-        return engine.map(encode, work, directory, description="encode")
+        return list(engine.map(encode, work, directory, description="encode"))
 
 
 @pytest.mark.slow
