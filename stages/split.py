@@ -10,6 +10,7 @@ import numpy as np
 
 from toygpt.data.documents import corpus_digest, read_groups, read_ids
 from toygpt.data.engines import Engine
+from toygpt.data.heldout_names import write_test_documents
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     check_tokenizer,
@@ -28,7 +29,6 @@ from toygpt.data.split_files import (
     warnings,
     write_splits,
 )
-from toygpt.data.test_documents import write_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError

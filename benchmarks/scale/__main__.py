@@ -134,7 +134,9 @@ def measure_rates(
         / 1e6
         for stage in stages.STAGES
     }
-    found |= rates.measure(**sizes_of_loops) | {rates.DOCUMENTS_RATIO: written / sizes[1]}
+    found |= rates.measure(**sizes_of_loops) | {
+        rates.DOCUMENTS_RATIO: written / sizes[1]
+    }
     report(
         "scale-rates",
         "What does a core do in a second?",

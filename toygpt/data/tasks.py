@@ -121,7 +121,7 @@ class Task:
 
 
 def function_files(number: int) -> list[str]:
-    """Return the names of a function's files: itself, pickled, and each of its arrays."""
+    """Return the names of a function's files: itself, pickled, and its arrays."""
     return ["function.pickle", *(f"array-{n}.bin" for n in range(number - 1))]
 
 
