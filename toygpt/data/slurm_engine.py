@@ -119,7 +119,9 @@ def _answer(job: submitit.Job[Exception | None], task: Task) -> Exception | None
             )
         # The trace stands between two lines of dashes.
         trace = re.split("^-+$", str(error), flags=re.MULTILINE)[1]
-        return InputError(f"{task.name} failed: {trace.split(chr(10))[-2]} ({log})")
+        return InputError(
+            f"{task.name} failed: {trace.strip().splitlines()[-1]} ({log})"
+        )
     except Exception:  # the task returns its errors; this is not one of them
         return WorkerKilledError(log)
 
