@@ -9,8 +9,8 @@ import math
 import numpy as np
 from tokenizers import Tokenizer
 
+from toygpt.data.heldout_names import read_test_documents
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
-from toygpt.data.test_documents import read_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens
 from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
 from toygpt.evaluation.breakdown import Losses

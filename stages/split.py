@@ -10,6 +10,7 @@ import numpy as np
 
 from toygpt.data.documents import corpus_digest, read_groups, read_ids
 from toygpt.data.engines import Engine
+from toygpt.data.heldout_names import write_test_documents
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     check_tokenizer,
@@ -28,7 +29,6 @@ from toygpt.data.split_files import (
     warnings,
     write_splits,
 )
-from toygpt.data.test_documents import write_test_documents
 from toygpt.data.tokenizer import bytes_of_tokens, load_tokenizer
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
@@ -76,7 +76,7 @@ def main() -> None:
         names = zip(
             read_ids(paths.DOCUMENTS), read_groups(paths.DOCUMENTS), strict=True
         )
-        is_in_test = assignment.documents_in(TEST).tolist()
+        is_in_test = assignment.documents_in(TEST)
         write_test_documents(compress(names, is_in_test), directory)
         check_sizes(
             parts,

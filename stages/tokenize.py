@@ -63,11 +63,13 @@ def main() -> None:
         new_directory(paths.TOKENS) as directory,
     ):
         save_tokenizer(tokenizer, directory / "tokenizer", end_of_text=end_of_text)
-        encoded = engine.map(
-            encode,
-            [Work(each.file_name, each, each.num_bytes) for each in shards],
-            directory,
-            description="encode",
+        encoded = list(
+            engine.map(
+                encode,
+                [Work(each.file_name, each, each.num_bytes) for each in shards],
+                directory,
+                description="encode",
+            )
         )
         num_tokens = sum(shard["tokens"] for shard in encoded)
         num_documents = sum(shard["documents"] for shard in encoded)

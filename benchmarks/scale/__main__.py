@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale               # measures, and computes the plan
     python -m benchmarks.scale --plan        # computes it from what was measured before
+    python -m benchmarks.scale --dry         # in a minute, to see that all of it runs
 
 Each part leaves a table for docs/scale.md:
 
@@ -50,14 +51,27 @@ def main() -> None:
     """Measure, compute, print the tables, write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--plan", action="store_true", help="measure nothing")
+    parser.add_argument("--dry", action="store_true", help="small; keep no result")
     parser.add_argument("--megabytes", type=int, default=100, help="of text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.dry:
+        with TemporaryDirectory() as folder:
+            sizes = {"num_tokens": 10**6, "num_documents": 10**4}
+            measure_rates([1, 2], 1, Path(folder), **sizes)
+            measure_communication(Path(folder), MEASURED[:1])
+            write_plan(Path(folder))
+        return
     if not options.plan:
-        measure_rates(options.megabytes, options.rounds, options.out)
-        measure_communication(options.out)
-    measured = read_rates(options.out)
+        measure_rates([SMALL_MEGABYTES, options.megabytes], options.rounds, options.out)
+        measure_communication(options.out, MEASURED)
+    write_plan(options.out)
+
+
+def write_plan(out: Path) -> None:
+    """Compute the plan from what was measured."""
+    measured = read_rates(out)
     report(
         "scale-data",
         "What do the data stages take for large corpora?",
@@ -68,20 +82,22 @@ def main() -> None:
             "shard_bytes": int(SHARD_BYTES),
             "test_fraction": f"{HELD_OUT_FRACTION:g}",
         },
-        folder=options.out,
+        folder=out,
     )
     report(
         "scale-training",
         f"What does it take to train on {CORPORA[0].name}?",
         plan_training(measured, CORPORA[0]),
         settings={"precision": "bf16-mixed", "optimizer": "muon", "micro_batches": 1},
-        folder=options.out,
+        folder=out,
     )
 
 
-def measure_rates(megabytes: int, rounds: int, out: Path) -> None:
-    """Run the stages, and the loops in them."""
-    sizes = [SMALL_MEGABYTES * 10**6, megabytes * 10**6]
+def measure_rates(
+    megabytes: list[int], rounds: int, out: Path, **sizes_of_loops: int
+) -> None:
+    """Run the stages on a small corpus and a large one, and the loops in them."""
+    sizes = [number * 10**6 for number in megabytes]
     runs = []
     with TemporaryDirectory() as folder:
         for size in sizes:
@@ -104,7 +120,7 @@ def measure_rates(megabytes: int, rounds: int, out: Path) -> None:
                 "MiB": f"{max(run.peaks) / 2**20:,.0f}",
             }
             rows.append(Duration.of(f"{stage}, {number} workers", run.seconds, **notes))
-    settings = {"megabytes": megabytes, "shards": stages.SHARDS}
+    settings = {"megabytes": megabytes[1], "shards": stages.SHARDS}
     report(
         "scale-stages",
         "How fast are the data stages with one worker, and with two?",
@@ -118,7 +134,9 @@ def measure_rates(megabytes: int, rounds: int, out: Path) -> None:
         / 1e6
         for stage in stages.STAGES
     }
-    found |= rates.measure() | {rates.DOCUMENTS_RATIO: written / sizes[1]}
+    found |= rates.measure(**sizes_of_loops) | {
+        rates.DOCUMENTS_RATIO: written / sizes[1]
+    }
     report(
         "scale-rates",
         "What does a core do in a second?",
@@ -133,11 +151,11 @@ def cpu_seconds(runs: dict[str, dict[int, stages.Run]], stage: str) -> float:
     return statistics.median(runs[stage][1].cpu_seconds)
 
 
-def measure_communication(out: Path) -> None:
+def measure_communication(out: Path, cases: list[tuple[str, int, str]]) -> None:
     """Count the bytes that ranks send, and compare them with the formulas."""
     rows = []
     config = TASKS["nano"].config
-    for strategy, ranks, precision in MEASURED:
+    for strategy, ranks, precision in cases:
         name = f"{strategy}, {ranks} ranks, {precision}"
         print(name, file=sys.stderr)
         measured = measured_bytes(strategy, ranks, precision=precision)

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 
 from benchmarks.training import TASKS
 from tests.isolation import IN_ISOLATION, can_isolate
-from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.model.gpt import GPT, Block, GPTConfig
 
 STEPS = 40
 BYTES = 4  # of a weight, a gradient or a number of the optimizer
@@ -71,13 +72,9 @@ def matrix_weights(config: GPTConfig) -> int:
 def block_weights(config: GPTConfig) -> int:
     """Return how many weights the layers have that FSDP gathers one by one."""
     with torch.device("meta"):
-        blocks = GPT(config).blocks
-    return sum(
-        weight.numel()
-        for block in blocks
-        for layer in (block.attention, block.feed_forward)
-        for weight in layer.parameters()
-    )
+        blocks = [cast("Block", block) for block in GPT(config).blocks]
+    layers = [layer for it in blocks for layer in (it.attention, it.feed_forward)]
+    return sum(weight.numel() for each in layers for weight in each.parameters())
 
 
 def measured_bytes(strategy: str, ranks: int, *, precision: str = "32-true") -> float:
@@ -161,8 +158,8 @@ def main(strategy: str, precision: str) -> None:
         GPT(config),
         text.astype(np.uint16),
         text[:1000].astype(np.uint16),
-        params=params,  # type: ignore[arg-type]
-        runtime=runtime,  # type: ignore[arg-type]
+        params=params,
+        runtime=runtime,
         seed=0,
         curves=Curves(wire if fabric.is_global_zero else None),
     )

@@ -29,7 +29,12 @@ SHARD_BYTES = 1e9  # download.shard_bytes
 HELD_OUT_FRACTION = 1e-4  # of validation and of test: 30 million tokens of 300 billion
 TOKEN_BYTES = 2  # uint16
 WORKERS = 64
-HASH_BYTES = 8  # of an n-gram
+NAME_BYTES = 50  # of a document's id and group, compressed; assumed
+# By toygpt/data/leakage.py, for each n-gram of the test: hashes, places and counts; and
+# in a worker a bit, and the text of all bits while it is made.
+STAGE_BYTES_PER_NGRAM = 32
+WORKER_BYTES_PER_NGRAM = 1
+BATCH_BYTES = 0.2 * 1e9  # training's hashes that are sorted together, and their places
 HOUR = 3600.0
 MEGA, GIGA, TERA = 1e6, 1e9, 1e12
 
@@ -80,15 +85,14 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
     text, tokens = corpus.num_bytes, corpus.tokens * TOKEN_BYTES
     documents = text * rates[DOCUMENTS_RATIO]
     compared = hours(corpus.tokens, rates[LEAKAGE] * MEGA)
-    # The test's hashes, those of as much of training, and where they would be.
-    compared_at_once = 3 * HASH_BYTES * HELD_OUT_FRACTION * corpus.tokens
+    in_test = HELD_OUT_FRACTION * corpus.tokens
     return [
         stage(
             f"{corpus.name}: download",
             hours(text, rates["download, MB/s"] * MEGA),
             memory=corpus.documents * rates[KNOWN_AGAIN],
             files=corpus.shards,
-            read=text,
+            read=text + (documents if corpus.shards > 1 else 0),  # for their digests
             written=documents,
         ),
         stage(
@@ -104,15 +108,18 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
             hours(text, rates["split, MB/s"] * MEGA) - compared,
             memory=corpus.documents * rates[ASSIGNED],
             files=3 * corpus.shards,
-            read=2 * documents + 2 * tokens,  # digests, groups, copies
+            # Digests; ids and groups twice. Of tokens a digest, a copy, and of the
+            # copies the largest id and a digest.
+            read=documents + 2 * NAME_BYTES * corpus.documents + 4 * tokens,
             written=tokens,
         ),
         stage(
             f"{corpus.name}: split, comparing n-grams",
             compared,
             workers=WORKERS,
-            memory_of_worker=compared_at_once,
-            read=tokens,
+            memory=STAGE_BYTES_PER_NGRAM * in_test,
+            memory_of_worker=BATCH_BYTES + WORKER_BYTES_PER_NGRAM * in_test,
+            read=2 * tokens,  # once for the digest
         ),
         stage(
             f"{corpus.name}: DVC's digests of all three",

@@ -18,19 +18,18 @@ import numpy as np
 from toygpt.data.batches import TrainingBatches
 from toygpt.data.corpus import RawDocument, clean
 from toygpt.data.inventory import Inventory
-from toygpt.data.leakage import shared_ngram_fraction
+from toygpt.data.leakage import find_ngrams, share_of, sorted_hashes
 from toygpt.data.split import assign_splits
 from toygpt.data.token_files import JoinedTokens, TokenIds, map_tokens
 from toygpt.pipeline.files import sha256_of
 
 VOCAB_SIZE = 50_257
-NUM_TOKENS = 100_000_000
 NUM_SHARDS = 16
 BLOCK_SIZE = 512
 BATCH_SIZE = 64
 BATCHES = 100
 TEST_TOKENS = 100_000
-NUM_DOCUMENTS = 1_000_000
+NGRAM_LENGTH = 13
 DOCUMENTS_PER_GROUP = 12
 ROUNDS = 3
 
@@ -45,10 +44,12 @@ KNOWN_AGAIN = "download: memory of a document, bytes"
 DOCUMENTS_RATIO = "documents on disk, of the bytes of their text"
 
 
-def measure() -> dict[str, float]:
+def measure(
+    *, num_tokens: int = 100_000_000, num_documents: int = 1_000_000
+) -> dict[str, float]:
     """Return the rates by their names, which have the units."""
     random = np.random.default_rng(0)
-    tokens = random.integers(1, VOCAB_SIZE, NUM_TOKENS, dtype=np.uint16)
+    tokens = random.integers(1, VOCAB_SIZE, num_tokens, dtype=np.uint16)
     with TemporaryDirectory() as folder:
         shards = []
         for number, piece in enumerate(np.array_split(tokens, NUM_SHARDS)):
@@ -62,13 +63,13 @@ def measure() -> dict[str, float]:
             SHA256: per_second(size, lambda: sha256_of(whole)) / 1e9,
             MD5: per_second(size, lambda: md5_of(whole)) / 1e9,
             LEAKAGE: per_second(
-                NUM_TOKENS / 10, lambda: leakage(tokens[: NUM_TOKENS // 10])
+                num_tokens / 10, lambda: leakage(tokens[: num_tokens // 10])
             )
             / 1e6,
             ONE_FILE: blocks_per_second(map_tokens(whole, token_type="uint16")),
             JOINED: blocks_per_second(JoinedTokens(shards)),
-            ASSIGNED: assignment_bytes(),
-            KNOWN_AGAIN: known_again_bytes(),
+            ASSIGNED: assignment_bytes(num_documents),
+            KNOWN_AGAIN: known_again_bytes(num_documents),
         }
 
 
@@ -93,8 +94,9 @@ def md5_of(path: Path) -> str:
 
 def leakage(train: TokenIds) -> float:
     """Look for the n-grams of a small test in a text."""
-    test = train[:TEST_TOKENS]
-    return shared_ngram_fraction(test, train, length=13, end_of_text_id=0)
+    how = {"length": NGRAM_LENGTH, "end_of_text_id": 0}
+    wanted, counts = sorted_hashes(train[:TEST_TOKENS], **how)
+    return share_of(find_ngrams(wanted, train, **how), counts)
 
 
 def blocks_per_second(tokens: TokenIds | JoinedTokens) -> float:
@@ -111,13 +113,13 @@ def blocks_per_second(tokens: TokenIds | JoinedTokens) -> float:
     return per_second(BATCHES * BATCH_SIZE, read) / 1e3
 
 
-def assignment_bytes() -> float:
+def assignment_bytes(num_documents: int) -> float:
     """Return the memory that `split` needs for each document of a corpus."""
-    lengths = np.random.default_rng(0).integers(500, 2_000, NUM_DOCUMENTS)
+    lengths = np.random.default_rng(0).integers(500, 2_000, num_documents)
     hashes = np.random.default_rng(1).integers(
-        2**63, size=NUM_DOCUMENTS // DOCUMENTS_PER_GROUP + 1
+        2**63, size=num_documents // DOCUMENTS_PER_GROUP + 1
     )
-    groups = hashes[np.arange(NUM_DOCUMENTS) // DOCUMENTS_PER_GROUP].tolist()
+    groups = hashes[np.arange(num_documents) // DOCUMENTS_PER_GROUP].tolist()
     tracemalloc.start()
     assign_splits(
         np.empty(0, np.uint16),
@@ -129,15 +131,15 @@ def assignment_bytes() -> float:
     )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak / NUM_DOCUMENTS
+    return peak / num_documents
 
 
-def known_again_bytes() -> float:
+def known_again_bytes(num_documents: int) -> float:
     """Return the memory by which `download` knows each document again."""
-    found = (RawDocument(str(n), "", str(n).encode()) for n in range(NUM_DOCUMENTS))
+    found = (RawDocument(str(n), "", str(n).encode()) for n in range(num_documents))
     tracemalloc.start()
     for _ in clean(found, Inventory()):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak / NUM_DOCUMENTS
+    return peak / num_documents

@@ -83,7 +83,7 @@ def missing() -> str | None:
     if absent := [name for name in DAEMONS if shutil.which(name) is None]:
         return f"{', '.join(absent)} not found: {INSTALL}"
     if os.geteuid() != 0:
-        return "the daemons of Slurm need root: sudo -E uv run pytest -m cluster"
+        return "the daemons of Slurm need root: run the tests by `sudo -E`"
     return None
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import TextIO
+from typing import IO
 
 import psutil
 
@@ -63,7 +63,7 @@ def _kill_children() -> None:
 @contextmanager
 def supervisor(
     module: str, variables: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[tuple[str, TextIO]]:
+) -> Iterator[tuple[str, IO[str]]]:
     """Run a module that supervises; yield its first line, and where it reads others.
 
     Args:

@@ -6,6 +6,7 @@ Also if a worker is killed.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[dict[str, str]]:
     """Return the variables by which a Ray cluster is found."""
-    pytest.importorskip("ray", reason="no Ray here: uv sync --inexact --extra ray")
+    need("ray", extra="ray")
     with running_ray() as variables:
         yield variables
 
@@ -52,9 +53,7 @@ def local_ray() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def on_slurm(slurm: Slurm, tmp_path: Path) -> Workspace:
     """Return a project whose shards are worked on by jobs of Slurm."""
-    pytest.importorskip(
-        "submitit", reason="no submitit here: uv sync --inexact --extra slurm"
-    )
+    need("submitit", extra="slurm")
     changes = SHARDS | {"runtime.data_engine": "slurm"}
     workspace = new_project(tmp_path / "project", changes)
     workspace.environment |= slurm.environment
@@ -68,6 +67,12 @@ def on_ray(local_ray: dict[str, str], tmp_path: Path) -> Workspace:
     workspace = new_project(tmp_path / "project", changes)
     workspace.environment |= local_ray
     return workspace
+
+
+def need(package: str, *, extra: str) -> None:
+    """Fail if a package is not installed."""
+    if find_spec(package) is None:
+        pytest.fail(f"no {package}: uv run --extra {extra} pytest -m cluster")
 
 
 def worker_of(
@@ -92,6 +97,7 @@ def check_that_a_killed_worker_costs_a_shard(
         worker = wait_until(lambda: worker_of(workspace, is_worker))
         os.kill(worker, 9)
         assert command.wait() == 0, command.output
+        assert ": its worker was killed (" in command.output
 
     assert data_of(workspace) == expected
 

@@ -45,7 +45,7 @@ def submit(workspace: Workspace) -> int:
 def wait_for_end(slurm: Slurm, job: int, workspace: Workspace) -> None:
     """Wait until a job has ended well."""
     ends = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
-    state = wait_until(lambda: ({slurm.job(job, "JobState")} & ends or {None}).pop())
+    state = wait_until(lambda: "".join({slurm.job(job, "JobState")} & ends))
     output = (workspace.root / "slurm.out").read_text(encoding="utf-8")
     assert state == "COMPLETED", output
 

@@ -5,7 +5,10 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from toygpt.data.tasks import Advance
 from toygpt.pipeline.errors import InputError
@@ -56,6 +59,18 @@ def refuse(shard: Numbers, directory: Path, advance: Advance) -> None:
 def fill_the_disk(shard: Numbers, directory: Path, advance: Advance) -> None:
     """Raise what writing to a full disk raises."""
     raise OSError(errno.ENOSPC, "No space left on device", shard.file)
+
+
+def lack_memory(shard: Numbers, directory: Path, advance: Advance) -> None:
+    """Raise what Python raises if the system gives it no memory."""
+    raise MemoryError
+
+
+def count_mapped(
+    shard: Numbers, directory: Path, advance: Advance, *, numbers: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return whether an argument can be read only, as a mapped file, and its sum."""
+    return {"is_mapped": not numbers.flags.writeable, "sum": int(numbers.sum())}
 
 
 def fail(shard: Numbers, directory: Path, advance: Advance) -> None:

@@ -4,28 +4,32 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from tests.data.shard_functions import (
     Numbers,
+    count_mapped,
     double,
     fail,
     fill_the_disk,
+    lack_memory,
     refuse,
 )
 from tests.faults.kills import wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import engines
-from toygpt.data.engines import ATTEMPTS, Engine, Work
-from toygpt.data.tasks import ShardFunction
+from toygpt.data.engines import ATTEMPTS, Engine, Work, run_with_retries
+from toygpt.data.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import locked
 
@@ -53,7 +57,7 @@ def mapped(
     directory.mkdir()
     runtime = {"data_workers": 2} | runtime
     with Engine("test", runtime_params(**runtime)) as engine:
-        values = engine.map(function, work, directory, description="test")
+        values = list(engine.map(function, work, directory, description="test"))
     return values, {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -110,6 +114,52 @@ def test_a_shard_that_kills_its_workers_is_named_and_a_rerun_does_it_alone() -> 
     assert is_nothing_kept()
 
 
+def test_after_a_worker_was_killed_half_as_many_run_at_once(tmp_path: Path) -> None:
+    """It may have been memory that was lacking."""
+    tasks = [Task(name, None, 0, tmp_path, 1, tmp_path, "") for name in "abcd"]
+    at_once = []
+
+    def run(tasks: Sequence[Task], workers: int | None) -> Outcomes:
+        at_once.append(workers)
+        yield from ((task, WorkerKilledError("SIGKILL")) for task in tasks)
+
+    with pytest.raises(InputError, match=r"was lacking, buy more; a rerun does"):
+        run_with_retries(run, tasks, 4, print, advice="buy more")
+
+    assert at_once == [4, 2, 1]
+
+
+def test_what_other_functions_left_is_removed() -> None:
+    """Also where the corpus has only one shard by now."""
+    left = Path(".toygpt/shards/test/of-earlier-code/value")
+    for work in (SHARDS, SHARDS[:1]):
+        left.mkdir(parents=True)
+        with pytest.raises(InputError):
+            mapped(refuse, work=work)
+        assert not left.exists()
+
+
+def test_a_finished_shard_is_not_done_again(tmp_path: Path) -> None:
+    """As by a job that was sent off before its stage was killed."""
+    shard = SHARDS[0]
+    task = Task(*shard, tmp_path, 1, tmp_path, "")
+    function = partial(double, log=LOG)
+
+    for _ in range(2):
+        task.run(function, lambda size: None)
+
+    assert calls() == ["0.txt"]
+
+
+@pytest.mark.slow
+def test_arrays_of_a_function_are_a_file_that_workers_map() -> None:
+    numbers = np.arange(3)
+
+    values, _ = mapped(partial(count_mapped, numbers=numbers))
+
+    assert values == [{"is_mapped": True, "sum": 3}] * len(SHARDS)
+
+
 def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,7 +171,7 @@ def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
         with pytest.raises(InterruptedError), Engine("test", params) as engine:
             directory = Path(f"results-{len(list(Path.cwd().iterdir()))}")
             directory.mkdir()
-            engine.map(function, work, directory, description="test")
+            list(engine.map(function, work, directory, description="test"))
             raise InterruptedError
         return calls()
 
@@ -134,6 +184,12 @@ def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
     assert shards_done(partial(double, log=LOG, killed=["9.txt"])) == NAMES
     monkeypatch.setattr(engines, "digest_of_code", lambda: "of another version")
     assert shards_done(partial(double, log=LOG)) == NAMES
+
+
+@pytest.mark.slow
+def test_a_worker_without_memory_counts_as_killed() -> None:
+    with pytest.raises(InputError, match=r"3 workers were killed .* MemoryError"):
+        mapped(lack_memory, work=SHARDS[:2])
 
 
 def test_a_worker_with_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """Jobs of submitit, which starts them on this machine; on a Slurm: tests/cluster/."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from tests.data.test_engines import DOUBLED, LOG, NAMES, SHARDS, calls
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import engines
-from toygpt.data.engines import Engine
+from toygpt.data.engines import Engine, Work
 from toygpt.data.tasks import ShardFunction
 from toygpt.pipeline.errors import InputError
 
@@ -32,12 +33,12 @@ def _own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(PROJECT), prepend=":")
 
 
-def mapped(function: ShardFunction) -> dict[str, bytes]:
+def mapped(function: ShardFunction, work: Sequence[Work] = SHARDS) -> dict[str, bytes]:
     """Return the files of all shards."""
     directory = Path("results")
     directory.mkdir()
     with Engine("test", runtime_params(data_engine="slurm")) as engine:
-        engine.map(function, SHARDS, directory, description="test")
+        list(engine.map(function, work, directory, description="test"))
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -70,6 +71,57 @@ def test_a_killed_job_costs_its_shard_alone() -> None:
 def test_an_error_in_a_job_arrives_as_it_was() -> None:
     with pytest.raises(InputError, match=r"^\d\.txt is damaged: run `dvc repro`$"):
         mapped(refuse)
+
+
+@pytest.mark.usefixtures("jobs_on_this_machine")
+def test_more_shards_than_an_array_may_have_are_several_arrays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slurm_engine, "ELEMENTS", 3)
+
+    files = mapped(partial(double, log=LOG))
+
+    assert files == DOUBLED
+    assert calls() == NAMES
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("jobs_on_this_machine")
+def test_an_exception_outside_of_the_task_is_shown_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that lacks a package."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/only_here.py").write_text("class Argument: ...")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    argument = import_module("only_here").Argument()
+    work = [Work(name, argument, 1) for name in ("a", "b")]
+
+    with pytest.raises(
+        InputError, match=r"^[ab] failed: ModuleNotFoundError: .*'only_here' \(job \d+"
+    ) as caught:
+        mapped(partial(double, log=LOG), work)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_the_arrays_of_a_killed_stage_are_cancelled_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a command in place of Slurm's; with Slurm's: tests/cluster."""
+    command = tmp_path / "bin/scancel"
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\necho "$@" >> cancelled\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent))
+    stage = Path(".toygpt/shards/test")
+    stage.mkdir(parents=True)
+    (stage / slurm_engine.ARRAYS).write_text("11\n12")
+
+    with pytest.raises(InputError, match="Slurm takes no jobs"):
+        mapped(partial(double, log=LOG))
+
+    assert Path("cancelled").read_text() == "--quiet 11 12\n"
 
 
 def test_a_machine_without_slurm_is_refused_in_one_line(

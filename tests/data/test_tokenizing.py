@@ -11,7 +11,8 @@ import pytest
 
 from tests.tiny import runtime_params
 from toygpt.data import documents as documents_module
-from toygpt.data import tokenizing
+from toygpt.data import file_records, tokenizing
+from toygpt.data import tokenizer as tokenizer_module
 from toygpt.data.corpus import Document
 from toygpt.data.documents import DocumentsShard, measured_shards, write_documents
 from toygpt.data.engines import Engine, Work
@@ -33,10 +34,12 @@ def _own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents_module, "BYTES_PER_ROW_GROUP", 500)
 
 
-def shards_of(*, shard_bytes: int) -> list[DocumentsShard]:
-    """Write the texts as documents; return the shards."""
+def shards_of(
+    texts: Sequence[str] = TEXTS, *, shard_bytes: int
+) -> list[DocumentsShard]:
+    """Write texts as documents; return the shards."""
     paths.DOCUMENTS.mkdir(parents=True)
-    documents = (Document(str(n), "group", text) for n, text in enumerate(TEXTS))
+    documents = (Document(str(n), "group", text) for n, text in enumerate(texts))
     write_documents(documents, paths.DOCUMENTS, shard_bytes=shard_bytes)
     return measured_shards(paths.DOCUMENTS)
 
@@ -101,6 +104,22 @@ def test_of_many_shards_each_gives_its_part_and_little_more_is_read(
     assert set(of_shard) >= set(range(1, len(shards)))
 
 
+def test_of_long_documents_in_many_shards_no_more_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each shard would give its first piece, however little is wanted of it."""
+    monkeypatch.setattr(tokenizer_module, "LONGEST_PIECE", 20)
+    monkeypatch.setattr(tokenizing, "LEARN_FROM", 2_000)
+    texts = [f"{number:03} words of it" * 100 for number in range(100)]
+    shards = shards_of(texts, shard_bytes=1_000)
+    assert len(shards) == len(texts)
+
+    sample, num_bytes = read_for_sample(shards, monkeypatch)
+
+    assert 1_600 < sum(len(text.encode()) for text in sample) < 2_400
+    assert num_bytes < 12 * 2_000
+
+
 def encoded(
     shards: Sequence[DocumentsShard],
     directory: Path,
@@ -120,7 +139,7 @@ def encoded(
     work = [Work(each.file_name, each, each.num_bytes) for each in shards]
     runtime = runtime_params(data_workers=workers)
     with Engine("tokenize", runtime) as engine:
-        return engine.map(encode, work, directory, description="encode")
+        return list(engine.map(encode, work, directory, description="encode"))
 
 
 @pytest.mark.slow
@@ -161,6 +180,18 @@ def test_a_shard_that_was_exchanged_is_not_encoded(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=f"^{path} is damaged: its contents are not"):
         encoded([first, *others], tmp_path / "tokens")
+
+
+def test_a_shard_that_is_missing_in_a_worker_names_its_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_records, "SECONDS_UNTIL_SHOWN", 0)
+    shards = shards_of(shard_bytes=4_000)
+    path = paths.DOCUMENTS / shards[1].file_name
+    path.unlink()
+
+    with pytest.raises(InputError, match=f"^{path} is missing: .* download`$"):
+        encoded(shards, tmp_path / "tokens")
 
 
 def test_an_id_that_the_vocabulary_does_not_have_is_refused(tmp_path: Path) -> None:

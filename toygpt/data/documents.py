@@ -19,6 +19,7 @@ from toygpt.data.corpus import Document
 from toygpt.data.file_records import (
     FileRecord,
     check_digests,
+    check_in_worker,
     check_names_and_sizes,
     record_files,
 )
@@ -54,7 +55,7 @@ class DocumentsShard(NamedTuple):
     """A shard of documents on disk."""
 
     shard: Shard
-    sha256: str  # of its file
+    record: FileRecord  # of its file
     num_bytes: int  # of UTF-8 text
 
     @property
@@ -157,29 +158,28 @@ def measured_shards(directory: Path) -> list[DocumentsShard]:
     manifest = _manifest_of_several(directory)
     if manifest is None:
         num_bytes = count_bytes(directory, THE_ONLY_SHARD)
-        digest = sha256_of(directory / DOCUMENTS_FILE)
-        return [DocumentsShard(THE_ONLY_SHARD, digest, num_bytes)]
+        record = record_files(directory, DOCUMENTS_FILE)[DOCUMENTS_FILE]
+        return [DocumentsShard(THE_ONLY_SHARD, record, num_bytes)]
     return [
-        DocumentsShard(shard, manifest.files[name].sha256, manifest.text_bytes[name])
+        DocumentsShard(shard, manifest.files[name], manifest.text_bytes[name])
         for shard in find_shards(directory)
         for name in [shard.name(DOCUMENTS_FILE)]
     ]
 
 
 def check_shard(directory: Path, documents: DocumentsShard) -> None:
-    """Read one of several shards, and compare its digest.
+    """Read one of several shards, and compare its size and digest.
 
     Raises:
         InputError: It is missing, or is not what `download` wrote.
     """
     path = directory / documents.file_name
-    record = FileRecord(path.stat().st_size, documents.sha256)
-    check_digests(directory, {path.name: record}, made_by="download")
+    check_in_worker(path, documents.record, made_by="download")
 
 
 def digest_of_corpus(shards: Sequence[DocumentsShard]) -> str:
     """Return the digest of a whole corpus."""
-    return digest_of_shards([documents.sha256 for documents in shards])
+    return digest_of_shards([documents.record.sha256 for documents in shards])
 
 
 def corpus_digest(directory: Path) -> str:

@@ -28,6 +28,7 @@ from toygpt.data.tasks import (
     Task,
     WorkerKilledError,
     digest_of_code,
+    function_files,
 )
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
@@ -42,6 +43,13 @@ TERMINATED = 128 + signal.SIGTERM
 INSTALL = {
     "slurm": "uv sync --inexact --extra slurm",
     "ray": "uv sync --inexact --extra ray",
+}
+
+FEWER_WORKERS = "set runtime.data_workers in params.yaml to a smaller number"
+IF_MEMORY_WAS_LACKING = {
+    "local": FEWER_WORKERS,
+    "slurm": "ask for more by the variable SBATCH_MEM_PER_NODE, such as 16G",
+    "ray": FEWER_WORKERS,
 }
 
 # Runs tasks on so many workers, at most (None: as many as there are).
@@ -84,10 +92,12 @@ class Engine:
         directory: Path,
         *,
         description: str,
-    ) -> list[Any]:
-        """Call a function for each shard; return the values, in order.
+    ) -> Iterator[Any]:
+        """Call a function for each shard; return an iterator over the values, in order.
 
-        The work on a single shard is done in this process, and its result is not kept.
+        All shards are done when this returns. The files and the value of each are
+        brought as the iterator comes to it: few values need be in memory at once. The
+        work on a single shard is done in this process, and its result is not kept.
 
         Args:
             function: A function of a module, or a `partial` of one: it is pickled.
@@ -104,32 +114,53 @@ class Engine:
             desc=description, total=total, unit="B", unit_scale=True, disable=None
         ) as progress:
             if len(work) == 1:
-                return [function(work[0].argument, directory, progress.update)]
+                if self._folder.is_dir():  # of a failed attempt on several shards
+                    self._keep_others_out()
+                    self._remove_results(besides=None)
+                return iter([function(work[0].argument, directory, progress.update)])
             tasks = self._tasks(function, work)
             missing = [task for task in tasks if not task.result.is_dir()]
             progress.update(total - sum(task.size for task in missing))
-            if self._name != "local":
-                run_with_retries(
-                    run_of(self._name), missing, self._workers, progress.update
-                )
-            elif (workers := self._workers or num_processors()) > 1:
-                run_with_retries(run_of("local"), missing, workers, progress.update)
-            else:
+            workers = self._workers
+            if self._name == "local":
+                workers = workers or num_processors()
+            if self._name == "local" and workers == 1:
                 for task in missing:
                     task.run(function, progress.update)
-        return [task.bring_result(directory) for task in tasks]
+            else:
+                run_with_retries(
+                    run_of(self._name),
+                    missing,
+                    workers,
+                    progress.update,
+                    advice=IF_MEMORY_WAS_LACKING[self._name],
+                )
+        return (task.bring_result(directory) for task in tasks)
 
     def _tasks(self, function: ShardFunction, work: Sequence[Work]) -> list[Task]:
         """Return the work as tasks; write the function where the workers read it."""
         self._keep_others_out()
         code = digest_of_code()
-        pickled = pickle.dumps(function)
-        digest = hashlib.sha256(code.encode() + pickled).hexdigest()
-        path = self._folder / digest[:32] / "function.pickle"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as file:
-            file.write(pickled)
-        return [Task(*shard, path, Path.cwd(), code) for shard in work]
+        arrays: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(function, protocol=5, buffer_callback=arrays.append)
+        parts = [memoryview(pickled), *(array.raw() for array in arrays)]
+        digest = hashlib.sha256(code.encode())
+        for part in parts:
+            digest.update(part)
+        folder = self._folder / digest.hexdigest()[:32]
+        self._remove_results(besides=folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in zip(function_files(len(parts)), parts, strict=True):
+            with new_file(folder / name) as file:
+                file.write(part)
+        files = len(parts)
+        return [Task(*shard, folder, files, Path.cwd(), code) for shard in work]
+
+    def _remove_results(self, *, besides: Path | None) -> None:
+        """Remove what other functions have left: earlier attempts, other code."""
+        for folder in list(self._folder.glob("*/")):
+            if folder != besides:
+                remove_directory(folder)
 
     def _keep_others_out(self) -> None:
         """Lock the folder of results until the stage is done."""
@@ -149,11 +180,16 @@ class Engine:
 
 
 def run_with_retries(
-    run: Run, tasks: Sequence[Task], workers: int | None, advance: Advance
+    run: Run,
+    tasks: Sequence[Task],
+    workers: int | None,
+    advance: Advance,
+    *,
+    advice: str,
 ) -> None:
     """Run all tasks; those whose worker was killed again, after all the others.
 
-    Then fewer run at once: it may have been memory that was lacking.
+    Then half as many run at once: it may have been memory that was lacking.
 
     Raises:
         InputError: A task raised it, or killed each of its workers.
@@ -167,18 +203,20 @@ def run_with_retries(
         with _sigterm_as_exit(), closing(run(left, workers)) as outcomes:
             for task, error in outcomes:
                 if isinstance(error, WorkerKilledError):
+                    tqdm.write(f"{task.name}: its worker was killed ({error})")
                     killed.append((task, error))
                 elif error is not None:
                     raise error
                 else:
                     advance(task.size)
         left = [task for task, _ in killed]
+        workers = max(1, (workers or len(left)) // 2)
     if left:
         task, error = killed[0]
         raise InputError(
             f"{task.name}: {ATTEMPTS} workers were killed over it (the last: {error}). "
-            f"If memory was lacking, set runtime.data_workers in params.yaml to a "
-            f"smaller number; a rerun does only the shards that are missing"
+            f"If memory was lacking, {advice}; a rerun does only the shards that are "
+            f"missing"
         )
 
 

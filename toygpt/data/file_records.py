@@ -1,11 +1,15 @@
 """Sizes and digests by which the files of a folder are known to be unchanged."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import sha256_of
+
+# A network file system shows a new file to other machines up to a minute late.
+SECONDS_UNTIL_SHOWN = 90
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,7 @@ def check_names_and_sizes(
     """
     advice = f"run `dvc repro --force --single-item {made_by}`"
     for name, record in files.items():
-        file = directory / name
-        if not file.is_file():
-            raise InputError(f"{file} is missing: {advice}")
-        if (size := file.stat().st_size) != record.bytes:
-            raise InputError(
-                f"{file} is damaged: {size:,} bytes instead of {record.bytes:,}; "
-                f"{advice}"
-            )
+        _check_size(directory / name, record, advice)
     for suffix in {Path(name).suffix for name in files}:
         for file in sorted(directory.glob(f"*{suffix}")):
             if file.name not in files:
@@ -55,6 +52,36 @@ def check_names_and_sizes(
                     f"{file} is not in {directory / 'manifest.json'}, but left from "
                     f"another run: {advice}"
                 )
+
+
+def _check_size(file: Path, record: FileRecord, advice: str) -> None:
+    if not file.is_file():
+        raise InputError(f"{file} is missing: {advice}")
+    if (size := file.stat().st_size) != record.bytes:
+        raise InputError(
+            f"{file} is damaged: {size:,} bytes instead of {record.bytes:,}; {advice}"
+        )
+
+
+def check_in_worker(file: Path, record: FileRecord, *, made_by: str) -> None:
+    """Check a file that another machine may have written, to the last bit.
+
+    A file that is missing, or not yet whole, may only not be shown here yet.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    stop = time.monotonic() + SECONDS_UNTIL_SHOWN
+    while True:
+        try:
+            advice = f"run `dvc repro --force --single-item {made_by}`"
+            _check_size(file, record, advice)
+            break
+        except InputError:
+            if time.monotonic() >= stop:
+                raise
+            time.sleep(1)
+    check_digests(file.parent, {file.name: record}, made_by=made_by)
 
 
 def check_digests(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toygpt.data.engines import Engine, Work
+from toygpt.data.file_records import FileRecord, check_in_worker
 from toygpt.data.manifest import Manifest, open_tokens
 from toygpt.data.tasks import Advance
 from toygpt.data.token_files import Tokens, batched, map_tokens
@@ -30,7 +31,7 @@ class TokenFile(NamedTuple):
     """A file of tokens, and what decides its content."""
 
     path: str
-    sha256: str
+    record: FileRecord
     token_type: str
 
 
@@ -41,7 +42,9 @@ def shared_ngram_fraction(
 
     Text that leaks from one split to the other makes the test look easier than it is.
     Equal n-grams are recognised by a 64-bit hash; an n-gram that spans two documents
-    counts neither way. Memory grows with the test split alone.
+    counts neither way. Memory grows with the test split alone: here by up to 32 bytes
+    for each of its n-grams, in a worker by about one. The hashes, of 8 bytes, are in a
+    file, which all workers on a machine map into memory.
 
     Args:
         directory: The folder of the splits.
@@ -51,7 +54,7 @@ def shared_ngram_fraction(
     """
     end_of_text_id = splits.end_of_text_id
     test = open_tokens(directory, splits, "test")
-    wanted = sorted_hashes(test, length=length, end_of_text_id=end_of_text_id)
+    wanted, counts = sorted_hashes(test, length=length, end_of_text_id=end_of_text_id)
     if not len(wanted):
         return 0.0
     search = partial(
@@ -63,7 +66,7 @@ def shared_ngram_fraction(
         [
             Work(
                 name,
-                TokenFile(str(directory / name), record.sha256, splits.token_type),
+                TokenFile(str(directory / name), record, splits.token_type),
                 record.bytes,
             )
             for name, record in files.items()
@@ -71,11 +74,10 @@ def shared_ngram_fraction(
         directory,
         description="search for leaks",
     )
-    is_shared = np.zeros(len(wanted), dtype=bool)
-    for bits in map(b64decode, found):
-        packed = np.frombuffer(bits, dtype=np.uint8)
-        is_shared |= np.unpackbits(packed, count=len(wanted)).astype(bool)
-    return int(is_shared.sum()) / len(wanted)
+    is_shared = np.zeros(-(-len(wanted) // 8), dtype=np.uint8)
+    for bits in found:
+        is_shared |= np.frombuffer(b64decode(bits), dtype=np.uint8)
+    return share_of(is_shared, counts)
 
 
 def search_file(
@@ -90,42 +92,59 @@ def search_file(
     """Search a file of tokens for n-grams; no file is written.
 
     Returns:
-        A bit for each n-gram that is wanted, in Base64: whether the file has it.
+        What `find_ngrams` does, in Base64.
+
+    Raises:
+        InputError: The file is not what `split` wrote.
     """
-    train = map_tokens(Path(file.path), token_type=file.token_type)
+    path = Path(file.path)
+    check_in_worker(path, file.record, made_by="split")
+    train = map_tokens(path, token_type=file.token_type)
     is_shared = find_ngrams(wanted, train, length=length, end_of_text_id=end_of_text_id)
     advance(train.nbytes)
-    return b64encode(np.packbits(is_shared).tobytes()).decode()
+    return b64encode(is_shared.tobytes()).decode()
 
 
 def sorted_hashes(
     tokens: Tokens, *, length: int, end_of_text_id: int
-) -> NDArray[np.uint64]:
-    """Return the hashes of all n-grams, sorted."""
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return the hashes of all n-grams, sorted, and how often each occurs."""
     hashes = np.concatenate(
         [np.empty(0, np.uint64), *_ngram_hashes(tokens, length, end_of_text_id)]
     )
-    # Sorted numbers are searched for ten times as fast: the next one is near the last.
     hashes.sort()
-    return hashes
+    starts = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+    return hashes[starts], np.diff(starts, append=len(hashes))
 
 
 def find_ngrams(
     wanted: NDArray[np.uint64], train: Tokens, *, length: int, end_of_text_id: int
-) -> NDArray[np.bool_]:
-    """Return for each of some sorted hashes whether it is that of an n-gram of train.
+) -> NDArray[np.uint8]:
+    """Return a bit for each of some sorted hashes: whether it is an n-gram's of train.
 
-    Memory grows with the number of hashes alone.
+    Memory grows by these bits alone, and `wanted` may be a file in memory.
     """
-    is_shared = np.zeros(len(wanted), dtype=bool)
+    is_shared = np.zeros(-(-len(wanted) // 8), dtype=np.uint8)
     seen_in_train = filter(len, _ngram_hashes(train, length, end_of_text_id))
-    # As many at once as are wanted: otherwise a large test split is searched too often.
-    for batch in batched(seen_in_train, size=max(HASHES_AT_ONCE, len(wanted))):
+    for batch in batched(seen_in_train, size=HASHES_AT_ONCE):
         seen = np.concatenate(batch)
+        # Sorted, they are found ten times as fast: the next one is near the last.
         seen.sort()
-        places = np.searchsorted(seen, wanted)
-        is_shared |= seen.take(places, mode="clip") == wanted
+        if len(wanted) <= len(seen):  # the fewer are looked for among the more
+            places = np.searchsorted(seen, wanted)
+            is_shared |= np.packbits(seen.take(places, mode="clip") == wanted)
+            continue
+        places = np.searchsorted(wanted, seen)
+        found = places[wanted.take(places, mode="clip") == seen]
+        # The first of eight is the highest bit.
+        np.bitwise_or.at(is_shared, found >> 3, (128 >> (found & 7)).astype(np.uint8))
     return is_shared
+
+
+def share_of(is_shared: NDArray[np.uint8], counts: NDArray[np.int64]) -> float:
+    """Return the share of all n-grams whose bit is set, each as often as it occurs."""
+    bits = np.unpackbits(is_shared, count=len(counts)).astype(bool)
+    return int(counts[bits].sum()) / int(counts.sum())
 
 
 def _ngram_hashes(

@@ -4,6 +4,7 @@ A stage reads token files only through the manifest, so that a file that was dam
 exchanged or written by another version is found before it becomes a wrong result.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def open_shards(directory: Path, manifest: Manifest, part: str) -> list[TokenIds
     """
     if part not in manifest.parts:
         raise InputError(
-            f"{directory / 'manifest.json'} names no {part}.bin: run `dvc repro`"
+            f"{directory / 'manifest.json'} names no tokens of {part}: run `dvc repro`"
         )
     files = manifest.files_of(part)
     allow_open_files(len(files))
@@ -202,8 +203,15 @@ def open_tokens(directory: Path, manifest: Manifest, part: str) -> Tokens:
     """
     shards = open_shards(directory, manifest, part)
     if not manifest.parts[part].tokens:
-        raise InputError(f"{directory / part}.bin holds no tokens")
+        files = named(directory, manifest.files_of(part))
+        raise InputError(f"there are no tokens in {files}")
     return shards[0] if len(shards) == 1 else JoinedTokens(shards)
+
+
+def named(directory: Path, files: Sequence[str]) -> str:
+    """Return the name of a file, or of the first and the last of several."""
+    names = [str(directory / name) for name in files]
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def read_ends(directory: Path, manifest: Manifest) -> NDArray[np.int64]:
@@ -228,9 +236,10 @@ def read_ends(directory: Path, manifest: Manifest) -> NDArray[np.int64]:
         != manifest.shard_sizes("tokens")
         or (np.diff(ends, prepend=0) < 1).any()
     ):
+        files = named(directory, manifest.files_of("ends"))
         raise InputError(
-            f"{directory / 'ends.bin'} does not say where {whole.documents:,} "
-            f"documents end: run `dvc repro --force --single-item tokenize`"
+            f"the numbers in {files} are not where {whole.documents:,} documents end: "
+            f"run `dvc repro --force --single-item tokenize`"
         )
     return ends
 

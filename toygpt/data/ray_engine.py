@@ -47,15 +47,19 @@ def run(tasks: Sequence[Task], workers: int | None) -> Outcomes:
                 task = waiting.popleft()
                 running[remote.remote(task)] = task
             (reference,), _ = ray.wait(list(running))
-            yield running.pop(reference), _answer(reference)
+            task = running.pop(reference)
+            yield task, _answer(reference, task)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
 
 
-def _answer(reference: ray.ObjectRef) -> Exception | None:
+def _answer(reference: ray.ObjectRef, task: Task) -> Exception | None:
     try:
         answer: Exception | None = ray.get(reference)
+    # An exception in the worker, as of an import: another worker raises it as well.
+    except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
+        return InputError(f"{task.name} failed: {str(error).strip().splitlines()[-1]}")
     except ray.exceptions.RayError as error:
         return WorkerKilledError(first_line(error))
     return answer

@@ -1,12 +1,16 @@
-"""Workers that Slurm starts: an array job with an element for each shard.
+"""Workers that Slurm starts: array jobs with an element for each shard.
 
 Partition, account, memory and time come from sbatch's own variables: SBATCH_PARTITION,
 SBATCH_ACCOUNT, SBATCH_TIMELIMIT … (`man sbatch`).
 """
 
 import os
+import re
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import submitit
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
@@ -16,6 +20,9 @@ from toygpt.pipeline.errors import InputError, first_line
 
 # Of one shard; SBATCH_TIMELIMIT comes before it.
 LIMIT_MINUTES = 60
+# Of an array; Slurm allows 1,001 by default (MaxArraySize), which begin at 0.
+ELEMENTS = 1_000
+ARRAYS = "slurm-arrays"  # the file with the ids of those that were submitted
 POLL_SECONDS = 1
 ASK_SLURM_SECONDS = 30
 
@@ -44,6 +51,8 @@ def run(
 ) -> Outcomes:
     """Run tasks as jobs; yield each as it ends, with its error.
 
+    One array after another: Slurm limits how long they are.
+
     Args:
         tasks: The tasks; their folder is on a file system that all nodes share.
         workers: How many run at once, at most; None means as many as Slurm starts.
@@ -53,10 +62,20 @@ def run(
         InputError: There is no Slurm here, or it refuses the jobs.
     """
     SlurmJob.watcher = Queue(delay_s=ASK_SLURM_SECONDS)
-    folder = tasks[0].function.parent / "jobs"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = tasks[0].folder.parent
+    _cancel_leftovers(folder / ARRAYS)
+    for first in range(0, len(tasks), ELEMENTS):
+        array = tasks[first : first + ELEMENTS]
+        yield from _run_array(array, workers, folder, cluster)
+
+
+def _run_array(
+    tasks: Sequence[Task], workers: int | None, folder: Path, cluster: str
+) -> Outcomes:
+    job_folder = tasks[0].folder / "jobs"
+    shutil.rmtree(job_folder, ignore_errors=True)
     try:
-        executor = submitit.AutoExecutor(folder, cluster=cluster)
+        executor = submitit.AutoExecutor(job_folder, cluster=cluster)
         executor.update_parameters(
             name="toygpt",
             timeout_min=LIMIT_MINUTES,
@@ -66,22 +85,70 @@ def run(
     except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
         raise InputError(
             f"runtime.data_engine in params.yaml is slurm, but Slurm takes no jobs "
-            f"from here: {first_line(error)}"
+            f"from here: {_reason(error)}"
         ) from None
+    arrays = {job.job_id.split("_")[0] for job in jobs}
+    (folder / ARRAYS).write_text("\n".join(sorted(arrays)), encoding="utf-8")
     left = dict(zip(jobs, tasks, strict=True))
     try:
         for job in submitit.helpers.as_completed(jobs, poll_frequency=POLL_SECONDS):
-            yield left.pop(job), _answer(job)
+            task = left.pop(job)
+            yield task, _answer(job, task)
     finally:
-        for job in left:
-            job.cancel(check=False)
+        if left and cluster == "slurm":
+            _cancel(arrays)
+        elif left:
+            for job in left:
+                job.cancel(check=False)
+        (folder / ARRAYS).unlink(missing_ok=True)
 
 
-def _answer(job: submitit.Job[Exception | None]) -> Exception | None:
+def _answer(job: submitit.Job[Exception | None], task: Task) -> Exception | None:
+    """Return the error of a job: what the task returned, or why it did not return."""
+    log = f"job {job.job_id}, log {job.paths.stderr}"
     try:
         return job.result()
+    except submitit.core.utils.FailedJobError as error:
+        if "preempted" in str(error):
+            return WorkerKilledError(f"preempted: {log}")
+        if "timed-out" in str(error):
+            return InputError(
+                f"{task.name} took longer than its job may ({log}): set the variable "
+                f"SBATCH_TIMELIMIT to more minutes; a rerun does only the shards that "
+                f"are missing"
+            )
+        # The trace stands between two lines of dashes.
+        trace = re.split("^-+$", str(error), flags=re.MULTILINE)[1]
+        return InputError(
+            f"{task.name} failed: {trace.strip().splitlines()[-1]} ({log})"
+        )
     except Exception:  # the task returns its errors; this is not one of them
-        return WorkerKilledError(f"job {job.job_id}, log {job.paths.stderr}")
+        return WorkerKilledError(log)
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why Slurm takes no jobs."""
+    lines = [first_line(error)]
+    if "array" in str(error).lower():
+        lines.append(f"an array has up to {ELEMENTS:,} jobs: `scontrol show config`")
+    return "; ".join(lines)
+
+
+def _cancel_leftovers(path: Path) -> None:
+    """Cancel the arrays of a stage that was killed."""
+    if path.exists():
+        _cancel(path.read_text(encoding="utf-8").split())
+
+
+def _cancel(arrays: Iterable[str]) -> None:
+    """Cancel arrays; those that have ended, or are forgotten, make no difference."""
+    with suppress(OSError):  # as where there is no Slurm
+        subprocess.run(
+            ["scancel", "--quiet", *sorted(arrays)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
 
 
 def _submit(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import platform
 import shutil
 import socket
 import time
@@ -20,6 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from toygpt.data.file_records import SECONDS_UNTIL_SHOWN
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, sha256_of, write_json
 
@@ -32,8 +36,8 @@ ShardFunction = Callable[[Any, Path, Advance], Any]
 VALUE = "value.json"
 # Their versions may decide what a function of toygpt/data returns.
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "gigatoken")
-# A network file system shows a new folder to other machines up to a minute late.
-SECONDS_UNTIL_SHOWN = 90
+# They decide how a shard is given to a worker, and nothing that is made of it.
+ENGINES = ("engines.py", "local_engine.py", "ray_engine.py", "slurm_engine.py")
 
 
 class WorkerKilledError(Exception):
@@ -47,7 +51,8 @@ class Task:
     name: str  # of the shard, for messages
     argument: Any
     size: int  # of the shard, on the progress bar
-    function: Path  # the file that holds the function, pickled
+    folder: Path  # of the function, and of all its results
+    num_files: int  # of the function: see `function_files`
     directory: Path  # the working directory
     code: str  # its digest: the worker's must be the same
 
@@ -55,7 +60,7 @@ class Task:
     def result(self) -> Path:
         """The folder of the result."""
         argument = hashlib.sha256(pickle.dumps(self.argument)).hexdigest()
-        return self.function.parent / argument[:32]
+        return self.folder / argument[:32]
 
     def __call__(self) -> Exception | None:
         """Make the result; return the error, if there is one."""
@@ -65,19 +70,35 @@ class Task:
             os.chdir(self.directory)
             if digest_of_code() != self.code:
                 raise InputError(
-                    f"{self.name}: on {socket.gethostname()}, toygpt or one of "
+                    f"{self.name}: on {socket.gethostname()}, toygpt, Python or one of "
                     f"{', '.join(PACKAGES)} has another version than on the machine "
                     f"that gives out the work: install the same on both"
                 )
-            self.run(pickle.loads(self.function.read_bytes()), lambda size: None)
+            self.run(self._function(), lambda size: None)
         except (InputError, OSError) as error:
             return error
+        except MemoryError:
+            return WorkerKilledError("MemoryError")
         except Exception:  # which may have parts that cannot be sent
             return RuntimeError(f"{self.name}: {traceback.format_exc()}")
         return None
 
+    def _function(self) -> ShardFunction:
+        """Return the function; its arrays are mapped into memory, read-only.
+
+        So a machine keeps them once for all its workers.
+        """
+        pickled, *arrays = function_files(self.num_files)
+        mapped = [np.memmap(self.folder / name, mode="r") for name in arrays]
+        function: ShardFunction = pickle.loads(
+            (self.folder / pickled).read_bytes(), buffers=mapped
+        )
+        return function
+
     def run(self, function: ShardFunction, advance: Advance) -> None:
-        """Make the result in this process."""
+        """Make the result in this process, unless it is there."""
+        if self.result.is_dir():
+            return
         with new_directory(self.result) as directory:
             write_json(directory / VALUE, function(self.argument, directory, advance))
 
@@ -99,14 +120,25 @@ class Task:
         return json.loads((self.result / VALUE).read_bytes())
 
 
+def function_files(number: int) -> list[str]:
+    """Return the names of a function's files: itself, pickled, and its arrays."""
+    return ["function.pickle", *(f"array-{n}.bin" for n in range(number - 1))]
+
+
 # Each task when it has ended, with its error.
 Outcomes = Generator[tuple[Task, Exception | None], None, None]
 
 
 @cache
 def digest_of_code() -> str:
-    """Return a digest of the code in this folder and of the packages that it uses."""
+    """Return a digest of what decides a shard's result, beside function and argument.
+
+    That is the code in this folder without the engines, Python, and the packages.
+    """
     files = sorted(Path(__file__).parent.glob("*.py"))
-    parts = [f"{path.name} {sha256_of(path)}" for path in files]
+    parts = [f"Python {platform.python_version()}"]
+    parts += [
+        f"{path.name} {sha256_of(path)}" for path in files if path.name not in ENGINES
+    ]
     parts += [f"{name} {version(name)}" for name in PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -72,14 +72,15 @@ def spread_sample(
 
     Args:
         texts: The texts, in lists.
-        num_bytes: Bytes of all these texts together.
-        take: Bytes to yield, about; if these are as many as there are, all.
+        num_bytes: Bytes of all these texts together, about.
+        take: Bytes to yield: up to a piece more; if there are as many, all.
     """
     read = taken = 0
     for batch in texts:
         sample = []
         for piece in chain.from_iterable(map(cut_before_spaces, batch)):
-            if taken * num_bytes <= read * take or num_bytes <= take:
+            of_read = min(read, num_bytes)
+            if taken * num_bytes <= of_read * take or num_bytes <= take:
                 sample.append(piece)
                 taken += len(piece.encode())
             read += len(piece.encode())

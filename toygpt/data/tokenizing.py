@@ -5,6 +5,8 @@ Both depend on that shard alone, and on how much text there is in all.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from toygpt.data.token_files import write_tokens
 from toygpt.data.tokenizer import LEARN_FROM, spread_sample, treat_markers_as_text
 from toygpt.pipeline import paths
 
-# How much is read of a shard, as a multiple of what is taken: the more, the more places
-# the sample comes from. A shard of ordinary size that is the only one is read wholly.
+# How much is read of a corpus, as a multiple of what is taken: the more, the more
+# places the sample comes from. A corpus of one shard of ordinary size is read wholly.
 READ_FOR_SAMPLE = 10
 
 
@@ -34,35 +36,39 @@ def sample_texts(shards: Sequence[DocumentsShard]) -> Iterator[list[str]]:
     """Yield texts to learn the vocabulary from: the same part of each shard.
 
     All are yielded if there are `LEARN_FROM` bytes at most, or else about as many,
-    spread evenly. Of a shard that has more than ten times what is taken of it, only
-    some row groups are read, which are spread evenly, too.
+    spread evenly. Of a corpus that has more than ten times as much, only some row
+    groups are read, which are spread evenly, too.
     """
     in_all = sum(documents.num_bytes for documents in shards)
+    of_shard = [count_row_groups(paths.DOCUMENTS, each.shard) for each in shards]
+    num_groups = sum(of_shard)
+    # Rounded up.
+    wanted = -(-READ_FOR_SAMPLE * LEARN_FROM * num_groups // in_all)
+    num_read = min(num_groups, wanted)
+    groups = [
+        (documents.shard, group)
+        for documents, number in zip(shards, of_shard, strict=True)
+        for group in range(number)
+    ]
+    chosen = [groups[i * num_groups // num_read] for i in range(num_read)]
     with tqdm(
         desc="learn the vocabulary",
-        total=min(in_all, READ_FOR_SAMPLE * LEARN_FROM),
+        total=in_all * num_read // num_groups,
         unit="B",
         unit_scale=True,
         disable=None,
     ) as progress:
-        for documents in shards:
-            take = documents.num_bytes
-            if in_all > LEARN_FROM:
-                take = documents.num_bytes * LEARN_FROM // in_all
-            num_groups = count_row_groups(paths.DOCUMENTS, documents.shard)
-            # Rounded up.
-            wanted = -(-READ_FOR_SAMPLE * take * num_groups // documents.num_bytes)
-            num_read = min(num_groups, wanted)
-            texts = read_texts(
-                paths.DOCUMENTS,
-                documents.shard,
-                row_groups=[i * num_groups // num_read for i in range(num_read)],
+        texts = chain.from_iterable(
+            read_texts(
+                paths.DOCUMENTS, shard, row_groups=[group for _, group in numbers]
             )
-            yield from spread_sample(
-                with_progress(texts, progress.update),
-                num_bytes=documents.num_bytes * num_read // num_groups,
-                take=take,
-            )
+            for shard, numbers in groupby(chosen, key=itemgetter(0))
+        )
+        yield from spread_sample(
+            with_progress(texts, progress.update),
+            num_bytes=in_all * num_read // num_groups,
+            take=min(in_all, LEARN_FROM),
+        )
 
 
 def encode_shard(

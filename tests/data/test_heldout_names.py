@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toygpt.data.manifest import Manifest, Part, read_manifest, write_manifest
-from toygpt.data.split import TEST, TRAIN, VALIDATION, Assignment
-from toygpt.data.split_files import write_splits
-from toygpt.data.test_documents import (
+from toygpt.data.heldout_names import (
     TEST_DOCUMENTS,
     read_test_documents,
     write_test_documents,
 )
+from toygpt.data.manifest import Manifest, Part, read_manifest, write_manifest
+from toygpt.data.split import TEST, TRAIN, VALIDATION, Assignment
+from toygpt.data.split_files import write_splits
 from toygpt.pipeline.errors import InputError
 
 # The second document is cut in three; the fourth has hostile names.
