@@ -82,6 +82,7 @@ def main() -> None:
     options = parser.parse_args()
 
     config = TASKS[options.model].config
+    sent_by = partial(bytes_sent, precision="bf16-mixed")
     peaks = {ranks: peak_of_a_rank(config, ranks) for ranks in RANKS}
     rows = [
         Figures(
@@ -92,9 +93,7 @@ def main() -> None:
                 **{
                     f"sent per step, {strategy}": f"{sent / 1e9:.1f} GB"
                     for strategy in ("fsdp", "ddp")
-                    for sent in [
-                        bytes_sent(strategy, config, ranks, precision="bf16-mixed")
-                    ]
+                    for sent in [sent_by(strategy, config, ranks)]
                 },
             },
         )

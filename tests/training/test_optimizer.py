@@ -1,4 +1,4 @@
-"""Which weight is trained by what, and that its state survives a checkpoint."""
+"""Which weight is trained by what."""
 
 from typing import Any
 

@@ -140,11 +140,9 @@ def state_and_start_of_this_job() -> tuple[str, float]:
         job = f"{array}_{task}"
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T %S"]
     try:
-        squeue = subprocess.run(
-            command, env=environment, capture_output=True, text=True
-        )
-        (line,) = squeue.stdout.splitlines()
+        output = subprocess.check_output(command, env=environment, text=True)
+        (line,) = output.splitlines()
         state, start = line.split()
         return state, datetime.fromisoformat(start).timestamp()
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, subprocess.CalledProcessError, ValueError):
         return "", 0.0

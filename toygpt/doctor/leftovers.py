@@ -22,7 +22,7 @@ def check_dvc(root: Path) -> Iterator[Line]:
     if work := work_in(root):
         yield f"{work} is at work: leftovers are examined when it is done"
         return
-    findings: list[Finding] = [
+    findings = [
         *_folders_of_experiments(root),
         *_locks(root),
         *_torn_lock(root),
@@ -31,7 +31,9 @@ def check_dvc(root: Path) -> Iterator[Line]:
     ]
     if is_shared(root):
         findings = list(map(_unless_elsewhere, findings))
-    yield from findings or ["no leftovers of processes that are gone"]
+    yield from findings
+    if not findings:
+        yield "no leftovers of processes that are gone"
 
 
 def _unless_elsewhere(finding: Finding) -> Finding:

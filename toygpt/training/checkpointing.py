@@ -113,7 +113,7 @@ class Checkpointing:
                 lambda: stack.enter_context(folder.new_folder(step, checkpoint)),
             )
             # Another machine may see the folder of the training at another place.
-            name = fabric.broadcast(new and new.path.name)
+            name = str(fabric.broadcast(new and new.path.name))
             with reported_by_rank_zero(fabric):
                 files = write_tensors(folder.folder / name, tensors)
             if new is not None:

@@ -26,6 +26,9 @@ from toygpt.pipeline.process import (
 # Where ranks on Slurm find each other; Linux gives none of these to other programs.
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
+# How long torchrun waits, after a signal, for ranks to save a checkpoint.
+SECONDS_TO_SAVE = 120
+
 HOW_TO_START = "see docs/clusters.md, or set runtime.launcher to none"
 
 
@@ -157,7 +160,11 @@ def launch_environment(runtime: RuntimeParams) -> dict[str, str]:
         # Lightning's would be the same for two trainings in one job.
         if "MASTER_PORT" not in os.environ:
             variables["MASTER_PORT"] = str(FIRST_PORT + os.getpid() % NUM_PORTS)
-    elif "OMP_NUM_THREADS" not in os.environ:
+        return variables
+    # Else it kills ranks that save a checkpoint after half a minute.
+    if "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
+        variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SECONDS_TO_SAVE)
+    if "OMP_NUM_THREADS" not in os.environ:
         # Else torchrun, with a banner, lets each rank use a single core.
         share = num_processors() // int(runtime.devices)
         variables["OMP_NUM_THREADS"] = str(max(1, share))
