@@ -4,7 +4,8 @@
 
 The memory is computed, not run, as in `benchmarks.memory`: PyTorch goes through two
 steps with tensors that have no contents, on one of so many ranks whose messages
-go nowhere. The bytes follow from the sizes of the network (`bytes_sent`).
+go nowhere. The bytes follow from the sizes of the network (`bytes_sent` in
+benchmarks/scale/communication.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.measure import RESULTS, Figures, report
 from benchmarks.memory import GIB, computed_peak
+from benchmarks.scale.communication import bytes_sent
 from benchmarks.training import TASKS
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.training.loop import NextTokenLoss
@@ -32,27 +34,6 @@ from toygpt.training.sharding import shard
 
 SEQUENCES = 16  # of a step, on all ranks together
 RANKS = (1, 2, 4, 8)
-
-
-def bytes_sent(config: GPTConfig, ranks: int, strategy: str) -> int:
-    """Return the bytes that a rank sends in a step of one micro-batch, in bf16-mixed.
-
-    Args:
-        config: Of the network, trained by Muon.
-        ranks: How many share a batch. Each message goes around them in a ring.
-        strategy: ddp, with owners of the matrices, or fsdp.
-    """
-    in_matrices = config.num_layers * 12 * config.embed_dim**2
-    in_layers = in_matrices + config.num_layers * 9 * config.embed_dim  # and biases
-    others = config.num_parameters - in_layers
-    if strategy == "ddp":  # gradients, to and fro; then the updates of the owners
-        whole = 2 * 4 * config.num_parameters + 2 * in_matrices
-    else:
-        weights = 2 * (2 * in_layers) + 4 * others  # layers: forward and backward
-        gradients = 4 * config.num_parameters
-        to_owners_and_back = (4 + 2) * in_matrices / ranks
-        whole = int(weights + gradients + to_owners_and_back)
-    return whole * (ranks - 1) // ranks
 
 
 def peak_of_a_rank(config: GPTConfig, ranks: int) -> int:
@@ -101,6 +82,7 @@ def main() -> None:
     options = parser.parse_args()
 
     config = TASKS[options.model].config
+    sent_by = partial(bytes_sent, precision="bf16-mixed")
     peaks = {ranks: peak_of_a_rank(config, ranks) for ranks in RANKS}
     rows = [
         Figures(
@@ -111,7 +93,7 @@ def main() -> None:
                 **{
                     f"sent per step, {strategy}": f"{sent / 1e9:.1f} GB"
                     for strategy in ("fsdp", "ddp")
-                    for sent in [bytes_sent(config, ranks, strategy)]
+                    for sent in [sent_by(strategy, config, ranks)]
                 },
             },
         )

@@ -100,8 +100,12 @@ def main() -> None:
             model = GPT(config, attention=attention)
         curves = Curves(tracked)
         train_tokens = open_tokens(paths.SPLITS, splits, "train")
-        counts = count_tokens(train_tokens, splits.vocab_size)
-        model.start_at_frequencies(torch.from_numpy(counts))
+
+        def start_at_frequencies() -> None:
+            counts = count_tokens(train_tokens, splits.vocab_size)
+            model.start_at_frequencies(torch.from_numpy(counts))
+
+        on_rank_zero(fabric, start_at_frequencies)  # the others get its weights
         schedule = CheckpointSchedule(
             params.runtime.checkpoint_every_steps,
             params.runtime.checkpoint_every_minutes,

@@ -30,6 +30,7 @@ from benchmarks.measure import Figures
 from benchmarks.training import Task
 from toygpt.model.gpt import GPT
 from toygpt.pipeline.errors import InputError
+from toygpt.resuming.checkpoint import CheckpointFolder
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.signals import Interruption
 from toygpt.training.checkpointing import Checkpointing
@@ -48,10 +49,11 @@ SECONDS = 60  # that a trial may take
 NEVER_COMPILED = ("too large", "diverging")
 
 
-class OneCheckpoint:
+class OneCheckpoint(CheckpointFolder):
     """A folder with the newest checkpoint."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.file = folder / "newest.ckpt"
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> None:

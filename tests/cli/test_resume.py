@@ -1,12 +1,14 @@
 """`toygpt resume`: which training it continues. test_pipeline_resume.py resumes one."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Toygpt, assert_refused
 from tests.resuming.folders import DESCRIPTION, interrupt
+from toygpt.cli.resume import state_and_start_of_this_job
 from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
 
 PARAMS = {"seed": 1337, "train": {"learning_rate": 0.004}}
@@ -65,6 +67,12 @@ def test_dvc_gets_the_parameters_that_the_training_had(
         # As `scancel` does.
         ("stopped by SIGTERM after step 3", "7", "CANCELLED", "job 7 of Slurm is CANC"),
         ("stopped by SIGTERM after step 3", "7", "", "job 7 of Slurm is unknown"),
+        (
+            "stopped by SIGTERM after step 3",
+            "7",
+            "RUNNING N/A",
+            "job 7 of Slurm is unk",
+        ),
         ("stopped by SIGTERM after step 3", "8", "RUNNING", "no training was stopped"),
         ("stopped by SIGINT after step 3", "7", "RUNNING", "no training was stopped"),
         ("training diverged: the loss is", "7", "RUNNING", "no training was stopped"),
@@ -97,6 +105,8 @@ def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
     )
     if job is not None:
         monkeypatch.setenv("SLURM_JOB_ID", job)
+    if state in ("RUNNING", "CANCELLED"):
+        state += " 1969-01-01T00:00:00"
     (folder / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
     (folder / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
@@ -110,6 +120,30 @@ def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
         assert output.err.startswith(error)
     with training.locked():  # it runs: there is nothing to requeue
         assert toygpt("resume", "--check").code == 1
+
+
+@pytest.mark.parametrize(("task", "asked"), [(None, "7"), ("2", "5_2")])
+def test_of_an_array_slurm_is_asked_for_one_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, task: str | None, asked: str
+) -> None:
+    """Whatever form of times the user prefers."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    if task is not None:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+    script = rf"""#!/bin/sh
+        [ "$SLURM_TIME_FORMAT" = standard ] && start=1970-01-02T00:00:00
+        case "$*" in *--jobs={asked}\ *) echo "RUNNING $start" ;; esac
+    """
+    (folder / "squeue").write_text(script)
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    state, start = state_and_start_of_this_job()
+
+    assert state == "RUNNING"
+    assert start == datetime(1970, 1, 2).timestamp()
 
 
 def test_without_an_interrupted_training_there_is_nothing_to_requeue(

@@ -186,3 +186,14 @@ def test_a_checkpoint_that_vanishes_is_an_error_of_the_system(tmp_path: Path) ->
         CheckpointFolder(tmp_path).load(
             Checkpoint(3, (SavedFile("step-3.ckpt", "", 1),))
         )
+
+
+@pytest.mark.parametrize("name", ["step-4/../../secret", "step-4/x", "/etc/passwd"])
+def test_a_list_with_names_of_other_files_is_refused(tmp_path: Path, name: str) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(4, {})
+    path = tmp_path / "LATEST.json"
+    path.write_text(path.read_text().replace("step-4.ckpt", name))
+
+    with pytest.raises(InputError, match=r"LATEST\.json is damaged"):
+        folder.checkpoints()

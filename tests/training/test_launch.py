@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from tests.faults.kills import wait_until
-from tests.project import PATIENCE_SECONDS, PROJECT
-from tests.tiny import ABSENT_ACCELERATOR, BLOCK_SIZE, runtime_params, tiny_model
-from tests.training.trained import Trained, trained
+from tests.project import PROJECT
+from tests.tiny import ABSENT_ACCELERATOR, runtime_params
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching
 from toygpt.training.launch import launch
@@ -185,44 +184,29 @@ def test_other_ranks_do_not_act_and_end_quietly_where_rank_zero_fails() -> None:
     assert on_rank_zero(launched(), lambda: 3) == 3
 
 
-def train_tiny(**runtime: int) -> Trained:
-    changes: dict[str, Any] = {
-        "optimizer": "muon",
-        "validation_tokens": 11 * BLOCK_SIZE,
-    }
-    return trained(tiny_model(num_layers=1), runtime=runtime, **changes)
+@pytest.mark.parametrize("number", ["1", "3"])
+def test_a_launcher_that_starts_another_number_of_ranks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """They would wait for one another in vain."""
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "a",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "WORLD_SIZE": number,
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "GROUP_RANK": "0",
+        "LOCAL_WORLD_SIZE": number,
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(InputError, match=rf"{number} processes were .* \(2\) is 2"):
+        launch(runtime_params(devices=2), precision="32-true")
 
 
-def main(folder: str) -> None:
-    """Train on two devices, and let rank zero write the weights."""
-    result = train_tiny(devices=2, micro_batch_size=4)
-    if os.environ["LOCAL_RANK"] == "0":
-        torch.save(result.model.state_dict(), Path(folder) / "weights.pt")
+def test_a_network_that_is_split_is_not_compiled() -> None:
+    runtime = runtime_params(strategy="fsdp", devices=2, compile=True)
 
-
-@pytest.mark.slow
-def test_two_processes_of_torchrun_train_the_model_of_one(tmp_path: Path) -> None:
-    """Bit for bit; only the validation loss may differ, in its last digits."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", *torchrun, "-m", __name__, tmp_path],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    alone = train_tiny(micro_batch_size=4)
-
-    assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
-    assert len(lines) == 2, lines
-    assert float(lines[-1].split()[-1]) == pytest.approx(
-        alone.outcome.validation_loss, abs=6e-4
-    )
-    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
-    for name, weight in alone.model.state_dict().items():
-        assert torch.equal(weights[name], weight)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with pytest.raises(InputError, match=r"fsdp, which is not compiled.*runtime\.comp"):
+        launch(runtime, precision="32-true")

@@ -22,6 +22,10 @@ from toygpt.training.launcher import hand_over, launch_command, launcher_problem
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 STAGE = ["-m", "stages.train"]
+OF_ALL = [
+    "--max-restarts=0",
+    "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+]
 MASTER = {"PET_MASTER_ADDR": "node0", "PET_NODE_RANK": "1"}
 
 
@@ -36,20 +40,28 @@ def of(launcher: str, **changes: Any) -> Any:
             of("srun", devices=4, num_nodes=2),
             {},
             [
-                *["srun", "--nodes=2", "--ntasks-per-node=4", "--kill-on-bad-exit=1"],
-                *[sys.executable, *STAGE],
+                *["srun", "--nodes=2", "--ntasks=8", "--ntasks-per-node=4"],
+                *["--kill-on-bad-exit=1", "--wait=0", sys.executable],
             ],
         ),
-        (of("srun"), {"SLURM_STEP_ID": "0"}, ["srun", "--overlap", "--nodes=1"]),
+        (
+            of("srun"),
+            {"SLURM_STEP_ID": "0"},
+            [
+                *["srun", "--overlap", "--nodes=1", "--ntasks=1"],
+                *["--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=0"],
+                sys.executable,
+            ],
+        ),
         (
             of("torchrun", devices=2),
             {},
-            [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=0"],
+            [*TORCHRUN, "--standalone", "--nproc-per-node=2", *OF_ALL],
         ),
         (
             of("torchrun", devices=8, num_nodes=3),
             {},
-            [*TORCHRUN, "--nnodes=3", "--nproc-per-node=8"],
+            [*TORCHRUN, "--nnodes=3", "--nproc-per-node=8", *OF_ALL],
         ),
     ],
 )
@@ -58,8 +70,7 @@ def test_the_launcher_starts_a_process_per_device_on_each_machine(
 ) -> None:
     found = launch_command(runtime, "stages.train", environment)
 
-    assert found[: len(command)] == command
-    assert found[-2:] == STAGE
+    assert found == [*command, *STAGE]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +157,9 @@ def test_a_stage_becomes_the_launcher_before_it_loads_pytorch(
         output, errors = stage.communicate()
 
     if is_installed:
-        options = "--nodes=1 --ntasks-per-node=2 --kill-on-bad-exit=1"
+        options = (
+            "--nodes=1 --ntasks=2 --ntasks-per-node=2 --kill-on-bad-exit=1 --wait=0"
+        )
         command = f"{options} {sys.executable} -m stages.train"
         assert output == f"{stage.pid} srun train {command}\n"
         assert stage.returncode == 7

@@ -1,16 +1,10 @@
-"""Which weight is trained by what, and that its state survives a checkpoint."""
+"""Which weight is trained by what."""
 
-import copy
-import io
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.optim import Optimizer
 
 from tests.tiny import random_tokens, tiny_model, train_params
@@ -80,47 +74,12 @@ def test_each_weight_is_in_one_group_and_decay_pulls_on_matrices_of_blocks_alone
 
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-@pytest.mark.parametrize("restored_by", ["a file", "PyTorch's own tools", "nothing"])
-def test_an_optimizer_continues_from_its_state_as_if_it_had_not_been_stored(
-    optimizer_name: str, restored_by: str
-) -> None:
-    """Without its state it goes elsewhere, or this could not fail.
-
-    PyTorch's tools are those for sharded checkpoints, which name each weight's state.
-    """
-    model, optimizer = built(optimizer_name)
-    learn(model, optimizer, steps=3)
-    weights = copy.deepcopy(model.state_dict())
-    torch.save(optimizer.state_dict(), file := io.BytesIO())
-    by_name = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
-    uninterrupted = learn(model, optimizer, steps=3)
-
-    restored_model, restored = built(optimizer_name, seed=2)
-    restored_model.load_state_dict(weights)
-    if restored_by == "a file":
-        file.seek(0)
-        restored.load_state_dict(torch.load(file, weights_only=True))
-    elif restored_by == "PyTorch's own tools":
-        assert set(by_name["state"]) == {name for name, _ in model.named_parameters()}
-        set_optimizer_state_dict(restored_model, restored, by_name)
-    resumed = learn(restored_model, restored, steps=3)
-
-    for one, other in zip(uninterrupted, resumed, strict=True):
-        assert torch.equal(one, other) == (restored_by != "nothing")
-
-
-@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-@pytest.mark.parametrize("was_restored", [False, True])
-def test_a_schedule_sets_all_learning_rates(
-    optimizer_name: str, was_restored: bool
-) -> None:
+def test_a_schedule_sets_all_learning_rates(optimizer_name: str) -> None:
     """After the last step they are zero, and nothing moves: every weight is reached."""
     model, optimizer = built(optimizer_name, max_tokens=100, decay_tokens=100)
     params = train_params(max_tokens=100, decay_tokens=100)
     schedule = Schedule(optimizer, params, tokens_per_step=50)
     learn(model, optimizer, steps=1)
-    if was_restored:
-        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     highest = learning_rates(optimizer)
 
     schedule.set_learning_rates(1)

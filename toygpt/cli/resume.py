@@ -105,7 +105,7 @@ def check(root: Path, job: str | None) -> int:
     from toygpt.resuming.run_folder import list_run_folders
     from toygpt.tracking.run_info import read_info, runs_folder
 
-    state, started = ("RUNNING", 0.0) if job is None else state_and_start_of(job)
+    state, started = ("RUNNING", 0.0) if job is None else state_and_start_of_this_job()
     if state != "RUNNING":
         print(f"job {job} of Slurm is {state or 'unknown'}", file=sys.stderr)
         return 1
@@ -126,19 +126,23 @@ def check(root: Path, job: str | None) -> int:
     return 1
 
 
-def state_and_start_of(job: str) -> tuple[str, float]:
-    """Return the state of a job of Slurm, and when it came out of the queue last.
+def state_and_start_of_this_job() -> tuple[str, float]:
+    """Return the state of this Slurm job, and when it came out of the queue last.
 
-    A job that is preempted, or near its end, is still RUNNING. Of a job that Slurm does
-    not know the state is empty.
+    A job that is preempted, or near its end, is still RUNNING. The state is empty if
+    Slurm does not know the job, or gives no time that can be read.
     """
+    environment = os.environ | {"SLURM_TIME_FORMAT": "standard"}
+    job = environment["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        # The id of an array's last job stands for the whole array as well.
+        array, task = (environment[f"SLURM_ARRAY_{of}_ID"] for of in ("JOB", "TASK"))
+        job = f"{array}_{task}"
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T %S"]
     try:
-        output = subprocess.run(command, capture_output=True, text=True).stdout
-    except FileNotFoundError:
-        output = ""
-    state, _, start = output.strip().partition(" ")
-    try:
+        output = subprocess.check_output(command, env=environment, text=True)
+        (line,) = output.splitlines()
+        state, start = line.split()
         return state, datetime.fromisoformat(start).timestamp()
-    except ValueError:  # it has not started
-        return state, 0.0
+    except (FileNotFoundError, subprocess.CalledProcessError, ValueError):
+        return "", 0.0

@@ -10,7 +10,6 @@ succeeded.
 """
 
 import hashlib
-import os
 import pickle
 import signal
 import sys
@@ -34,6 +33,7 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_file, remove_directory, sweep_leftovers
 from toygpt.pipeline.params import RuntimeParams
+from toygpt.pipeline.process import num_processors
 
 # How often a shard is given to a worker. Machines fail; but a shard that kills each
 # worker has to be named.
@@ -243,13 +243,6 @@ def run_of(engine: str) -> Run:
     from toygpt.data import local_engine
 
     return local_engine.run
-
-
-def num_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -22,23 +22,25 @@ def check_dvc(root: Path) -> Iterator[Line]:
     if work := work_in(root):
         yield f"{work} is at work: leftovers are examined when it is done"
         return
-    of_dvc = [
+    findings = [
         *_folders_of_experiments(root),
         *_locks(root),
         *_torn_lock(root),
         *_empty_folders_of_runs(root),
+        *_unfinished_files(root),
     ]
     if is_shared(root):
-        of_dvc = list(map(_unless_elsewhere, of_dvc))
-    findings: list[Line] = [*of_dvc, *_unfinished_files(root)]
-    yield from findings or ["no leftovers of processes that are gone"]
+        findings = list(map(_unless_elsewhere, findings))
+    yield from findings
+    if not findings:
+        yield "no leftovers of processes that are gone"
 
 
 def _unless_elsewhere(finding: Finding) -> Finding:
     """Return a finding for the user to decide on.
 
-    DVC notes process ids without a host: on a file system that machines share, a
-    process may be at work that cannot be seen from here.
+    DVC notes process ids without a host, and locks may not hold between machines: on a
+    file system that they share, a process may be at work that cannot be seen from here.
     """
     problem = f"{finding.problem} (unless DVC works here on another machine)"
     return replace(finding, problem=problem, fix=None)

@@ -61,6 +61,13 @@ def without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def find_dvc() -> list[Any]:
     """Return the parent process, and the DVC process above it, if DVC runs this stage.
 

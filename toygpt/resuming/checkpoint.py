@@ -34,9 +34,9 @@ LATEST_FILE = "LATEST.json"
 NUM_KEPT = 2
 # In the folder of a checkpoint that several ranks have written, beside their files.
 METADATA_FILE = ".metadata"
-REST_FILE = "rest.ckpt"
+PROGRESS_FILE = "progress.ckpt"
 FILE_NAME = re.compile(
-    r"step-\d+(\.ckpt|/(\.metadata|rest\.ckpt|__\d+_\d+\.distcp))", re.ASCII
+    r"step-\d+(\.ckpt|/(\.metadata|progress\.ckpt|__\d+_\d+\.distcp))", re.ASCII
 )
 
 HOW_TO_START_OVER = (
@@ -171,7 +171,7 @@ class CheckpointFolder:
             files.append(_write(self.folder / f"step-{step}.ckpt", checkpoint))
 
     @contextmanager
-    def new_folder(self, step: int, rest: dict[str, Any]) -> Iterator[NewFolder]:
+    def new_folder(self, step: int, progress: dict[str, Any]) -> Iterator[NewFolder]:
         """Save a checkpoint as a folder, into which other processes write, too.
 
         When the block ends without an error, the files that are listed then count as a
@@ -179,12 +179,12 @@ class CheckpointFolder:
 
         Args:
             step: The number of steps that are done.
-            rest: Everything but the tensors in the files of the other processes.
+            progress: Everything but the tensors, which all processes write.
         """
         with self._newest(step) as files:
             name = f"step-{step}"
             with new_directory(self.folder / name) as path:
-                new = NewFolder(path, [_write(path / REST_FILE, rest)])
+                new = NewFolder(path, [_write(path / PROGRESS_FILE, progress)])
                 yield new
             files += [replace(file, name=f"{name}/{file.name}") for file in new.files]
 
@@ -217,7 +217,7 @@ class CheckpointFolder:
             return _read(path)
         from toygpt.resuming.tensor_folder import TensorFolder
 
-        return _read(path / REST_FILE) | {"tensors": TensorFolder(path)}
+        return _read(path / PROGRESS_FILE) | {"tensors": TensorFolder(path)}
 
     def remove_all_but(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Write the list of the checkpoints that count, and remove all others."""

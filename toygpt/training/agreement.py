@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from toygpt.pipeline.lock import holder_of
 from toygpt.pipeline.params import RuntimeParams
 from toygpt.resuming.fingerprint import differences, shown
 from toygpt.resuming.run_folder import LOCK_FILE, RunFolder
+from toygpt.tracking.environment import PACKAGES
 from toygpt.training.ranks import gather, on_all_ranks
 
 NUM_SHOWN = 3  # differences, at most
@@ -43,7 +45,7 @@ def check_agreement(
     own = {
         **inputs,
         **{f"runtime.{key}": value for key, value in runtime.model_dump().items()},
-        "torch": torch.__version__,
+        **{name: version(name) for name in PACKAGES},
         "number of ranks": fabric.world_size,
         "type of the device": fabric.device.type,
     }

@@ -7,29 +7,22 @@ unless the weights are split among the ranks; a signal may reach any rank.
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
+from toygpt.resuming.checkpoint import CheckpointFolder
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.signals import SIGNALS, Interruption, Stopped
 from toygpt.training.divergence import LateReader
-from toygpt.training.ranks import on_rank_zero, reported_by_rank_zero
+from toygpt.training.ranks import (
+    on_all_ranks,
+    on_rank_zero,
+    reported_by_rank_zero,
+)
 from toygpt.training.sharding import is_sharded
-
-
-class SavesCheckpoints(Protocol):
-    """The methods of `toygpt.resuming`'s RunFolder that are needed here."""
-
-    def save(self, step: int, checkpoint: dict[str, Any]) -> None:
-        """Save a checkpoint as one file."""
-
-    def best_checkpoint(self) -> Any:
-        """Return the newest undamaged checkpoint, or None."""
-
-    def load(self, checkpoint: Any) -> dict[str, Any]:
-        """Read a checkpoint."""
 
 
 class Checkpointing:
@@ -43,7 +36,7 @@ class Checkpointing:
 
     def __init__(
         self,
-        folder: SavesCheckpoints,
+        folder: CheckpointFolder,
         schedule: CheckpointSchedule,
         interruption: Interruption,
     ) -> None:
@@ -63,12 +56,12 @@ class Checkpointing:
         self.schedule.start()
         found = on_rank_zero(fabric, self.folder.best_checkpoint)
         # Not the path of the folder, which another machine may see at another place.
-        checkpoint = cast("Any", fabric.broadcast(found))
+        checkpoint = fabric.broadcast(found)
         if checkpoint is None:
             return None
         if fabric.is_global_zero:
             print(f"resuming after step {checkpoint.step:,}", flush=True)
-        return self.folder.load(checkpoint)
+        return on_all_ranks(fabric, partial(self.folder.load, checkpoint))
 
     def after_step(
         self,
@@ -112,7 +105,7 @@ class Checkpointing:
         """Save a checkpoint as a folder, in which each rank writes what it has."""
         from toygpt.resuming.tensor_folder import write_tensors
 
-        folder: Any = self.folder  # a RunFolder
+        folder = self.folder
         tensors = checkpoint.pop("tensors")
         with ExitStack() as stack:  # of rank zero alone
             new = on_rank_zero(
@@ -120,7 +113,7 @@ class Checkpointing:
                 lambda: stack.enter_context(folder.new_folder(step, checkpoint)),
             )
             # Another machine may see the folder of the training at another place.
-            name = fabric.broadcast(new and new.path.name)
+            name = str(fabric.broadcast(new and new.path.name))
             with reported_by_rank_zero(fabric):
                 files = write_tensors(folder.folder / name, tensors)
             if new is not None:

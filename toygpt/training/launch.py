@@ -21,6 +21,7 @@ from lightning_fabric.strategies.strategy import Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.process import is_launched
 from toygpt.training.settings import RuntimeSettings
 from toygpt.training.sharding import sharded_strategy
 
@@ -88,6 +89,7 @@ def launch(
             fabric = _new_fabric(runtime, precision, strategy)
         else:
             _check_that_this_process_is_the_only_one()
+        _check_the_number_of_ranks(runtime, fabric)
         _check_that_rank_zero_has_an_address(fabric)
         with _signals_end_the_process():
             fabric.launch()
@@ -150,6 +152,23 @@ def _check_that_this_process_is_the_only_one() -> None:
         raise ValueError(
             f"this is machine {node} of several (NODE_RANK, counted from 0), but "
             f"runtime.num_nodes is 1, so that it would train a model of its own"
+        )
+
+
+def _check_the_number_of_ranks(runtime: RuntimeSettings, fabric: Fabric) -> None:
+    """Refuse more or fewer processes than the settings ask for.
+
+    Raises:
+        ValueError: A launcher has started another number of them.
+    """
+    if not is_launched() or runtime.devices == "auto":
+        return
+    wanted = runtime.num_nodes * runtime.devices
+    if fabric.world_size != wanted:
+        raise ValueError(
+            f"{fabric.world_size} processes were started, but runtime.num_nodes "
+            f"({runtime.num_nodes}) times runtime.devices ({runtime.devices}) is "
+            f"{wanted}"
         )
 
 

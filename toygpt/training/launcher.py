@@ -16,10 +16,18 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import RuntimeParams
 from toygpt.pipeline.params_file import load_params
-from toygpt.pipeline.process import LAUNCHED, end_launcher_with_dvc, is_launched
+from toygpt.pipeline.process import (
+    LAUNCHED,
+    end_launcher_with_dvc,
+    is_launched,
+    num_processors,
+)
 
 # Where ranks on Slurm find each other; Linux gives none of these to other programs.
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
+
+# How long torchrun waits, after a signal, for ranks to save a checkpoint.
+SECONDS_TO_SAVE = 120
 
 HOW_TO_START = "see docs/clusters.md, or set runtime.launcher to none"
 
@@ -126,8 +134,10 @@ def launch_command(
             "srun",
             *inside,
             f"--nodes={num_nodes}",
+            f"--ntasks={num_nodes * int(devices)}",  # not as many as the job has
             f"--ntasks-per-node={devices}",
             "--kill-on-bad-exit=1",  # a rank that has failed ends the others
+            "--wait=0",  # one that has ended waits for them, however long
             *[sys.executable, "-m", module],
         ]
     return [
@@ -150,8 +160,12 @@ def launch_environment(runtime: RuntimeParams) -> dict[str, str]:
         # Lightning's would be the same for two trainings in one job.
         if "MASTER_PORT" not in os.environ:
             variables["MASTER_PORT"] = str(FIRST_PORT + os.getpid() % NUM_PORTS)
-    elif "OMP_NUM_THREADS" not in os.environ:
+        return variables
+    # Else it kills ranks that save a checkpoint after half a minute.
+    if "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
+        variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SECONDS_TO_SAVE)
+    if "OMP_NUM_THREADS" not in os.environ:
         # Else torchrun, with a banner, lets each rank use a single core.
-        share = (os.cpu_count() or 1) // int(runtime.devices)
+        share = num_processors() // int(runtime.devices)
         variables["OMP_NUM_THREADS"] = str(max(1, share))
     return variables

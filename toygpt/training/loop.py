@@ -21,7 +21,7 @@ A small network learns a simple text in twenty steps:
 
 `train` takes such steps, too. Around each it sets the learning rate, reports,
 validates, and saves checkpoints. On several devices, each has a process of its own,
-called a rank, with all the weights and its share of every batch.
+called a rank, with its share of every batch.
 """
 
 from collections.abc import Sequence
@@ -52,11 +52,16 @@ from toygpt.training.plan import (
 )
 from toygpt.training.precision import should_compile
 from toygpt.training.progress import Progress
-from toygpt.training.ranks import gather, on_rank_zero, sum_over_ranks
+from toygpt.training.ranks import on_rank_zero, sum_over_ranks
 from toygpt.training.report import Curves, Speedometer
 from toygpt.training.schedule import Schedule
 from toygpt.training.settings import RuntimeSettings, TrainSettings
-from toygpt.training.sharding import is_sharded, to_host, whole_of
+from toygpt.training.sharding import (
+    drop_rows_of_others,
+    is_sharded,
+    to_host,
+    whole_of,
+)
 from toygpt.training.state import State
 
 
@@ -160,7 +165,6 @@ def train(
     most = max_micro_batch_size(
         runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )
-    most = min(gather(fabric, most))  # of unlike GPUs, all take what fits the smallest
     make_plan = partial(
         plan_training,
         params,
@@ -271,5 +275,6 @@ def validate(fabric: Fabric, network: nn.Module, batches: SpreadBatches) -> floa
             total += loss * weight
             count += weight
     network.train()
+    drop_rows_of_others(network)
     total, count = sum_over_ranks(fabric, torch.stack([total, count]))
     return (total / count).item()

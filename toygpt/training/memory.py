@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from toygpt.model.attention import CausalSelfAttention, flash_attention
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.training.output_loss import MULTIPLE
+from toygpt.training.ranks import gather
 from toygpt.training.sharding import is_sharded
 
 GIB = 2**30
@@ -61,7 +62,7 @@ def max_micro_batch_size(
         holds_scores=holds_scores(model),
         num_shards=fabric.world_size if is_sharded(fabric) else 1,
     )
-    return fabric.broadcast(most)
+    return min(gather(fabric, most))  # of unlike GPUs, what fits the smallest
 
 
 def holds_scores(model: GPT) -> bool:

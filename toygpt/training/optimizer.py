@@ -25,17 +25,13 @@ class MuonWithAdamW(Optimizer):
     It suits matrices that map vectors to vectors; embeddings, norms and biases learn by
     AdamW.
 
-    Both work on the state and on the parameter groups of this optimizer. So its state
-    has the form of every PyTorch optimizer, and what reads those reads it, too
-    (`torch.distributed.checkpoint`, for instance).
+    Both work on the state and on the parameter groups of this optimizer. So `state` has
+    what is remembered of each weight, as in every PyTorch optimizer.
     """
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
         self.parts: dict[str, Optimizer] = {"muon": muon, "adamw": adamw}
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
-        self._share()
-
-    def _share(self) -> None:
         first = 0
         for part in self.parts.values():
             end = first + len(part.param_groups)
@@ -53,11 +49,6 @@ class MuonWithAdamW(Optimizer):
         for part in self.parts.values():
             part.step()
         return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        super().load_state_dict(state_dict)  # makes new groups and a new state
-        self._share()
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:

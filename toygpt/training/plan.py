@@ -112,15 +112,15 @@ def cut_into_micro_batches(
 ) -> list[MicroBatch]:
     """Return a rank's micro-batches of a step.
 
-    Dropout is a function of the step, as everything random in training is: so a resumed
-    training drops what an uninterrupted one would have dropped.
+    Dropout is a function of the step and of the place in its batch, as everything
+    random in training is: a resumed training drops what an uninterrupted one would have
+    dropped, and several ranks drop what one would in micro-batches of the same size.
     """
     found = []
     for number in range(plan.accumulation_steps):
         first = (rank * plan.accumulation_steps + number) * plan.micro_batch_size
         rows = slice(first, first + plan.micro_batch_size)
-        place = step * plan.accumulation_steps + number
-        seed = np.random.SeedSequence((batches.seed, rank, place)).generate_state(1)[0]
+        seed = np.random.SeedSequence((batches.seed, step, first)).generate_state(1)[0]
         found.append(MicroBatch(batches.sequences(step, rows=rows), int(seed)))
     return found
 

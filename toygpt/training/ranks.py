@@ -18,7 +18,9 @@ from toygpt.pipeline.errors import InputError
 Result = TypeVar("Result")
 
 # What gloo and NCCL say when the process at the other end is gone.
-LOST_RANK = re.compile("Connection (reset|closed) by peer|remote process exit")
+LOST_RANK = re.compile(
+    "Connection (reset|closed) by peer|Broken pipe|remote process exit"
+)
 
 
 def on_rank_zero(fabric: Fabric, act: Callable[[], Result]) -> Result | None:

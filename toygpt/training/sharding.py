@@ -5,7 +5,7 @@ its gradient, and of what the optimizer remembers of it. Just before a layer com
 the ranks send one another their rows; afterwards each drops those of the others. It is
 PyTorch's FSDP2 (`fully_shard`), after Rajbhandari et al., 2019, "ZeRO", stage 3
 (https://arxiv.org/abs/1910.02054). Everything that a training does otherwise because of
-it is in this file, in owners.py and in the checkpoints; without it nothing here is run.
+it is in this file, in owners.py and in the checkpoints; without it, nothing is split.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from toygpt.model.gpt import GPT, Block
@@ -105,6 +105,17 @@ def _send_weights(
         rows_of(weight).copy_(rows_of(distribute_tensor(source, mesh, [Shard(0)])))
     for buffer in network.buffers():
         torch.distributed.broadcast(buffer, src=0)
+
+
+def drop_rows_of_others(network: nn.Module) -> None:
+    """Let each rank keep its own rows alone; without FSDP nothing happens.
+
+    A backward pass ends so. After a forward pass without one, PyTorch keeps the whole
+    weights outside of the blocks, and the optimizer remembers nothing of those.
+    """
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def rows_of(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,16 +12,19 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from toygpt.training.divergence import DivergenceWatch, check_finite
-from toygpt.training.ranks import mean_over_ranks, reported_by_rank_zero
+from toygpt.training.ranks import (
+    mean_over_ranks,
+    on_all_ranks,
+    reported_by_rank_zero,
+)
 from toygpt.training.report import Curves
 from toygpt.training.sharding import copy_rows, is_sharded, whole_of
 
 if TYPE_CHECKING:
     from toygpt.resuming.tensor_folder import TensorFolder
 
-WEIGHTS = (
-    "weights"  # in the names of a checkpoint's tensors; the others are optimizers'
-)
+# In the names of a checkpoint's tensors; the others are the optimizer's.
+WEIGHTS = "weights"
 
 
 class State:
@@ -99,7 +103,9 @@ class State:
         tensors: dict[str, Tensor] = {}
         for name, weight in self.model.named_parameters():
             tensors[f"{WEIGHTS}.{name}"] = weight.detach()
-            for key, value in self.optimizer.state.get(weight, {}).items():
+            remembered = self.optimizer.state.get(weight, {})
+            assert remembered or not self.step, f"nothing is remembered of {name}"
+            for key, value in remembered.items():
                 tensors[f"{key}.{name}"] = value
         return tensors
 
@@ -122,6 +128,9 @@ class State:
         if isinstance(saved, dict):
             for name, target in targets.items():
                 copy_rows(target, saved[name])
-        else:
+        elif is_sharded(self.fabric):
             with reported_by_rank_zero(self.fabric):
-                saved.read_into(targets, together=is_sharded(self.fabric))
+                saved.read_into(targets, together=True)
+        else:
+            read = partial(saved.read_into, targets, together=False)
+            on_all_ranks(self.fabric, read)
