@@ -48,7 +48,7 @@ function heat(description, rows, settings = {}) {
   }));
   return svg("svg", { class: "heat", viewBox: `0 0 ${width} ${rows.length}`, preserveAspectRatio: "none",
     role: "img", "aria-label": description, ...settings },
-    svg("path", { d: rows.map((row, y) => `M${row.length} ${y}H${width}v1H${row.length}z`).join(""), fill: "var(--line)" }),
+    svg("path", { d: rows.map((row, y) => `M${row.length} ${y}H${width}v1H${row.length}z`).join(""), fill: "var(--line)", "fill-opacity": 0.6 }),
     ...[...levels].map(([level, d]) => svg("path", { d, fill: `var(--${level < 0 ? "odd" : "look"})`, "fill-opacity": Math.abs(level) / 10 })));
 }
 
@@ -87,12 +87,9 @@ function drawVectors() {
 }
 
 function drawBlocks() {
-  for (const group of document.querySelectorAll(".blocks")) {
-    const isFocused = group.contains(document.activeElement);
-    group.replaceChildren(...Array.from({ length: model.num_layers }, (_, layer) => el("button", {
+  for (const id of ["attention-blocks", "feed-blocks"])
+    draw(id, ...Array.from({ length: model.num_layers }, (_, layer) => el("button", { id: `${id}-${layer}`,
       className: "button", "aria-pressed": layer === here.layer, onclick: () => show({ layer }) }, `Block ${layer + 1}`)));
-    if (isFocused) group.children[here.layer].focus();
-  }
 }
 
 function drawHeads() {
@@ -109,7 +106,7 @@ function drawHeads() {
   }));
   byId("head-title").textContent = `Block ${here.layer + 1}, head ${here.head + 1}: who looks at whom, and how the shares come about`;
   draw("head", el("figure", { className: "wide", tabIndex: 0 }, drawMatrix(shares[first + here.head]),
-    el("figcaption", {}, "A row is a token that looks, a column one that is looked at. The frame is the chosen token.")),
+    el("figcaption", {}, "A row is a token that looks, a column one that is looked at; grey: it comes later. The frame is the chosen token.")),
     el("figure", { className: "wide", tabIndex: 0 }, drawShares(scores[first + here.head][here.place], shares[first + here.head][here.place]),
     el("figcaption", {}, "The softmax of the framed row: e to the score, divided by the sum of all.")));
 }
@@ -259,13 +256,11 @@ byId("lead").textContent = `${found.given === 1 ? "One token" : `${found.given} 
 if (found.leftOut) byId("left-out").textContent = `The prompt is longer than this page has room for: its first ${count(found.leftOut)} tokens were left out, and the model did not see them.`;
 byId("about").textContent = `Model ${model.digest}: ${model.num_layers} blocks of ${model.num_heads} heads, vectors of ${model.embed_dim} numbers, `
   + `${count(model.vocab_size)} tokens; it looks back over ${count(model.block_size)} tokens. This page is one file and loads nothing.`;
-byId("head-dim").textContent = model.embed_dim / model.num_heads;
-byId("num-neurons").textContent = count(numNeurons);
-byId("even-bits").textContent = evenBits.toFixed(0);
+const sizes = { ...model, head_dim: model.embed_dim / model.num_heads, neurons: numNeurons, even_bits: Math.round(evenBits) };
 byId("ablation").hidden = !found.without;
 byId("scale").append("0 bits ", el("i", { style: { background: `linear-gradient(to right, transparent, ${tint("odd", 1)})` } }),
   ` ${evenBits.toFixed(0)} bits or more; hatched: the first token, of which nothing was expected.`);
-for (const slot of document.querySelectorAll("[data-model]")) slot.textContent = count(model[slot.dataset.model]);
+for (const slot of document.querySelectorAll("[data-model]")) slot.textContent = count(sizes[slot.dataset.model]);
 for (const slot of document.querySelectorAll("[data-code]")) slot.replaceChildren(drawCode(found.code[slot.dataset.code]));
 draw("tokens", ...tokens.map((_, place) => el("button", { className: `token ${place > last ? "written" : ""}`, onclick: () => follow(place),
   title: `${label(place)}: ${place > last ? "written by the model" : "of your prompt"}` }, label(place))));
