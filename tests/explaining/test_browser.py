@@ -1,5 +1,6 @@
 """The page in a browser: it draws, follows keys and sliders, and runs nothing else."""
 
+import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -180,3 +181,42 @@ def test_the_page_works_in_the_frame_of_a_tracker(
 
 def test_the_page_is_for_everybody(browser: Browser, tmp_path: Path) -> None:
     assert_for_everybody(browser, write_page(tmp_path, HOSTILE[0] + PROMPT))
+
+
+def test_guesses_are_shown_beside_the_chance_of_the_token_itself(page: Page) -> None:
+    """Without it they are shares of the rest, which may be next to nothing."""
+    journey = page.locator("#parts .guesses").all_inner_texts()
+    rows = page.locator("#neurons tbody tr").all_inner_texts()
+
+    assert ["(itself: " in text for text in journey] == [True] * 5 + [False]
+    assert all("(itself: " in text for text in rows)
+
+
+def test_the_sum_of_the_votes_is_the_logit_above_the_average(page: Page) -> None:
+    row = page.locator("#votes tr").last.inner_text()
+
+    numbers = re.findall(r"[-+]?\d+\.\d\d", row.replace("\N{MINUS SIGN}", "-"))
+    total, logit, average = map(float, numbers)
+    assert total == pytest.approx(logit - average, abs=0.011)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_and_bars_are_within_their_frames(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    viewport = {"width": width, "height": 900}
+    page, _ = open_page(browser, write_page(tmp_path), viewport=viewport)
+
+    for frame, inner in (("figure svg.matrix", "text"), ("#votes", ".bar")):
+        outside = page.locator(frame).evaluate(
+            """(frame, inner) => {
+              const { left, right, top } = frame.getBoundingClientRect();
+              return [...frame.querySelectorAll(inner)].filter((part) => {
+                const box = part.getBoundingClientRect();
+                return box.left < left || box.right > right || box.top < top;
+              }).length;
+            }""",
+            inner,
+        )
+        assert outside == 0, frame
+    page.close()

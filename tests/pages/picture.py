@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.pages.browser import chromium, open_page
 
-WIDTH, HEIGHT = 1120, 1095
+WIDTH, HEIGHT = 1120, 1300
 
 
 def main() -> None:
