@@ -14,8 +14,6 @@ from tests.pages.browser import (
 )
 from toygpt.evaluation.calibration import Bin
 
-NOTHING = {"prompts": 0, "reproduced": 0.0}
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -69,8 +67,10 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
 def test_the_page_of_a_single_short_document_draws(
     browser: Browser, tmp_path: Path
 ) -> None:
-    recital = {"searched": 1.0, **dict.fromkeys(("train", "test", "human"), NOTHING)}
-    shown = findings(1, bins=[Bin(0.0, 0.01, 9)], recital=recital)
+    excerpts = findings().excerpts[:1]
+    shown = findings(
+        1, excerpts=excerpts, bins=[Bin(0.0, 0.01, 9)], recital={"searched": 1.0}
+    )
 
     page, complaints = open_page(browser, written(tmp_path, shown))
 
