@@ -97,8 +97,8 @@ def _texts(names: Sequence[tuple[str, str]], sums: NDArray[np.float64]) -> list[
     counts, bits = sums[:2].astype(int).T.tolist(), sums[2:].T / math.log(2)
     rows = zip(names, counts, bits.tolist(), strict=True)
     return [
-        Text(*map(escaped, name), *counted, *cost)
-        for name, counted, cost in rows
+        Text(escaped(name), escaped(group), *counted, *cost)
+        for (name, group), counted, cost in rows
         if counted[0]
     ]
 

@@ -160,7 +160,7 @@ def longest_spans(
     base = vocab_size + 2
     rows = zip_longest(*texts, [], fillvalue=vocab_size)
     tokens = np.array([*rows, [vocab_size] * (len(texts) + 1)], dtype=np.int64).T
-    text, train = tokens.ravel(), np.append(train, vocab_size + 1)
+    text, train = tokens.ravel(), np.append(train[:], vocab_size + 1)
     lengths = np.zeros(len(text), dtype=np.int64)
     ours, theirs = np.arange(len(text)), np.arange(len(train))
     our_span, their_span = np.zeros_like(ours), np.zeros_like(theirs)

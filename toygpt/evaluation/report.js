@@ -25,29 +25,26 @@ function drawLead() {
 // Word by word.
 const VIEWS = { model: "surprise of the model", bigram: "surprise of the bigram", gain: "model against bigram" };
 
-function colour(view, [, , own, bigram]) {
-  if (view !== "gain") return tint("odd", (view === "model" ? own : bigram) / found.even);
-  return tint(bigram > own ? "guess" : "odd", Math.abs(bigram - own) / found.even);
+function colour(view, [, , model, bigram]) {
+  return tint(view === "gain" && bigram > model ? "guess" : "odd", Math.abs({ model, bigram, gain: bigram - model }[view]) / found.even);
 }
 
 function drawExcerpts() {
-  const texts = found.excerpts.map(drawExcerpt);
+  const tokens = found.excerpts.flatMap(drawExcerpt);
   const show = (view) => {
     for (const button of byId("views").children) button.setAttribute("aria-pressed", button.id === `view-${view}`);
     const bold = Math.round(0.8 * found.even);
     const swatch = (hue, label) => el("span", { className: "key" }, el("i", { style: { background: tint(hue, bold / found.even) } }), label);
     draw("key", ...(view === "gain" ? [swatch("guess", "the model knew more, mostly from the rest of the text"), swatch("odd", "the bigram knew more")]
       : [swatch("odd", `${bold} bits; a blind guess costs ${Math.round(found.even)}`)]));
-    texts.forEach((spans, number) => spans.forEach((span, place) => {
-      span.style.backgroundColor = colour(view, found.excerpts[number].tokens[place]);
-    }));
+    tokens.forEach(([span, token]) => { span.style.backgroundColor = colour(view, token); });
   };
   byId("views").append(...Object.entries(VIEWS).map(([view, label]) =>
     el("button", { id: `view-${view}`, className: "button", type: "button", onclick: () => show(view) }, label)));
   show("model");
 }
 
-// Returns the tokens.
+// Draws an excerpt; returns its elements of tokens, each with its token.
 function drawExcerpt({ title, name, bitsPerByte, first, of, tokens }, number) {
   const detail = el("p", { className: "detail", role: "status" });
   const spans = tokens.map(([text], place) => el("span", { onclick: () => choose(place) }, text));
@@ -67,7 +64,7 @@ function drawExcerpt({ title, name, bitsPerByte, first, of, tokens }, number) {
     el("div", { className: "text excerpt", dir: "auto", tabIndex: 0, id: `excerpt-${number}`, role: "group", "aria-label": `Excerpt: ${title}`,
       onkeydown: (event) => { if (steps[event.key]) { event.preventDefault(); choose(chosen + steps[event.key]); } } }, ...spans), detail);
   choose(0);
-  return spans;
+  return spans.map((span, place) => [span, tokens[place]]);
 }
 
 // The charts.
@@ -102,26 +99,25 @@ function drawCalibration() {
 
 // The tables.
 function drawTexts() {
-  const lists = [["groups", "groups"], ["documents", "documents"]].filter(([name]) =>
-    name === "documents" || (found.groups.number > 1 && found.groups.number < found.documents.number));
+  const lists = found.groups.number > 1 && found.groups.number < found.documents.number ? ["groups", "documents"] : ["documents"];
   byId("about-texts").textContent = found.documents.number > 1
     ? "Bits per byte, so that short and long tokens count alike. The thin line marks the bigram. Short texts are left out."
     : "The test split is one document, or the end of one.";
-  byId("texts").append(...lists.flatMap(([name, label]) => ["hardest", "easiest"].filter((end) => found[name][end].length).map((end) =>
-    el("div", {}, el("h3", {}, found[name].number > 1 ? `${end} ${label}` : "the document"),
-      el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": `${end} ${label}` },
+  byId("texts").append(...lists.flatMap((name) => ["hardest", "easiest"].filter((end) => found[name][end].length).map((end) =>
+    el("div", {}, el("h3", {}, found[name].number > 1 ? `${end} ${name}` : "the document"),
+      el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": `${end} ${name}` },
         bars(["model", "bigram", "tokens"], found[name][end].map(([title, tokens, own, bigram]) => [title, own, bigram, count(tokens)])))))));
 }
 
 function drawRecital() {
-  const who = { train: "after training text", test: "after test text", human: "in the test text itself" };
-  const rows = Object.entries(who).filter(([name]) => recital[name]).map(([name, label]) => {
+  const who = Object.entries({ train: "after training text", test: "after test text", human: "in the test text itself" }).filter(([name]) => recital[name]);
+  const rows = who.map(([name, label]) => {
     const { prompts, reproduced, most, span, longest } = recital[name];
     return [label, count(prompts), ...(name === "human" ? ["", ""] : [reproduced.toFixed(1), most]), span.toFixed(1), longest];
   });
   if (!rows.length) { byId("recital").append("No passage is long enough."); return; }
   byId("recital").append(table(["", "passages", "tokens as written", "at most", "longest span also in training", "the longest of all"], rows, [1, 2, 3, 4, 5]));
-  byId("spans").append(...Object.entries(who).filter(([name]) => recital[name]).flatMap(([name, label]) => {
+  byId("spans").append(...who.flatMap(([name, label]) => {
     const [prompt, before, span, after] = recital[name].example;
     return [el("h3", {}, `The longest span ${label}: ${recital[name].longest} tokens`),
       el("div", { className: "text", dir: "auto" }, el("span", { className: "quiet" }, prompt), before, el("mark", { className: "found" }, span), after)];

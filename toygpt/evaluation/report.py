@@ -49,13 +49,8 @@ def write_report(
     documents, groups = findings.documents, ranked(groups_of(findings.documents))
     num_tokens = sum(text.tokens for text in documents)
     kinds = [
-        (
-            it.name,
-            it.bits / it.tokens,
-            it.bigram_bits / it.tokens,
-            it.tokens / num_tokens,
-        )
-        for it in findings.kinds
+        (name, bits / tokens, bigram_bits / tokens, tokens / num_tokens)
+        for name, _, tokens, _, bits, bigram_bits in findings.kinds
     ]
     tables = {
         "context": [Context._fields, *findings.contexts],
