@@ -48,6 +48,9 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
 ) -> None:
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
+    page.evaluate(
+        "for (const it of document.querySelectorAll('.detail, .excerpt span')) it.lang = 'x'"
+    )
     page.focus("#excerpt-1")
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".detail >> nth=1").startswith("b 0.00 bits")
@@ -61,6 +64,8 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
     assert page.get_attribute("#view-gain", "aria-pressed") == "true"
     assert page.evaluate("document.activeElement.id") == "view-gain"
     assert "knew more" in page.inner_text("#key")
+    assert page.locator(".excerpt [lang=x]").count() == 6, "drawn again"
+    assert page.locator(".detail[lang=x]").count() == 3, "drawn again"
     assert complaints == []
 
 

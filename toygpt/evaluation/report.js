@@ -13,9 +13,8 @@ function bars(heads, rows, digits = 2) {
 }
 
 function drawLead() {
-  const choices = Math.round(metrics.test_perplexity);
   byId("lead").append(`It needs ${metrics.test_bits_per_byte.toFixed(2)} bits for a byte of text (`, el("i", {}, "bits per byte"),
-    `): less is better. Guessing the next token is as hard for it as a choice among ${count(choices)} equally likely ones (`,
+    `): less is better. Guessing the next token is as hard for it as a choice among ${count(Math.round(metrics.test_perplexity))} equally likely ones (`,
     el("i", {}, "perplexity"), `); a blind guess is one among ${count(Math.round(2 ** found.even))}. ${percent(metrics.test_accuracy)} of all `
     + `${count(found.tokens)} tokens were its first guess (`, el("i", {}, "accuracy"), ").");
   byId("beside").append(bars(["bits per byte", ""], [["this model", metrics.test_bits_per_byte],
@@ -57,17 +56,18 @@ function drawExcerpt({ title, name, bitsPerByte, first, of, tokens }, number) {
     detail.replaceChildren(chip(label), ` ${bits(own)} bits for the model, ${bits(bigram)} for the bigram; its first guess was `,
       chip(guess), ` (${percent(probability)})`);
   };
-  const steps = { ArrowLeft: -1, ArrowRight: 1 };
   byId("excerpts").append(
     el("h3", {}, found.excerpts.length > 1 ? `${title}: ` : "", el("bdi", {}, name), el("span", { className: "note" },
       ` ${bitsPerByte.toFixed(2)} bits per byte; from token ${count(first)} of ${count(of)}`)),
     el("div", { className: "text excerpt", dir: "auto", tabIndex: 0, id: `excerpt-${number}`, role: "group", "aria-label": `Excerpt: ${title}`,
-      onkeydown: (event) => { if (steps[event.key]) { event.preventDefault(); choose(chosen + steps[event.key]); } } }, ...spans), detail);
+      onkeydown: (event) => {
+        const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (by) { event.preventDefault(); choose(chosen + by); }
+      } }, ...spans), detail);
   choose(0);
   return spans.map((span, place) => [span, tokens[place]]);
 }
 
-// The charts.
 function drawContext() {
   const all = found.contexts.flatMap(([, own, bigram]) => [own, bigram]);
   const [low, high] = [Math.floor(Math.min(...all)), Math.ceil(Math.max(...all) + 1e-9)];
@@ -84,8 +84,7 @@ function drawContext() {
 }
 
 function drawCalibration() {
-  const tokens = sum(found.bins.map(([, , n]) => n));
-  const lean = sum(found.bins.map(([p, share, n]) => (p - share) * n)) / tokens;
+  const lean = sum(found.bins.map(([p, share, n]) => (p - share) * n)) / found.tokens;
   const ticks = [0, 0.25, 0.5, 0.75, 1];
   byId("calibration").append(chart({ title: "Calibration", width: 420, height: 400, ticksX: ticks, ticksY: ticks,
     labelX: "how probable it found its first guess", labelY: "how often that was right",
@@ -97,7 +96,6 @@ function drawCalibration() {
       `); over all tokens the model is ${Math.abs(lean) < 0.002 ? "neither too sure nor too modest" : `${(100 * Math.abs(lean)).toFixed(1)} points too ${lean > 0 ? "sure" : "modest"}`}.`));
 }
 
-// The tables.
 function drawTexts() {
   const lists = found.groups.number > 1 && found.groups.number < found.documents.number ? ["groups", "documents"] : ["documents"];
   byId("about-texts").textContent = found.documents.number > 1
@@ -127,10 +125,5 @@ function drawRecital() {
     + "This is a spot check. What it finds, the model can repeat; what it does not find, it may repeat all the same.";
 }
 
-drawLead();
-drawExcerpts();
-drawContext();
-drawCalibration();
+for (const part of [drawLead, drawExcerpts, drawContext, drawCalibration, drawTexts, drawRecital]) part();
 byId("kinds").append(bars(["model", "bigram", "of all tokens"], found.kinds.map(([kind, own, bigram, share]) => [kind, own, bigram, percent(share)])));
-drawTexts();
-drawRecital();
