@@ -13,10 +13,12 @@ from toygpt.data.heldout_names import read_test_documents
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens
 from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
-from toygpt.evaluation.breakdown import Losses
-from toygpt.evaluation.calibration import calibration_error
-from toygpt.evaluation.findings import Findings, findings_of
-from toygpt.evaluation.report import write_report
+from toygpt.evaluation.breakdown import Losses, kinds_and_documents
+from toygpt.evaluation.calibration import calibration_bins, calibration_error
+from toygpt.evaluation.context import bits_by_context
+from toygpt.evaluation.excerpts import excerpts_of
+from toygpt.evaluation.recital import recite
+from toygpt.evaluation.report import Findings, write_report
 from toygpt.evaluation.test_loss import bits_per_byte_standard_error, evaluate
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT
@@ -63,7 +65,8 @@ def measure(
     model: GPT, tokenizer: Tokenizer, splits: Manifest, params: EvaluateParams
 ) -> tuple[dict[str, float], Findings]:
     """Return the model's results on the test split, and what the report adds."""
-    pieces = bytes_of_tokens(tokenizer)
+    bytes_of_token, pieces = bytes_of_tokens(tokenizer), pieces_of(tokenizer)
+    end_of_text_id = splits.end_of_text_id
     train = open_tokens(paths.SPLITS, splits, "train")
     test = open_tokens(paths.SPLITS, splits, "test")
     names = read_test_documents(paths.SPLITS, splits)
@@ -73,24 +76,42 @@ def measure(
         test,
         batch_size=params.batch_size,
         overlap_fraction=params.overlap_fraction,
-        end_of_text_id=splits.end_of_text_id,
+        end_of_text_id=end_of_text_id,
     )
     bigram = bigram_losses(
         train,
         open_tokens(paths.SPLITS, splits, "validation"),
         test,
         vocab_size=splits.vocab_size,
-        end_of_text_id=splits.end_of_text_id,
+        end_of_text_id=end_of_text_id,
     )
-    findings = findings_of(
-        model,
-        pieces_of(tokenizer),
-        Losses(test[:], evaluation.token_losses, bigram, pieces),
-        evaluation,
-        train,
-        names,
-        params,
-        splits.end_of_text_id,
+    bigram_loss = float(bigram.mean())
+    losses = Losses(test[:], evaluation.token_losses, bigram.astype(np.float32))
+    del bigram  # twice as large
+    kinds, documents = kinds_and_documents(
+        losses, names, bytes_of_token, end_of_text_id=end_of_text_id
+    )
+    findings = Findings(
+        excerpts=excerpts_of(
+            documents,
+            losses,
+            model,
+            pieces,
+            overlap_fraction=params.overlap_fraction,
+            end_of_text_id=end_of_text_id,
+        ),
+        contexts=bits_by_context(model, losses, params.batch_size),
+        bins=calibration_bins(evaluation.choices),
+        kinds=kinds,
+        documents=documents,
+        recital=recite(
+            model,
+            train,
+            test,
+            pieces,
+            num_prompts=params.recall_prompts,
+            end_of_text_id=end_of_text_id,
+        ),
     )
     metrics = {
         "test_loss": evaluation.loss,
@@ -99,17 +120,19 @@ def measure(
         "test_bits_per_byte_standard_error": bits_per_byte_standard_error(
             evaluation.token_losses,
             test,
-            bytes_of_token=np.array([len(piece) for piece in pieces]),
-            end_of_text_id=splits.end_of_text_id,
+            bytes_of_token=np.array([len(piece) for piece in bytes_of_token]),
+            end_of_text_id=end_of_text_id,
         ),
         "test_accuracy": evaluation.accuracy,
         "test_calibration_error": calibration_error(findings.bins),
-        "reproduced_tokens_train": findings.recital["train"]["reproduced"],
-        "reproduced_tokens_test": findings.recital["test"]["reproduced"],
-        "bigram_bits_per_byte": (
-            float(bigram.mean()) * len(test) / math.log(2) / num_bytes
-        ),
-        "xz_bits_per_byte": xz_bits_per_byte(test, pieces),
+        # Without passages nothing was measured.
+        **{
+            f"reproduced_tokens_{split}": findings.recital[split]["reproduced"]
+            for split in ("train", "test")
+            if split in findings.recital
+        },
+        "bigram_bits_per_byte": bigram_loss * len(test) / math.log(2) / num_bytes,
+        "xz_bits_per_byte": xz_bits_per_byte(test, bytes_of_token),
     }
     return metrics, findings
 

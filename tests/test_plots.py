@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.pages.browser import CHROMIUM
 from tests.project import PATIENCE_SECONDS, Workspace, copy_project
 
 # The name of the language that DVC describes plots in; nothing is fetched from there.
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OFFLINE = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),

@@ -60,6 +60,7 @@ def test_without_a_prompt_it_is_the_page_among_the_samples(
         (["a", "--max-new-tokens", "0"], "--max-new-tokens must be positive: 0"),
         (["a"], "models/toygpt holds no model"),
         (["a", "--model", "nowhere"], "nowhere holds no model: nowhere/config.json is"),
+        (["a", "--output", "."], "--output names a directory, not a file: ."),
         (["a", "b"], "unrecognized arguments: b"),
     ],
 )

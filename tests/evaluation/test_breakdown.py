@@ -5,16 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from tests.tiny import random_text
+from tests.tiny import VOCAB_SIZE, random_text
 from toygpt.evaluation import breakdown
 from toygpt.evaluation.breakdown import (
     Losses,
+    Text,
     groups_of,
     kind_of,
-    kinds_of_tokens,
-    passages_of,
+    kinds_and_documents,
     ranked,
-    texts_from,
 )
 
 LN2 = math.log(2)
@@ -44,68 +43,60 @@ def test_half_a_character_is_a_kind_of_its_own() -> None:
     assert kind_of("\u4e2d".encode()[1:]) == "part of a character"
 
 
-def losses_of(num_tokens: int) -> Losses:
-    """Return a text of documents of many lengths, and what its tokens cost."""
-    random = np.random.default_rng(1)
-    tokens = random_text(num_tokens) % len(BYTES)
-    model = random.random(num_tokens).astype(np.float32)
-    return Losses(tokens, model, random.random(num_tokens), BYTES)
-
-
 @pytest.mark.parametrize("at_once", [7, 10_000])
-def test_kinds_are_what_a_loop_over_the_tokens_finds(
+def test_kinds_documents_and_groups_are_what_a_loop_over_the_tokens_finds(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    losses = losses_of(500)
     monkeypatch.setattr(breakdown, "TOKENS_AT_ONCE", at_once)
+    random = np.random.default_rng(1)
+    tokens = random_text(500) % len(BYTES)
+    model, bigram = random.random((2, 500)).astype(np.float32)
+    document_of = np.cumsum(np.append(0, tokens[:-1] == 0))
+    names = [(f"document {n}", f"group {n % 3}") for n in range(document_of[-1] + 1)]
 
-    kinds = kinds_of_tokens(losses)
-
-    of_token = [kind_of(BYTES[token]) for token in losses.tokens]
-    for kind in kinds:
-        own = np.array([name == kind.kind for name in of_token])
-        assert kind.bits == pytest.approx(losses.model[own].mean() / LN2)
-        assert kind.bigram_bits == pytest.approx(losses.bigram[own].mean() / LN2)
-        assert kind.share == own.mean()
-    assert {kind.kind for kind in kinds} == set(of_token)
-    total = sum(kind.bits * kind.share for kind in kinds)
-    assert total == pytest.approx(losses.model.mean() / LN2)
-
-
-def test_documents_and_groups_add_up_to_the_whole_text() -> None:
-    losses = losses_of(500)
-    starts = np.append(0, np.flatnonzero(losses.tokens[:-1] == 0) + 1)
-    names = [(f"document {n}", f"group {n % 3}") for n in range(len(starts))]
-
-    documents = texts_from(starts, names, losses)
+    kinds, documents = kinds_and_documents(
+        Losses(tokens, model, bigram), names, BYTES, end_of_text_id=0
+    )
     groups = groups_of(documents)
 
-    second = slice(starts[1], starts[2])
-    num_bytes = sum(len(BYTES[token]) for token in losses.tokens[second])
-    assert documents[1][:5] == (
-        "document 1",
-        "group 1",
-        starts[1],
-        starts[2] - starts[1],
-        num_bytes,
+    assert [(text.name, text.group) for text in documents] == names
+    kind_of_token = [kind_of(BYTES[token]) for token in tokens]
+    group_of = [f"group {n % 3}" for n in document_of]
+    for texts, labels in (
+        (kinds, kind_of_token),
+        (documents, [f"document {n}" for n in document_of]),
+        (groups, group_of),
+    ):
+        assert {text.name for text in texts} == set(labels)
+        for text in texts:
+            own = np.array(labels) == text.name
+            assert text.tokens == own.sum()
+            assert text.bytes == sum(len(BYTES[token]) for token in tokens[own])
+            assert text.bits == pytest.approx(model[own].sum() / LN2)
+            assert text.bigram_bits == pytest.approx(bigram[own].sum() / LN2)
+    hardness = [kind.bits / kind.tokens for kind in kinds]
+    assert hardness == sorted(hardness, reverse=True)
+
+
+def test_a_name_cannot_turn_or_hide_the_text_around_it() -> None:
+    zeros = np.zeros(3, np.float32)
+
+    _, documents = kinds_and_documents(
+        Losses(random_text(3), zeros, zeros),
+        [("a\u202eb c\n", "\u200b")],
+        [b"x"] * VOCAB_SIZE,
+        end_of_text_id=VOCAB_SIZE,
     )
-    assert documents[1].bits == pytest.approx(losses.model[second].sum() / LN2)
-    assert [group.name for group in groups] == ["group 0", "group 1", "group 2"]
-    for texts in (documents, groups, passages_of(documents, losses)):
-        assert sum(text.tokens for text in texts) == 500
-        assert sum(text.bits for text in texts) == pytest.approx(
-            losses.model.sum() / LN2
-        )
+
+    assert documents[0][:2] == (r"a\u202eb c\n", r"\u200b")
 
 
 def test_the_hardest_text_comes_first_and_a_short_one_is_left_out() -> None:
-    losses = losses_of(900)
-    names = [("short", ""), ("easy", ""), ("hard", "")]
-    losses.model[:10] = 9
-    losses.model[10:400] = 1
-    losses.model[400:] = 3
-
-    texts = texts_from(np.array([0, 10, 400]), names, losses)
+    texts = [
+        Text("short", "", 10, 20, 900.0, 1.0),
+        Text("easy", "", 390, 800, 600.0, 1.0),
+        Text("hard", "", 500, 900, 1500.0, 1.0),
+    ]
 
     assert [text.name for text in ranked(texts)] == ["hard", "easy"]
     assert [text.name for text in ranked(texts[:1])] == ["short"]

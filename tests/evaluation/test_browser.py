@@ -14,8 +14,6 @@ from tests.pages.browser import (
 )
 from toygpt.evaluation.calibration import Bin
 
-NOTHING = {"prompts": 0, "reproduced": 0.0}
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -50,6 +48,9 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
 ) -> None:
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
+    page.evaluate(
+        "for (const it of document.querySelectorAll('.detail, .excerpt span')) it.lang = 'x'"
+    )
     page.focus("#excerpt-1")
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".detail >> nth=1").startswith("b 0.00 bits")
@@ -63,14 +64,18 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
     assert page.get_attribute("#view-gain", "aria-pressed") == "true"
     assert page.evaluate("document.activeElement.id") == "view-gain"
     assert "knew more" in page.inner_text("#key")
+    assert page.locator(".excerpt [lang=x]").count() == 6, "drawn again"
+    assert page.locator(".detail[lang=x]").count() == 3, "drawn again"
     assert complaints == []
 
 
 def test_the_page_of_a_single_short_document_draws(
     browser: Browser, tmp_path: Path
 ) -> None:
-    recital = {"searched": 1.0, **dict.fromkeys(("train", "test", "human"), NOTHING)}
-    shown = findings(1, bins=[Bin(0.0, 0.01, 9)], recital=recital)
+    excerpts = findings().excerpts[:1]
+    shown = findings(
+        1, excerpts=excerpts, bins=[Bin(0.0, 0.01, 9)], recital={"searched": 1.0}
+    )
 
     page, complaints = open_page(browser, written(tmp_path, shown))
 

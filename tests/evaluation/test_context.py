@@ -20,14 +20,14 @@ def test_each_token_is_predicted_from_so_much_context(
     monkeypatch: pytest.MonkeyPatch, block_size: int, num_tokens: int
 ) -> None:
     """Also where the block is not a power of two, and the text as short as allowed."""
-    monkeypatch.setattr(context, "MIN_TOKENS", 40)
+    monkeypatch.setattr(context, "MIN_PREDICTED", 40)
     model = lively_model(block_size=block_size)
     tokens = random_text(num_tokens)
-    bigram = np.arange(num_tokens, dtype=np.float64)
+    bigram = np.arange(num_tokens, dtype=np.float32)
 
     rows = bits_by_context(
         model,
-        Losses(tokens, np.zeros(num_tokens, np.float32), bigram, []),
+        Losses(tokens, np.zeros(num_tokens, np.float32), bigram),
         batch_size=2,
     )
 

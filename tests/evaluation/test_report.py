@@ -1,16 +1,13 @@
-"""The report of `evaluate`: its tables, and the same bytes each time."""
+"""The report of `evaluate`: its tables."""
 
 import csv
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from toygpt.evaluation.breakdown import Kind, Text
+from toygpt.evaluation.breakdown import Text
 from toygpt.evaluation.calibration import Bin
 from toygpt.evaluation.context import Context
-from toygpt.evaluation.findings import Findings
-from toygpt.evaluation.report import EASIEST, HARDEST, write_report
+from toygpt.evaluation.report import MOST_GROUPS, Findings, write_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u202e$body"
 METRICS = {
@@ -26,7 +23,7 @@ METRICS = {
 def findings(num_documents: int = 60, **changes: Any) -> Findings:
     """Return what the report shows of a corpus with hostile names and texts."""
     documents = [
-        Text(f"{HOSTILE} {n}", f"group {n // 2}", n * 300, 300, 1000, 900.0 + n, 2000.0)
+        Text(f"{HOSTILE} {n}", f"group {n // 2}", 300, 1000, 900.0 + n, 2000.0)
         for n in range(num_documents)
     ]
     excerpt = {
@@ -35,7 +32,10 @@ def findings(num_documents: int = 60, **changes: Any) -> Findings:
         "bitsPerByte": 1.0,
         "first": 31,
         "of": 300,
-        "tokens": [(HOSTILE, 3.14159, 4.0, HOSTILE, 0.25), ("b", 0.0, 1.0, "b", 1.0)],
+        "tokens": [
+            (HOSTILE, HOSTILE, 3.14159, 4.0, HOSTILE, 0.25),
+            ("b", "b", 0.0, 1.0, "b", 1.0),
+        ],
     }
     recited = {
         "prompts": 4,
@@ -50,8 +50,8 @@ def findings(num_documents: int = 60, **changes: Any) -> Findings:
         "contexts": [Context(1, 6.8, 6.3), Context(2, 5.8, 6.3), Context(3, 5.7, 6.3)],
         "bins": [Bin(0.1, 0.12, 50), Bin(0.9, 0.87654321, 50)],
         "kinds": [
-            Kind("digits", 4.0, 6.0, 0.25),
-            Kind("letters, \u2026", 3.0, 5.0, 0.75),
+            Text("digits", "", 4500, 9000, 18000.0, 27000.0),
+            Text("letters, \u2026", "", 13500, 40000, 40500.0, 67500.0),
         ],
         "documents": documents,
         "recital": {
@@ -83,7 +83,12 @@ def test_the_tables_hold_rounded_numbers(tmp_path: Path) -> None:
         "came_true": "0.8765",
         "tokens": "50",
     }
-    assert tables["kinds"][1]["kind"] == "letters, \u2026"
+    assert tables["kinds"][1] == {
+        "kind": "letters, \u2026",
+        "bits": "3.0",
+        "bigram_bits": "5.0",
+        "share": "0.75",
+    }
     assert tables["context"][0] == {"context": "1", "bits": "6.8", "bigram_bits": "6.3"}
     assert tables["documents"][7] == {
         "document": f"{HOSTILE} 7",
@@ -96,23 +101,11 @@ def test_the_tables_hold_rounded_numbers(tmp_path: Path) -> None:
     assert [row["group"] for row in tables["groups"]][:2] == ["group 29", "group 28"]
 
 
-@pytest.mark.parametrize(("num_documents", "num_rows"), [(20, 10), (100, 40)])
-def test_the_table_of_groups_holds_the_hardest_and_the_easiest(
-    tmp_path: Path, num_documents: int, num_rows: int
-) -> None:
-    written(tmp_path, findings(num_documents))
+def test_the_table_of_groups_holds_the_hardest(tmp_path: Path) -> None:
+    written(tmp_path, findings(100))
 
     groups = (tmp_path / "groups.csv").read_text(encoding="utf-8").splitlines()[1:]
 
-    assert len(groups) == num_rows <= HARDEST + EASIEST
-    assert groups[-1].startswith("group 0,")
-
-
-def test_the_same_findings_write_the_same_bytes(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
-        folder.mkdir()
-        written(folder, findings())
-
-    for path in one.iterdir():
-        assert path.read_bytes() == (other / path.name).read_bytes()
+    assert [line.partition(",")[0] for line in groups] == [
+        f"group {number}" for number in range(49, 49 - MOST_GROUPS, -1)
+    ]

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from tests.tiny import lively_model, random_tokens
 from toygpt.explaining.findings import (
-    chances_without_each_head,
-    guesses_after_each_part,
     habit,
+    logits_after_each_part,
+    probabilities_without_each_head,
     votes,
 )
 from toygpt.explaining.trace import trace
@@ -22,9 +22,9 @@ def test_the_last_guess_is_what_the_model_predicts() -> None:
     model = lively_model()
     traced = trace(model, TOKEN_IDS)
 
-    *_, last = guesses_after_each_part(model, traced)
+    *_, last = logits_after_each_part(model, traced)
 
-    torch.testing.assert_close(last, traced.logits.softmax(dim=-1))
+    torch.testing.assert_close(last, traced.logits)
 
 
 @torch.inference_mode()
@@ -45,7 +45,7 @@ def test_a_silenced_head_is_one_whose_output_weights_are_zero() -> None:
     model = lively_model()
     head_dim = model.config.embed_dim // model.config.num_heads
 
-    chances = chances_without_each_head(model, trace(model, TOKEN_IDS), WANTED)
+    chances = probabilities_without_each_head(model, trace(model, TOKEN_IDS), WANTED)
 
     for layer in range(2):
         for head in range(2):

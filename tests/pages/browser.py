@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+# Debian's name of the browser, and Google's.
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # Of types of Playwright, which is imported once it is needed: `Browser` and `Page`.
 Browser = Any
 Page = Any
@@ -18,11 +20,11 @@ LOOKS = [("light", 1280), ("dark", 390)]
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Yield a browser without a window; skip the test where there is none."""
-    if (program := shutil.which("chromium")) is None:
+    if CHROMIUM is None:
         pytest.skip("there is no chromium: `apt-get install chromium`")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program)
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
         yield browser
         browser.close()
 

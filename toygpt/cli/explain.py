@@ -7,6 +7,7 @@ from typing import Any
 
 from toygpt.cli.options import add_model, check_prompt, model_directory
 from toygpt.pipeline import paths
+from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_text
 
 
@@ -49,6 +50,8 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the page."""
     check_prompt(options, "PROMPT")
+    if options.output.is_dir():
+        raise InputError(f"--output names a directory, not a file: {options.output}")
     # torch takes seconds to import: mistakes in the options are reported before.
     from toygpt.explaining.page import explain
     from toygpt.model.device import device_for

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds
+from toygpt.pages.labels import escaped
 
-# A text of fewer tokens is easy or hard by accident.
-MIN_TOKENS = 200
+# A document of fewer tokens is easy or hard by accident.
+MIN_RANKED_TOKENS = 200
 
 
 class Losses(NamedTuple):
@@ -19,25 +20,14 @@ class Losses(NamedTuple):
 
     tokens: TokenIds
     model: NDArray[np.float32]
-    bigram: NDArray[np.float64]  # to the bigram model
-    bytes_of_token: Sequence[bytes]  # the bytes that each token id stands for
-
-
-class Kind(NamedTuple):
-    """Tokens of one kind."""
-
-    kind: str
-    bits: float  # per token
-    bigram_bits: float
-    share: float  # of all tokens
+    bigram: NDArray[np.float32]  # to the bigram model
 
 
 class Text(NamedTuple):
-    """A document, a passage of one, or a group of documents, and what it costs."""
+    """A document, a group of documents or all tokens of a kind, and what it costs."""
 
     name: str
     group: str
-    start: int  # the place of its first token
     tokens: int
     bytes: int
     bits: float
@@ -47,12 +37,6 @@ class Text(NamedTuple):
     def bits_per_byte(self) -> float:
         """What the model needs for it."""
         return self.bits / max(1, self.bytes)
-
-    @property
-    def row(self) -> tuple[str, int, float, float]:
-        """Name, tokens, and bits per byte of the model and of the bigram model."""
-        bigram = self.bigram_bits / max(1, self.bytes)
-        return self.name, self.tokens, self.bits_per_byte, bigram
 
 
 def kind_of(piece: bytes) -> str:
@@ -71,55 +55,52 @@ def kind_of(piece: bytes) -> str:
     return "letters after a space" if text[0].isspace() else "letters, no space before"
 
 
-def kinds_of_tokens(losses: Losses) -> list[Kind]:
-    """Return the losses of each kind of token, the hardest first."""
-    kinds, kind_of_token = np.unique(
-        [kind_of(piece) for piece in losses.bytes_of_token], return_inverse=True
-    )
-    sums = np.zeros((3, len(kinds)))
-    for first in range(0, len(losses.tokens), TOKENS_AT_ONCE):
-        part = slice(first, first + TOKENS_AT_ONCE)
-        for row, values in enumerate((None, losses.model[part], losses.bigram[part])):
-            kinds_in_part = kind_of_token[losses.tokens[part]]
-            sums[row] += np.bincount(kinds_in_part, values, len(kinds))
-    found = []
-    for kind, (number, *nats) in zip(kinds.tolist(), sums.T.tolist(), strict=True):
-        if number:
-            bits, bigram_bits = (each / number / math.log(2) for each in nats)
-            found.append(Kind(kind, bits, bigram_bits, number / len(losses.tokens)))
-    return sorted(found, key=lambda kind: -kind.bits)
-
-
-def texts_from(
-    starts: NDArray[np.int64], names: Sequence[tuple[str, str]], losses: Losses
-) -> list[Text]:
-    """Return the texts that begin at these tokens, each up to the next one.
+def kinds_and_documents(
+    losses: Losses,
+    documents: Sequence[tuple[str, str]],
+    bytes_of_token: Sequence[bytes],
+    *,
+    end_of_text_id: int,
+) -> tuple[list[Text], list[Text]]:
+    """Return what each kind of token costs, the hardest first, and each document.
 
     Args:
-        starts: The place of the first token of each text.
-        names: The id and the group of each text.
         losses: Of all tokens.
+        documents: The id and the group of each document, in the order of the tokens.
+        bytes_of_token: The bytes that each token id stands for.
+        end_of_text_id: The token id that ends a document.
     """
-    sizes = np.array([len(piece) for piece in losses.bytes_of_token])
-    columns = (
-        starts,
-        np.diff(starts, append=len(losses.tokens)),
-        np.add.reduceat(sizes[losses.tokens], starts),
-        np.add.reduceat(losses.model, starts, dtype=np.float64) / math.log(2),
-        np.add.reduceat(losses.bigram, starts, dtype=np.float64) / math.log(2),
+    sizes = np.array([len(piece) for piece in bytes_of_token])
+    kinds, kind_of_token = np.unique(
+        [kind_of(piece) for piece in bytes_of_token], return_inverse=True
     )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return [Text(*name, *row) for name, row in zip(names, rows, strict=True)]
+    of_kinds, of_documents = np.zeros((4, len(kinds))), np.zeros((4, len(documents)))
+    num_ended = 0
+    for first in range(0, len(losses.tokens), TOKENS_AT_ONCE):
+        ids, *nats = (each[first : first + TOKENS_AT_ONCE] for each in losses)
+        ends = ids == end_of_text_id
+        document = num_ended + ends.cumsum() - ends
+        num_ended += int(ends.sum())
+        for sums, place in ((of_kinds, kind_of_token[ids]), (of_documents, document)):
+            for row, values in enumerate((None, sizes[ids], *nats)):
+                sums[row] += np.bincount(place, values, sums.shape[1])
+    by_kind = _texts([(kind, "") for kind in kinds.tolist()], of_kinds)
+    by_kind.sort(key=lambda kind: -kind.bits / kind.tokens)
+    return by_kind, _texts(documents, of_documents)
 
 
-def passages_of(documents: Sequence[Text], losses: Losses) -> list[Text]:
-    """Return passages of equal length, named after the documents they begin in."""
-    size = max(1, min(MIN_TOKENS, len(losses.tokens) // 3))
-    starts = np.arange(0, len(losses.tokens) - size + 1, size)
-    firsts = [document.start for document in documents]
-    numbers = np.searchsorted(firsts, starts, side="right") - 1
-    names = [documents[number][:2] for number in numbers.tolist()]
-    return texts_from(starts, names, losses)
+def _texts(names: Sequence[tuple[str, str]], sums: NDArray[np.float64]) -> list[Text]:
+    """Return the texts that have tokens: these are counted first, nats come last.
+
+    A name of a file may hold characters that turn or hide the text around them.
+    """
+    counts, bits = sums[:2].astype(int).T.tolist(), sums[2:].T / math.log(2)
+    rows = zip(names, counts, bits.tolist(), strict=True)
+    return [
+        Text(escaped(name), escaped(group), *counted, *cost)
+        for (name, group), counted, cost in rows
+        if counted[0]
+    ]
 
 
 def groups_of(documents: Sequence[Text]) -> list[Text]:
@@ -135,5 +116,5 @@ def groups_of(documents: Sequence[Text]) -> list[Text]:
 
 def ranked(texts: Sequence[Text]) -> list[Text]:
     """Return the texts that are long enough to compare, the hardest first."""
-    long = [text for text in texts if text.tokens >= MIN_TOKENS] or texts
+    long = [text for text in texts if text.tokens >= MIN_RANKED_TOKENS] or texts
     return sorted(long, key=lambda text: -text.bits_per_byte)

@@ -13,7 +13,7 @@ from toygpt.model.gpt import GPT
 # The share of the text that is predicted, and its limits in tokens. It is read about
 # twice for each length of context.
 SHARE = 1 / 256
-MIN_TOKENS, MAX_TOKENS = 1_024, 65_536
+MIN_PREDICTED, MAX_PREDICTED = 1_024, 65_536
 
 
 class Context(NamedTuple):
@@ -39,20 +39,21 @@ def bits_by_context(model: GPT, losses: Losses, batch_size: int) -> list[Context
     tokens, block_size = losses.tokens, model.config.block_size
     doublings = int(math.log2(block_size // 2))
     region = 2**doublings  # so that windows of each length fill it
-    wanted = min(max(SHARE * len(tokens), MIN_TOKENS), MAX_TOKENS)
+    wanted = min(max(SHARE * len(tokens), MIN_PREDICTED), MAX_PREDICTED)
     num_regions = math.ceil(min(wanted, len(tokens) - block_size) / region)
     starts = np.linspace(
         block_size - region + 1, len(tokens) - region, num_regions
     ).astype(np.int64)
     answers = starts[:, None] + np.arange(region)
-    bigram = float(losses.bigram[answers].mean() / math.log(2))
+    bigram = float(losses.bigram[answers].mean(dtype=np.float64) / math.log(2))
 
     found = []
     lengths = [2**power for power in range(doublings + 2) if 2**power < block_size]
     for length in (*lengths, block_size):
         new = min(max(1, length // 2), region)  # the others are context alone
         places = answers.reshape(-1, new)[:, -1:] + np.arange(-length, 1)
-        at_once = batch_size * block_size // length
+        # No more logits than those of a batch in `evaluate`.
+        at_once = max(1, batch_size * block_size // (2 * length))
         total = 0.0
         for first in range(0, len(places), at_once):
             sequences = tokens[places[first : first + at_once]].astype(np.int64)

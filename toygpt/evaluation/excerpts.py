@@ -1,8 +1,8 @@
 """Excerpts of the test split, token by token, for a person to read."""
 
 import math
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ EXCERPT_TOKENS = 160
 
 
 def excerpts_of(
-    texts: Sequence[Text],
+    documents: Sequence[Text],
     losses: Losses,
     model: GPT,
     pieces: Sequence[bytes],
@@ -25,35 +25,35 @@ def excerpts_of(
     overlap_fraction: float,
     end_of_text_id: int,
 ) -> list[dict[str, Any]]:
-    """Return the middle of the easiest text, of a middling one, and of the hardest.
+    """Return the middle of the easiest document, of a middling one, of the hardest.
 
     Each token is as `evaluate` predicted it: the text is read once more in the same
     windows, since `evaluate` keeps no first choices.
 
     Args:
-        texts: Documents or passages of the test split.
+        documents: All of the test split, in its order.
         losses: Of all tokens of the test split.
         model: A model in evaluation mode.
         pieces: The bytes of each token id; of a special token, those of its name.
         overlap_fraction: As in `evaluate`.
         end_of_text_id: The token id that ends a document.
     """
-    by_hardness = ranked(texts)
-    chosen = {
-        "easiest": by_hardness[-1],
-        "in the middle": by_hardness[len(by_hardness) // 2],
-        "hardest": by_hardness[0],
+    ends = dict(zip(documents, accumulate(it.tokens for it in documents), strict=True))
+    by_hardness = ranked(documents)
+    chosen = {  # of fewer than three documents, each once
+        by_hardness[-1]: "easiest",
+        by_hardness[(len(by_hardness) - 1) // 2]: "in the middle",
+        by_hardness[0]: "hardest",
     }
     block_size = model.config.block_size
     new = new_in_a_window(block_size, overlap_fraction)
     found = []
-    for title, text in chosen.items():
+    for text, title in chosen.items():
         skipped = max(0, text.tokens - EXCERPT_TOKENS) // 2
-        place = slice(
-            text.start + skipped,
-            text.start + min(text.tokens, skipped + EXCERPT_TOKENS),
-        )
-        before = max(0, place.start // new * new - block_size)
+        start = ends[text] - text.tokens + skipped
+        place = slice(start, start + min(text.tokens, EXCERPT_TOKENS))
+        # The windows of `evaluate` begin at multiples of `new`.
+        before = max(0, (start - block_size) // new * new)
         windows = predictions(
             model,
             losses.tokens[before : place.stop],
@@ -62,10 +62,9 @@ def excerpts_of(
             end_of_text_id=end_of_text_id,
         )
         logits, answers = (
-            torch.cat(parts)[place.start - before :]
-            for parts in zip(*windows, strict=True)
+            torch.cat(parts)[start - before :] for parts in zip(*windows, strict=True)
         )
-        bigram_bits = losses.bigram[place] / math.log(2)
+        bigram_bits = (losses.bigram[place] / math.log(2)).tolist()
         found.append(
             {
                 "title": title,
@@ -73,7 +72,7 @@ def excerpts_of(
                 "bitsPerByte": text.bits_per_byte,
                 "first": skipped + 1,
                 "of": text.tokens,
-                "tokens": _rows(logits, answers, bigram_bits.tolist(), pieces),
+                "tokens": list(_rows(logits, answers, bigram_bits, pieces)),
             }
         )
     return found
@@ -84,20 +83,25 @@ def _rows(
     answers: Tensor,
     bigram_bits: list[float],
     pieces: Sequence[bytes],
-) -> list[tuple[str, float, float, str, float]]:
-    """Return text, bits, the bigram model's bits, the first choice, its probability.
+) -> Iterator[tuple[str, str, float, float, str, float]]:
+    """Yield text, label, bits, the bigram's, the first choice and its probability.
 
-    Each row is a token, or the tokens of a character together.
+    Each row is a token, or the tokens of a character together: then with the first
+    choice for the first of them.
     """
     log_probabilities = logits.log_softmax(dim=-1)
     bits = -log_probabilities.gather(-1, answers[:, None])[:, 0] / math.log(2)
     first = log_probabilities.max(dim=-1)
-    labels = [label_of(pieces[token]) for token in first.indices.tolist()]
-    probabilities = first.values.exp().tolist()
-    columns = zip(bits.tolist(), bigram_bits, labels, probabilities, strict=True)
-    rows = []
-    for count, text in characters_of([pieces[token] for token in answers.tolist()]):
-        own, bigram, names, chances = zip(*islice(columns, count), strict=True)
-        row = (text, sum(own), sum(bigram), "".join(names), math.prod(chances))
-        rows.append(row)
-    return rows
+    shown = [pieces[token] for token in answers.tolist()]
+    start = 0
+    for count, text in characters_of(shown):
+        group = slice(start, start + count)
+        yield (
+            text,
+            label_of(b"".join(shown[group])),
+            sum(bits[group].tolist()),
+            sum(bigram_bits[group]),
+            label_of(pieces[int(first.indices[start])]),
+            float(first.values[start].exp()),
+        )
+        start += count

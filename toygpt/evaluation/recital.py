@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile, zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,9 @@ from toygpt.pages.labels import characters_of
 # Tokens of a prompt, and of its continuation, at most.
 PROMPT_TOKENS = 32
 # A prompt and its continuation of fewer tokens together are left out.
-MIN_TOKENS = 8
+MIN_PASSAGE_TOKENS = 8
 # Tokens of the training split that prompts come from and that are searched.
-MAX_SEARCHED_TOKENS = 50_000_000
-# Places in the training split that are compared together.
-PLACES_AT_ONCE = 2**20
+MAX_SEARCHED_TOKENS = 10_000_000
 
 
 @dataclass
@@ -63,7 +61,7 @@ def continued_passages(
         passage = tokens[start : start + size].tolist()
         if end_of_text_id in passage:
             passage = passage[: passage.index(end_of_text_id)]
-        if len(passage) >= MIN_TOKENS:
+        if len(passage) >= MIN_PASSAGE_TOKENS:
             half = len(passage) // 2
             found.append(Passage(passage[:half], passage[half:], []))
     for first in range(0, len(found), PROMPTS_AT_ONCE):
@@ -100,8 +98,9 @@ def recite(
         end_of_text_id: The token id that ends a document.
 
     Returns:
-        The same of prompts from `train` and from `test`, and of `human` text: the test
-        passages as they continue themselves.
+        The share of training that was `searched`; and the same of prompts from `train`
+        and from `test`, and of `human` text, the test passages as they continue
+        themselves: each only if there are passages.
     """
     packed, searched = pack(model), train[:MAX_SEARCHED_TOKENS]
     passages = {
@@ -113,12 +112,10 @@ def recite(
     passages["human"] = [replace(it, written=it.original) for it in passages["test"]]
     written = [it.written for each in passages.values() for it in each]
     spans = iter(longest_spans(written, searched, vocab_size=len(pieces)))
-    return {
-        "searched": len(searched) / len(train),
-        **{
-            name: _summary(each, list(islice(spans, len(each))), pieces)
-            for name, each in passages.items()
-        },
+    return {"searched": len(searched) / len(train)} | {
+        name: _summary(each, list(islice(spans, len(each))), pieces)
+        for name, each in passages.items()
+        if each
     }
 
 
@@ -126,12 +123,11 @@ def _summary(
     passages: Sequence[Passage], spans: Sequence[slice], pieces: Sequence[bytes]
 ) -> dict[str, Any]:
     """Return means and maxima, and the passage with the longest span, as text."""
-    if not passages:
-        return {"prompts": 0, "reproduced": 0.0}
     reproduced = [passage.num_reproduced for passage in passages]
     lengths = [span.stop - span.start for span in spans]
-    longest = lengths.index(max(lengths))
-    passage, span = passages[longest], spans[longest]
+    passage, span = max(
+        zip(passages, spans, strict=True), key=lambda it: it[1].stop - it[1].start
+    )
     parts = (
         passage.prompt,
         passage.written[: span.start],
@@ -156,38 +152,34 @@ def longest_spans(
 ) -> list[slice]:
     """Return the longest span of each text that the training split holds, too.
 
-    All spans of the texts make a tree: a node for each, below the span that is a token
-    shorter. From every place of the training split the tokens lead down the tree, most
-    of them not far. Memory grows with the texts alone.
+    Spans grow by a token at a time. Each time remain the places of the texts where the
+    span is in training, and the places of training where one of these spans is. A span
+    is known by its number among those as long as itself.
     """
-    nodes: dict[int, int] = {}  # by the node above, and the token; the root is 0
-    paths = []
-    for number, text in enumerate(texts):
-        for start in range(len(text)):
-            path = [0]
-            for token in text[start:]:
-                key = path[-1] * vocab_size + token
-                path.append(nodes.setdefault(key, len(nodes) + 1))
-            paths.append((number, start, path))
-    keys = np.array(sorted(nodes), dtype=np.int64)
-    below = np.array([nodes[key] for key in keys.tolist()], dtype=np.int64)
-    is_in_train = np.zeros(len(nodes) + 1, dtype=bool)
-    for first in range(0, len(train) if nodes else 0, PLACES_AT_ONCE):
-        piece = train[first : first + PLACES_AT_ONCE + max(map(len, texts))]
-        places = np.arange(min(PLACES_AT_ONCE, len(piece)))
-        at = np.zeros(len(places), dtype=np.int64)
-        while len(places):
-            wanted = at * vocab_size + piece[places]
-            found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-            leads_down = keys[found] == wanted
-            at = below[found[leads_down]]
-            is_in_train[at] = True
-            places = places[leads_down] + 1
-            at, places = at[places < len(piece)], places[places < len(piece)]
-    spans = [slice(0, 0)] * len(texts)
-    for number, start, path in paths:
-        # Where a span is in training, so is all of it but the last token.
-        length = int(is_in_train[path].sum())
-        if length > spans[number].stop - spans[number].start:
-            spans[number] = slice(start, start + length)
-    return spans
+    # No token: what ends a text, and what ends the training split.
+    base = vocab_size + 2
+    rows = zip_longest(*texts, [], fillvalue=vocab_size)
+    tokens = np.array([*rows, [vocab_size] * (len(texts) + 1)], dtype=np.int64).T
+    text, train = tokens.ravel(), np.append(train[:], vocab_size + 1)
+    lengths = np.zeros(len(text), dtype=np.int64)
+    ours, theirs = np.arange(len(text)), np.arange(len(train))
+    our_span, their_span = np.zeros_like(ours), np.zeros_like(theirs)
+    for length in count():
+        spans, our_span = np.unique(
+            our_span * base + text[ours + length], return_inverse=True
+        )
+        wanted = their_span * base + train[theirs + length]
+        their_span = np.searchsorted(spans, wanted).clip(max=len(spans) - 1)
+        is_ours = spans[their_span] == wanted
+        theirs, their_span = theirs[is_ours], their_span[is_ours]
+        if not len(theirs):
+            break
+        is_theirs = np.isin(our_span, their_span)
+        ours, our_span = ours[is_theirs], our_span[is_theirs]
+        lengths[ours] += 1
+    longest = lengths.reshape(tokens.shape)[:-1]
+    starts = longest.argmax(axis=1).tolist()
+    return [
+        slice(start, start + int(row[start]))
+        for start, row in zip(starts, longest, strict=True)
+    ]

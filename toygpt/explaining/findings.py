@@ -2,7 +2,7 @@
 
 Each is a measurement of the network that was traced, or follows from its numbers
 exactly. None explains by itself: attention says where a head looks, not what comes of
-it, so that `chances_without_each_head` removes the head and measures again.
+it, so that `probabilities_without_each_head` removes the head and measures again.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ from toygpt.model.gpt import GPT
 CLEAR = 0.15
 
 
-def guesses_after_each_part(
+def logits_after_each_part(
     model: GPT, traced: Trace
 ) -> Iterator[Float[Tensor, "time vocab"]]:
-    """Yield the probabilities if the network ended after each part: the logit lens.
+    """Yield the logits if the network ended after each part: the logit lens.
 
     nostalgebraist, 2020, "interpreting GPT: the logit lens". Each vector is normalised
     by its own mean and spread, as the last one is: with the spread of the last vector,
     early guesses would look too unsure.
     """
     for vectors in traced.stream:
-        yield model.to_logits(model.final_norm(vectors)).softmax(dim=-1)
+        yield model.to_logits(model.final_norm(vectors))
 
 
 def votes(
@@ -86,7 +86,7 @@ def places_to_look_at(token_ids: list[int]) -> dict[str, Bool[Tensor, "time time
     }
 
 
-def chances_without_each_head(
+def probabilities_without_each_head(
     model: GPT, traced: Trace, wanted: list[int]
 ) -> Float[Tensor, "layer head time"]:
     """Return the probability of one token per position if a head gave nothing.
@@ -101,7 +101,7 @@ def chances_without_each_head(
         of_heads = inputs[0].unflatten(-1, (num_heads, -1))
         return of_heads.masked_fill(is_silent, 0).flatten(start_dim=-2)
 
-    chances = []
+    probabilities = []
     for layer in range(model.config.num_layers):
         x = traced.stream[2 * layer + 1].expand(num_heads, -1, -1)
         to_output = model.get_submodule(f"blocks.{layer}.attention.to_output")
@@ -110,5 +110,5 @@ def chances_without_each_head(
                 x = block(x)
         logits = model.to_logits(model.final_norm(x))
         own = logits[:, range(len(wanted)), wanted]
-        chances.append((own - logits.logsumexp(dim=-1)).exp())
-    return torch.stack(chances)
+        probabilities.append((own - logits.logsumexp(dim=-1)).exp())
+    return torch.stack(probabilities)

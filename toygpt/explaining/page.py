@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toygpt.explaining.findings import (
-    chances_without_each_head,
-    guesses_after_each_part,
     habit,
+    logits_after_each_part,
+    probabilities_without_each_head,
     votes,
 )
 from toygpt.explaining.trace import trace
@@ -139,7 +139,7 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         "fired": (traced.hidden > 0).sum(dim=-1).tolist(),
         "guesses": [
             guesses(after, token_ids, favourites, is_last=part == last)
-            for part, after in enumerate(guesses_after_each_part(model, traced))
+            for part, after in enumerate(logits_after_each_part(model, traced))
         ],
         "votes": rounded(votes(model, traced, favourites)),
         "candidates": listed(candidates),
@@ -148,13 +148,13 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         "ranks": ranks(logits[:-1], token_ids[1:]),
     }
     if len(heads) * time * model.num_parameters <= MOST_WORK:
-        without = chances_without_each_head(model, traced, favourites)
+        without = probabilities_without_each_head(model, traced, favourites)
         shown["without"] = rounded(without.flatten(end_dim=1))
     return shown
 
 
 def guesses(
-    probabilities: Float[Tensor, "time vocab"],
+    logits: Float[Tensor, "time vocab"],
     token_ids: list[int],
     favourites: list[int],
     *,
@@ -166,12 +166,11 @@ def guesses(
     token: what it would guess in its place says more.
     """
     places = range(len(token_ids))
-    others = probabilities.clone()
+    probabilities, others = logits.softmax(dim=-1), logits.clone()
     if not is_last:
-        others[places, token_ids] = 0
-        others /= others.sum(dim=-1, keepdim=True)
+        others[places, token_ids] = -torch.inf
     return {
-        **listed(others.topk(NUM_GUESSES)),
+        **listed(others.softmax(dim=-1).topk(NUM_GUESSES)),
         "itself": rounded(probabilities[places, token_ids]),
         "ranks": ranks(probabilities, favourites),
     }

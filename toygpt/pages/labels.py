@@ -31,7 +31,7 @@ def pieces_of(tokenizer: Tokenizer) -> list[bytes]:
 def label_of(piece: bytes) -> str:
     """Return a token so that all of it can be seen, on one line."""
     text = piece.decode("utf-8", errors="backslashreplace")
-    seen = "".join(SYMBOLS.get(char) or _escaped(char) for char in text)
+    seen = "".join(SYMBOLS.get(char) or escaped(char) for char in text)
     return re.sub("␣{3,}", lambda found: f"␣{TIMES}{len(found[0])}", seen)
 
 
@@ -48,13 +48,14 @@ def characters_of(pieces: Sequence[bytes]) -> Iterator[tuple[int, str]]:
         group.append(piece)
         if number == len(pieces) or not _ends_inside_a_character(b"".join(group)):
             text = b"".join(group).decode("utf-8", errors="backslashreplace")
-            shown = (char if char in PLAIN else _escaped(char) for char in text)
+            shown = (char if char in PLAIN else escaped(char) for char in text)
             yield len(group), "".join(shown)
             group = []
 
 
-def _escaped(char: str) -> str:
-    return char if char.isprintable() else ascii(char)[1:-1]
+def escaped(text: str) -> str:
+    """Return a text whose every character is visible."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _ends_inside_a_character(text: bytes) -> bool:
