@@ -49,7 +49,8 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
     page.evaluate(
-        "for (const it of document.querySelectorAll('.detail, .excerpt span')) it.lang = 'x'"
+        "for (const it of document.querySelectorAll('.detail, .excerpt span'))"
+        " it.lang = 'x'"
     )
     page.focus("#excerpt-1")
     page.keyboard.press("ArrowRight")
