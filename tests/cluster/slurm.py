@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import psutil
 
@@ -180,7 +180,7 @@ def main() -> None:
 class Slurm:
     """A cluster that runs, and what a test asks of it."""
 
-    def __init__(self, folder: Path, supervisor: TextIO) -> None:
+    def __init__(self, folder: Path, supervisor: IO[str]) -> None:
         self.folder = folder
         self._supervisor = supervisor
         # The names of the nodes are in no /etc/hosts; all of them are this machine.
