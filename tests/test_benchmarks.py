@@ -18,6 +18,7 @@ from benchmarks.memory import computed_peak
 from benchmarks.page import PAGES, TABLE, with_tables
 from benchmarks.picture import COMPARISONS, PICTURE, label, times_as_fast
 from benchmarks.pipeline import FIRST_WORK, seconds_of_loop
+from benchmarks.scale import rates
 from benchmarks.scale.__main__ import MEASURED, read_rates
 from benchmarks.scale.communication import bytes_sent
 from benchmarks.scale.plan import CORPORA, checkpoint_bytes, plan_data, plan_training
@@ -114,14 +115,21 @@ def test_the_pages_show_the_newest_results() -> None:
     assert sorted(shown) == sorted(RESULTS.glob("*.json"))
 
 
+def test_each_rate_of_the_plan_can_be_measured() -> None:
+    found = rates.measure(num_tokens=200_000, num_documents=1_000)
+
+    assert {rates.SHA256, rates.MD5, rates.LEAKAGE, rates.KNOWN_AGAIN} < set(found)
+    assert min(found.values()) > 0
+
+
 @pytest.mark.skipif(
     not (RESULTS / "scale-rates.json").exists(), reason="no rates were measured yet"
 )
 def test_the_plan_is_what_its_formulas_make_of_what_was_measured() -> None:
-    rates = read_rates(RESULTS)
+    found = read_rates(RESULTS)
     plans = {
-        "scale-data": [row for corpus in CORPORA for row in plan_data(corpus, rates)],
-        "scale-training": plan_training(rates, CORPORA[0]),
+        "scale-data": [row for corpus in CORPORA for row in plan_data(corpus, found)],
+        "scale-training": plan_training(found, CORPORA[0]),
     }
 
     for name, rows in plans.items():
