@@ -126,7 +126,7 @@ def test_a_batch_job_that_was_preempted_asks_to_be_requeued(
 def test_of_an_array_slurm_is_asked_for_one_job(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: str | None, asked: str
 ) -> None:
-    """Whatever form of times the user prefers."""
+    """Also where the user prefers another form of times."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
     if task is not None:

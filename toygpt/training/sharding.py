@@ -108,7 +108,7 @@ def _send_weights(
 
 
 def drop_rows_of_others(network: nn.Module) -> None:
-    """Let each rank keep its own rows alone; without FSDP nothing happens.
+    """Drop the rows of other ranks from all weights; without FSDP nothing happens.
 
     A backward pass ends so. After a forward pass without one, PyTorch keeps the whole
     weights outside of the blocks, and the optimizer remembers nothing of those.
