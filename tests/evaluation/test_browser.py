@@ -48,10 +48,8 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
 ) -> None:
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
-    page.evaluate(
-        "for (const it of document.querySelectorAll('.detail, .excerpt span'))"
-        " it.lang = 'x'"
-    )
+    for each in page.locator(".detail, .excerpt span").all():
+        each.evaluate("node => node.lang = 'x'")
     page.focus("#excerpt-1")
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".detail >> nth=1").startswith("b 0.00 bits")
