@@ -43,13 +43,6 @@ def main() -> None:
             end_of_text_id=end_of_text_id,
         )
         num_new_tokens = sum(sample.new_tokens for sample in samples)
-        with new_directory(paths.SAMPLES) as directory:
-            write_text(directory / "samples.jsonl", "".join(map(as_line, samples)))
-            write_text(directory / "samples.md", to_markdown(samples))
-        write_json(
-            paths.METRICS / "generate-samples.json",
-            {"samples": len(samples), "new_tokens": num_new_tokens},
-        )
         page = explain(
             LoadedModel(model.cpu(), tokenizer, end_of_text_id),
             params.generate_samples.prompts[0],
@@ -57,7 +50,14 @@ def main() -> None:
             digest=digest,
             may_cut=True,
         )
-        write_text(paths.SAMPLES / "explain.html", page)
+        with new_directory(paths.SAMPLES) as directory:
+            write_text(directory / "samples.jsonl", "".join(map(as_line, samples)))
+            write_text(directory / "samples.md", to_markdown(samples))
+            write_text(directory / "explain.html", page)
+        write_json(
+            paths.METRICS / "generate-samples.json",
+            {"samples": len(samples), "new_tokens": num_new_tokens},
+        )
         tracked.log_directory(paths.SAMPLES, name="samples")
     print(
         f"{len(samples)} prompts continued by {num_new_tokens} tokens: see "

@@ -99,7 +99,11 @@ def check(*words: str) -> None:
             found = find_spec(module.removesuffix(".NAME"))
             assert found is not None, f"there is no module {module}"
             # To import a benchmark takes half a minute; its source has its options.
-            check_options(Path(str(found.origin)).read_text(encoding="utf-8"), rest)
+            source = Path(str(found.origin))
+            main = source.with_name("__main__.py")
+            if source.name == "__init__.py" and main.is_file():
+                source = main
+            check_options(source.read_text(encoding="utf-8"), rest)
         case ["srun", *rest] if "python" in rest:
             check(*rest[rest.index("python") :])
         case ["pytest", "-m", expression]:
@@ -109,6 +113,9 @@ def check(*words: str) -> None:
         case ["uv", "run", "--group", group, *rest]:
             assert group in PYPROJECT["dependency-groups"], f"there is no group {group}"
             check(*rest)
+        case ["uv", "run", "--extra", extra, *rest]:
+            check("uv", "sync", "--extra", extra)
+            check("uv", "run", *rest)
         case ["uv", "run", *rest]:
             check(*rest)
         case ["uv", "sync", "--extra", extra] | [

@@ -213,11 +213,13 @@ def test_groups_that_are_not_utf8_are_written_by_their_codes(tmp_path: Path) -> 
     )
 
     documents = clean(read(tmp_path), Inventory())
-    write_documents(documents, tmp_path, shard_bytes=10**9)
+    written = tmp_path / "documents"
+    written.mkdir()
+    write_documents(documents, written, shard_bytes=10**9)
 
-    assert list(read_texts(tmp_path, THE_ONLY_SHARD)) == [["a\0", "b", "c"]]
+    assert list(read_texts(written, THE_ONLY_SHARD)) == [["a\0", "b", "c"]]
     expected = ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    assert list(read_groups(tmp_path)) == expected
+    assert list(read_groups(written)) == expected
 
 
 @pytest.mark.parametrize(

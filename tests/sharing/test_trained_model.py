@@ -100,7 +100,7 @@ def test_what_dvc_ignores_is_not_published(project: Workspace) -> None:
 @pytest.mark.parametrize("lock", ["schema: '2.0'\n", "schema: '2.0'\nstages: {}\n"])
 def test_a_missing_training_or_model_is_named(project: Workspace, lock: str) -> None:
     (project.root / "dvc.lock").write_text(lock)
-    project.run("rm", "-r", "reports/samples", "metrics")
+    project.run("rm", "-r", "reports/samples", "reports/evaluate", "metrics")
     assert complaint(project).startswith("dvc.lock does not say what models/toygpt was")
 
     (project.root / "models/toygpt/config.json").unlink()

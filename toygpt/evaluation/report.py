@@ -1,4 +1,4 @@
-"""The report of `evaluate`: a page for a person, and tables that `dvc plots` draws."""
+"""The report of `evaluate`: a page for a person, and tables for `dvc plots show`."""
 
 import csv
 import io
