@@ -108,13 +108,13 @@ def test_a_rank_zero_that_has_no_address_is_refused_before_any_wait(
 
 
 @pytest.mark.slow
-def test_a_rank_that_waits_for_others_is_ended_by_sigterm(tmp_path: Path) -> None:
+def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {**TWO_RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with subprocess.Popen(
-        [sys.executable, "-m", __name__, str(tmp_path)],
+        [sys.executable, "-c", f"from {__name__} import *; launched(devices=2)"],
         cwd=PROJECT,
         env=os.environ | place,
     ) as waiting:
