@@ -41,15 +41,8 @@ time.sleep(600)
 DVC = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
 
 
-@pytest.mark.parametrize(
-    ("through_shell", "number"), [(False, signal.SIGTERM), (True, signal.SIGKILL)]
-)
-def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
-    tmp_path: Path, through_shell: bool, number: signal.Signals
-) -> None:
-    command = [sys.executable, "-c", STAGE, str(tmp_path / "signal")]
-    if through_shell:  # a second command keeps it from becoming the first one
-        command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
+def kill_dvc_of(command: list[str], number: signal.Signals) -> None:
+    """Start a stage, which prints its process id; end its DVC, and wait for it."""
     with subprocess.Popen(
         [sys.executable, "-c", DVC, *command],
         cwd=PROJECT,
@@ -60,6 +53,18 @@ def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
         stage = psutil.Process(int(dvc.stdout.readline()))
         dvc.send_signal(number)
     wait_until(lambda: is_gone(stage))
+
+
+@pytest.mark.parametrize(
+    ("through_shell", "number"), [(False, signal.SIGTERM), (True, signal.SIGKILL)]
+)
+def test_a_stage_whose_dvc_is_killed_gets_a_sigterm(
+    tmp_path: Path, through_shell: bool, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", STAGE, str(tmp_path / "signal")]
+    if through_shell:  # a second command keeps it from becoming the first one
+        command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
+    kill_dvc_of(command, number)
 
     assert (tmp_path / "signal").read_text() == str(int(signal.SIGTERM))
 
@@ -86,16 +91,7 @@ def test_the_program_that_takes_the_place_of_a_stage_gets_a_sigterm_as_well(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", LAUNCHER, WAIT_FOR_SIGTERM, str(tmp_path / "got")]
-    with subprocess.Popen(
-        [sys.executable, "-c", DVC, *command],
-        cwd=PROJECT,
-        env=os.environ | {"DVC_STAGE": "train"},
-        stdout=subprocess.PIPE,
-    ) as dvc:
-        assert dvc.stdout is not None
-        launcher = psutil.Process(int(dvc.stdout.readline()))
-        dvc.kill()
-    wait_until(lambda: is_gone(launcher))
+    kill_dvc_of(command, signal.SIGKILL)
 
     assert (tmp_path / "got").exists()
 
