@@ -5,6 +5,7 @@ is there with all its files or not there. The name of the folder is a digest of 
 decides the result, so that a result that is there need not be made again.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -55,17 +56,21 @@ class Task:
     num_files: int  # of the function: see `function_files`
     directory: Path  # the working directory
     code: str  # its digest: the worker's must be the same
+    result: Path = field(init=False)  # its folder
 
-    @property
-    def result(self) -> Path:
-        """The folder of the result."""
+    def __post_init__(self) -> None:
+        """Name the result by the argument.
+
+        Only once: in a worker, an equal argument may have other bytes when pickled.
+        """
         argument = hashlib.sha256(pickle.dumps(self.argument)).hexdigest()
-        return self.folder / argument[:32]
+        object.__setattr__(self, "result", self.folder / argument[:32])
 
     def __call__(self) -> Exception | None:
         """Make the result; return the error, if there is one."""
         # The other processors have workers of their own. Read when first needed.
         os.environ.setdefault("RAYON_NUM_THREADS", "1")
+        gc.enable()  # the import of a stage has turned it off
         try:
             os.chdir(self.directory)
             if digest_of_code() != self.code:

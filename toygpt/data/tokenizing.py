@@ -99,8 +99,7 @@ def encode_shard(
         InputError: The documents are not what `download` wrote, or the tokenizer gave
             an id that it does not have.
     """
-    if documents.shard.num_shards > 1:
-        check_shard(paths.DOCUMENTS, documents)
+    check_shard(paths.DOCUMENTS, documents)
     encoder = Tokenizer.from_str(tokenizer)
     treat_markers_as_text(encoder)
     texts = with_progress(read_texts(paths.DOCUMENTS, documents.shard), advance)

@@ -1,0 +1,104 @@
+"""Parts of a corpus as it was found: each is read and cleaned by one worker."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toygpt.data.corpus import Document, RawDocument, clean, up_to
+from toygpt.data.documents import write_shard
+from toygpt.data.file_records import record_of
+from toygpt.data.inventory import Inventory
+from toygpt.data.tasks import Advance
+from toygpt.data.token_files import batched
+
+# How a text is known again: its digest, in two numbers, and its length in UTF-8.
+KNOWN = np.dtype([("high", "<u8"), ("low", "<u8"), ("num_bytes", "<u8")])
+
+Read = Callable[[Any, Inventory], Iterator[RawDocument]]
+
+
+class Part(NamedTuple):
+    """Some files of a corpus, one after another."""
+
+    number: int  # counted from 0
+    sources: Iterable[Any]  # the files
+    size: int = 0  # of the files in bytes, as far as it is known
+
+    @property
+    def documents_file(self) -> str:
+        """The name of the file that gets its documents."""
+        return f"part-{self.number:05}.parquet"
+
+    @property
+    def known_file(self) -> str:
+        """The name of the file that gets the digests and lengths of its documents."""
+        return f"part-{self.number:05}.known"
+
+
+class FoundCorpus(NamedTuple):
+    """A corpus as it was found, before any of it is read."""
+
+    sources: Iterable[Any]  # its files, in order, as they are found
+    read: Read  # yields the documents of files
+
+    def parts(self, *, part_bytes: int, has_limit: bool) -> list[Part]:
+        """Return its parts of so many bytes, or a little more: a file is in one part.
+
+        Where a corpus with a limit ends depends on all that comes before. So it is one
+        part, and no file is looked for, or fetched, before the earlier ones are read.
+        """
+        if has_limit:
+            return [Part(0, self.sources)]
+        groups = batched(self.sources, size=part_bytes, length=lambda file: file.size)
+        return [
+            Part(number, files, sum(file.size for file in files))
+            for number, files in enumerate(groups)
+        ] or [Part(0, [])]
+
+
+def read_part(
+    part: Part,
+    directory: Path,
+    advance: Advance,
+    *,
+    read: Read,
+    max_documents: int | None,
+    max_bytes: int | None,
+) -> dict[str, Any]:
+    """Write the documents of a part, each text once, and by what they are known again.
+
+    Args:
+        part: The part.
+        directory: The folder for the files.
+        advance: Is called with the length of each document.
+        read: Yields the documents of files.
+        max_documents: End before there are more; None means no limit.
+        max_bytes: End before they have more; None means no limit.
+
+    Returns:
+        The record of the documents' file, and the inventory.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    inventory = Inventory()
+    cleaned = clean(read(part.sources, inventory), inventory)
+    path = directory / part.documents_file
+    with (directory / part.known_file).open("wb") as known:
+
+        def documents() -> Iterator[Document]:
+            for document, digest in up_to(
+                cleaned, max_documents=max_documents, max_bytes=max_bytes
+            ):
+                known.write(digest + document.num_bytes.to_bytes(8, "little"))
+                yield document
+                advance(document.num_bytes)
+
+        write_shard(documents(), path)
+    return {
+        "record": asdict(record_of(path)),
+        "inventory": inventory.values(),
+    }
