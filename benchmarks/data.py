@@ -34,8 +34,12 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.measure import RESULTS, Duration, report
-from toygpt.data.corpus import read_standard_library
-from toygpt.data.documents import corpus_digest
+from toygpt.data.corpus import (
+    RawDocument,
+    find_standard_library,
+    read_standard_library,
+)
+from toygpt.data.documents import digest_of_corpus, open_documents
 from toygpt.data.engines import Engine
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
@@ -112,7 +116,7 @@ def make_tokens() -> None:
         token_type="uint16",
         vocab_size=VOCAB_SIZE,
         end_of_text_id=0,
-        corpus_sha256=corpus_digest(paths.DOCUMENTS),
+        corpus_sha256=digest_of_corpus(open_documents(paths.DOCUMENTS)),
         tokenizer_sha256=tokenizer_digest(paths.TOKENIZER),
         parts={"tokens": Part(num_tokens, num_documents, bytes=0)},
     )

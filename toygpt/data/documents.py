@@ -168,13 +168,14 @@ def count_row_groups(directory: Path, shard: Shard) -> int:
         return int(file.num_row_groups)
 
 
-def read_names(directory: Path, shard: Shard) -> Iterator[tuple[str, str]]:
-    """Yield the id and the group of each document of a shard, in order."""
-    ids, groups = (
-        chain.from_iterable(_read_column(directory, shard, name))
-        for name in ("id", "group")
-    )
-    yield from zip(ids, groups, strict=True)
+def read_ids(directory: Path, shard: Shard) -> Iterator[str]:
+    """Yield the id of each document of a shard, in order."""
+    return chain.from_iterable(_read_column(directory, shard, "id"))
+
+
+def read_groups(directory: Path, shard: Shard) -> Iterator[str]:
+    """Yield the group of each document of a shard, in order."""
+    return chain.from_iterable(_read_column(directory, shard, "group"))
 
 
 def read_rows(path: Path, first: int, last: int) -> Iterator[tuple[str, str, str]]:
