@@ -41,6 +41,7 @@ from toygpt.data.corpus import (
 )
 from toygpt.data.documents import digest_of_corpus, open_documents
 from toygpt.data.engines import Engine
+from toygpt.data.inventory import Inventory
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     Part,
@@ -63,6 +64,11 @@ NGRAM_LENGTH = 13  # as in stages/split.py
 PAUSE_SECONDS = 0.02
 
 
+def the_library() -> Iterator[RawDocument]:
+    """Yield the files of Python's own library."""
+    return read_standard_library(find_standard_library(), Inventory())
+
+
 def prepare(num_tokens: int) -> None:
     """Write the project's parameters and the corpus into the working directory."""
     yaml = YAML()
@@ -70,7 +76,7 @@ def prepare(num_tokens: int) -> None:
     params["corpus"] = "files"
     params["split"].update(validation_fraction=0.01, test_fraction=0.01)
     yaml.dump(params, paths.PARAMS)
-    library = b"\n".join(document.content for document in read_standard_library())
+    library = b"\n".join(document.content for document in the_library())
     text = library.decode(errors="ignore")
     dice = random.Random(0)
     (Path("texts")).mkdir()
@@ -107,7 +113,7 @@ def make_tokens() -> None:
             yield document
 
     paths.TOKENS.mkdir()
-    library = (document.content.decode() for document in read_standard_library())
+    library = (document.content.decode() for document in the_library())
     tokenizer = train_tokenizer(iter([list(library)]), vocab_size=VOCAB_SIZE)
     save_tokenizer(tokenizer, paths.TOKENIZER, end_of_text="<|endoftext|>")
     num_tokens, _ = write_tokens(documents(), paths.TOKENS, token_type="uint16")

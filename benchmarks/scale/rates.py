@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from toygpt.data.batches import TrainingBatches
-from toygpt.data.corpus import RawDocument, clean
-from toygpt.data.inventory import Inventory
+from toygpt.data.gathering import cuts, lengths_of_distinct
 from toygpt.data.leakage import find_ngrams, share_of, sorted_hashes
+from toygpt.data.parts import KNOWN
 from toygpt.data.split import assign_splits
 from toygpt.data.token_files import JoinedTokens, TokenIds, map_tokens
 from toygpt.pipeline.files import sha256_of
@@ -26,6 +26,7 @@ from toygpt.pipeline.files import sha256_of
 VOCAB_SIZE = 50_257
 NUM_SHARDS = 16
 BLOCK_SIZE = 512
+SHARD_BYTES = 10**15  # so many that random lengths are few shards
 BATCH_SIZE = 64
 BATCHES = 100
 TEST_TOKENS = 100_000
@@ -119,12 +120,12 @@ def assignment_bytes(num_documents: int) -> float:
     hashes = np.random.default_rng(1).integers(
         2**63, size=num_documents // DOCUMENTS_PER_GROUP + 1
     )
-    groups = hashes[np.arange(num_documents) // DOCUMENTS_PER_GROUP].tolist()
+    groups = hashes[np.arange(num_documents) // DOCUMENTS_PER_GROUP].astype(np.uint64)
     tracemalloc.start()
     assign_splits(
         np.empty(0, np.uint16),
         lengths.cumsum(),
-        iter(groups),
+        groups,
         validation_fraction=0.01,
         test_fraction=0.01,
         bytes_of_token=[],
@@ -136,10 +137,10 @@ def assignment_bytes(num_documents: int) -> float:
 
 def known_again_bytes(num_documents: int) -> float:
     """Return the memory by which `download` knows each document again."""
-    found = (RawDocument(str(n), "", str(n).encode()) for n in range(num_documents))
+    random = np.random.default_rng(0)
     tracemalloc.start()
-    for _ in clean(found, Inventory()):
-        pass
+    known = np.frombuffer(random.bytes(num_documents * KNOWN.itemsize), KNOWN)
+    cuts(lengths_of_distinct(known), SHARD_BYTES)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak / num_documents

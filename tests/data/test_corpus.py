@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.written import document
 from toygpt.data.corpus import (
     RawDocument,
     clean,
     find_standard_library,
     read_standard_library,
-    up_to,
 )
 from toygpt.data.inventory import Inventory
 
@@ -61,26 +59,3 @@ def test_documents_without_new_text_are_left_out_and_counted(
 
     assert found == texts
     assert {reason.key: n for reason, n in inventory.left_out.items()} == left_out
-
-
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [
-        ({}, "abcd"),
-        ({"max_bytes": 6}, "abc"),
-        ({"max_bytes": 5}, "ab"),
-        ({"max_documents": 1, "max_bytes": 5}, "a"),
-        ({"max_bytes": 0}, ""),
-    ],
-)
-def test_a_limit_ends_the_corpus_before_it_is_exceeded(
-    limits: dict[str, int], expected: str
-) -> None:
-    """The bytes are those of UTF-8; no document is read that cannot come in."""
-    documents = iter([(document(n, n, "é"), b"") for n in "abcd"])
-
-    found = up_to(documents, **{"max_documents": None, "max_bytes": None} | limits)
-
-    assert "".join(it.id for it, _ in found) == expected
-    if "max_documents" in limits:
-        assert next(documents)[0].id == "abcd"[len(expected)]

@@ -19,7 +19,8 @@ from toygpt.data.documents import (
     count_bytes,
     digest_of_corpus,
     open_documents,
-    read_names,
+    read_groups,
+    read_ids,
     read_rows,
     read_texts,
     write_shard,
@@ -68,8 +69,9 @@ def test_documents_are_read_as_they_were_written(
     )
     texts = [text for texts in read_texts(tmp_path, THE_ONLY_SHARD) for text in texts]
     assert texts == [it.text for it in documents]
-    names = [(it.id, it.group) for it in documents]
-    assert list(read_names(tmp_path, THE_ONLY_SHARD)) == names
+    ids, groups = ([it[place] for it in documents] for place in (0, 1))
+    assert list(read_ids(tmp_path, THE_ONLY_SHARD)) == ids
+    assert list(read_groups(tmp_path, THE_ONLY_SHARD)) == groups
     path = tmp_path / DOCUMENTS_FILE
     assert pq.read_schema(path).names == ["id", "group", "text"]
     # The same documents make the same file: else no later result could be reused.
@@ -150,7 +152,7 @@ def test_a_shard_is_as_large_as_it_may_be_and_no_document_is_cut(
         groups = [
             group
             for shard, *_ in open_documents(Path(folder))
-            for _, group in read_names(Path(folder), shard)
+            for group in read_groups(Path(folder), shard)
         ]
 
     assert [text for shard in shards for text in shard] == texts

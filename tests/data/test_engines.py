@@ -70,16 +70,17 @@ def is_nothing_kept() -> bool:
     return not list(Path(".toygpt/shards").glob("*/*"))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 3, "auto"])
 def test_files_are_equal_and_values_in_order_for_any_number_of_workers(
-    workers: int,
+    workers: int | str,
 ) -> None:
+    """So little work is not worth another process, unless one is asked for."""
     values, files = mapped(partial(double, log=LOG), data_workers=workers)
 
     assert files == DOUBLED
     assert [value["sum"] for value in values] == [2, 6, 10, 14]
     processes = {value["process"] for value in values}
-    assert (processes == {os.getpid()}) == (workers == 1)
+    assert (processes == {os.getpid()}) == (workers != 3)
     assert is_nothing_kept()
 
 
@@ -131,7 +132,7 @@ def test_after_a_worker_was_killed_half_as_many_run_at_once(tmp_path: Path) -> N
 
 def test_what_other_functions_left_is_removed() -> None:
     """Also where the corpus has only one shard by now."""
-    left = Path(".toygpt/shards/test/of-earlier-code/value")
+    left = Path(".toygpt/shards/test/refuse/of-earlier-code/value")
     for work in (SHARDS, SHARDS[:1]):
         left.mkdir(parents=True)
         with pytest.raises(InputError):

@@ -30,8 +30,8 @@ from tests.data.hub_repositories import (
 )
 from tests.data.test_local_files import parquet
 from tests.project import PROJECT, Workspace, tiny_project
-from toygpt.data.documents import DOCUMENTS_FILE
 from toygpt.data.corpus import RawDocument
+from toygpt.data.documents import DOCUMENTS_FILE
 from toygpt.data.hub import fetch_hub_dataset, read_hub_files
 from toygpt.data.hub_client import MAX_TRIES, explain
 from toygpt.data.inventory import Inventory

@@ -19,7 +19,7 @@ from tests.data.written import write_documents
 from tests.faults.damaged import truncated, without_data
 from toygpt.data import local_files, tables
 from toygpt.data.corpus import RawDocument, clean
-from toygpt.data.documents import read_names, read_texts
+from toygpt.data.documents import read_groups, read_texts
 from toygpt.data.inventory import Inventory, Reason
 from toygpt.data.local_files import find_files, read_local_files
 from toygpt.data.shards import THE_ONLY_SHARD
@@ -220,8 +220,7 @@ def test_groups_that_are_not_utf8_are_written_by_their_codes(tmp_path: Path) -> 
 
     assert list(read_texts(written, THE_ONLY_SHARD)) == [["a\0", "b", "c"]]
     expected = ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    names = read_names(written, THE_ONLY_SHARD)
-    assert [group for _, group in names] == expected
+    assert list(read_groups(written, THE_ONLY_SHARD)) == expected
 
 
 @pytest.mark.parametrize(

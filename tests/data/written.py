@@ -1,9 +1,10 @@
-"""Documents as `download` writes them, from memory."""
+"""What `download` and `split` write, made of what is in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toygpt.data.corpus import Document
 from toygpt.data.documents import (
@@ -13,7 +14,11 @@ from toygpt.data.documents import (
 )
 from toygpt.data.file_records import record_files
 from toygpt.data.gathering import cuts
+from toygpt.data.manifest import Part
 from toygpt.data.shards import Shard
+from toygpt.data.split import SPLITS, Assignment
+from toygpt.data.splitting import copy_tokens, sizes_of
+from toygpt.data.token_files import TokenIds
 
 
 def document(name: str, group: str, text: str) -> Document:
@@ -34,3 +39,22 @@ def write_documents(
     if len(ends) > 1:
         files = record_files(directory, "*.parquet")
         write_documents_manifest(directory, files, text_bytes)
+
+
+def write_splits(
+    shards: Sequence[TokenIds],
+    assignment: Assignment,
+    directory: Path,
+    bytes_of_token: NDArray[np.int64],
+    end_of_text_id: int,
+) -> dict[str, Part]:
+    """Copy the tokens of shards to the files of their splits; return their sizes."""
+    counts, start = np.zeros((2, len(SPLITS)), np.int64), 0
+    for number, tokens in enumerate(shards):
+        pieces = assignment.between(start, start + len(tokens))
+        shard = Shard(number, len(shards))
+        counts += copy_tokens(
+            tokens, pieces, directory, shard, bytes_of_token, end_of_text_id
+        )[0]
+        start += len(tokens)
+    return sizes_of(assignment, counts)

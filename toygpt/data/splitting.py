@@ -144,15 +144,15 @@ def write_splits(
             yield from values["test"]
 
     write_test_documents(names_in_test(), directory)
-    num_documents = np.bincount(assignment.splits, minlength=len(SPLITS)).tolist()
-    parts = {
-        name: Part(num_tokens, documents, num_bytes)
-        for name, num_tokens, documents, num_bytes in zip(
-            SPLITS, counts[0].tolist(), num_documents, counts[1].tolist(), strict=True
-        )
-    }
     names = {TEST_DOCUMENTS: record_of(directory / TEST_DOCUMENTS)}
-    return parts, dict(sorted(files.items())) | names
+    return sizes_of(assignment, counts), dict(sorted(files.items())) | names
+
+
+def sizes_of(assignment: Assignment, counts: NDArray[np.int64]) -> dict[str, Part]:
+    """Return how much each split holds, by the counts of its tokens and bytes."""
+    documents = np.bincount(assignment.splits, minlength=len(SPLITS))
+    sizes = np.stack([counts[0], documents, counts[1]], axis=1).tolist()
+    return {name: Part(*size) for name, size in zip(SPLITS, sizes, strict=True)}
 
 
 def split_shard(
