@@ -31,7 +31,7 @@ from toygpt.data.shards import MAX_SHARDS, Shard
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import DownloadParams
 
-NO_LIMITS = {"max_documents": None, "max_bytes": None}
+NO_LIMITS: dict[str, Any] = {"max_documents": None, "max_bytes": None}
 
 
 def gathered(
@@ -117,13 +117,10 @@ def test_parts_give_what_a_plain_loop_over_all_documents_gives(
     shard_bytes: int,
 ) -> None:
     """However many parts and shards there are, and wherever a limit ends the corpus."""
-    params = {
-        "max_documents": max_documents,
-        "max_bytes": max_bytes,
-        "shard_bytes": shard_bytes,
-    }
+    params: Any = {"max_documents": max_documents, "max_bytes": max_bytes}
+    params["shard_bytes"] = shard_bytes
     expected = plain_loop(files, **params)
-    tables = {
+    tables: dict[str, str | bytes] = {
         f"{number:02}.csv": b"".join([b"text\n", *(b'"%s"\n' % row for row in rows)])
         for number, rows in enumerate(files)
     }

@@ -114,7 +114,7 @@ def test_many_small_groups_go_where_their_hash_puts_them() -> None:
     assignment = assign(
         np.zeros(10_000, np.uint16),
         np.arange(1, 10_001),
-        hashes,
+        np.array(hashes, np.uint64),
         validation_fraction=0.1,
         test_fraction=0.2,
     )

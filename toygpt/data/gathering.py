@@ -2,7 +2,7 @@
 
 Parts are worked on at once, and so are shards. Between them, this process compares the
 digests of all documents, and cuts the corpus by their lengths: the result is that of a
-plain loop over all documents, whoever did the work.
+plain loop over all documents, for any engine and number of workers.
 """
 
 from bisect import bisect_right
@@ -90,13 +90,20 @@ def gather(
         found = list(engine.map(read, work, folder, description="download"))
         for values in found:
             inventory.add(values["inventory"])
-        known = [np.fromfile(folder / part.known_file, KNOWN) for part in parts]
-        num_bytes = lengths_of_distinct(np.concatenate(known))
+        known = [folder / part.known_file for part in parts]
+        num_bytes = lengths_of_distinct(
+            np.concatenate([np.fromfile(path, KNOWN) for path in known])
+        )
         if duplicates := int(np.count_nonzero(num_bytes == 0)):
             inventory.left_out[Reason.DUPLICATE] += duplicates
         files = [
-            Rows(part.documents_file, FileRecord(**values["record"]), 0, len(of_part))
-            for part, values, of_part in zip(parts, found, known, strict=True)
+            Rows(
+                part.documents_file,
+                FileRecord(**values["record"]),
+                first=0,
+                last=path.stat().st_size // KNOWN.itemsize,
+            )
+            for part, values, path in zip(parts, found, known, strict=True)
         ]
         ends = cuts(num_bytes, params.shard_bytes)
         shards = list(_rows_of_shards(files, num_bytes, ends))
@@ -127,13 +134,19 @@ def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
     Args:
         known: The digest and the length of each document, in the order of the corpus.
     """
-    order = np.lexsort((known["low"], known["high"]))  # equal ones stay in their order
-    is_repeated = np.zeros(len(known), dtype=bool)
-    is_repeated[order[1:]] = True
-    for part in ("high", "low"):
-        digests = known[part][order]
-        is_repeated[order[1:]] &= digests[1:] == digests[:-1]
-    return np.where(is_repeated, 0, known["num_bytes"]).astype(np.uint32)
+    num_bytes = known["num_bytes"].astype(np.uint32)
+    # Few are equal in half of their digest. Only these are sorted with care.
+    order = np.argsort(known["high"])
+    high = known["high"][order]
+    is_candidate = np.zeros(len(known), dtype=bool)
+    is_candidate[1:] = high[1:] == high[:-1]
+    is_candidate[:-1] |= is_candidate[1:]
+    candidates = np.sort(order[is_candidate])
+    few = known[candidates]
+    order = np.lexsort((few["low"], few["high"]))  # equal ones stay in their order
+    digests = few[["high", "low"]][order]
+    num_bytes[candidates[order[1:]][digests[1:] == digests[:-1]]] = 0
+    return num_bytes
 
 
 def cuts(num_bytes: NDArray[np.uint32], shard_bytes: int) -> list[int]:
