@@ -24,9 +24,9 @@ from toygpt.data import gathering
 from toygpt.data.corpus import Found
 from toygpt.data.documents import open_documents, read_ids, read_texts
 from toygpt.data.engines import Engine
-from toygpt.data.gathering import Gathered, cuts, gather
+from toygpt.data.gathering import Gathered, cuts, gather, lengths_of_distinct
 from toygpt.data.local_files import find_files, read_local_files
-from toygpt.data.parts import FoundCorpus, Read
+from toygpt.data.parts import KNOWN, FoundCorpus, Read
 from toygpt.data.shards import MAX_SHARDS, Shard
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import DownloadParams
@@ -151,6 +151,18 @@ def test_parts_give_what_a_plain_loop_over_all_documents_gives(
     assert sum(shard.num_bytes for shard in shards) == result.num_bytes
     left_out = {reason.key: n for reason, n in result.inventory.left_out.items()}
     assert left_out == expected.left_out
+
+
+@given(digests=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2))))
+def test_a_text_is_known_again_by_its_whole_digest(
+    digests: list[tuple[int, int]],
+) -> None:
+    known = np.array([(*digest, 7) for digest in digests], KNOWN)
+
+    lengths = lengths_of_distinct(known)
+
+    is_first = [digest not in digests[:place] for place, digest in enumerate(digests)]
+    assert lengths.tolist() == [7 * first for first in is_first]
 
 
 TABLES: dict[str, str | bytes] = {

@@ -69,9 +69,8 @@ def gather(
 ) -> Gathered:
     """Write the documents of a corpus into an empty folder.
 
-    Until the end, each distinct text of a part is on disk once more, compressed. Memory
-    grows by some 50 bytes for each document, and in a worker by a digest for each of
-    its part.
+    Until the end, the text is on disk once more, compressed. Memory grows by 50 bytes
+    for each document, and in a worker by a digest for each of its part.
 
     Raises:
         InputError: A file cannot be read, or there would be too many shards.
@@ -135,7 +134,7 @@ def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
         known: The digest and the length of each document, in the order of the corpus.
     """
     num_bytes = known["num_bytes"].astype(np.uint32)
-    # Few are equal in half of their digest. Only these are sorted with care.
+    # Few are equal in half of their digest: these alone are sorted by all of it.
     order = np.argsort(known["high"])
     high = known["high"][order]
     is_candidate = np.zeros(len(known), dtype=bool)
