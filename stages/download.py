@@ -5,12 +5,12 @@ Writes: data/documents/, metrics/download.json
 
 from itertools import chain
 
+from toygpt.data.chunks import FoundCorpus
 from toygpt.data.corpus import find_standard_library, read_standard_library
 from toygpt.data.engines import Engine
 from toygpt.data.gathering import gather
 from toygpt.data.hub import fetch_hub_dataset, read_hub_files
 from toygpt.data.local_files import find_files, read_local_files
-from toygpt.data.parts import FoundCorpus
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, write_json

@@ -23,7 +23,7 @@ from benchmarks.scale.rates import (
     SHA256,
 )
 from benchmarks.training import TASKS
-from toygpt.data.parts import KNOWN
+from toygpt.data.chunks import KNOWN
 from toygpt.model.gpt import GPTConfig
 
 BYTES_PER_TOKEN = 4.5  # of English text, with the tokenizer of GPT-2
@@ -96,9 +96,9 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
             hours(text, rates["download, MB/s"] * MEGA),
             workers=WORKERS,
             files=corpus.shards,
-            # Parts once for their digests; shards, made of them, for theirs.
+            # Chunks for their digests, and for the shards; these for theirs.
             read=text + 3 * documents,
-            written=2 * documents,  # parts go when the shards are there
+            written=2 * documents,  # chunks go when the shards are there
         ),
         stage(
             f"{corpus.name}: download, comparing digests",

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from toygpt.data.batches import TrainingBatches
+from toygpt.data.chunks import KNOWN
 from toygpt.data.gathering import cuts, lengths_of_distinct
 from toygpt.data.leakage import find_ngrams, share_of, sorted_hashes
-from toygpt.data.parts import KNOWN
 from toygpt.data.split import assign_splits
 from toygpt.data.token_files import JoinedTokens, TokenIds, map_tokens
 from toygpt.pipeline.files import sha256_of

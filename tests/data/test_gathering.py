@@ -1,4 +1,4 @@
-"""Parts, duplicates and shards: the corpus is that of a loop over all documents."""
+"""Chunks, duplicates and shards: the corpus is that of a loop over all documents."""
 
 import json
 from collections import Counter
@@ -21,12 +21,12 @@ from tests.files import digests_in
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import gathering
+from toygpt.data.chunks import KNOWN, FoundCorpus, Read
 from toygpt.data.corpus import Found
 from toygpt.data.documents import open_documents, read_ids, read_texts
 from toygpt.data.engines import Engine
 from toygpt.data.gathering import Gathered, cuts, gather, lengths_of_distinct
 from toygpt.data.local_files import find_files, read_local_files
-from toygpt.data.parts import KNOWN, FoundCorpus, Read
 from toygpt.data.shards import MAX_SHARDS, Shard
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import DownloadParams
@@ -110,13 +110,13 @@ limits = st.none() | st.integers(1, 12)
     max_bytes=limits,
     shard_bytes=st.integers(1, 12),
 )
-def test_parts_give_what_a_plain_loop_over_all_documents_gives(
+def test_chunks_give_what_a_plain_loop_over_all_documents_gives(
     files: list[list[bytes]],
     max_documents: int | None,
     max_bytes: int | None,
     shard_bytes: int,
 ) -> None:
-    """However many parts and shards there are, and wherever a limit ends the corpus."""
+    """For any number of chunks and shards, wherever a limit ends the corpus."""
     params: Any = {"max_documents": max_documents, "max_bytes": max_bytes}
     params["shard_bytes"] = shard_bytes
     expected = plain_loop(files, **params)
@@ -251,11 +251,11 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
         [Found("a", "a", 5, 1), Found("b", "b", 5, 2)], read_local_files
     )
 
-    parts, others = (
-        it.parts(part_bytes=5, has_limit=False) for it in (corpus, changed)
+    chunks, others = (
+        it.chunks(chunk_bytes=5, has_limit=False) for it in (corpus, changed)
     )
 
-    assert [a == b for a, b in zip(parts, others, strict=True)] == [True, False]
+    assert [a == b for a, b in zip(chunks, others, strict=True)] == [True, False]
 
 
 def test_more_shards_than_there_may_be_are_refused(

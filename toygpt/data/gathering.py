@@ -1,6 +1,6 @@
-"""Gather the documents of a corpus: parts are read, duplicates found, shards written.
+"""Gather the documents of a corpus: chunks are read, duplicates found, shards written.
 
-Parts are worked on at once, and so are shards. Between them, this process compares the
+Chunks are worked on at once, and so are shards. Between them, this process compares the
 digests of all documents, and cuts the corpus by their lengths: the result is that of a
 plain loop over all documents, for any engine and number of workers.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from toygpt.data.chunks import KNOWN, FoundCorpus, read_chunk
 from toygpt.data.corpus import Document
 from toygpt.data.documents import (
     DOCUMENTS_FILE,
@@ -26,10 +27,10 @@ from toygpt.data.documents import (
 from toygpt.data.engines import Engine, Work
 from toygpt.data.file_records import FileRecord, record_of, wait_for
 from toygpt.data.inventory import Inventory, Reason
-from toygpt.data.parts import KNOWN, FoundCorpus, read_part
 from toygpt.data.shards import MAX_SHARDS, Shard
 from toygpt.data.tasks import Advance
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import DownloadParams
 
 
@@ -42,11 +43,11 @@ class Gathered(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Consecutive documents of a part, duplicates among them."""
+    """Consecutive documents of a chunk, duplicates among them."""
 
     file: str
     record: FileRecord  # of the file
-    first: int  # counted from the first document of the part
+    first: int  # counted from the first document of the chunk
     last: int  # one past the last
 
 
@@ -54,7 +55,7 @@ class ShardRows(NamedTuple):
     """A shard that is to be written, and the documents for it."""
 
     shard: Shard
-    first: int  # counted from the first document of all parts
+    first: int  # counted from the first document of all chunks
     rows: list[Rows]  # from there on
     num_bytes: int  # of UTF-8
 
@@ -70,61 +71,56 @@ def gather(
     """Write the documents of a corpus into an empty folder.
 
     Until the end, the text is on disk once more, compressed. Memory grows by 50 bytes
-    for each document, and in a worker by a digest for each of its part.
+    for each document, and in a worker by a digest for each of its chunk.
 
     Raises:
         InputError: A file cannot be read, or there would be too many shards.
     """
     has_limit = params.max_documents is not None or params.max_bytes is not None
-    parts = corpus.parts(part_bytes=params.shard_bytes, has_limit=has_limit)
-    read = partial(
-        read_part,
-        read=corpus.read,
-        max_documents=params.max_documents,
-        max_bytes=params.max_bytes,
-    )
+    chunks = corpus.chunks(chunk_bytes=params.shard_bytes, has_limit=has_limit)
     inventory = Inventory()
-    with engine.new_folder("parts") as folder:
-        work = [Work(part.documents_file, part, part.size) for part in parts]
-        found = list(engine.map(read, work, folder, description="download"))
-        for values in found:
-            inventory.add(values["inventory"])
-        known = [folder / part.known_file for part in parts]
-        num_bytes = lengths_of_distinct(
-            np.concatenate([np.fromfile(path, KNOWN) for path in known])
+    # After a killed stage, a rerun finds its chunks again if there are several.
+    if len(chunks) > 1:
+        place = engine.new_folder("chunks")
+    else:
+        place = temporary_directory(directory.parent)
+    with place as folder:
+        read = partial(
+            read_chunk,
+            read=corpus.read,
+            max_documents=params.max_documents,
+            max_bytes=params.max_bytes,
         )
+        work = [Work(chunk.documents_file, chunk, chunk.size) for chunk in chunks]
+        files = []
+        found = engine.map(read, work, folder, description="download")
+        for chunk, values in zip(chunks, found, strict=True):
+            inventory.add(values["inventory"])
+            record, documents = FileRecord(**values["record"]), values["documents"]
+            files.append(Rows(chunk.documents_file, record, 0, documents))
+        known = [np.fromfile(folder / chunk.known_file, KNOWN) for chunk in chunks]
+        num_bytes = lengths_of_distinct(np.concatenate(known))
+        del known
         if duplicates := int(np.count_nonzero(num_bytes == 0)):
             inventory.left_out[Reason.DUPLICATE] += duplicates
-        files = [
-            Rows(
-                part.documents_file,
-                FileRecord(**values["record"]),
-                first=0,
-                last=path.stat().st_size // KNOWN.itemsize,
-            )
-            for part, values, path in zip(parts, found, known, strict=True)
-        ]
-        ends = cuts(num_bytes, params.shard_bytes)
-        shards = list(_rows_of_shards(files, num_bytes, ends))
-        written = list(
-            engine.map(
-                partial(write_rows, folder=folder, num_bytes=num_bytes),
-                [Work(rows.file_name, rows, rows.num_bytes) for rows in shards],
-                directory,
-                description="write documents",
-            )
+        shards = list(
+            _rows_of_shards(files, num_bytes, cuts(num_bytes, params.shard_bytes))
         )
+        write = partial(write_rows, folder=folder, num_bytes=num_bytes)
+        work = [Work(rows.file_name, rows, rows.num_bytes) for rows in shards]
+        written = list(engine.map(write, work, directory, description="write"))
     if len(shards) > 1:
+        names = [rows.file_name for rows in shards]
         write_documents_manifest(
             directory,
-            {
-                rows.file_name: FileRecord(**record)
-                for rows, record in zip(shards, written, strict=True)
-            },
-            {rows.file_name: rows.num_bytes for rows in shards},
+            files=dict(zip(names, [FileRecord(**it) for it in written], strict=True)),
+            text_bytes=dict(zip(names, [it.num_bytes for it in shards], strict=True)),
         )
-    num_documents = int(np.count_nonzero(num_bytes))
-    return Gathered(num_documents, sum(rows.num_bytes for rows in shards), inventory)
+    return Gathered(
+        num_documents=int(np.count_nonzero(num_bytes)),
+        num_bytes=sum(rows.num_bytes for rows in shards),
+        inventory=inventory,
+    )
 
 
 def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
@@ -179,24 +175,25 @@ def _rows_of_shards(
     """Yield the documents of each shard.
 
     Args:
-        files: All documents of each part.
+        files: All documents of each chunk.
         num_bytes: As `lengths_of_distinct` returns it.
         ends: As `cuts` returns it.
     """
-    part_ends = [*accumulate(rows.last for rows in files)]
+    chunk_ends = [*accumulate(rows.last for rows in files)]
     for number, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        in_parts = []
-        for part in range(bisect_right(part_ends, first), len(files)):
-            start = part_ends[part] - files[part].last
+        in_chunks = []
+        for chunk in range(bisect_right(chunk_ends, first), len(files)):
+            start = chunk_ends[chunk] - files[chunk].last
             if start >= end:
                 break
-            in_parts.append(
-                files[part]._replace(
-                    first=max(first - start, 0), last=min(end - start, files[part].last)
+            in_chunks.append(
+                files[chunk]._replace(
+                    first=max(first - start, 0),
+                    last=min(end - start, files[chunk].last),
                 )
             )
         size = int(num_bytes[first:end].sum(dtype=np.int64))
-        yield ShardRows(Shard(number, len(ends)), first, in_parts, size)
+        yield ShardRows(Shard(number, len(ends)), first, in_chunks, size)
 
 
 def write_rows(
@@ -213,21 +210,21 @@ def write_rows(
         rows: Where the documents are.
         directory: The folder for the file.
         advance: Is called with the length of each document.
-        folder: The folder of the parts.
+        folder: The folder of the chunks.
         num_bytes: As `lengths_of_distinct` returns it.
 
     Raises:
-        InputError: A part is missing or damaged.
+        InputError: A chunk is missing or damaged.
     """
 
     def documents() -> Iterator[Document]:
         place = rows.first
-        for of_part in rows.rows:
-            path = folder / of_part.file
-            wait_for(path, of_part.record, made_by="download")
-            end = place + of_part.last - of_part.first
+        for of_chunk in rows.rows:
+            path = folder / of_chunk.file
+            wait_for(path, of_chunk.record, made_by="download")
+            end = place + of_chunk.last - of_chunk.first
             lengths = num_bytes[place:end].tolist()
-            found = read_rows(path, of_part.first, of_part.last)
+            found = read_rows(path, of_chunk.first, of_chunk.last)
             for names_and_text, length in zip(found, lengths, strict=True):
                 if length:
                     yield Document(*names_and_text, length)

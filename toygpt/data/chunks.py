@@ -1,4 +1,4 @@
-"""Parts of a corpus as it was found: each is read and cleaned by one worker."""
+"""Chunks of a corpus as it was found: each is read and cleaned by one worker."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -20,7 +20,7 @@ KNOWN = np.dtype([("high", "<u8"), ("low", "<u8"), ("num_bytes", "<u8")])
 Read = Callable[[Any, Inventory], Iterator[RawDocument]]
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """Some files of a corpus, one after another."""
 
     number: int  # counted from 0
@@ -30,12 +30,12 @@ class Part(NamedTuple):
     @property
     def documents_file(self) -> str:
         """The name of the file that gets its documents."""
-        return f"part-{self.number:05}.parquet"
+        return f"chunk-{self.number:05}.parquet"
 
     @property
     def known_file(self) -> str:
         """The name of the file that gets the digests and lengths of its documents."""
-        return f"part-{self.number:05}.known"
+        return f"chunk-{self.number:05}.known"
 
 
 class FoundCorpus(NamedTuple):
@@ -44,23 +44,23 @@ class FoundCorpus(NamedTuple):
     sources: Iterable[Any]  # its files, in order, as they are found
     read: Read  # yields the documents of files
 
-    def parts(self, *, part_bytes: int, has_limit: bool) -> list[Part]:
-        """Return its parts of so many bytes, or a little more: a file is in one part.
+    def chunks(self, *, chunk_bytes: int, has_limit: bool) -> list[Chunk]:
+        """Return its chunks of so many bytes, or a little more: a file is in one chunk.
 
         Where a corpus with a limit ends depends on all that comes before. So it is one
-        part, and no file is looked for, or fetched, before the earlier ones are read.
+        chunk, and no file is looked for, or fetched, before the earlier ones are read.
         """
         if has_limit:
-            return [Part(0, self.sources)]
-        groups = batched(self.sources, size=part_bytes, length=lambda file: file.size)
+            return [Chunk(0, self.sources)]
+        groups = batched(self.sources, size=chunk_bytes, length=lambda file: file.size)
         return [
-            Part(number, files, sum(file.size for file in files))
+            Chunk(number, files, sum(file.size for file in files))
             for number, files in enumerate(groups)
-        ] or [Part(0, [])]
+        ] or [Chunk(0, [])]
 
 
-def read_part(
-    part: Part,
+def read_chunk(
+    chunk: Chunk,
     directory: Path,
     advance: Advance,
     *,
@@ -68,10 +68,10 @@ def read_part(
     max_documents: int | None,
     max_bytes: int | None,
 ) -> dict[str, Any]:
-    """Write the documents of a part, each text once, and by what they are known again.
+    """Write the documents of a chunk, each text once, and by what they are known again.
 
     Args:
-        part: The part.
+        chunk: The chunk.
         directory: The folder for the files.
         advance: Is called with the length of each document.
         read: Yields the documents of files.
@@ -79,15 +79,15 @@ def read_part(
         max_bytes: End before they have more; None means no limit.
 
     Returns:
-        The record of the documents' file, and the inventory.
+        How many documents there are, the record of their file, and the inventory.
 
     Raises:
         InputError: A file is missing or damaged.
     """
     inventory = Inventory()
-    cleaned = clean(read(part.sources, inventory), inventory)
-    path = directory / part.documents_file
-    with (directory / part.known_file).open("wb") as known:
+    cleaned = clean(read(chunk.sources, inventory), inventory)
+    path = directory / chunk.documents_file
+    with (directory / chunk.known_file).open("wb") as known:
 
         def documents() -> Iterator[Document]:
             for document, digest in up_to(
@@ -98,7 +98,9 @@ def read_part(
                 advance(document.num_bytes)
 
         write_shard(documents(), path)
+        num_documents = known.tell() // KNOWN.itemsize
     return {
+        "documents": num_documents,
         "record": asdict(record_of(path)),
         "inventory": inventory.values(),
     }
