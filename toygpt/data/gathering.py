@@ -98,9 +98,8 @@ def gather(
             inventory.add(values["inventory"])
             record, documents = FileRecord(**values["record"]), values["documents"]
             files.append(Rows(chunk.documents_file, record, 0, documents))
-        known = [np.fromfile(folder / chunk.known_file, KNOWN) for chunk in chunks]
-        num_bytes = lengths_of_distinct(np.concatenate(known))
-        del known
+        known = (np.fromfile(folder / chunk.known_file, KNOWN) for chunk in chunks)
+        num_bytes = lengths_of_distinct(np.concatenate(list(known)))
         if duplicates := int(np.count_nonzero(num_bytes == 0)):
             inventory.left_out[Reason.DUPLICATE] += duplicates
         shards = list(
