@@ -7,10 +7,12 @@ plain loop over all documents, for any engine and number of workers.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +32,6 @@ from toygpt.data.inventory import Inventory, Reason
 from toygpt.data.shards import MAX_SHARDS, Shard
 from toygpt.data.tasks import Advance
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import DownloadParams
 
 
@@ -80,11 +81,13 @@ def gather(
     chunks = corpus.chunks(chunk_bytes=params.shard_bytes, has_limit=has_limit)
     inventory = Inventory()
     # After a killed stage, a rerun finds its chunks again if there are several.
+    place: AbstractContextManager[Path | str]
     if len(chunks) > 1:
         place = engine.new_folder("chunks")
     else:
-        place = temporary_directory(directory.parent)
-    with place as folder:
+        place = TemporaryDirectory(dir=directory)
+    with place as name:
+        folder = Path(name)
         read = partial(
             read_chunk,
             read=corpus.read,
