@@ -114,7 +114,7 @@ def test_the_arrays_of_a_killed_stage_are_cancelled_by_the_next(
     command.write_text('#!/bin/sh\necho "$@" >> cancelled\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(command.parent))
-    stage = Path(".toygpt/shards/test")
+    stage = Path(".toygpt/shards/test/double")
     stage.mkdir(parents=True)
     (stage / slurm_engine.ARRAYS).write_text("11\n12")
 
