@@ -40,7 +40,7 @@ from toygpt.data.corpus import (
     read_standard_library,
 )
 from toygpt.data.documents import digest_of_corpus, open_documents
-from toygpt.data.engines import Engine
+from toygpt.data.engines.engine import Engine
 from toygpt.data.inventory import Inventory
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (

@@ -7,7 +7,7 @@ from itertools import chain
 
 from toygpt.data.chunks import FoundCorpus
 from toygpt.data.corpus import find_standard_library, read_standard_library
-from toygpt.data.engines import Engine
+from toygpt.data.engines.engine import Engine
 from toygpt.data.gathering import gather
 from toygpt.data.hub import fetch_hub_dataset, read_hub_files
 from toygpt.data.local_files import find_files, read_local_files

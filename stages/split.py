@@ -7,7 +7,7 @@ Writes: data/splits/, metrics/split.json
 import numpy as np
 
 from toygpt.data.documents import digest_of_corpus, open_documents
-from toygpt.data.engines import Engine
+from toygpt.data.engines.engine import Engine
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     check_tokenizer,

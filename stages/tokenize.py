@@ -17,7 +17,7 @@ if __name__ == "tokenize":
     )
 
 from toygpt.data.documents import digest_of_corpus, open_documents
-from toygpt.data.engines import Engine, Work
+from toygpt.data.engines.engine import Engine, Work
 from toygpt.data.file_records import FileRecord
 from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer

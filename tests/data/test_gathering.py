@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.shard_functions import read_or_be_killed
+from tests.data.engines.shard_functions import read_or_be_killed
 from tests.data.test_local_files import write
 from tests.files import digests_in
 from tests.project import PROJECT
@@ -24,7 +24,7 @@ from toygpt.data import gathering
 from toygpt.data.chunks import KNOWN, FoundCorpus, Read
 from toygpt.data.corpus import Found
 from toygpt.data.documents import open_documents, read_ids, read_texts
-from toygpt.data.engines import Engine
+from toygpt.data.engines.engine import Engine
 from toygpt.data.gathering import Gathered, cuts, gather, lengths_of_distinct
 from toygpt.data.local_files import find_files, read_local_files
 from toygpt.data.shards import MAX_SHARDS, Shard

@@ -15,8 +15,8 @@ from toygpt.data import documents as documents_module
 from toygpt.data import file_records, tokenizing
 from toygpt.data import tokenizer as tokenizer_module
 from toygpt.data.documents import DocumentsShard, open_documents
-from toygpt.data.engines import Engine, Work
-from toygpt.data.tasks import Advance
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.tokenizer import spread_sample, train_tokenizer
 from toygpt.data.tokenizing import encode_shard, sample_texts
 from toygpt.pipeline import paths

@@ -9,9 +9,9 @@ import numpy as np
 
 from toygpt.data.corpus import Document, RawDocument, clean, up_to
 from toygpt.data.documents import write_shard
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.file_records import record_of
 from toygpt.data.inventory import Inventory
-from toygpt.data.tasks import Advance
 from toygpt.data.token_files import batched
 
 # How a text is known again: its digest, in two numbers, and its length in UTF-8.
@@ -86,8 +86,8 @@ def read_chunk(
     """
     inventory = Inventory()
     cleaned = clean(read(chunk.sources, inventory), inventory)
-    path = directory / chunk.documents_file
-    with (directory / chunk.known_file).open("wb") as known:
+    path, known_path = directory / chunk.documents_file, directory / chunk.known_file
+    with known_path.open("wb") as known:
 
         def documents() -> Iterator[Document]:
             for document, digest in up_to(
@@ -98,9 +98,8 @@ def read_chunk(
                 advance(document.num_bytes)
 
         write_shard(documents(), path)
-        num_documents = known.tell() // KNOWN.itemsize
     return {
-        "documents": num_documents,
+        "documents": known_path.stat().st_size // KNOWN.itemsize,
         "record": asdict(record_of(path)),
         "inventory": inventory.values(),
     }

@@ -26,11 +26,11 @@ from toygpt.data.documents import (
     write_documents_manifest,
     write_shard,
 )
-from toygpt.data.engines import Engine, Work
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.file_records import FileRecord, record_of, wait_for
 from toygpt.data.inventory import Inventory, Reason
 from toygpt.data.shards import MAX_SHARDS, Shard
-from toygpt.data.tasks import Advance
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import DownloadParams
 

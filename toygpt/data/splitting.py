@@ -21,13 +21,13 @@ from toygpt.data.documents import (
     read_groups,
     read_ids,
 )
-from toygpt.data.engines import Engine, Work
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.file_records import FileRecord, check_in_worker, record_of
 from toygpt.data.heldout_names import TEST_DOCUMENTS, write_test_documents
 from toygpt.data.manifest import Manifest, Part, check_ids
 from toygpt.data.shards import Shard
 from toygpt.data.split import SPLITS, TEST, Assignment, hash_of_group
-from toygpt.data.tasks import Advance
 from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, map_tokens
 from toygpt.pipeline import paths
 from toygpt.pipeline.files import DigestedFile

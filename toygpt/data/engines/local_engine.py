@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
 
-from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
+from toygpt.data.engines.tasks import Outcomes, Task, WorkerKilledError
 
 
 def run(tasks: Sequence[Task], workers: int) -> Outcomes:

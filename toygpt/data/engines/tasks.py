@@ -37,8 +37,6 @@ ShardFunction = Callable[[Any, Path, Advance], Any]
 VALUE = "value.json"
 # Their versions may decide what a function of toygpt/data returns.
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "gigatoken")
-# They decide how a shard is given to a worker, and nothing that is made of it.
-ENGINES = ("engines.py", "local_engine.py", "ray_engine.py", "slurm_engine.py")
 
 
 class WorkerKilledError(Exception):
@@ -138,12 +136,12 @@ Outcomes = Generator[tuple[Task, Exception | None], None, None]
 def digest_of_code() -> str:
     """Return a digest of what decides a shard's result, beside function and argument.
 
-    That is the code in this folder without the engines, Python, and the packages.
+    That is the code in toygpt/data, Python, and the packages. The engines beside this
+    file decide how a shard is given to a worker, and nothing that is made of it.
     """
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    here = Path(__file__)
+    files = [here, *sorted(here.parents[1].glob("*.py"))]
     parts = [f"Python {platform.python_version()}"]
-    parts += [
-        f"{path.name} {sha256_of(path)}" for path in files if path.name not in ENGINES
-    ]
+    parts += [f"{path.name} {sha256_of(path)}" for path in files]
     parts += [f"{name} {version(name)}" for name in PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

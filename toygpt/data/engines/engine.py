@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
-from toygpt.data.tasks import (
+from toygpt.data.engines.tasks import (
     Advance,
     Outcomes,
     ShardFunction,
@@ -255,11 +255,11 @@ def run_of(engine: str) -> Run:
     """
     try:
         if engine == "slurm":
-            from toygpt.data import slurm_engine
+            from toygpt.data.engines import slurm_engine
 
             return slurm_engine.run
         if engine == "ray":
-            from toygpt.data import ray_engine
+            from toygpt.data.engines import ray_engine
 
             return ray_engine.run
     except ModuleNotFoundError as error:
@@ -267,7 +267,7 @@ def run_of(engine: str) -> Run:
             f"runtime.data_engine in params.yaml is {engine}, which needs the package "
             f"{error.name}: run `{INSTALL[engine]}`"
         ) from None
-    from toygpt.data import local_engine
+    from toygpt.data.engines import local_engine
 
     return local_engine.run
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toygpt.data.corpus import Found, RawDocument
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.inventory import Inventory
 from toygpt.data.local_files import read_local_files
-from toygpt.data.tasks import Advance
 from toygpt.pipeline.errors import InputError
 
 

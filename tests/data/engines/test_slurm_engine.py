@@ -9,20 +9,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.data.shard_functions import double, refuse
-from tests.data.test_engines import DOUBLED, LOG, NAMES, SHARDS, calls
+from tests.data.engines.shard_functions import double, refuse
+from tests.data.engines.test_engine import DOUBLED, LOG, NAMES, SHARDS, calls
 from tests.project import PROJECT
 from tests.tiny import runtime_params
-from toygpt.data import engines
-from toygpt.data.engines import Engine, Work
-from toygpt.data.tasks import ShardFunction
+from toygpt.data.engines import engine as engines
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import ShardFunction
 from toygpt.pipeline.errors import InputError
 
 pytest.importorskip("submitit", reason="no submitit: uv sync --inexact --extra slurm")
 
 import submitit
 
-from toygpt.data import slurm_engine
+from toygpt.data.engines import slurm_engine
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.data.shard_functions import (
+from tests.data.engines.shard_functions import (
     Numbers,
     count_mapped,
     double,
@@ -27,9 +27,9 @@ from tests.data.shard_functions import (
 from tests.faults.kills import wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
-from toygpt.data import engines
-from toygpt.data.engines import ATTEMPTS, Engine, Work, run_with_retries
-from toygpt.data.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
+from toygpt.data.engines import engine as engines
+from toygpt.data.engines.engine import ATTEMPTS, Engine, Work, run_with_retries
+from toygpt.data.engines.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import locked
 
@@ -226,8 +226,8 @@ def test_an_error_in_a_worker_ends_all_and_arrives_as_it_was(
 def test_no_worker_outlives_its_stage(name: str) -> None:
     program = f"""
 from pathlib import Path
-from tests.data.shard_functions import Numbers, wait_forever
-from toygpt.data.engines import Engine, Work
+from tests.data.engines.shard_functions import Numbers, wait_forever
+from toygpt.data.engines.engine import Engine, Work
 from toygpt.pipeline.params_file import load_params
 runtime = load_params(Path({str(PROJECT / "params.yaml")!r})).runtime
 shards = [Work(name, Numbers(name, []), 1) for name in ("a", "b")]
@@ -264,8 +264,10 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(
     engine: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"toygpt.data.{engine}_engine", raising=False)
-    monkeypatch.delattr(f"toygpt.data.{engine}_engine", raising=False)
+    monkeypatch.delitem(
+        sys.modules, f"toygpt.data.engines.{engine}_engine", raising=False
+    )
+    monkeypatch.delattr(f"toygpt.data.engines.{engine}_engine", raising=False)
 
     with pytest.raises(InputError, match=f"`uv sync --inexact --extra {engine}`$"):
         mapped(partial(double, log=LOG), data_engine=engine)
