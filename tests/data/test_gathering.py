@@ -1,8 +1,9 @@
 """Chunks, duplicates and shards: the corpus is that of a loop over all documents."""
 
+import errno
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import chdir
 from functools import partial
 from itertools import chain
@@ -22,8 +23,8 @@ from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import gathering
 from toygpt.data.chunks import KNOWN, FoundCorpus, Read
-from toygpt.data.corpus import Found
-from toygpt.data.documents import open_documents, read_ids, read_texts
+from toygpt.data.corpus import Document, Found
+from toygpt.data.documents import open_documents, read_ids, read_texts, write_shard
 from toygpt.data.engines.engine import Engine
 from toygpt.data.gathering import Gathered, cuts, gather, lengths_of_distinct
 from toygpt.data.local_files import find_files, read_local_files
@@ -216,6 +217,29 @@ def test_a_rerun_reads_only_the_parts_that_are_missing(
     assert Counter(names) == Counter([*TABLES, "3.jsonl"])
     assert digests_in(tmp_path / "whole") == digests_in(tmp_path / "alone")
     assert not list(Path(".toygpt/shards").glob("*/"))
+
+
+def test_a_rerun_writes_only_the_shards_that_are_missing(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    is_full = True
+
+    def write_on_a_full_disk(documents: Iterable[Document], path: Path) -> None:
+        if is_full and written:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path.name)
+        write_shard(documents, path)
+
+    monkeypatch.setattr(gathering, "write_shard", write_on_a_full_disk)
+
+    with pytest.raises(OSError, match="No space left"):
+        gathered(texts, tmp_path / "full", shard_bytes=9_000)
+    is_full = False
+    gathered(texts, tmp_path / "whole", shard_bytes=9_000)
+
+    assert written == [it.file_name for it in open_documents(tmp_path / "whole")]
+    assert len(written) > 1
 
 
 @pytest.mark.parametrize("limit", [{"max_documents": 3}, {"max_bytes": 500}])
