@@ -34,9 +34,14 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.measure import RESULTS, Duration, report
-from toygpt.data.corpus import read_standard_library
-from toygpt.data.documents import corpus_digest
-from toygpt.data.engines import Engine
+from toygpt.data.corpus import (
+    RawDocument,
+    find_standard_library,
+    read_standard_library,
+)
+from toygpt.data.documents import digest_of_corpus, open_documents
+from toygpt.data.engines.engine import Engine
+from toygpt.data.inventory import Inventory
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
     Part,
@@ -59,6 +64,11 @@ NGRAM_LENGTH = 13  # as in stages/split.py
 PAUSE_SECONDS = 0.02
 
 
+def the_library() -> Iterator[RawDocument]:
+    """Yield the files of Python's own library."""
+    return read_standard_library(find_standard_library(), Inventory())
+
+
 def prepare(num_tokens: int) -> None:
     """Write the project's parameters and the corpus into the working directory."""
     yaml = YAML()
@@ -66,7 +76,7 @@ def prepare(num_tokens: int) -> None:
     params["corpus"] = "files"
     params["split"].update(validation_fraction=0.01, test_fraction=0.01)
     yaml.dump(params, paths.PARAMS)
-    library = b"\n".join(document.content for document in read_standard_library())
+    library = b"\n".join(document.content for document in the_library())
     text = library.decode(errors="ignore")
     dice = random.Random(0)
     (Path("texts")).mkdir()
@@ -103,7 +113,7 @@ def make_tokens() -> None:
             yield document
 
     paths.TOKENS.mkdir()
-    library = (document.content.decode() for document in read_standard_library())
+    library = (document.content.decode() for document in the_library())
     tokenizer = train_tokenizer(iter([list(library)]), vocab_size=VOCAB_SIZE)
     save_tokenizer(tokenizer, paths.TOKENIZER, end_of_text="<|endoftext|>")
     num_tokens, _ = write_tokens(documents(), paths.TOKENS, token_type="uint16")
@@ -112,7 +122,7 @@ def make_tokens() -> None:
         token_type="uint16",
         vocab_size=VOCAB_SIZE,
         end_of_text_id=0,
-        corpus_sha256=corpus_digest(paths.DOCUMENTS),
+        corpus_sha256=digest_of_corpus(open_documents(paths.DOCUMENTS)),
         tokenizer_sha256=tokenizer_digest(paths.TOKENIZER),
         parts={"tokens": Part(num_tokens, num_documents, bytes=0)},
     )

@@ -46,8 +46,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 # The function that does a stage's first useful work, and where the stage looks it up.
 # That of the training is timed when it is done, the others when they begin.
 FIRST_WORK = {
-    "download": ("stages.download", "write_documents"),
-    "tokenize": ("stages.tokenize", "measured_shards"),
+    "download": ("stages.download", "gather"),
+    "tokenize": ("stages.tokenize", "open_documents"),
     "split": ("stages.split", "write_splits"),
     "train": ("toygpt.training.loop", "train_step"),
     "evaluate": ("stages.evaluate", "evaluate"),

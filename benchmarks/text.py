@@ -34,7 +34,8 @@ def documents(num_bytes: int) -> Iterator[Document]:
                 continue
             if not text.strip() or len(content) > LONGEST_FILE:
                 continue
-            yield Document(f"{copy}/{path}", f"{copy}/{path.parent}", text)
+            names = f"{copy}/{path}", f"{copy}/{path.parent}"
+            yield Document(*names, text, num_bytes=len(text.encode()))
             num += len(content)
             if num >= num_bytes:
                 return

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.measure import RESULTS, EndRound, Figures, Timing, compare, report
 from benchmarks.text import ONE_WORD_IN, documents
-from toygpt.data.documents import read_texts, write_documents
+from toygpt.data.documents import DOCUMENTS_FILE, count_bytes, read_texts, write_shard
 from toygpt.data.encoding import encode_documents
 from toygpt.data.pretrained import load_pretrained_tokenizer
 from toygpt.data.shards import THE_ONLY_SHARD
@@ -245,9 +245,8 @@ def stages_by_size(megabytes: list[int], vocabulary: str) -> list[Figures]:
 
 def write_text(folder: Path, megabytes: int) -> int:
     """Write documents; return how many bytes of text they have."""
-    texts = documents(megabytes * 1_000_000)
-    _, num_bytes = write_documents(texts, folder, shard_bytes=2**62)  # in one file
-    return num_bytes
+    write_shard(documents(megabytes * 1_000_000), folder / DOCUMENTS_FILE)
+    return count_bytes(folder, THE_ONLY_SHARD)
 
 
 def main() -> None:

@@ -3,22 +3,14 @@
 Writes: data/documents/, metrics/download.json
 """
 
-from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from tqdm import tqdm
-
-from toygpt.data.corpus import (
-    Document,
-    RawDocument,
-    clean,
-    read_standard_library,
-    up_to,
-)
-from toygpt.data.documents import write_documents
-from toygpt.data.hub import read_hub_dataset
-from toygpt.data.inventory import Inventory
-from toygpt.data.local_files import read_local_files
+from toygpt.data.chunks import FoundCorpus
+from toygpt.data.corpus import find_standard_library, read_standard_library
+from toygpt.data.engines.engine import Engine
+from toygpt.data.gathering import gather
+from toygpt.data.hub import fetch_hub_dataset, read_hub_files
+from toygpt.data.local_files import find_files, read_local_files
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import new_directory, write_json
@@ -29,17 +21,12 @@ from toygpt.pipeline.stage import run
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    inventory = Inventory()  # complete when the last document has been written
-    documents = up_to(
-        clean(found_documents(params, inventory), inventory),
-        max_documents=params.download.max_documents,
-        max_bytes=params.download.max_bytes,
-    )
-    with new_directory(paths.DOCUMENTS) as directory:
-        num_documents, num_bytes = write_documents(
-            with_progress(documents),
-            directory,
-            shard_bytes=params.download.shard_bytes,
+    with (
+        Engine("download", params.runtime) as engine,
+        new_directory(paths.DOCUMENTS) as directory,
+    ):
+        num_documents, num_bytes, inventory = gather(
+            found_corpus(params), engine, directory, params.download
         )
         if not num_documents:
             raise InputError(
@@ -64,26 +51,16 @@ def main() -> None:
         print(f"  {line}")
 
 
-def found_documents(params: Params, inventory: Inventory) -> Iterator[RawDocument]:
-    """Yield the documents of the chosen corpus as they are found."""
+def found_corpus(params: Params) -> FoundCorpus:
+    """Return the chosen corpus as it is found."""
     match params.chosen_corpus:
         case HubCorpus(datasets=names):
-            return chain.from_iterable(
-                read_hub_dataset(name, params.hub[name]) for name in names
-            )
+            datasets = (fetch_hub_dataset(name, params.hub[name]) for name in names)
+            return FoundCorpus(chain.from_iterable(datasets), read_hub_files)
         case LocalFiles() as files:
-            return read_local_files(files.path(), inventory)
+            return FoundCorpus(find_files(files.path()), read_local_files)
         case _:
-            return read_standard_library()
-
-
-def with_progress(documents: Iterable[Document]) -> Iterator[Document]:
-    """Yield the documents and show how many have been read."""
-    with tqdm(desc="download", unit="B", unit_scale=True, disable=None) as progress:
-        for number, document in enumerate(documents, start=1):
-            progress.set_postfix(documents=number, refresh=False)
-            progress.update(document.num_bytes)
-            yield document
+            return FoundCorpus(find_standard_library(), read_standard_library)
 
 
 if __name__ == "__main__":

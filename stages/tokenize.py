@@ -16,8 +16,8 @@ if __name__ == "tokenize":
         "`python -m stages.NAME`"
     )
 
-from toygpt.data.documents import digest_of_corpus, measured_shards
-from toygpt.data.engines import Engine, Work
+from toygpt.data.documents import digest_of_corpus, open_documents
+from toygpt.data.engines.engine import Engine, Work
 from toygpt.data.file_records import FileRecord
 from toygpt.data.manifest import Part, tokenizer_digest, write_manifest
 from toygpt.data.pretrained import load_pretrained_tokenizer
@@ -37,7 +37,7 @@ from toygpt.pipeline.stage import run
 
 def main() -> None:
     params = load_params(paths.PARAMS)
-    shards = measured_shards(paths.DOCUMENTS)
+    shards = open_documents(paths.DOCUMENTS)
     num_bytes = sum(documents.num_bytes for documents in shards)
     if params.tokenize.tokenizer == "trained":
         end_of_text = END_OF_TEXT

@@ -24,13 +24,21 @@ def tree() -> str:
     """Return the tree, one line a file."""
     rows = [("toygpt/", "")]
     for room in in_order(PROJECT / "toygpt", ROOMS):
-        rows.append((f"  {room.name}/", summary_of(room / "__init__.py")))
-        rows += [(f"    {path.name}", summary_of(path)) for path in modules_of(room)]
+        rows += rows_of(room, "  ")
     rows.append(("stages/", summary_of(PROJECT / "stages/__init__.py")))
     stages = in_order(PROJECT / "stages", [f"{name}.py" for name in STAGES])
     rows += [(f"  {path.name}", summary_of(path)) for path in stages]
     width = max(len(name) for name, _ in rows) + 2
     return "".join(f"{name:{width}}{text}".rstrip() + "\n" for name, text in rows)
+
+
+def rows_of(folder: Path, indent: str) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a folder, its own modules first."""
+    yield f"{indent}{folder.name}/", summary_of(folder / "__init__.py")
+    for path in modules_of(folder):
+        yield f"{indent}  {path.name}", summary_of(path)
+    for path in sorted(folder.glob("*/__init__.py")):
+        yield from rows_of(path.parent, f"{indent}  ")
 
 
 def in_order(folder: Path, names: list[str]) -> Iterator[Path]:

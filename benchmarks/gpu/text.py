@@ -25,7 +25,7 @@ from benchmarks.training import Task, on_device
 from toygpt.data.batches import TrainingBatches
 from toygpt.data.encoding import encode_with_tokenizers
 from toygpt.data.inventory import Inventory
-from toygpt.data.local_files import read_local_files
+from toygpt.data.local_files import find_files, read_local_files
 from toygpt.data.token_files import TokenIds
 from toygpt.data.tokenizer import train_tokenizer
 from toygpt.training.schedule import Schedule
@@ -98,7 +98,7 @@ def first_texts(folder: Path | None, max_bytes: int) -> Iterator[str]:
     if folder is None:
         yield from (document.text for document in documents(max_bytes))
         return
-    for document in read_local_files(folder, Inventory()):
+    for document in read_local_files(find_files(folder), Inventory()):
         yield bytes(document.content[:max_bytes]).decode(errors="replace")
         max_bytes -= len(document.content)
         if max_bytes <= 0:

@@ -14,6 +14,8 @@ from benchmarks.measure import Figures
 from benchmarks.scale.communication import BYTES, bytes_sent, matrix_weights
 from benchmarks.scale.rates import (
     ASSIGNED,
+    ASSIGNING,
+    COMPARING,
     DOCUMENTS_RATIO,
     KNOWN_AGAIN,
     LEAKAGE,
@@ -21,6 +23,7 @@ from benchmarks.scale.rates import (
     SHA256,
 )
 from benchmarks.training import TASKS
+from toygpt.data.chunks import KNOWN
 from toygpt.model.gpt import GPTConfig
 
 BYTES_PER_TOKEN = 4.5  # of English text, with the tokenizer of GPT-2
@@ -85,15 +88,23 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
     text, tokens = corpus.num_bytes, corpus.tokens * TOKEN_BYTES
     documents = text * rates[DOCUMENTS_RATIO]
     compared = hours(corpus.tokens, rates[LEAKAGE] * MEGA)
+    assigned = hours(corpus.documents, rates[ASSIGNING] * MEGA)
     in_test = HELD_OUT_FRACTION * corpus.tokens
     return [
         stage(
             f"{corpus.name}: download",
             hours(text, rates["download, MB/s"] * MEGA),
-            memory=corpus.documents * rates[KNOWN_AGAIN],
+            workers=WORKERS,
             files=corpus.shards,
-            read=text + (documents if corpus.shards > 1 else 0),  # for their digests
-            written=documents,
+            # Chunks for their digests, and for the shards; these for theirs.
+            read=text + 3 * documents,
+            written=2 * documents,  # chunks go when the shards are there
+        ),
+        stage(
+            f"{corpus.name}: download, comparing digests",
+            hours(corpus.documents, rates[COMPARING] * MEGA),
+            memory=corpus.documents * rates[KNOWN_AGAIN],
+            read=corpus.documents * KNOWN.itemsize,
         ),
         stage(
             f"{corpus.name}: tokenize",
@@ -104,14 +115,19 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
             written=tokens,
         ),
         stage(
-            f"{corpus.name}: split, assigning and copying",
-            hours(text, rates["split, MB/s"] * MEGA) - compared,
-            memory=corpus.documents * rates[ASSIGNED],
+            f"{corpus.name}: split, copying",
+            hours(text, rates["split, MB/s"] * MEGA) - compared - assigned,
+            workers=WORKERS,
             files=3 * corpus.shards,
             # Digests; ids and groups twice. Of tokens a digest, a copy, and of the
-            # copies the largest id and a digest.
-            read=documents + 2 * NAME_BYTES * corpus.documents + 4 * tokens,
+            # copies the largest id.
+            read=documents + 2 * NAME_BYTES * corpus.documents + 3 * tokens,
             written=tokens,
+        ),
+        stage(
+            f"{corpus.name}: split, assigning",
+            assigned,
+            memory=corpus.documents * rates[ASSIGNED],
         ),
         stage(
             f"{corpus.name}: split, comparing n-grams",

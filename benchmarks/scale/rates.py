@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from toygpt.data.batches import TrainingBatches
-from toygpt.data.corpus import RawDocument, clean
-from toygpt.data.inventory import Inventory
+from toygpt.data.chunks import KNOWN
+from toygpt.data.gathering import cuts, lengths_of_distinct
 from toygpt.data.leakage import find_ngrams, share_of, sorted_hashes
 from toygpt.data.split import assign_splits
 from toygpt.data.token_files import JoinedTokens, TokenIds, map_tokens
@@ -26,6 +26,7 @@ from toygpt.pipeline.files import sha256_of
 VOCAB_SIZE = 50_257
 NUM_SHARDS = 16
 BLOCK_SIZE = 512
+SHARD_BYTES = 10**15  # so many that random lengths are few shards
 BATCH_SIZE = 64
 BATCHES = 100
 TEST_TOKENS = 100_000
@@ -41,6 +42,8 @@ ONE_FILE = "blocks read from one file, thousands/s"
 JOINED = f"blocks read from {NUM_SHARDS} shards, thousands/s"
 ASSIGNED = "split: memory of a document, bytes"
 KNOWN_AGAIN = "download: memory of a document, bytes"
+COMPARING = "download: documents whose digests are compared, M/s"
+ASSIGNING = "split: documents that are assigned, M/s"
 DOCUMENTS_RATIO = "documents on disk, of the bytes of their text"
 
 
@@ -68,8 +71,12 @@ def measure(
             / 1e6,
             ONE_FILE: blocks_per_second(map_tokens(whole, token_type="uint16")),
             JOINED: blocks_per_second(JoinedTokens(shards)),
-            ASSIGNED: assignment_bytes(num_documents),
-            KNOWN_AGAIN: known_again_bytes(num_documents),
+            ASSIGNED: peak_of(assign_random, num_documents),
+            ASSIGNING: per_second(num_documents, lambda: assign_random(num_documents))
+            / 1e6,
+            KNOWN_AGAIN: peak_of(compare_random, num_documents),
+            COMPARING: per_second(num_documents, lambda: compare_random(num_documents))
+            / 1e6,
         }
 
 
@@ -113,33 +120,31 @@ def blocks_per_second(tokens: TokenIds | JoinedTokens) -> float:
     return per_second(BATCHES * BATCH_SIZE, read) / 1e3
 
 
-def assignment_bytes(num_documents: int) -> float:
-    """Return the memory that `split` needs for each document of a corpus."""
-    lengths = np.random.default_rng(0).integers(500, 2_000, num_documents)
-    hashes = np.random.default_rng(1).integers(
-        2**63, size=num_documents // DOCUMENTS_PER_GROUP + 1
-    )
-    groups = hashes[np.arange(num_documents) // DOCUMENTS_PER_GROUP].tolist()
+def peak_of(work: Callable[[int], object], num_documents: int) -> float:
+    """Return the memory that some work needs for each document of a corpus."""
     tracemalloc.start()
+    work(num_documents)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / num_documents
+
+
+def assign_random(num_documents: int) -> None:
+    """Assign documents to splits, as `split` does between its work on shards."""
+    groups = np.random.default_rng(1).integers(
+        2**63, size=num_documents // DOCUMENTS_PER_GROUP + 1, dtype=np.uint64
+    )
     assign_splits(
         np.empty(0, np.uint16),
-        lengths.cumsum(),
-        iter(groups),
+        np.random.default_rng(0).integers(500, 2_000, num_documents).cumsum(),
+        np.repeat(groups, DOCUMENTS_PER_GROUP)[:num_documents],
         validation_fraction=0.01,
         test_fraction=0.01,
         bytes_of_token=[],
     )
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak / num_documents
 
 
-def known_again_bytes(num_documents: int) -> float:
-    """Return the memory by which `download` knows each document again."""
-    found = (RawDocument(str(n), "", str(n).encode()) for n in range(num_documents))
-    tracemalloc.start()
-    for _ in clean(found, Inventory()):
-        pass
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak / num_documents
+def compare_random(num_documents: int) -> None:
+    """Compare digests, as `download` does between reading and writing."""
+    random = np.random.default_rng(0).bytes(num_documents * KNOWN.itemsize)
+    cuts(lengths_of_distinct(np.frombuffer(random, KNOWN)), SHARD_BYTES)

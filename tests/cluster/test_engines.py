@@ -21,7 +21,8 @@ from toygpt.pipeline.files import sha256_of
 
 pytestmark = pytest.mark.cluster
 
-SHARDS = {"download.shard_bytes": 200}
+# Without a limit, the files are read by workers as well.
+SHARDS = {"download.shard_bytes": 200, "download.max_documents": None}
 
 
 def data_of(workspace: Workspace) -> dict[str, str]:

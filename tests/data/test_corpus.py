@@ -5,18 +5,17 @@ from pathlib import Path
 import pytest
 
 from toygpt.data.corpus import (
-    Document,
     RawDocument,
     clean,
+    find_standard_library,
     read_standard_library,
-    up_to,
 )
 from toygpt.data.inventory import Inventory
 
 
 def test_the_standard_library_is_its_own_source_text_and_nothing_else() -> None:
     """Its own codecs stay; the tables of character sets beside them do not."""
-    library = list(read_standard_library())
+    library = list(read_standard_library(find_standard_library(), Inventory()))
     groups = {document.id: document.group for document in library}
     names = groups.keys()
     foreign = {"site-packages", "dist-packages", "ensurepip", "__pycache__"}
@@ -56,30 +55,7 @@ def test_documents_without_new_text_are_left_out_and_counted(
     inventory = Inventory()
     documents = [RawDocument("", "", content) for content in contents]
 
-    found = [document.text for document in clean(documents, inventory)]
+    found = [it.text for it, _ in clean(documents, inventory)]
 
     assert found == texts
     assert {reason.key: n for reason, n in inventory.left_out.items()} == left_out
-
-
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [
-        ({}, "abcd"),
-        ({"max_bytes": 6}, "abc"),
-        ({"max_bytes": 5}, "ab"),
-        ({"max_documents": 1, "max_bytes": 5}, "a"),
-        ({"max_bytes": 0}, ""),
-    ],
-)
-def test_a_limit_ends_the_corpus_before_it_is_exceeded(
-    limits: dict[str, int], expected: str
-) -> None:
-    """The bytes are those of UTF-8; no document is read that cannot come in."""
-    documents = iter([Document(n, n, "é") for n in "abcd"])
-
-    found = up_to(documents, **{"max_documents": None, "max_bytes": None} | limits)
-
-    assert "".join(document.id for document in found) == expected
-    if "max_documents" in limits:
-        assert next(documents).id == "abcd"[len(expected)]

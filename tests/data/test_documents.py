@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.written import document, write_documents
 from tests.faults.damaged import truncated, without_data
-from toygpt.data import documents as documents_module
-from toygpt.data.corpus import Document
 from toygpt.data.documents import (
     BYTES_PER_ROW_GROUP,
     DOCUMENTS_FILE,
-    corpus_digest,
+    check_shard,
     count_bytes,
-    find_shards,
+    digest_of_corpus,
+    open_documents,
     read_groups,
+    read_ids,
+    read_rows,
     read_texts,
-    write_documents,
+    write_shard,
 )
 from toygpt.data.shards import THE_ONLY_SHARD
 from toygpt.pipeline.errors import InputError
@@ -32,14 +34,22 @@ FORCE = "run `dvc repro --force --single-item download`"
 
 def write_texts(texts: Sequence[str], directory: Path, *, shard_bytes: int) -> None:
     directory.mkdir(exist_ok=True)
-    documents = (Document(f"{n}", f"g{n}", text) for n, text in enumerate(texts))
+    documents = [document(f"{n}", f"g{n}", text) for n, text in enumerate(texts)]
     write_documents(documents, directory, shard_bytes=shard_bytes)
+
+
+def corpus_digest(directory: Path) -> str:
+    """Return the digest of a corpus, after every shard was checked."""
+    shards = open_documents(directory)
+    for shard in shards:
+        check_shard(directory, shard)
+    return digest_of_corpus(shards)
 
 
 def texts_of_shards(directory: Path) -> list[list[str]]:
     return [
         [text for texts in read_texts(directory, shard) for text in texts]
-        for shard in find_shards(directory)
+        for shard, *_ in open_documents(directory)
     ]
 
 
@@ -48,39 +58,54 @@ def test_documents_are_read_as_they_were_written(
     tmp_path: Path, num_documents: int
 ) -> None:
     documents = [
-        Document(f"id {number}", f"group {number % 7}", f"text {number}\0\r\né")
+        document(f"id {number}", f"group {number % 7}", f"text {number}\0\r\né")
         for number in range(num_documents)
     ]
 
-    counts = write_documents(documents, tmp_path, shard_bytes=10**9)
+    write_documents(documents, tmp_path)
 
-    assert counts == (num_documents, count_bytes(tmp_path, THE_ONLY_SHARD))
     assert count_bytes(tmp_path, THE_ONLY_SHARD) == sum(
         len(d.text.encode()) for d in documents
     )
     texts = [text for texts in read_texts(tmp_path, THE_ONLY_SHARD) for text in texts]
-    assert texts == [document.text for document in documents]
-    assert list(read_groups(tmp_path)) == [document.group for document in documents]
+    assert texts == [it.text for it in documents]
+    ids, groups = ([it[place] for it in documents] for place in (0, 1))
+    assert list(read_ids(tmp_path, THE_ONLY_SHARD)) == ids
+    assert list(read_groups(tmp_path, THE_ONLY_SHARD)) == groups
     path = tmp_path / DOCUMENTS_FILE
     assert pq.read_schema(path).names == ["id", "group", "text"]
     # The same documents make the same file: else no later result could be reused.
-    assert find_shards(tmp_path) == [THE_ONLY_SHARD]
-    assert corpus_digest(tmp_path) == sha256_of(path)
+    (shard,) = open_documents(tmp_path)
+    assert shard.shard == THE_ONLY_SHARD
+    assert corpus_digest(tmp_path) == shard.record.sha256 == sha256_of(path)
     before = path.read_bytes()
-    write_documents(documents, tmp_path, shard_bytes=10**9)
+    write_documents(documents, tmp_path)
     assert path.read_bytes() == before
 
 
 def test_documents_are_written_before_memory_fills_up(tmp_path: Path) -> None:
     half = "a" * (BYTES_PER_ROW_GROUP // 2)
 
-    documents = (Document(str(n), "group", half) for n in range(5))
-    write_documents(documents, tmp_path, shard_bytes=10**9)
+    documents = (document(str(n), "group", half) for n in range(5))
+    write_documents(documents, tmp_path)
 
     with pq.ParquetFile(tmp_path / DOCUMENTS_FILE) as file:
         metadata = file.metadata
     sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
     assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (1, 2), (2, 4), (3, 3)])
+def test_rows_of_a_file_are_read_from_the_row_groups_that_have_them(
+    tmp_path: Path, first: int, last: int
+) -> None:
+    half = "a" * (BYTES_PER_ROW_GROUP // 2)
+    documents = [document(str(n), f"g{n}", f"{n}{half}") for n in range(5)]
+    write_shard(documents, tmp_path / DOCUMENTS_FILE)
+
+    found = read_rows(tmp_path / DOCUMENTS_FILE, first, last)
+
+    assert list(found) == [it[:3] for it in documents[first:last]]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +125,8 @@ def test_missing_or_damaged_documents_name_the_stage_that_makes_them(
     path = tmp_path / DOCUMENTS_FILE
     reason, command = "is missing: ", "dvc repro download"
     if damage:
-        documents = (Document(str(n), "g", str(n)) for n in range(5_000))
-        write_documents(documents, tmp_path, shard_bytes=10**9)
+        documents = (document(str(n), "g", str(n)) for n in range(5_000))
+        write_documents(documents, tmp_path)
         path.write_bytes(damage(path.read_bytes()))
         reason, command = "is damaged (", "dvc repro --force --single-item download"
 
@@ -124,7 +149,11 @@ def test_a_shard_is_as_large_as_it_may_be_and_no_document_is_cut(
     with TemporaryDirectory() as folder:
         write_texts(texts, Path(folder), shard_bytes=shard_bytes)
         shards = texts_of_shards(Path(folder))
-        groups = list(read_groups(Path(folder)))
+        groups = [
+            group
+            for shard, *_ in open_documents(Path(folder))
+            for group in read_groups(Path(folder), shard)
+        ]
 
     assert [text for shard in shards for text in shard] == texts
     assert groups == [f"g{number}" for number in range(len(texts))]
@@ -153,19 +182,6 @@ def test_a_corpus_that_just_fits_has_one_file_and_the_bytes_it_always_had(
         "manifest.json",
     ]
     assert corpus_digest(tmp_path / "fits") != corpus_digest(tmp_path / "tight")
-
-
-def test_more_shards_than_there_may_be_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An absolute limit of their size would refuse what a small corpus is fine with."""
-    monkeypatch.setattr(documents_module, "MAX_SHARDS", 3)
-    write_texts(["a", "b", "c"], tmp_path / "three", shard_bytes=1)
-
-    with pytest.raises(
-        InputError, match=r"more than 3 shards of 1 bytes: .*download\.shard_bytes"
-    ):
-        write_texts(["a", "b", "c", "d"], tmp_path / "four", shard_bytes=1)
 
 
 def move_in_from_another_corpus(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.written import write_splits
 from toygpt.data.heldout_names import (
     TEST_DOCUMENTS,
     read_test_documents,
@@ -13,7 +14,6 @@ from toygpt.data.heldout_names import (
 )
 from toygpt.data.manifest import Manifest, Part, read_manifest, write_manifest
 from toygpt.data.split import TEST, TRAIN, VALIDATION, Assignment
-from toygpt.data.split_files import write_splits
 from toygpt.pipeline.errors import InputError
 
 # The second document is cut in three; the fourth has hostile names.

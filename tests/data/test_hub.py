@@ -30,9 +30,11 @@ from tests.data.hub_repositories import (
 )
 from tests.data.test_local_files import parquet
 from tests.project import PROJECT, Workspace, tiny_project
+from toygpt.data.corpus import RawDocument
 from toygpt.data.documents import DOCUMENTS_FILE
-from toygpt.data.hub import read_hub_dataset
+from toygpt.data.hub import fetch_hub_dataset, read_hub_files
 from toygpt.data.hub_client import MAX_TRIES, explain
+from toygpt.data.inventory import Inventory
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import HubDataset
 from toygpt.pipeline.params_file import load_params
@@ -41,6 +43,10 @@ FIRST_FILE, SECOND_FILE = (f"train-0000{n}-of-00005.parquet" for n in range(2))
 QUIET = ".utils._http"  # the logger whose messages are filtered
 TOKEN = "hf_" + "Secret" * 5  # in pieces: this file is among those searched for it
 DATASETS = load_params(PROJECT / "params.yaml").hub
+
+
+def read_hub_dataset(name: str, dataset: HubDataset) -> Iterator[RawDocument]:
+    return read_hub_files(fetch_hub_dataset(name, dataset), Inventory())
 
 
 class Client(NamedTuple):

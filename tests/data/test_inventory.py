@@ -1,5 +1,6 @@
 """What the user reads of what was found, and of what was left out."""
 
+import json
 import os
 
 import pytest
@@ -22,6 +23,22 @@ def test_one_line_says_all_numbers() -> None:
     assert len(metrics) == len(Reason)
     left_out = {key: number for key, number in metrics.items() if number}
     assert left_out == {"left_out_empty": 1_500, "left_out_not_utf8": 1}
+
+
+def test_inventories_add_up_to_that_of_one_reader() -> None:
+    """As values of JSON, in which they come from a worker."""
+    whole, added = Inventory(), Inventory()
+    for number in range(3):
+        part = Inventory()
+        for inventory in (whole, part):
+            inventory.num_files.update({".txt": number, f".{number}": 1})
+            inventory.followed.append(f"link {number}")
+            inventory.leave_out(Reason.BINARY, f"{number}.bin")
+            inventory.leave_out(Reason.BINARY, f"{number}.exe")
+        added.add(json.loads(json.dumps(part.values())))
+
+    assert added.values() == whole.values()
+    assert (added.summary(), added.advice()) == (whole.summary(), whole.advice())
 
 
 def test_where_nothing_was_left_out_there_is_nothing_to_say() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.tiny import runtime_params
 from toygpt.data import file_records, leakage
-from toygpt.data.engines import Engine
+from toygpt.data.engines.engine import Engine
 from toygpt.data.leakage import find_ngrams, shared_ngram_fraction, sorted_hashes
 from toygpt.data.manifest import Manifest, Part, write_manifest
 from toygpt.pipeline.errors import InputError

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.data.written import write_documents
 from tests.faults.damaged import truncated, without_data
 from toygpt.data import local_files, tables
 from toygpt.data.corpus import RawDocument, clean
-from toygpt.data.documents import read_groups, read_texts, write_documents
+from toygpt.data.documents import read_groups, read_texts
 from toygpt.data.inventory import Inventory, Reason
-from toygpt.data.local_files import read_local_files
+from toygpt.data.local_files import find_files, read_local_files
 from toygpt.data.shards import THE_ONLY_SHARD
 from toygpt.pipeline.errors import InputError
 
@@ -34,14 +35,14 @@ def write(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def read(folder: Path) -> list[RawDocument]:
-    return list(read_local_files(folder, Inventory()))
+    return list(read_local_files(find_files(folder), Inventory()))
 
 
 def taken(folder: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the texts of a folder by their names, and what is left out, by reason."""
     inventory = Inventory()
-    documents = clean(read_local_files(folder, inventory), inventory)
-    texts = {document.id: document.text for document in documents}
+    documents = clean(read_local_files(find_files(folder), inventory), inventory)
+    texts = {document.id: document.text for document, _ in documents}
     return texts, {reason.key: names for reason, names in inventory.names.items()}
 
 
@@ -212,14 +213,14 @@ def test_groups_that_are_not_utf8_are_written_by_their_codes(tmp_path: Path) -> 
         },
     )
 
-    documents = clean(read(tmp_path), Inventory())
+    documents = (it for it, _ in clean(read(tmp_path), Inventory()))
     written = tmp_path / "documents"
     written.mkdir()
-    write_documents(documents, written, shard_bytes=10**9)
+    write_documents(documents, written)
 
     assert list(read_texts(written, THE_ONLY_SHARD)) == [["a\0", "b", "c"]]
     expected = ["\\udfff", "\\xed\\xa0\\x80", "\\xff\0"]
-    assert list(read_groups(written)) == expected
+    assert list(read_groups(written, THE_ONLY_SHARD)) == expected
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_a_table_is_read_row_by_row(tmp_path: Path, name: str) -> None:
     write(tmp_path, {name: gzip.compress(data) if name.endswith(".gz") else data})
 
     tracemalloc.start()
-    num_rows = sum(1 for _ in read_local_files(tmp_path, Inventory()))
+    num_rows = sum(1 for _ in read_local_files(find_files(tmp_path), Inventory()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
@@ -366,7 +367,8 @@ def test_links_are_followed(tmp_path: Path) -> None:
     links(folder, {"b": "../.store/book", "a.txt": "../.store/book/1.txt"})
 
     inventory = Inventory()
-    found = [(d.id, d.group) for d in read_local_files(folder, inventory)]
+    documents = read_local_files(find_files(folder), inventory)
+    found = [(document.id, document.group) for document in documents]
 
     # In the order of their names, not of the file system.
     assert found == [
@@ -429,7 +431,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_file_whose_name_is_not_utf8_is_read_all_the_same(tmp_path: Path) -> None:
     folder = write(tmp_path / "texts", {os.fsdecode(b"caf\xe9.txt"): "inside"})
 
-    documents = clean(read(folder), Inventory())
-    write_documents(documents, tmp_path, shard_bytes=10**9)
+    write_documents((it for it, _ in clean(read(folder), Inventory())), tmp_path)
 
     assert list(read_texts(tmp_path, THE_ONLY_SHARD)) == [["inside"]]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.written import write_splits
 from toygpt.data.manifest import Part
 from toygpt.data.split import (
     SMALL_MULTIPLE,
@@ -20,7 +21,6 @@ from toygpt.data.split import (
     assign_splits,
     hash_of_group,
 )
-from toygpt.data.split_files import write_splits
 from toygpt.data.token_files import TokenIds
 
 END_OF_TEXT = 0
@@ -62,7 +62,7 @@ def split(
     documents = [np.array([*ids, END_OF_TEXT], dtype="<u2") for _, ids in corpus]
     tokens: TokenIds = np.concatenate(documents)
     ends = np.cumsum([len(document) for document in documents])
-    hashes = (hash_of_group(group, key=key) for group, _ in corpus)
+    hashes = np.array([hash_of_group(it, key=key) for it, _ in corpus], np.uint64)
     assignment = assign(tokens, ends, hashes, **changes)
     bytes_of_token: Sequence[bytes] = changes.get("bytes_of_token", BYTES_OF_TOKEN)
     lengths = np.array([len(piece) for piece in bytes_of_token])
@@ -114,7 +114,7 @@ def test_many_small_groups_go_where_their_hash_puts_them() -> None:
     assignment = assign(
         np.zeros(10_000, np.uint16),
         np.arange(1, 10_001),
-        hashes,
+        np.array(hashes, np.uint64),
         validation_fraction=0.1,
         test_fraction=0.2,
     )
@@ -221,7 +221,7 @@ def test_every_token_lands_in_exactly_one_split_in_order_and_is_counted(
     numbered = [(group, [next(numbers) for _ in ids]) for group, ids in corpus]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toygpt.data.split_files.TOKENS_AT_ONCE", at_once)
+        patch.setattr("toygpt.data.splitting.TOKENS_AT_ONCE", at_once)
         done = split(
             numbered,
             key=key,
@@ -274,7 +274,11 @@ def test_a_shard_has_a_file_of_its_own_for_every_split(tmp_path: Path) -> None:
 def test_documents_and_their_groups_must_be_as_many(num_groups: int) -> None:
     """Documents of one download with the tokens of another would be split askew."""
     with pytest.raises(ValueError, match=f"{num_groups} groups for 2 documents"):
-        assign(np.array([1, 0, 2, 0], np.uint16), np.array([2, 4]), range(num_groups))
+        assign(
+            np.array([1, 0, 2, 0], np.uint16),
+            np.array([2, 4]),
+            np.arange(num_groups, dtype=np.uint64),
+        )
 
 
 def test_a_group_that_is_too_large_gives_way_and_the_others_stay() -> None:

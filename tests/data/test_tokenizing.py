@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.written import document, write_documents
 from tests.tiny import runtime_params
 from toygpt.data import documents as documents_module
 from toygpt.data import file_records, tokenizing
 from toygpt.data import tokenizer as tokenizer_module
-from toygpt.data.corpus import Document
-from toygpt.data.documents import DocumentsShard, measured_shards, write_documents
-from toygpt.data.engines import Engine, Work
-from toygpt.data.tasks import Advance
+from toygpt.data.documents import DocumentsShard, open_documents
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.tokenizer import spread_sample, train_tokenizer
 from toygpt.data.tokenizing import encode_shard, sample_texts
 from toygpt.pipeline import paths
@@ -39,9 +39,9 @@ def shards_of(
 ) -> list[DocumentsShard]:
     """Write texts as documents; return the shards."""
     paths.DOCUMENTS.mkdir(parents=True)
-    documents = (Document(str(n), "group", text) for n, text in enumerate(texts))
+    documents = (document(str(n), "group", text) for n, text in enumerate(texts))
     write_documents(documents, paths.DOCUMENTS, shard_bytes=shard_bytes)
-    return measured_shards(paths.DOCUMENTS)
+    return open_documents(paths.DOCUMENTS)
 
 
 def sampled(shards: Sequence[DocumentsShard]) -> list[str]:

@@ -26,6 +26,7 @@ NOT_THE_LIBRARY = {
 # character sets, which say so in their first lines.
 GENERATED_NAMES = ("_sysconfigdata", "topics.py")
 GENERATED_MARK = b"generated from"
+DIGEST_BYTES = 16  # by which a text is known again
 
 
 class Document(NamedTuple):
@@ -34,11 +35,7 @@ class Document(NamedTuple):
     id: str
     group: str
     text: str
-
-    @property
-    def num_bytes(self) -> int:
-        """The length of the text in UTF-8."""
-        return len(self.text.encode())
+    num_bytes: int  # of the text in UTF-8
 
 
 class RawDocument(NamedTuple):
@@ -49,18 +46,43 @@ class RawDocument(NamedTuple):
     content: bytes
 
 
-def read_standard_library() -> Iterator[RawDocument]:
-    """Yield the source files of the running Python's own library, in stable order."""
+class Found(NamedTuple):
+    """What a walk through a folder comes to: a file, or something that is not read."""
+
+    name: str  # inside the folder
+    path: str
+    size: int = 0
+    changed: int = 0  # when; with the size, it says whether it is the same file
+    left_out: Reason | None = None
+    is_followed: bool = False  # a link to a folder, whose files come next
+
+
+def found_file(name: str, path: Path) -> Found:
+    """Return a file that is to be read."""
+    status = path.stat()
+    return Found(name, str(path), status.st_size, status.st_mtime_ns)
+
+
+def find_standard_library() -> Iterator[Found]:
+    """Yield the files of the running Python's own library, in stable order."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
-        if not NOT_THE_LIBRARY.isdisjoint(inside.parts):
-            continue
+        if NOT_THE_LIBRARY.isdisjoint(inside.parts):
+            yield found_file(inside.as_posix(), path)
+
+
+def read_standard_library(
+    files: Iterable[Found], inventory: Inventory
+) -> Iterator[RawDocument]:
+    """Yield those of the library's files that people wrote."""
+    for file in files:
+        path = Path(file.path)
         content = path.read_bytes()
-        if path.name.startswith(GENERATED_NAMES) or GENERATED_MARK in content[:300]:
-            continue
-        group = inside.parts[0].removesuffix(".py")
-        yield RawDocument(inside.as_posix(), group, content)
+        is_generated = GENERATED_MARK in content[:300]
+        if not (is_generated or path.name.startswith(GENERATED_NAMES)):
+            group = file.name.partition("/")[0].removesuffix(".py")
+            yield RawDocument(file.name, group, content)
 
 
 def content_of(row: object, column: str) -> bytes | None:
@@ -88,10 +110,12 @@ def rows_of_jsonl(lines: Iterable[str | bytes], name: str) -> Iterator[object]:
                 ) from None
 
 
-def clean(documents: Iterable[RawDocument], inventory: Inventory) -> Iterator[Document]:
-    """Yield each distinct text once; leave out empty ones, and bytes that are not text.
+def clean(
+    documents: Iterable[RawDocument], inventory: Inventory
+) -> Iterator[tuple[Document, bytes]]:
+    """Yield each distinct text once, with its digest of 16 bytes.
 
-    Memory grows by a digest of 16 bytes for each document.
+    Empty ones are left out, and bytes that are not text. Memory grows by the digests.
 
     Args:
         documents: Documents as they were found.
@@ -104,14 +128,16 @@ def clean(documents: Iterable[RawDocument], inventory: Inventory) -> Iterator[Do
         except UnicodeDecodeError:
             inventory.leave_out(Reason.NOT_UTF8, document.id)
             continue
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        content = text.encode()
+        digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
         if not text.strip():
             inventory.leave_out(Reason.EMPTY, document.id)
         elif digest in seen:
             inventory.leave_out(Reason.DUPLICATE, document.id)
         else:
             seen.add(digest)
-            yield Document(_printable(document.id), _printable(document.group), text)
+            names = _printable(document.id), _printable(document.group)
+            yield Document(*names, text, len(content)), digest
 
 
 def _printable(name: str) -> str:
@@ -120,16 +146,15 @@ def _printable(name: str) -> str:
 
 
 def up_to(
-    documents: Iterable[Document],
+    documents: Iterable[tuple[Document, bytes]],
     *,
     max_documents: int | None,
     max_bytes: int | None,
-) -> Iterator[Document]:
+) -> Iterator[tuple[Document, bytes]]:
     """Yield documents until the next one would exceed a limit; None means no limit."""
     num_bytes = 0
-    for document in islice(documents, max_documents):
-        if max_bytes is not None:
-            num_bytes += document.num_bytes
-            if num_bytes > max_bytes:
-                return
-        yield document
+    for document, digest in islice(documents, max_documents):
+        num_bytes += document.num_bytes
+        if max_bytes is not None and num_bytes > max_bytes:
+            return
+        yield document, digest

@@ -6,8 +6,7 @@ Several shards have a manifest beside them, so that a missing or exchanged one i
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,11 @@ import pyarrow.parquet as pq
 from toygpt.data.corpus import Document
 from toygpt.data.file_records import (
     FileRecord,
-    check_digests,
     check_in_worker,
     check_names_and_sizes,
-    record_files,
+    record_of,
 )
 from toygpt.data.shards import (
-    MAX_SHARDS,
     THE_ONLY_SHARD,
     Shard,
     digest_of_shards,
@@ -32,7 +29,7 @@ from toygpt.data.shards import (
 )
 from toygpt.data.token_files import batched
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import sha256_of, write_json
+from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 
 DOCUMENTS_FILE = "documents.parquet"
@@ -64,62 +61,8 @@ class DocumentsShard(NamedTuple):
         return self.shard.name(DOCUMENTS_FILE)
 
 
-def write_documents(
-    documents: Iterable[Document], directory: Path, *, shard_bytes: int
-) -> tuple[int, int]:
-    """Write documents as Parquet, a few megabytes at a time.
-
-    Args:
-        documents: In the order of the corpus.
-        directory: An empty folder.
-        shard_bytes: Bytes of UTF-8 in one shard, at most, unless a single document is
-            longer. Nothing else decides where the corpus is cut.
-
-    Returns:
-        How many documents, and how many bytes of UTF-8, were written.
-
-    Raises:
-        InputError: The documents do not fit into as many shards as there may be.
-    """
-    num_documents = number = 0
-    text_bytes: dict[str, int] = {}
-    in_shards = _with_shard_numbers(documents, shard_bytes)
-    for number, of_shard in groupby(in_shards, key=itemgetter(0)):
-        path = directory / Shard(number, MAX_SHARDS).name(DOCUMENTS_FILE)
-        counts = _write_shard((document for _, document in of_shard), path)
-        num_documents += counts[0]
-        text_bytes[path.name] = counts[1]
-    if number > 0:
-        files = record_files(directory, "*.parquet")
-        manifest = DocumentsManifest(MANIFEST_VERSION, files, text_bytes)
-        write_json(directory / "manifest.json", asdict(manifest))
-    elif num_documents:
-        path.rename(directory / THE_ONLY_SHARD.name(DOCUMENTS_FILE))
-    return num_documents, sum(text_bytes.values())
-
-
-def _with_shard_numbers(
-    documents: Iterable[Document], shard_bytes: int
-) -> Iterator[tuple[int, Document]]:
-    """Yield each document with the number of its shard."""
-    number = size = 0
-    for document in documents:
-        num_bytes = document.num_bytes
-        if size > 0 and size + num_bytes > shard_bytes:
-            number, size = number + 1, 0
-            if number == MAX_SHARDS:
-                raise InputError(
-                    f"the corpus has more than {MAX_SHARDS:,} shards of "
-                    f"{shard_bytes:,} bytes: use larger ones (download.shard_bytes in "
-                    f"params.yaml)"
-                )
-        size += num_bytes
-        yield number, document
-
-
-def _write_shard(documents: Iterable[Document], path: Path) -> tuple[int, int]:
-    """Write a shard; return how many documents and bytes of UTF-8 it has."""
-    num_documents = num_bytes = 0
+def write_shard(documents: Iterable[Document], path: Path) -> None:
+    """Write documents as Parquet, a few megabytes at a time."""
     with pq.ParquetWriter(
         path, SCHEMA, compression="zstd", write_page_checksum=True
     ) as writer:
@@ -128,74 +71,52 @@ def _write_shard(documents: Iterable[Document], path: Path) -> tuple[int, int]:
         ):
             table = pa.Table.from_pylist([d._asdict() for d in batch], schema=SCHEMA)
             writer.write_table(table)
-            num_documents += len(batch)
-            num_bytes += _length_in_bytes(table.column("text"))
-    return num_documents, num_bytes
 
 
-def find_shards(directory: Path) -> list[Shard]:
+def write_documents_manifest(
+    directory: Path, files: dict[str, FileRecord], text_bytes: dict[str, int]
+) -> None:
+    """Write what is known of the shards of a corpus, if there are several."""
+    manifest = DocumentsManifest(MANIFEST_VERSION, files, text_bytes)
+    write_json(directory / "manifest.json", asdict(manifest))
+
+
+def open_documents(directory: Path) -> list[DocumentsShard]:
     """Return the shards of a corpus, after a look at the names and sizes of its files.
+
+    A single shard is read for its record. Those of several come from the manifest: who
+    uses a shard calls `check_shard` before.
 
     Raises:
         InputError: A shard is missing, of another size, or left from another corpus.
     """
     manifest = _manifest_of_several(directory)
     if manifest is None:
-        return [THE_ONLY_SHARD]
-    check_names_and_sizes(directory, manifest.files, made_by="download")
-    return shards_named(manifest.files, DOCUMENTS_FILE)
-
-
-def measured_shards(directory: Path) -> list[DocumentsShard]:
-    """Return the shards of a corpus with their digests and sizes.
-
-    A single shard is read for that. Those of several come from the manifest: before a
-    shard is used, `check_shard` compares them.
-
-    Raises:
-        InputError: A shard is missing, or is not what `download` wrote.
-    """
-    manifest = _manifest_of_several(directory)
-    if manifest is None:
         num_bytes = count_bytes(directory, THE_ONLY_SHARD)
-        record = record_files(directory, DOCUMENTS_FILE)[DOCUMENTS_FILE]
+        record = record_of(directory / DOCUMENTS_FILE)
         return [DocumentsShard(THE_ONLY_SHARD, record, num_bytes)]
+    check_names_and_sizes(directory, manifest.files, made_by="download")
     return [
         DocumentsShard(shard, manifest.files[name], manifest.text_bytes[name])
-        for shard in find_shards(directory)
+        for shard in shards_named(manifest.files, DOCUMENTS_FILE)
         for name in [shard.name(DOCUMENTS_FILE)]
     ]
 
 
 def check_shard(directory: Path, documents: DocumentsShard) -> None:
-    """Read one of several shards, and compare its size and digest.
+    """Compare the size and the digest of one of several shards.
 
     Raises:
         InputError: It is missing, or is not what `download` wrote.
     """
-    path = directory / documents.file_name
-    check_in_worker(path, documents.record, made_by="download")
+    if documents.shard.num_shards > 1:
+        path = directory / documents.file_name
+        check_in_worker(path, documents.record, made_by="download")
 
 
 def digest_of_corpus(shards: Sequence[DocumentsShard]) -> str:
     """Return the digest of a whole corpus."""
     return digest_of_shards([documents.record.sha256 for documents in shards])
-
-
-def corpus_digest(directory: Path) -> str:
-    """Return the digest of the whole corpus, after reading every file of it.
-
-    Raises:
-        InputError: A shard is missing, or is not what `download` wrote.
-    """
-    shards = find_shards(directory)
-    manifest = _manifest_of_several(directory)
-    if manifest is None:
-        return sha256_of(directory / DOCUMENTS_FILE)
-    check_digests(directory, manifest.files, made_by="download")
-    return digest_of_shards(
-        [manifest.files[shard.name(DOCUMENTS_FILE)].sha256 for shard in shards]
-    )
 
 
 def _manifest_of_several(directory: Path) -> DocumentsManifest | None:
@@ -243,24 +164,34 @@ def count_bytes(directory: Path, shard: Shard) -> int:
 
 def count_row_groups(directory: Path, shard: Shard) -> int:
     """Return in how many row groups the documents of a shard are stored."""
-    with _opened(directory, shard) as file:
+    with _opened(directory / shard.name(DOCUMENTS_FILE)) as file:
         return int(file.num_row_groups)
 
 
-def read_ids(directory: Path) -> Iterator[str]:
-    """Yield the id of each document of a corpus, in order."""
-    yield from _read_strings(directory, "id")
+def read_ids(directory: Path, shard: Shard) -> Iterator[str]:
+    """Yield the id of each document of a shard, in order."""
+    return chain.from_iterable(_read_column(directory, shard, "id"))
 
 
-def read_groups(directory: Path) -> Iterator[str]:
-    """Yield the group of each document of a corpus, in order."""
-    yield from _read_strings(directory, "group")
+def read_groups(directory: Path, shard: Shard) -> Iterator[str]:
+    """Yield the group of each document of a shard, in order."""
+    return chain.from_iterable(_read_column(directory, shard, "group"))
 
 
-def _read_strings(directory: Path, name: str) -> Iterator[str]:
-    for shard in find_shards(directory):
-        for values in _read_column(directory, shard, name):
-            yield from values
+def read_rows(path: Path, first: int, last: int) -> Iterator[tuple[str, str, str]]:
+    """Yield id, group and text of the documents of a file from `first` to `last`.
+
+    Row groups that have none of them are not read.
+    """
+    with _opened(path) as file:
+        start = 0
+        for number in range(file.num_row_groups):
+            end = start + file.metadata.row_group(number).num_rows
+            if start < last and end > first:
+                table = file.read_row_group(number)
+                table = table.slice(max(first - start, 0), last - max(first, start))
+                yield from zip(*table.to_pydict().values(), strict=True)
+            start = end
 
 
 def _length_in_bytes(texts: pa.ChunkedArray) -> int:
@@ -287,7 +218,7 @@ def _read_column(
     Raises:
         InputError: The documents are missing or damaged.
     """
-    with _opened(directory, shard) as file:
+    with _opened(directory / shard.name(DOCUMENTS_FILE)) as file:
         numbers = range(file.num_row_groups) if row_groups is None else row_groups
         for number in numbers:
             table = file.read_row_group(number, columns=[name])
@@ -295,9 +226,8 @@ def _read_column(
 
 
 @contextmanager
-def _opened(directory: Path, shard: Shard) -> Iterator[pq.ParquetFile]:
-    """Open the documents of a shard; name the file in every error of reading it."""
-    path = directory / shard.name(DOCUMENTS_FILE)
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file of documents; name the file in every error of reading it."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file

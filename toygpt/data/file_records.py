@@ -20,10 +20,15 @@ class FileRecord:
     sha256: str
 
 
+def record_of(path: Path) -> FileRecord:
+    """Return the record of a file."""
+    return FileRecord(path.stat().st_size, sha256_of(path))
+
+
 def record_files(directory: Path, *patterns: str) -> dict[str, FileRecord]:
     """Return the record of every file of a folder whose name fits a pattern."""
     return {
-        path.name: FileRecord(path.stat().st_size, sha256_of(path))
+        path.name: record_of(path)
         for pattern in patterns
         for path in sorted(directory.glob(pattern))
     }
@@ -66,10 +71,18 @@ def _check_size(file: Path, record: FileRecord, advice: str) -> None:
 def check_in_worker(file: Path, record: FileRecord, *, made_by: str) -> None:
     """Check a file that another machine may have written, to the last bit.
 
-    A file that is missing, or not yet whole, may only not be shown here yet.
-
     Raises:
         InputError: The file is missing or damaged.
+    """
+    wait_for(file, record, made_by=made_by)
+    check_digests(file.parent, {file.name: record}, made_by=made_by)
+
+
+def wait_for(file: Path, record: FileRecord, *, made_by: str) -> None:
+    """Wait until a file has its size: it may only not be shown on this machine yet.
+
+    Raises:
+        InputError: The file is missing, or of another size.
     """
     stop = time.monotonic() + SECONDS_UNTIL_SHOWN
     while True:
@@ -81,7 +94,6 @@ def check_in_worker(file: Path, record: FileRecord, *, made_by: str) -> None:
             if time.monotonic() >= stop:
                 raise
             time.sleep(1)
-    check_digests(file.parent, {file.name: record}, made_by=made_by)
 
 
 def check_digests(

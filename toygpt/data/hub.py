@@ -6,15 +6,16 @@ Files are asked for by commit: the same parameters give the same bytes, forever.
 import glob
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toygpt.data.corpus import RawDocument, content_of, rows_of_jsonl
 from toygpt.data.hub_client import ask_hub, check_digest, hub_client
+from toygpt.data.inventory import Inventory
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.params import HubDataset
 
@@ -27,23 +28,45 @@ UNREADABLE = (
 )
 
 
-def read_hub_dataset(name: str, dataset: HubDataset) -> Iterator[RawDocument]:
-    """Yield each row of a dataset's files as a document.
+class HubFile(NamedTuple):
+    """A file of a dataset, in the hub's cache."""
 
-    One file after another is fetched and read; a caller that stops early fetches no
-    more.
+    name: str  # the dataset's key in `hub` of params.yaml, for messages
+    file: str
+    path: str
+    size: int
+    dataset: str  # its section in params.yaml, as JSON: a worker may be another process
+
+
+def fetch_hub_dataset(name: str, dataset: HubDataset) -> Iterator[HubFile]:
+    """Fetch one file after another; a caller that stops early fetches no more.
 
     Args:
         name: The dataset's key in `hub` of params.yaml, for messages.
         dataset: What to fetch, and which columns hold text and group.
 
     Raises:
-        InputError: A file cannot be fetched, or its contents cannot be read.
+        InputError: As `fetch_file`.
     """
+    settings = dataset.model_dump_json()
     for file in dataset.files:
-        if file in dataset.exclude:
-            continue
-        path = fetch_file(name, dataset, file)
+        if file not in dataset.exclude:
+            path = fetch_file(name, dataset, file)
+            yield HubFile(name, file, str(path), path.stat().st_size, settings)
+
+
+def read_hub_files(
+    files: Iterable[HubFile], inventory: Inventory
+) -> Iterator[RawDocument]:
+    """Yield each row of files in the hub's cache as a document.
+
+    Raises:
+        InputError: The contents of a file are not what the hub promised, or cannot be
+            read.
+    """
+    for name, file, cached, _, settings in files:
+        dataset, path = HubDataset.model_validate_json(settings), Path(cached)
+        check_digest(path, f"{_described(dataset, file)} ({_settings(name)})")
         address = f"{dataset.repository}/{file}"
         try:
             for number, row in enumerate(_rows(path, address, dataset), start=1):
@@ -60,8 +83,7 @@ def read_hub_dataset(name: str, dataset: HubDataset) -> Iterator[RawDocument]:
             raise
         except UNREADABLE as error:
             raise InputError(
-                f"cannot read {address} (hub.{name} in params.yaml): "
-                f"{first_line(error)}"
+                f"cannot read {address} ({_settings(name)}): {first_line(error)}"
             ) from None
 
 
@@ -69,19 +91,23 @@ def fetch_file(name: str, dataset: HubDataset, file: str) -> Path:
     """Return the path of a dataset's file in the cache, fetched if it is not there.
 
     Raises:
-        InputError: As `ask_hub`; or the file is not what the hub promised.
+        InputError: As `ask_hub`.
     """
-    what = f"{file} of {dataset.repository} at {dataset.revision[:7]}"
-    settings = f"hub.{name} in params.yaml"
-    path = ask_hub(
+    return ask_hub(
         lambda: hub_client().hf_hub_download(
             dataset.repository, file, repo_type="dataset", revision=dataset.revision
         ),
-        what=what,
-        settings=settings,
+        what=_described(dataset, file),
+        settings=_settings(name),
     )
-    check_digest(path, f"{what} ({settings})")
-    return path
+
+
+def _described(dataset: HubDataset, file: str) -> str:
+    return f"{file} of {dataset.repository} at {dataset.revision[:7]}"
+
+
+def _settings(name: str) -> str:
+    return f"hub.{name} in params.yaml"
 
 
 def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:

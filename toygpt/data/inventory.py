@@ -1,7 +1,9 @@
 """The inventory of a corpus: what was read, what was left out, and why."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 # How many names, and how many kinds of files, one line shows.
 NUM_SHOWN = 3
@@ -94,6 +96,25 @@ class Inventory:
             self.names[reason].append(
                 f"{name} ({_on_one_line(note)})" if note else name
             )
+
+    def values(self) -> dict[str, Any]:
+        """Return everything as values of JSON, for `add` in another process."""
+        return {
+            "num_files": self.num_files,
+            "followed": self.followed,
+            "left_out": {it.name: number for it, number in self.left_out.items()},
+            "names": {reason.name: names for reason, names in self.names.items()},
+        }
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Add what was found next in the order of the corpus."""
+        self.num_files.update(values["num_files"])
+        self.followed += values["followed"]
+        for name, number in values["left_out"].items():
+            reason = Reason[name]
+            self.left_out[reason] += number
+            self.names[reason] = [*self.names[reason], *values["names"][name]]
+            del self.names[reason][NUM_SHOWN:]
 
     def metrics(self) -> dict[str, int]:
         """Return how many files and rows were left out, for every possible reason."""

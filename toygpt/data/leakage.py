@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.engines import Engine, Work
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.file_records import FileRecord, check_in_worker
 from toygpt.data.manifest import Manifest, open_tokens
-from toygpt.data.tasks import Advance
 from toygpt.data.token_files import Tokens, batched, map_tokens
 
 # So few that their hashes stay in the processor's cache: twice as fast.

@@ -6,13 +6,13 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from toygpt.data.corpus import RawDocument
+from toygpt.data.corpus import Found, RawDocument, found_file
 from toygpt.data.inventory import Inventory, LeftOutError, Reason
 from toygpt.data.tables import (
     CSV_DELIMITERS,
@@ -56,19 +56,14 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def read_local_files(folder: Path, inventory: Inventory) -> Iterator[RawDocument]:
-    """Yield the documents in a user's folder, sorted by path.
+def find_files(folder: Path) -> Iterator[Found]:
+    """Yield the files in a user's folder, sorted by path, and what is not read there.
 
-    A text file is one document, and so is each row of a table (JSON, CSV, Parquet). All
-    text files in one sub-folder are one group, a text file beside the sub-folders is a
-    group of its own, and so is a row, unless its column `group` names one.
-
-    Args:
-        folder: The folder of the files.
-        inventory: Counts the files that are read, and names the files left out.
+    Links to folders are followed, unless their target is read anyway, or holds the link
+    itself. Hidden files, and copies by editors (`notes.txt~`), are left out.
 
     Raises:
-        InputError: No such folder, or a file that cannot be read to its end.
+        InputError: There is no such folder, or one in it that cannot be read.
     """
     try:
         is_folder = folder.is_dir()
@@ -78,43 +73,16 @@ def read_local_files(folder: Path, inventory: Inventory) -> Iterator[RawDocument
         raise InputError(
             f"there is no folder {str(folder)!r} (corpora.*.folder in params.yaml)"
         )
-    for path, name in find_files(folder, inventory):
-        suffix, compression = _kind_of(path)
-        try:
-            yield from _read_file(path, name, suffix, OPENERS[compression])
-        except InputError:
-            raise
-        except LeftOutError as found:
-            inventory.leave_out(found.reason, name, found.note)
-        except UNREADABLE as error:
-            raise InputError(f"cannot read {path}: {first_line(error)}") from None
-        else:
-            inventory.num_files[suffix] += 1
-
-
-def find_files(folder: Path, inventory: Inventory) -> Iterator[tuple[Path, str]]:
-    """Yield the files in a folder, and their names inside it, sorted.
-
-    Links to folders are followed, unless their target is read anyway, or holds the link
-    itself. Hidden files, and copies by editors (`notes.txt~`), are left out.
-
-    Raises:
-        InputError: A folder in it cannot be read.
-    """
     try:
         real = folder.resolve()
-        yield from _walk(folder, PurePath(), [real], [real], inventory)
+        yield from _walk(folder, PurePath(), [real], [real])
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _walk(
-    folder: Path,
-    name: PurePath,
-    above: list[Path],
-    read: list[Path],
-    inventory: Inventory,
-) -> Iterator[tuple[Path, str]]:
+    folder: Path, name: PurePath, above: list[Path], read: list[Path]
+) -> Iterator[Found]:
     """Walk through a folder.
 
     Args:
@@ -122,23 +90,22 @@ def _walk(
         name: Its name inside the corpus's folder.
         above: The corpus's folder, and the targets of the links on the way to this one.
         read: The corpus's folder, and the targets of all links that were followed.
-        inventory: As in `find_files`.
     """
     for path in sorted(folder.iterdir()):
         inside = name / path.name
         if _is_hidden(path.name):
-            inventory.leave_out(Reason.HIDDEN, inside.as_posix())
+            yield Found(inside.as_posix(), str(path), left_out=Reason.HIDDEN)
         elif path.is_dir() and not path.is_symlink():
-            yield from _walk(path, inside, above, read, inventory)
+            yield from _walk(path, inside, above, read)
         elif path.is_dir() and not _is_read_anyway(path.resolve(), above, read):
             target = path.resolve()
             read.append(target)
-            inventory.followed.append(inside.as_posix())
-            yield from _walk(path, inside, [*above, target], read, inventory)
+            yield Found(inside.as_posix(), str(path), is_followed=True)
+            yield from _walk(path, inside, [*above, target], read)
         elif path.is_file():
-            yield path, inside.as_posix()
+            yield found_file(inside.as_posix(), path)
         else:
-            inventory.leave_out(Reason.NOT_A_FILE, inside.as_posix())
+            yield Found(inside.as_posix(), str(path), left_out=Reason.NOT_A_FILE)
 
 
 def _is_hidden(name: str) -> bool:
@@ -152,6 +119,42 @@ def _is_read_anyway(target: Path, above: list[Path], read: list[Path]) -> bool:
         and not any(map(_is_hidden, target.relative_to(folder).parts))
         for folder in read
     )
+
+
+def read_local_files(
+    files: Iterable[Found], inventory: Inventory
+) -> Iterator[RawDocument]:
+    """Yield the documents in a user's files.
+
+    A text file is one document, and so is each row of a table (JSON, CSV, Parquet). All
+    text files in one sub-folder are one group, a text file beside the sub-folders is a
+    group of its own, and so is a row, unless its column `group` names one.
+
+    Args:
+        files: As `find_files` yields them.
+        inventory: Counts the files that are read, and names the files left out.
+
+    Raises:
+        InputError: A file cannot be read to its end.
+    """
+    for file in files:
+        if file.is_followed:
+            inventory.followed.append(file.name)
+        elif file.left_out is not None:
+            inventory.leave_out(file.left_out, file.name)
+        else:
+            path = Path(file.path)
+            suffix, compression = _kind_of(path)
+            try:
+                yield from _read_file(path, file.name, suffix, OPENERS[compression])
+            except InputError:
+                raise
+            except LeftOutError as found:
+                inventory.leave_out(found.reason, file.name, found.note)
+            except UNREADABLE as error:
+                raise InputError(f"cannot read {path}: {first_line(error)}") from None
+            else:
+                inventory.num_files[suffix] += 1
 
 
 def _kind_of(path: Path) -> tuple[str, str]:

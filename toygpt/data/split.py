@@ -14,7 +14,8 @@ The rule has four steps (docs/decisions/data.md says why):
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,16 @@ class Assignment:
     num_groups_cut: int
     num_groups_moved: int  # whole ones that are not where their hash puts them
 
+    def between(self, start: int, end: int) -> Self:
+        """Return the pieces of a shard, whose tokens are those from start to end."""
+        first, last = np.searchsorted(self.ends, [start, end], side="right")
+        return replace(
+            self,
+            ends=self.ends[first:last] - start,
+            splits=self.splits[first:last],
+            is_cut=self.is_cut[first:last],
+        )
+
     def documents_in(self, split: int) -> NDArray[np.bool_]:
         """Return for each document whether it, or a piece of it, is in a split."""
         ends_document = ~self.is_cut
@@ -78,7 +89,7 @@ def is_off(share: float, asked: float) -> bool:
 def assign_splits(
     tokens: Tokens,
     ends: NDArray[np.int64],
-    group_hashes: Iterable[int],
+    group_hashes: NDArray[np.uint64],
     *,
     validation_fraction: float,
     test_fraction: float,
@@ -98,9 +109,7 @@ def assign_splits(
     """
     lengths = np.diff(ends, prepend=0)
     # From here on, a group is known by its place in the sorted order of the hashes.
-    hashes, group_of_document = np.unique(
-        np.fromiter(group_hashes, np.uint64), return_inverse=True
-    )
+    hashes, group_of_document = np.unique(group_hashes, return_inverse=True)
     if len(group_of_document) != len(lengths):
         raise ValueError(
             f"{len(group_of_document):,} groups for {len(lengths):,} documents"

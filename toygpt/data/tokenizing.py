@@ -20,9 +20,9 @@ from toygpt.data.documents import (
     read_texts,
 )
 from toygpt.data.encoding import encode_documents
+from toygpt.data.engines.tasks import Advance
 from toygpt.data.file_records import record_files
 from toygpt.data.manifest import check_ids
-from toygpt.data.tasks import Advance
 from toygpt.data.token_files import write_tokens
 from toygpt.data.tokenizer import LEARN_FROM, spread_sample, treat_markers_as_text
 from toygpt.pipeline import paths
@@ -99,8 +99,7 @@ def encode_shard(
         InputError: The documents are not what `download` wrote, or the tokenizer gave
             an id that it does not have.
     """
-    if documents.shard.num_shards > 1:
-        check_shard(paths.DOCUMENTS, documents)
+    check_shard(paths.DOCUMENTS, documents)
     encoder = Tokenizer.from_str(tokenizer)
     treat_markers_as_text(encoder)
     texts = with_progress(read_texts(paths.DOCUMENTS, documents.shard), advance)

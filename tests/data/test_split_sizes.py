@@ -5,7 +5,7 @@ import pytest
 
 from toygpt.data.manifest import Part
 from toygpt.data.split import Assignment
-from toygpt.data.split_files import (
+from toygpt.data.split_sizes import (
     check_sizes,
     fractions_asked,
     summary,

@@ -5,6 +5,7 @@ is there with all its files or not there. The name of the folder is a digest of 
 decides the result, so that a result that is there need not be made again.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -36,8 +37,6 @@ ShardFunction = Callable[[Any, Path, Advance], Any]
 VALUE = "value.json"
 # Their versions may decide what a function of toygpt/data returns.
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "gigatoken")
-# They decide how a shard is given to a worker, and nothing that is made of it.
-ENGINES = ("engines.py", "local_engine.py", "ray_engine.py", "slurm_engine.py")
 
 
 class WorkerKilledError(Exception):
@@ -55,17 +54,21 @@ class Task:
     num_files: int  # of the function: see `function_files`
     directory: Path  # the working directory
     code: str  # its digest: the worker's must be the same
+    result: Path = field(init=False)  # its folder
 
-    @property
-    def result(self) -> Path:
-        """The folder of the result."""
+    def __post_init__(self) -> None:
+        """Name the result by the argument.
+
+        Only once: in a worker, an equal argument may have other bytes when pickled.
+        """
         argument = hashlib.sha256(pickle.dumps(self.argument)).hexdigest()
-        return self.folder / argument[:32]
+        object.__setattr__(self, "result", self.folder / argument[:32])
 
     def __call__(self) -> Exception | None:
         """Make the result; return the error, if there is one."""
         # The other processors have workers of their own. Read when first needed.
         os.environ.setdefault("RAYON_NUM_THREADS", "1")
+        gc.enable()  # the import of a stage has turned it off
         try:
             os.chdir(self.directory)
             if digest_of_code() != self.code:
@@ -133,12 +136,12 @@ Outcomes = Generator[tuple[Task, Exception | None], None, None]
 def digest_of_code() -> str:
     """Return a digest of what decides a shard's result, beside function and argument.
 
-    That is the code in this folder without the engines, Python, and the packages.
+    That is the code in toygpt/data, Python, and the packages. The engines beside this
+    file decide how a shard is given to a worker, and nothing that is made of it.
     """
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    here = Path(__file__)
+    files = [here, *sorted(here.parents[1].glob("*.py"))]
     parts = [f"Python {platform.python_version()}"]
-    parts += [
-        f"{path.name} {sha256_of(path)}" for path in files if path.name not in ENGINES
-    ]
+    parts += [f"{path.name} {sha256_of(path)}" for path in files]
     parts += [f"{name} {version(name)}" for name in PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

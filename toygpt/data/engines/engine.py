@@ -11,16 +11,18 @@ succeeded.
 
 import hashlib
 import pickle
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
-from toygpt.data.tasks import (
+from toygpt.data.engines.tasks import (
     Advance,
     Outcomes,
     ShardFunction,
@@ -38,6 +40,8 @@ from toygpt.pipeline.process import num_processors
 # How often a shard is given to a worker. Machines fail; but a shard that kills each
 # worker has to be named.
 ATTEMPTS = 3
+# Bytes for which another process is started: it takes a second or two to import.
+WORTH_A_WORKER = 50_000_000
 TERMINATED = 128 + signal.SIGTERM
 
 INSTALL = {
@@ -113,17 +117,19 @@ class Engine:
         with tqdm(
             desc=description, total=total, unit="B", unit_scale=True, disable=None
         ) as progress:
-            if len(work) == 1:
+            if len(work) <= 1:
                 if self._folder.is_dir():  # of a failed attempt on several shards
                     self._keep_others_out()
-                    self._remove_results(besides=None)
-                return iter([function(work[0].argument, directory, progress.update)])
+                    self._remove_results(function, besides=None)
+                return iter(
+                    [function(it.argument, directory, progress.update) for it in work]
+                )
             tasks = self._tasks(function, work)
             missing = [task for task in tasks if not task.result.is_dir()]
             progress.update(total - sum(task.size for task in missing))
             workers = self._workers
-            if self._name == "local":
-                workers = workers or num_processors()
+            if self._name == "local" and workers is None:
+                workers = min(num_processors(), 1 + total // WORTH_A_WORKER)
             if self._name == "local" and workers == 1:
                 for task in missing:
                     task.run(function, progress.update)
@@ -137,6 +143,22 @@ class Engine:
                 )
         return (task.bring_result(directory) for task in tasks)
 
+    @contextmanager
+    def new_folder(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder that all workers see, and remove it afterwards.
+
+        Its path is the same in each attempt, as the digest of a function's arguments
+        needs it.
+        """
+        self._keep_others_out()
+        folder = self._folder / name
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed stage
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
     def _tasks(self, function: ShardFunction, work: Sequence[Work]) -> list[Task]:
         """Return the work as tasks; write the function where the workers read it."""
         self._keep_others_out()
@@ -147,8 +169,8 @@ class Engine:
         digest = hashlib.sha256(code.encode())
         for part in parts:
             digest.update(part)
-        folder = self._folder / digest.hexdigest()[:32]
-        self._remove_results(besides=folder)
+        folder = self._results_of(function) / digest.hexdigest()[:32]
+        self._remove_results(function, besides=folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in zip(function_files(len(parts)), parts, strict=True):
             with new_file(folder / name) as file:
@@ -156,9 +178,14 @@ class Engine:
         files = len(parts)
         return [Task(*shard, folder, files, Path.cwd(), code) for shard in work]
 
-    def _remove_results(self, *, besides: Path | None) -> None:
-        """Remove what other functions have left: earlier attempts, other code."""
-        for folder in list(self._folder.glob("*/")):
+    def _results_of(self, function: ShardFunction) -> Path:
+        """Return the folder of a function's results, with any arguments."""
+        called = function.func if isinstance(function, partial) else function
+        return self._folder / called.__name__
+
+    def _remove_results(self, function: ShardFunction, *, besides: Path | None) -> None:
+        """Remove what a function has left: other arguments, other code."""
+        for folder in list(self._results_of(function).glob("*/")):
             if folder != besides:
                 remove_directory(folder)
 
@@ -228,11 +255,11 @@ def run_of(engine: str) -> Run:
     """
     try:
         if engine == "slurm":
-            from toygpt.data import slurm_engine
+            from toygpt.data.engines import slurm_engine
 
             return slurm_engine.run
         if engine == "ray":
-            from toygpt.data import ray_engine
+            from toygpt.data.engines import ray_engine
 
             return ray_engine.run
     except ModuleNotFoundError as error:
@@ -240,7 +267,7 @@ def run_of(engine: str) -> Run:
             f"runtime.data_engine in params.yaml is {engine}, which needs the package "
             f"{error.name}: run `{INSTALL[engine]}`"
         ) from None
-    from toygpt.data import local_engine
+    from toygpt.data.engines import local_engine
 
     return local_engine.run
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import submitit
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
+from toygpt.data.engines.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
 
 # Of one shard; SBATCH_TIMELIMIT comes before it.

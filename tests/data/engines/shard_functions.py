@@ -3,14 +3,17 @@
 import errno
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.tasks import Advance
+from toygpt.data.corpus import Found, RawDocument
+from toygpt.data.engines.tasks import Advance
+from toygpt.data.inventory import Inventory
+from toygpt.data.local_files import read_local_files
 from toygpt.pipeline.errors import InputError
 
 
@@ -83,3 +86,15 @@ def wait_forever(shard: Numbers, directory: Path, advance: Advance) -> None:
     Path(f"{shard.file}.pid").write_text(f"{os.getpid()}\n")
     while True:
         signal.pause()
+
+
+def read_or_be_killed(
+    files: Iterable[Found], inventory: Inventory, *, log: Path, killed: str = ""
+) -> Iterator[RawDocument]:
+    """Read local files; note the name of each, and send SIGKILL at the first of one."""
+    for file in files:
+        with log.open("a") as noted:
+            noted.write(f"{file.name}\n")
+        if file.name == killed and log.read_text().split().count(killed) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from read_local_files([file], inventory)

@@ -9,20 +9,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.data.shard_functions import double, refuse
-from tests.data.test_engines import DOUBLED, LOG, NAMES, SHARDS, calls
+from tests.data.engines.shard_functions import double, refuse
+from tests.data.engines.test_engine import DOUBLED, LOG, NAMES, SHARDS, calls
 from tests.project import PROJECT
 from tests.tiny import runtime_params
-from toygpt.data import engines
-from toygpt.data.engines import Engine, Work
-from toygpt.data.tasks import ShardFunction
+from toygpt.data.engines import engine as engines
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import ShardFunction
 from toygpt.pipeline.errors import InputError
 
 pytest.importorskip("submitit", reason="no submitit: uv sync --inexact --extra slurm")
 
 import submitit
 
-from toygpt.data import slurm_engine
+from toygpt.data.engines import slurm_engine
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_the_arrays_of_a_killed_stage_are_cancelled_by_the_next(
     command.write_text('#!/bin/sh\necho "$@" >> cancelled\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(command.parent))
-    stage = Path(".toygpt/shards/test")
+    stage = Path(".toygpt/shards/test/double")
     stage.mkdir(parents=True)
     (stage / slurm_engine.ARRAYS).write_text("11\n12")
 

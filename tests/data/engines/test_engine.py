@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.data.shard_functions import (
+from tests.data.engines.shard_functions import (
     Numbers,
     count_mapped,
     double,
@@ -27,9 +27,9 @@ from tests.data.shard_functions import (
 from tests.faults.kills import wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
-from toygpt.data import engines
-from toygpt.data.engines import ATTEMPTS, Engine, Work, run_with_retries
-from toygpt.data.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
+from toygpt.data.engines import engine as engines
+from toygpt.data.engines.engine import ATTEMPTS, Engine, Work, run_with_retries
+from toygpt.data.engines.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import locked
 
@@ -70,16 +70,17 @@ def is_nothing_kept() -> bool:
     return not list(Path(".toygpt/shards").glob("*/*"))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 3, "auto"])
 def test_files_are_equal_and_values_in_order_for_any_number_of_workers(
-    workers: int,
+    workers: int | str,
 ) -> None:
+    """So little work is not worth another process, unless one is asked for."""
     values, files = mapped(partial(double, log=LOG), data_workers=workers)
 
     assert files == DOUBLED
     assert [value["sum"] for value in values] == [2, 6, 10, 14]
     processes = {value["process"] for value in values}
-    assert (processes == {os.getpid()}) == (workers == 1)
+    assert (processes == {os.getpid()}) == (workers != 3)
     assert is_nothing_kept()
 
 
@@ -131,7 +132,7 @@ def test_after_a_worker_was_killed_half_as_many_run_at_once(tmp_path: Path) -> N
 
 def test_what_other_functions_left_is_removed() -> None:
     """Also where the corpus has only one shard by now."""
-    left = Path(".toygpt/shards/test/of-earlier-code/value")
+    left = Path(".toygpt/shards/test/refuse/of-earlier-code/value")
     for work in (SHARDS, SHARDS[:1]):
         left.mkdir(parents=True)
         with pytest.raises(InputError):
@@ -225,8 +226,8 @@ def test_an_error_in_a_worker_ends_all_and_arrives_as_it_was(
 def test_no_worker_outlives_its_stage(name: str) -> None:
     program = f"""
 from pathlib import Path
-from tests.data.shard_functions import Numbers, wait_forever
-from toygpt.data.engines import Engine, Work
+from tests.data.engines.shard_functions import Numbers, wait_forever
+from toygpt.data.engines.engine import Engine, Work
 from toygpt.pipeline.params_file import load_params
 runtime = load_params(Path({str(PROJECT / "params.yaml")!r})).runtime
 shards = [Work(name, Numbers(name, []), 1) for name in ("a", "b")]
@@ -263,8 +264,10 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(
     engine: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"toygpt.data.{engine}_engine", raising=False)
-    monkeypatch.delattr(f"toygpt.data.{engine}_engine", raising=False)
+    monkeypatch.delitem(
+        sys.modules, f"toygpt.data.engines.{engine}_engine", raising=False
+    )
+    monkeypatch.delattr(f"toygpt.data.engines.{engine}_engine", raising=False)
 
     with pytest.raises(InputError, match=f"`uv sync --inexact --extra {engine}`$"):
         mapped(partial(double, log=LOG), data_engine=engine)

@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray
 
-from toygpt.data.tasks import Outcomes, Task, WorkerKilledError
+from toygpt.data.engines.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
 
 CONNECT_SECONDS = 20

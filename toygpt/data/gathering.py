@@ -1,0 +1,238 @@
+"""Gather the documents of a corpus: chunks are read, duplicates found, shards written.
+
+Chunks are worked on at once, and so are shards. Between them, this process compares the
+digests of all documents, and cuts the corpus by their lengths: the result is that of a
+plain loop over all documents, for any engine and number of workers.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toygpt.data.chunks import KNOWN, FoundCorpus, read_chunk
+from toygpt.data.corpus import Document
+from toygpt.data.documents import (
+    DOCUMENTS_FILE,
+    read_rows,
+    write_documents_manifest,
+    write_shard,
+)
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
+from toygpt.data.file_records import FileRecord, record_of, wait_for
+from toygpt.data.inventory import Inventory, Reason
+from toygpt.data.shards import MAX_SHARDS, Shard
+from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.params import DownloadParams
+
+
+class Gathered(NamedTuple):
+    """What was gathered."""
+
+    num_documents: int
+    num_bytes: int  # of UTF-8
+    inventory: Inventory
+
+
+class Rows(NamedTuple):
+    """Consecutive documents of a chunk, duplicates among them."""
+
+    file: str
+    record: FileRecord  # of the file
+    first: int  # counted from the first document of the chunk
+    last: int  # one past the last
+
+
+class ShardRows(NamedTuple):
+    """A shard that is to be written, and the documents for it."""
+
+    shard: Shard
+    first: int  # counted from the first document of all chunks
+    rows: list[Rows]  # from there on
+    num_bytes: int  # of UTF-8
+
+    @property
+    def file_name(self) -> str:
+        """The name of the shard's file."""
+        return self.shard.name(DOCUMENTS_FILE)
+
+
+def gather(
+    corpus: FoundCorpus, engine: Engine, directory: Path, params: DownloadParams
+) -> Gathered:
+    """Write the documents of a corpus into an empty folder.
+
+    Until the end, the text is on disk once more, compressed. Memory grows by 50 bytes
+    for each document, and in a worker by a digest for each of its chunk.
+
+    Raises:
+        InputError: A file cannot be read, or there would be too many shards.
+    """
+    has_limit = params.max_documents is not None or params.max_bytes is not None
+    chunks = corpus.chunks(chunk_bytes=params.shard_bytes, has_limit=has_limit)
+    inventory = Inventory()
+    # After a killed stage, a rerun finds its chunks again if there are several.
+    place: AbstractContextManager[Path | str]
+    if len(chunks) > 1:
+        place = engine.new_folder("chunks")
+    else:
+        place = TemporaryDirectory(dir=directory)
+    with place as name:
+        folder = Path(name)
+        read = partial(
+            read_chunk,
+            read=corpus.read,
+            max_documents=params.max_documents,
+            max_bytes=params.max_bytes,
+        )
+        work = [Work(chunk.documents_file, chunk, chunk.size) for chunk in chunks]
+        files = []
+        found = engine.map(read, work, folder, description="download")
+        for chunk, values in zip(chunks, found, strict=True):
+            inventory.add(values["inventory"])
+            record, documents = FileRecord(**values["record"]), values["documents"]
+            files.append(Rows(chunk.documents_file, record, 0, documents))
+        known = (np.fromfile(folder / chunk.known_file, KNOWN) for chunk in chunks)
+        num_bytes = lengths_of_distinct(np.concatenate(list(known)))
+        if duplicates := int(np.count_nonzero(num_bytes == 0)):
+            inventory.left_out[Reason.DUPLICATE] += duplicates
+        shards = list(
+            _rows_of_shards(files, num_bytes, cuts(num_bytes, params.shard_bytes))
+        )
+        write = partial(write_rows, folder=folder, num_bytes=num_bytes)
+        work = [Work(rows.file_name, rows, rows.num_bytes) for rows in shards]
+        written = list(engine.map(write, work, directory, description="write"))
+    if len(shards) > 1:
+        names = [rows.file_name for rows in shards]
+        write_documents_manifest(
+            directory,
+            files=dict(zip(names, [FileRecord(**it) for it in written], strict=True)),
+            text_bytes=dict(zip(names, [it.num_bytes for it in shards], strict=True)),
+        )
+    return Gathered(
+        num_documents=int(np.count_nonzero(num_bytes)),
+        num_bytes=sum(rows.num_bytes for rows in shards),
+        inventory=inventory,
+    )
+
+
+def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return the length of each document, and 0 where an earlier one has its text.
+
+    Args:
+        known: The digest and the length of each document, in the order of the corpus.
+    """
+    num_bytes = known["num_bytes"].astype(np.uint32)
+    # Few are equal in half of their digest: these alone are sorted by all of it.
+    order = np.argsort(known["high"])
+    high = known["high"][order]
+    is_candidate = np.zeros(len(known), dtype=bool)
+    is_candidate[1:] = high[1:] == high[:-1]
+    is_candidate[:-1] |= is_candidate[1:]
+    candidates = np.sort(order[is_candidate])
+    few = known[candidates]
+    order = np.lexsort((few["low"], few["high"]))  # equal ones stay in their order
+    digests = few[["high", "low"]][order]
+    num_bytes[candidates[order[1:]][digests[1:] == digests[:-1]]] = 0
+    return num_bytes
+
+
+def cuts(num_bytes: NDArray[np.uint32], shard_bytes: int) -> list[int]:
+    """Return where each shard ends: one past its last document.
+
+    A shard is as large as it may be; a document that is longer has one of its own.
+
+    Raises:
+        InputError: There would be more shards than there may be.
+    """
+    ends: list[int] = []
+    in_all = num_bytes.cumsum(dtype=np.int64)
+    before = 0
+    while len(in_all) and before < in_all[-1]:
+        first = int(np.searchsorted(in_all, before, side="right"))
+        end = int(np.searchsorted(in_all, before + shard_bytes, side="right"))
+        ends.append(max(end, first + 1))
+        before = int(in_all[ends[-1] - 1])
+        if len(ends) > MAX_SHARDS:
+            raise InputError(
+                f"the corpus has more than {MAX_SHARDS:,} shards of "
+                f"{shard_bytes:,} bytes: use larger ones (download.shard_bytes in "
+                f"params.yaml)"
+            )
+    return ends
+
+
+def _rows_of_shards(
+    files: Sequence[Rows], num_bytes: NDArray[np.uint32], ends: Sequence[int]
+) -> Iterator[ShardRows]:
+    """Yield the documents of each shard.
+
+    Args:
+        files: All documents of each chunk.
+        num_bytes: As `lengths_of_distinct` returns it.
+        ends: As `cuts` returns it.
+    """
+    chunk_ends = [*accumulate(rows.last for rows in files)]
+    for number, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        in_chunks = []
+        for chunk in range(bisect_right(chunk_ends, first), len(files)):
+            start = chunk_ends[chunk] - files[chunk].last
+            if start >= end:
+                break
+            in_chunks.append(
+                files[chunk]._replace(
+                    first=max(first - start, 0),
+                    last=min(end - start, files[chunk].last),
+                )
+            )
+        size = int(num_bytes[first:end].sum(dtype=np.int64))
+        yield ShardRows(Shard(number, len(ends)), first, in_chunks, size)
+
+
+def write_rows(
+    rows: ShardRows,
+    directory: Path,
+    advance: Advance,
+    *,
+    folder: Path,
+    num_bytes: NDArray[np.uint32],
+) -> dict[str, Any]:
+    """Write the documents of a shard; return the record of their file.
+
+    Args:
+        rows: Where the documents are.
+        directory: The folder for the file.
+        advance: Is called with the length of each document.
+        folder: The folder of the chunks.
+        num_bytes: As `lengths_of_distinct` returns it.
+
+    Raises:
+        InputError: A chunk is missing or damaged.
+    """
+
+    def documents() -> Iterator[Document]:
+        place = rows.first
+        for of_chunk in rows.rows:
+            path = folder / of_chunk.file
+            wait_for(path, of_chunk.record, made_by="download")
+            end = place + of_chunk.last - of_chunk.first
+            lengths = num_bytes[place:end].tolist()
+            found = read_rows(path, of_chunk.first, of_chunk.last)
+            for names_and_text, length in zip(found, lengths, strict=True):
+                if length:
+                    yield Document(*names_and_text, length)
+                    advance(length)
+            place = end
+
+    path = directory / rows.file_name
+    write_shard(documents(), path)
+    return asdict(record_of(path))

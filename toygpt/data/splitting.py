@@ -1,0 +1,244 @@
+"""The work of `split` on a shard: hashes of its groups, and its files of each split.
+
+In between, all documents are assigned to splits, by these hashes and by their lengths.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toygpt.data.documents import (
+    DocumentsShard,
+    check_shard,
+    read_groups,
+    read_ids,
+)
+from toygpt.data.engines.engine import Engine, Work
+from toygpt.data.engines.tasks import Advance
+from toygpt.data.file_records import FileRecord, check_in_worker, record_of
+from toygpt.data.heldout_names import TEST_DOCUMENTS, write_test_documents
+from toygpt.data.manifest import Manifest, Part, check_ids
+from toygpt.data.shards import Shard
+from toygpt.data.split import SPLITS, TEST, Assignment, hash_of_group
+from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, map_tokens
+from toygpt.pipeline import paths
+from toygpt.pipeline.files import DigestedFile
+
+
+class TokenizedShard(NamedTuple):
+    """A shard of documents, and the files of its tokens."""
+
+    documents: DocumentsShard
+    files: dict[str, FileRecord]
+
+
+class AssignedShard(NamedTuple):
+    """A shard, and the split of each of its documents."""
+
+    documents: DocumentsShard
+    tokens: FileRecord
+    pieces: Assignment
+
+
+def read_hashes(
+    shards: Sequence[DocumentsShard], tokens: Manifest, engine: Engine, *, key: int
+) -> NDArray[np.uint64]:
+    """Return the hash of each document's group, after a check of all files.
+
+    Raises:
+        InputError: A file is not what `download`, or `tokenize`, wrote.
+    """
+    work = []
+    for documents in shards:
+        names = [documents.shard.name(f"{it}.bin") for it in ("tokens", "ends")]
+        files = {name: tokens.files[name] for name in names}
+        shard = TokenizedShard(documents, files)
+        work.append(Work(documents.file_name, shard, documents.num_bytes))
+    hashes = engine.map(
+        partial(hash_groups, key=key), work, paths.TOKENS, description="read groups"
+    )
+    return np.frombuffer(b"".join(map(b64decode, hashes)), np.uint64)
+
+
+def hash_groups(
+    shard: TokenizedShard, directory: Path, advance: Advance, *, key: int
+) -> str:
+    """Check the files of a shard; no file is written.
+
+    Returns:
+        The hash of each document's group, in Base64.
+
+    Raises:
+        InputError: A file is not what `download`, or `tokenize`, wrote.
+    """
+    check_shard(paths.DOCUMENTS, shard.documents)
+    for name, record in shard.files.items():
+        check_in_worker(paths.TOKENS / name, record, made_by="tokenize")
+    groups = read_groups(paths.DOCUMENTS, shard.documents.shard)
+    hashes = np.fromiter((hash_of_group(it, key=key) for it in groups), np.uint64)
+    advance(shard.documents.num_bytes)
+    return b64encode(hashes.tobytes()).decode()
+
+
+def write_splits(
+    shards: Sequence[DocumentsShard],
+    tokens: Manifest,
+    assignment: Assignment,
+    engine: Engine,
+    directory: Path,
+    bytes_of_token: NDArray[np.int64],
+) -> tuple[dict[str, Part], dict[str, FileRecord]]:
+    """Copy each piece to the file of its split, in the order of the corpus.
+
+    What a shard has of a split goes to that shard's file of the split: shard 3's to
+    train-00003.bin, validation-00003.bin and test-00003.bin. The names of the test's
+    documents are in one file.
+
+    Args:
+        shards: The documents.
+        tokens: The manifest of their tokens.
+        assignment: The split of each piece.
+        engine: Works on the shards.
+        directory: The folder for the files.
+        bytes_of_token: How many bytes of text each token id stands for.
+
+    Returns:
+        How much each split holds, where a part of a document counts as one document;
+        and the record of each file.
+    """
+    work, start = [], 0
+    for documents, size in zip(shards, tokens.shard_sizes("tokens"), strict=True):
+        record = tokens.files[documents.shard.name("tokens.bin")]
+        pieces = assignment.between(start, start + size)
+        start += size
+        shard = AssignedShard(documents, record, pieces)
+        work.append(Work(documents.file_name, shard, record.bytes))
+    copied = engine.map(
+        partial(
+            split_shard,
+            token_type=tokens.token_type,
+            vocab_size=tokens.vocab_size,
+            end_of_text_id=tokens.end_of_text_id,
+            bytes_of_token=bytes_of_token,
+        ),
+        work,
+        directory,
+        description="split",
+    )
+    counts = np.zeros((2, len(SPLITS)), dtype=np.int64)  # of tokens, and of bytes
+    files: dict[str, FileRecord] = {}
+
+    def names_in_test() -> Iterator[tuple[str, str]]:
+        for values in copied:
+            counts[:] += values["counts"]
+            for name, record in values["files"].items():
+                files[name] = FileRecord(**record)
+            yield from values["test"]
+
+    write_test_documents(names_in_test(), directory)
+    names = {TEST_DOCUMENTS: record_of(directory / TEST_DOCUMENTS)}
+    return sizes_of(assignment, counts), dict(sorted(files.items())) | names
+
+
+def sizes_of(assignment: Assignment, counts: NDArray[np.int64]) -> dict[str, Part]:
+    """Return how much each split holds, by the counts of its tokens and bytes."""
+    documents = np.bincount(assignment.splits, minlength=len(SPLITS))
+    sizes = np.stack([counts[0], documents, counts[1]], axis=1).tolist()
+    return {name: Part(*size) for name, size in zip(SPLITS, sizes, strict=True)}
+
+
+def split_shard(
+    shard: AssignedShard,
+    directory: Path,
+    advance: Advance,
+    *,
+    token_type: str,
+    vocab_size: int,
+    end_of_text_id: int,
+    bytes_of_token: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Write the files of a shard, and check them.
+
+    Args:
+        shard: The shard; `hash_groups` has checked its files.
+        directory: The folder for the files.
+        advance: Is called with the size of the tokens.
+        token_type: The type of the token ids on disk.
+        vocab_size: Token ids that the tokenizer has.
+        end_of_text_id: The token id of `<|endoftext|>`.
+        bytes_of_token: How many bytes of text each token id stands for.
+
+    Returns:
+        The tokens, and the bytes, of each split; the record of each file; and the id
+        and the group of each document in the test split.
+    """
+    number = shard.documents.shard
+    tokens = map_tokens(paths.TOKENS / number.name("tokens.bin"), token_type=token_type)
+    counts, files = copy_tokens(
+        tokens, shard.pieces, directory, number, bytes_of_token, end_of_text_id
+    )
+    for name in files:
+        check_ids(directory / name, token_type=token_type, vocab_size=vocab_size)
+    names = zip(
+        read_ids(paths.DOCUMENTS, number),
+        read_groups(paths.DOCUMENTS, number),
+        strict=True,
+    )
+    advance(shard.tokens.bytes)
+    return {
+        "counts": counts.tolist(),
+        "files": {name: asdict(record) for name, record in files.items()},
+        "test": list(compress(names, shard.pieces.documents_in(TEST))),
+    }
+
+
+def copy_tokens(
+    tokens: TokenIds,
+    pieces: Assignment,
+    directory: Path,
+    shard: Shard,
+    bytes_of_token: NDArray[np.int64],
+    end_of_text_id: int,
+) -> tuple[NDArray[np.int64], dict[str, FileRecord]]:
+    """Copy the pieces of a shard to the files of their splits.
+
+    A piece whose document continues gets an end of text of its own, so that no sequence
+    runs from it into the next document of its split.
+
+    Returns:
+        The tokens, and the bytes, of each split; and the record of each file.
+    """
+    counts = np.zeros((2, len(SPLITS)), dtype=np.int64)
+    splits, names = pieces.splits, [shard.name(f"{split}.bin") for split in SPLITS]
+    last_of_run = np.append(np.flatnonzero(np.diff(splits)), len(splits) - 1)
+    end_of_text = np.array([end_of_text_id], dtype=tokens.dtype)
+    with ExitStack() as stack:
+        files = [
+            DigestedFile(stack.enter_context((directory / name).open("wb")))
+            for name in names
+        ]
+        start = 0
+        for split, end, is_cut_there in zip(
+            splits[last_of_run].tolist(),
+            pieces.ends[last_of_run].tolist(),
+            pieces.is_cut[last_of_run].tolist(),
+            strict=True,
+        ):
+            for first in range(start, end, TOKENS_AT_ONCE):
+                piece = tokens[first : min(first + TOKENS_AT_ONCE, end)]
+                files[split].write(piece.data)
+                counts[:, split] += len(piece), bytes_of_token[piece].sum()
+            if is_cut_there:
+                files[split].write(end_of_text.data)
+                counts[0, split] += 1
+            start = end
+        records = [FileRecord(file.num_bytes, file.sha256) for file in files]
+    return counts, dict(zip(names, records, strict=True))
