@@ -46,8 +46,7 @@ def peak_of_a_rank(config: GPTConfig, ranks: int) -> int:
 
 def _peak_with_fsdp(config: GPTConfig, ranks: int) -> int:
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
-    names = ("data_parallel", "tensor_parallel")
-    mesh = init_device_mesh("cpu", (ranks, 1), mesh_dim_names=names)
+    mesh = init_device_mesh("cpu", (ranks,))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = GPT(config)
         inputs = torch.zeros(SEQUENCES // ranks, config.block_size, dtype=torch.long)

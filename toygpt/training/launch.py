@@ -23,7 +23,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.process import is_launched
 from toygpt.training.settings import RuntimeSettings
-from toygpt.training.sharding import sharded_strategy
+from toygpt.training.sharding import ShardedStrategy
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
 # zero to sync the trackers with earlier trainings or to write a checkpoint, or one rank
@@ -83,8 +83,8 @@ def launch(
             )
             if is_fsdp:
                 _check_that_it_can_be_sharded(runtime, fabric.device)
-                strategy = sharded_strategy(
-                    fabric.world_size, precision=precision, timeout=WAIT_FOR_RANKS
+                strategy = ShardedStrategy(
+                    is_mixed=precision == "bf16-mixed", timeout=WAIT_FOR_RANKS
                 )
             fabric = _new_fabric(runtime, precision, strategy)
         else:
