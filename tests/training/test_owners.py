@@ -1,7 +1,6 @@
 """Who owns which matrix, where neither sizes nor matrices divide by the ranks."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import BLOCK_SIZE, tiny_model
-from tests.training.trained import trained
+from tests.training.trained import run_ranks, trained
 from toygpt.training import owners
 from toygpt.training.muon import FastMuon
 from toygpt.training.sharding import whole_of
@@ -83,15 +81,7 @@ def main(folder: str) -> None:
 def test_odd_sizes_on_several_ranks_give_the_same_weights_split_or_not(
     tmp_path: Path, ranks: int
 ) -> None:
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-
-    ended = subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", __name__, str(tmp_path)],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    ended = run_ranks(__name__, tmp_path, ranks=ranks)
 
     assert ended.returncode == 0, ended.stderr
     results = torch.load(tmp_path / "results.pt")

@@ -9,7 +9,6 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,10 +20,9 @@ import psutil
 import pytest
 import torch
 
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.resuming.test_resume_training import StopAt
 from tests.tiny import runtime_params, tiny_model
-from tests.training.trained import Trained, trained
+from tests.training.trained import Trained, run_ranks, trained
 from toygpt.pipeline.errors import InputError
 from toygpt.resuming.run_folder import list_run_folders
 from toygpt.resuming.signals import Stopped
@@ -160,14 +158,7 @@ def main(folder: str) -> None:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the job on two ranks has left."""
     folder = tmp_path_factory.mktemp("job")
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", *torchrun, "-m", __name__, folder],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    ended = run_ranks(__name__, folder, ranks=2)
     assert ended.returncode == 0, ended.stderr
     return folder
 
