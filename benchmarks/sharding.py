@@ -14,7 +14,6 @@ import argparse
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -26,6 +25,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from benchmarks.measure import RESULTS, Figures, report
 from benchmarks.memory import GIB, computed_peak
 from benchmarks.scale.communication import bytes_sent
+from benchmarks.settings import optimizer_settings
 from benchmarks.training import TASKS
 from toygpt.model.gpt import GPT, GPTConfig
 from toygpt.training.loop import NextTokenLoss
@@ -51,13 +51,7 @@ def _peak_with_fsdp(config: GPTConfig, ranks: int) -> int:
         model = GPT(config)
         inputs = torch.zeros(SEQUENCES // ranks, config.block_size, dtype=torch.long)
         network = shard(NextTokenLoss(model), mesh, is_mixed=True)
-        params = SimpleNamespace(
-            optimizer="muon",
-            learning_rate=1e-4,
-            muon_learning_rate=1e-3,
-            weight_decay=0.1,
-        )
-        optimizer = build_optimizer(model, params)
+        optimizer = build_optimizer(model, optimizer_settings())
         tracker = FSDPMemTracker(network, optimizer)
         tracker.track_inputs((inputs,))
         with tracker:
