@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +20,7 @@ from unittest.mock import patch
 import psutil
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from tests.resuming.test_resume_training import StopAt
 from tests.tiny import runtime_params, tiny_model
@@ -52,6 +54,7 @@ def train_on(
     ranks: int,
     root: Path | None = None,
     stop_at: int = 0,
+    is_compiled: bool = False,
     **changes: Any,
 ) -> Trained:
     """Train ten steps, in micro-batches of four sequences."""
@@ -60,7 +63,12 @@ def train_on(
     is_empty = strategy == "fsdp" and os.environ.get("RANK", "0") != "0"
     with torch.device("meta") if is_empty else nullcontext():
         model = tiny_model(vocab_size=64, embed_dim=64, dropout=dropout)
-    runtime = {"devices": ranks, "micro_batch_size": 4, "strategy": strategy}
+    runtime = {
+        "devices": ranks,
+        "micro_batch_size": 4,
+        "strategy": strategy,
+        "compile": is_compiled,
+    }
     logger = StopAt(stop_at, ranks)
     return trained(model, root=root, logger=logger, runtime=runtime, **changes)
 
@@ -128,6 +136,13 @@ def main(folder: str) -> None:
         training = train_on("ddp", ranks=2, **VARIANTS["fused"])
     if is_rank_zero:
         results["ddp with owners"] = result_of(training)
+    # A backend that traces, and compiles nothing, takes seconds.
+    traced = partial(torch.compile, backend="aot_eager")
+    with patch("torch.compile", traced):
+        training = train_on("fsdp", ranks=2, is_compiled=True, **VARIANTS["fused"])
+    if is_rank_zero:
+        results["compiled"] = result_of(training)
+        results["compiled"]["graphs"] = counters["frames"]["ok"]
 
     stop(place / "stopped", ranks=2, at=STOPPED_AT)
     torch.distributed.barrier()
@@ -219,6 +234,13 @@ def test_where_gradients_are_clipped_their_norm_differs_in_the_last_digit(
 @pytest.mark.slow
 def test_owners_under_ddp_compute_what_each_rank_would(results: dict[str, Any]) -> None:
     assert_same(results["ddp with owners"], results["ddp fused"])
+
+
+@pytest.mark.slow
+def test_split_weights_can_be_compiled_block_by_block(results: dict[str, Any]) -> None:
+    """Between the messages of a block: for training, and for validation."""
+    assert results["compiled"]["graphs"] > 0
+    assert_same(results["compiled"], results["fsdp fused"])
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def launch(
                 timeout=WAIT_FOR_RANKS, forward_sync_buffers=False
             )
             if is_fsdp:
-                _check_that_it_can_be_sharded(runtime, fabric.device)
+                _check_that_it_can_be_sharded(fabric.device)
                 strategy = ShardedStrategy(
                     is_mixed=precision == "bf16-mixed", timeout=WAIT_FOR_RANKS
                 )
@@ -118,21 +118,14 @@ def _new_fabric(
         )
 
 
-def _check_that_it_can_be_sharded(
-    runtime: RuntimeSettings, device: torch.device
-) -> None:
+def _check_that_it_can_be_sharded(device: torch.device) -> None:
     """Refuse to split weights where PyTorch cannot.
 
     Raises:
-        ValueError: It cannot with these settings.
+        ValueError: It cannot on this device.
     """
     if device.type == "mps":
         raise ValueError("runtime.strategy is fsdp, which has no form for mps")
-    if runtime.compile is True:
-        raise ValueError(
-            "runtime.strategy is fsdp, which is not compiled here: set runtime.compile "
-            "to auto or false"
-        )
 
 
 def _check_that_this_process_is_the_only_one() -> None:

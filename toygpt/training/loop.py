@@ -160,9 +160,7 @@ def train(
         Stopped: A signal came; the steps so far are saved.
     """
     block_size = model.config.block_size
-    is_compiled = should_compile(
-        runtime.compile, fabric.device, is_sharded=is_sharded(fabric)
-    )
+    is_compiled = should_compile(runtime.compile, fabric.device)
     most = max_micro_batch_size(
         runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )
@@ -190,7 +188,9 @@ def train(
     if kernels == "fused":
         module = FusedNextTokenLoss(model, fabric.device)
     if is_compiled:
-        module.compile(dynamic=False)
+        # In a network that is split, messages come between the blocks.
+        for part in model.blocks if is_sharded(fabric) else [module]:
+            part.compile(dynamic=False)
     with explain_out_of_memory(fabric, plan.micro_batch_size):
         network: Any = fabric.setup_module(module)
         optimizer: Any = fabric.setup_optimizers(build_optimizer(model, params))
