@@ -139,7 +139,7 @@ def main(folder: str) -> None:
     # A backend that traces, and compiles nothing, takes seconds.
     traced = partial(torch.compile, backend="aot_eager")
     with patch("torch.compile", traced):
-        training = train_on("fsdp", ranks=2, is_compiled=True, **VARIANTS["fused"])
+        training = train_on("fsdp", ranks=2, is_compiled=True, **VARIANTS["muon"])
     if is_rank_zero:
         results["compiled"] = result_of(training)
         results["compiled"]["graphs"] = counters["frames"]["ok"]
@@ -240,7 +240,7 @@ def test_owners_under_ddp_compute_what_each_rank_would(results: dict[str, Any]) 
 def test_split_weights_can_be_compiled_block_by_block(results: dict[str, Any]) -> None:
     """Between the messages of a block: for training, and for validation."""
     assert results["compiled"]["graphs"] > 0
-    assert_same(results["compiled"], results["fsdp fused"])
+    assert_same(results["compiled"], results["fsdp muon"])
 
 
 @pytest.mark.slow
