@@ -54,8 +54,10 @@ def _peak_with_fsdp(config: GPTConfig, ranks: int) -> int:
         optimizer = build_optimizer(model, optimizer_settings())
         tracker = FSDPMemTracker(network, optimizer)
         tracker.track_inputs((inputs,))
-        with tracker:
-            for _ in range(2):
+        for _ in range(2):
+            # In the first step, PyTorch finds out the shapes of results by whole
+            # tensors without contents, which the tracker counts. It begins again here.
+            with tracker:
                 with torch.autocast("cpu", torch.bfloat16):
                     loss = network(inputs, inputs)
                 loss.backward()

@@ -27,6 +27,18 @@ def test_matrices_are_assigned_so_that_each_rank_has_equally_many_of_a_shape() -
     assert owners.assign(shapes[:1], 2) == [[0], []]
 
 
+def test_no_rank_makes_more_numbers_orthogonal_at_once_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a single matrix, if that has more."""
+    shapes = [torch.Size([4, 4])] * 4 + [torch.Size([4, 16])]
+    monkeypatch.setattr(owners, "AT_ONCE", 2 * 4 * 16)
+
+    assert list(owners.rounds(shapes, 2)) == [[[0, 2], [1, 3]], [[4], []]]
+    monkeypatch.setattr(owners, "AT_ONCE", 1)
+    assert len(list(owners.rounds(shapes, 2))) == 3
+
+
 @pytest.mark.parametrize("num_rows", [1, 5, 8, 9])
 def test_ranks_have_the_rows_that_torch_cuts(num_rows: int) -> None:
     matrix = torch.zeros(num_rows, 3)
@@ -52,6 +64,7 @@ def main(folder: str) -> None:
     """Train on all ranks with weights whole and split; rank zero writes the results."""
     ranks = int(os.environ["WORLD_SIZE"])
     results: dict[str, Any] = {}
+    owners.AT_ONCE = 1  # each owner takes one matrix after another
     for strategy in ("ddp", "fsdp"):
         training = trained(
             tiny_model(embed_dim=10, num_layers=1),

@@ -132,7 +132,7 @@ def main(folder: str) -> None:
             training = train_on(strategy, ranks=2, **changes)
             if is_rank_zero:
                 results[f"{strategy} {name}"] = result_of(training)
-    with patch.object(owners, "PAYS_FROM", 1):
+    with patch.multiple(owners, PAYS_FROM=1, AT_ONCE=1):
         training = train_on("ddp", ranks=2, **VARIANTS["fused"])
     if is_rank_zero:
         results["ddp with owners"] = result_of(training)

@@ -106,7 +106,12 @@ def shard(network: nn.Module, mesh: DeviceMesh, *, is_mixed: bool) -> nn.Module:
 def _send_weights(
     network: nn.Module, whole: dict[str, Tensor], mesh: DeviceMesh
 ) -> None:
-    """Give each rank its rows of the weights that rank zero has."""
+    """Give each rank its rows of the weights that rank zero has.
+
+    PyTorch's `set_model_state_dict(broadcast_from_rank0=True)` gives the same with as
+    much memory, but sends each rank all rows, and misses the second name of the tied
+    matrix unless it is not strict.
+    """
     if any(weight.is_meta for weight in whole.values()):
         network.to_empty(device=mesh.device_type)
     for name, weight in network.named_parameters():
