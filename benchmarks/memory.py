@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks.measure import RESULTS, Figures, report
+from benchmarks.settings import optimizer_settings
 from benchmarks.training import TASKS
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.pipeline.process import keep_freed_memory
@@ -60,15 +60,9 @@ def build(
     config: GPTConfig, sequences: int
 ) -> tuple[GPT, torch.optim.Optimizer, torch.Tensor]:
     """Return what a step needs."""
-    params = SimpleNamespace(
-        optimizer="muon",
-        learning_rate=1e-4,
-        muon_learning_rate=1e-3,
-        weight_decay=0.1,
-    )
     model = GPT(config)
     inputs = torch.zeros(sequences, config.block_size, dtype=torch.long)
-    return model, build_optimizer(model, params), inputs
+    return model, build_optimizer(model, optimizer_settings()), inputs
 
 
 def computed_peak(config: GPTConfig, sequences: int) -> dict[str, int]:

@@ -28,6 +28,11 @@ import torch
 from torch import nn
 
 from benchmarks.measure import RESULTS, Case, EndRound, Timing, compare, report
+from benchmarks.settings import (
+    optimizer_settings,
+    runtime_settings,
+    train_settings,
+)
 from toygpt.data.batches import Batch, TrainingBatches
 from toygpt.data.token_files import TokenIds
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
@@ -126,28 +131,14 @@ def stage(
     """
     keep_freed_memory()
     steps = POINTS_PER_CURVE * task.steps_per_round
-    tokens_per_step = task.batch_size * task.config.block_size
-    params = SimpleNamespace(
-        max_tokens=steps * tokens_per_step,
+    params = train_settings(
+        steps=steps,
         batch_size=task.batch_size,
+        block_size=task.config.block_size,
         optimizer=optimizer,
-        muon_learning_rate=1e-3,
-        learning_rate=1e-4,
-        warmup_tokens=0,
-        decay_tokens=0,
-        weight_decay=0.1,
-        gradient_clip_norm=1.0,
-        validate_every_tokens=steps * tokens_per_step,
-        validation_tokens=tokens_per_step,
     )
-    runtime = SimpleNamespace(
-        accelerator="auto",
-        devices=1,
-        num_nodes=1,
-        strategy="auto",
-        compile=compiled,
-        micro_batch_size=micro_batch_size or task.batch_size,
-        deterministic=False,
+    runtime = runtime_settings(
+        compile=compiled, micro_batch_size=micro_batch_size or task.batch_size
     )
     # Metrics are reported once in a round.
     logger = SimpleNamespace(log_metrics=lambda metrics, *, step: end_round())
@@ -194,13 +185,7 @@ def bare_loop(
         keep_freed_memory()
     model = network(task.config) if network else GPT(task.config, attention=attention)
     model = model.to(task.device)
-    params = SimpleNamespace(
-        optimizer=optimizer,
-        learning_rate=1e-4,
-        muon_learning_rate=1e-3,
-        weight_decay=0.1,
-    )
-    step_taker = build_optimizer(model, params)
+    step_taker = build_optimizer(model, optimizer_settings(optimizer=optimizer))
 
     def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return next_token_loss(model(inputs), targets)

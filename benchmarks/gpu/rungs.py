@@ -1,13 +1,13 @@
 """The rungs of the ladder: our network with some of its fast forms, and without."""
 
 from collections.abc import Callable, Collection
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Muon, Optimizer
 
+from benchmarks.settings import optimizer_settings
 from toygpt.model.gpt import GPT, GPTConfig, next_token_loss
 from toygpt.training.fused import (
     join_query_key_value,
@@ -85,7 +85,7 @@ class Trainer:
             self.network = torch.compile(self.network, dynamic=False, backend=backend)
         self.optimizer: Optimizer = build_optimizer(
             self.model,
-            SimpleNamespace(optimizer="muon", weight_decay=0.1, **LEARNING_RATES),
+            optimizer_settings(**LEARNING_RATES),
             muon=FastMuon if MUON in rungs else Muon,
         )
 

@@ -27,6 +27,7 @@ from benchmarks.gpu.rungs import LEARNING_RATES
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.sizes import two_layers
 from benchmarks.measure import Figures
+from benchmarks.settings import runtime_settings, train_settings
 from benchmarks.training import Task
 from toygpt.model.gpt import GPT
 from toygpt.pipeline.errors import InputError
@@ -123,27 +124,16 @@ def train_for_digest(
     task: Task, folder: Path, *, is_compiled: bool, curves: Curves, **changes: float
 ) -> str:
     """Train from the checkpoint in the folder if there is one; digest the weights."""
-    tokens_per_step = SEQUENCES * task.config.block_size
-    params: Any = SimpleNamespace(
-        max_tokens=STEPS * tokens_per_step,
+    block_size = task.config.block_size
+    params = train_settings(
+        steps=STEPS,
         batch_size=SEQUENCES,
-        optimizer="muon",
-        warmup_tokens=2 * tokens_per_step,
-        decay_tokens=0,
-        weight_decay=0.1,
-        gradient_clip_norm=1.0,
-        validate_every_tokens=STEPS * tokens_per_step,
-        validation_tokens=tokens_per_step,
+        block_size=block_size,
+        warmup_tokens=2 * SEQUENCES * block_size,
         **LEARNING_RATES | changes,
     )
-    runtime: Any = SimpleNamespace(
-        accelerator="auto",
-        devices=1,
-        num_nodes=1,
-        strategy="auto",
-        compile=is_compiled,
-        micro_batch_size=SEQUENCES // 2,
-        deterministic=True,
+    runtime: Any = runtime_settings(
+        compile=is_compiled, micro_batch_size=SEQUENCES // 2, deterministic=True
     )
     torch.manual_seed(0)
     model = GPT(task.config, attention=task.attention)

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from benchmarks.settings import runtime_settings, train_settings
 from benchmarks.training import TASKS
 from tests.isolation import IN_ISOLATION, can_isolate
 from toygpt.model.gpt import GPT, Block, GPTConfig
@@ -127,28 +127,9 @@ def main(strategy: str, precision: str) -> None:
 
     config: GPTConfig = TASKS["nano"].config
     ranks = int(os.environ["WORLD_SIZE"])
-    tokens_per_step = ranks * config.block_size
-    params = SimpleNamespace(
-        max_tokens=STEPS * tokens_per_step,
-        batch_size=ranks,
-        optimizer="muon",
-        muon_learning_rate=1e-3,
-        learning_rate=1e-4,
-        warmup_tokens=0,
-        decay_tokens=0,
-        weight_decay=0.1,
-        gradient_clip_norm=1.0,
-        validate_every_tokens=STEPS * tokens_per_step,
-        validation_tokens=tokens_per_step,
-    )
-    runtime = SimpleNamespace(
-        accelerator="cpu",
-        devices=ranks,
-        num_nodes=1,
-        strategy=strategy,
-        compile=False,
-        micro_batch_size=1,
-        deterministic=False,
+    params = train_settings(steps=STEPS, batch_size=ranks, block_size=config.block_size)
+    runtime: Any = runtime_settings(
+        accelerator="cpu", devices=ranks, strategy=strategy, micro_batch_size=1
     )
     text = np.random.default_rng(0).integers(config.vocab_size, size=100_000)
     wire = Wire()

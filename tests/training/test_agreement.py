@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +12,12 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
+import torch
 
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import runtime_params
+from tests.training.trained import run_ranks, trained
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.stage import errors_in_one_line
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
 from toygpt.resuming.run_folder import RunFolder, open_run_folder, run_folder_of
 from toygpt.resuming.signals import Interruption
@@ -78,6 +79,10 @@ def endings(folder: Path) -> dict[str, str | None]:
     with open_run_folder(folder / f"of-{rank}", INPUTS):
         own["not shared"] = ending(lambda: check_shared(fabric, elsewhere))
 
+    own["diverged"] = ending(
+        lambda: trained(runtime={"devices": 2}, learning_rate=1e30)
+    )
+
     now = time.time() + 100 * rank
     with patch("time.time", lambda: now):
         describe_ranks(fabric)
@@ -100,31 +105,30 @@ def save(fabric: Any, run_folder: RunFolder) -> None:
 
 
 def main(folder: str) -> None:
-    """Write how each check ended this rank."""
+    """Write how each check ended this rank; then end by the check of its strategy."""
     rank = os.environ["RANK"]
-    with patch("socket.gethostname", lambda: f"node{rank}"):
+    runtime = runtime_params(devices=2, strategy="fsdp" if rank == "1" else "auto")
+    with patch("socket.gethostname", lambda: f"node{rank}"), errors_in_one_line():
+        fabric = launch(runtime, precision="32-true")
+        # To make another one, NCCL would wait for the rank that does not.
+        assert torch.distributed.get_pg_count() == 1, "more than the group of all ranks"
         own = endings(Path(folder))
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(own))
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(own))
+        check_agreement(fabric, INPUTS, runtime)
 
 
 @pytest.mark.slow
 def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
     tmp_path: Path,
 ) -> None:
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     (tmp_path / "shared").mkdir()
     (tmp_path / "mount").symlink_to(tmp_path / "shared")
 
-    ended = subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", __name__, str(tmp_path)],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    ended = run_ranks(__name__, tmp_path, ranks=2)
 
-    assert ended.returncode == 0, ended.stderr
     zero, one = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
+    assert str(zero.pop("diverged")).startswith("DivergenceError: training diverged: ")
+    assert one.pop("diverged") == "SystemExit: 0"
     assert zero.pop("resumed") == one.pop("resumed") == "{'weight': 0.5}"
     passed = {"agreed", "shared", "no locks"}
     assert {name for name, end in one.items() if end is None} == passed
@@ -155,6 +159,12 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
             ": the project has to lie on a file system that all machines share"
         ),
     }
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == [
+        f"{refused.replace('InputError', 'error')}runtime.strategy is fsdp, not auto"
+        f"{advice}"
+    ]
     best = shared.best_checkpoint()
     assert best is not None and best.step == 1
     unlocked, resumed, clock, described = ended.stdout.splitlines()

@@ -203,10 +203,3 @@ def test_a_launcher_that_starts_another_number_of_ranks_is_refused(
 
     with pytest.raises(InputError, match=rf"{number} processes were .* \(2\) is 2"):
         launch(runtime_params(devices=2), precision="32-true")
-
-
-def test_a_network_that_is_split_is_not_compiled() -> None:
-    runtime = runtime_params(strategy="fsdp", devices=2, compile=True)
-
-    with pytest.raises(InputError, match=r"fsdp, which is not compiled.*runtime\.comp"):
-        launch(runtime, precision="32-true")

@@ -1,7 +1,6 @@
 """Who owns which matrix, where neither sizes nor matrices divide by the ranks."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import BLOCK_SIZE, tiny_model
-from tests.training.trained import trained
+from tests.training.trained import run_ranks, trained
 from toygpt.training import owners
 from toygpt.training.muon import FastMuon
 from toygpt.training.sharding import whole_of
@@ -27,6 +25,18 @@ def test_matrices_are_assigned_so_that_each_rank_has_equally_many_of_a_shape() -
 
     assert owners.assign(shapes, 2) == [[0, 3, 2, 6], [1, 5, 4]]
     assert owners.assign(shapes[:1], 2) == [[0], []]
+
+
+def test_no_rank_makes_more_numbers_orthogonal_at_once_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a single matrix, if that has more."""
+    shapes = [torch.Size([4, 4])] * 4 + [torch.Size([4, 16])]
+    monkeypatch.setattr(owners, "AT_ONCE", 2 * 4 * 16)
+
+    assert list(owners.rounds(shapes, 2)) == [[[0, 2], [1, 3]], [[4], []]]
+    monkeypatch.setattr(owners, "AT_ONCE", 1)
+    assert len(list(owners.rounds(shapes, 2))) == 3
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 8, 9])
@@ -54,6 +64,7 @@ def main(folder: str) -> None:
     """Train on all ranks with weights whole and split; rank zero writes the results."""
     ranks = int(os.environ["WORLD_SIZE"])
     results: dict[str, Any] = {}
+    owners.AT_ONCE = 1  # each owner takes one matrix after another
     for strategy in ("ddp", "fsdp"):
         training = trained(
             tiny_model(embed_dim=10, num_layers=1),
@@ -83,15 +94,7 @@ def main(folder: str) -> None:
 def test_odd_sizes_on_several_ranks_give_the_same_weights_split_or_not(
     tmp_path: Path, ranks: int
 ) -> None:
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-
-    ended = subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", __name__, str(tmp_path)],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    ended = run_ranks(__name__, tmp_path, ranks=ranks)
 
     assert ended.returncode == 0, ended.stderr
     results = torch.load(tmp_path / "results.pt")

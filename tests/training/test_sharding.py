@@ -9,10 +9,10 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,11 +20,11 @@ from unittest.mock import patch
 import psutil
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.resuming.test_resume_training import StopAt
 from tests.tiny import runtime_params, tiny_model
-from tests.training.trained import Trained, trained
+from tests.training.trained import Trained, run_ranks, trained
 from toygpt.pipeline.errors import InputError
 from toygpt.resuming.run_folder import list_run_folders
 from toygpt.resuming.signals import Stopped
@@ -54,6 +54,7 @@ def train_on(
     ranks: int,
     root: Path | None = None,
     stop_at: int = 0,
+    is_compiled: bool = False,
     **changes: Any,
 ) -> Trained:
     """Train ten steps, in micro-batches of four sequences."""
@@ -62,7 +63,12 @@ def train_on(
     is_empty = strategy == "fsdp" and os.environ.get("RANK", "0") != "0"
     with torch.device("meta") if is_empty else nullcontext():
         model = tiny_model(vocab_size=64, embed_dim=64, dropout=dropout)
-    runtime = {"devices": ranks, "micro_batch_size": 4, "strategy": strategy}
+    runtime = {
+        "devices": ranks,
+        "micro_batch_size": 4,
+        "strategy": strategy,
+        "compile": is_compiled,
+    }
     logger = StopAt(stop_at, ranks)
     return trained(model, root=root, logger=logger, runtime=runtime, **changes)
 
@@ -126,10 +132,17 @@ def main(folder: str) -> None:
             training = train_on(strategy, ranks=2, **changes)
             if is_rank_zero:
                 results[f"{strategy} {name}"] = result_of(training)
-    with patch.object(owners, "PAYS_FROM", 1):
+    with patch.multiple(owners, PAYS_FROM=1, AT_ONCE=1):
         training = train_on("ddp", ranks=2, **VARIANTS["fused"])
     if is_rank_zero:
         results["ddp with owners"] = result_of(training)
+    # A backend that traces, and compiles nothing, takes seconds.
+    traced = partial(torch.compile, backend="aot_eager")
+    with patch("torch.compile", traced):
+        training = train_on("fsdp", ranks=2, is_compiled=True, **VARIANTS["muon"])
+    if is_rank_zero:
+        results["compiled"] = result_of(training)
+        results["compiled"]["graphs"] = counters["frames"]["ok"]
 
     stop(place / "stopped", ranks=2, at=STOPPED_AT)
     torch.distributed.barrier()
@@ -160,14 +173,7 @@ def main(folder: str) -> None:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the job on two ranks has left."""
     folder = tmp_path_factory.mktemp("job")
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", *torchrun, "-m", __name__, folder],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    ended = run_ranks(__name__, folder, ranks=2)
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -228,6 +234,13 @@ def test_where_gradients_are_clipped_their_norm_differs_in_the_last_digit(
 @pytest.mark.slow
 def test_owners_under_ddp_compute_what_each_rank_would(results: dict[str, Any]) -> None:
     assert_same(results["ddp with owners"], results["ddp fused"])
+
+
+@pytest.mark.slow
+def test_split_weights_can_be_compiled_block_by_block(results: dict[str, Any]) -> None:
+    """Between the messages of a block: for training, and for validation."""
+    assert results["compiled"]["graphs"] > 0
+    assert_same(results["compiled"], results["fsdp muon"])
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
-"""A training of ten steps, and its results."""
+"""A training of ten steps, and its results; and several ranks."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import (
     BLOCK_SIZE,
     predictable_text,
@@ -98,3 +101,23 @@ def trained(
             checkpoints=checkpoints,
         )
     return Trained(model, outcome, curves, points.noted)
+
+
+def run_ranks(
+    module: str, folder: Path, *, ranks: int
+) -> subprocess.CompletedProcess[str]:
+    """Run a module by torchrun, once for each rank, to its end.
+
+    Args:
+        module: Its name.
+        folder: The argument that it gets.
+        ranks: How many there are.
+    """
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.run(
+        [sys.executable, "-m", *torchrun, "-m", module, folder],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )

@@ -8,6 +8,14 @@ from torch import Tensor
 from toygpt.pipeline.errors import InputError
 
 
+class DivergenceError(InputError):
+    """A loss or a norm that is not finite.
+
+    All ranks meet it in the same step: their gradients are added up, and so is the
+    validation loss.
+    """
+
+
 class LateReader:
     """Reads numbers from a device without waiting for it.
 
@@ -51,7 +59,7 @@ class DivergenceWatch:
         """Check a step; on a GPU, the one before.
 
         Raises:
-            InputError: A number is infinite or NaN.
+            DivergenceError: A number is infinite or NaN.
         """
         numbers = torch.stack([loss.detach(), gradient_norm.detach()])
         read_step = step - 1 if numbers.is_cuda else step
@@ -62,7 +70,7 @@ class DivergenceWatch:
         """Check the last step as well, and wait for the device if need be.
 
         Raises:
-            InputError: A number is infinite or NaN.
+            DivergenceError: A number is infinite or NaN.
         """
         self._check(self._last_step, self._reader.read_pending())
 
@@ -77,10 +85,10 @@ def check_finite(step: int, what: str, value: float) -> None:
     """Refuse to continue with a number that is infinite or NaN.
 
     Raises:
-        InputError: It is.
+        DivergenceError: It is.
     """
     if not math.isfinite(value):
-        raise InputError(
+        raise DivergenceError(
             f"training diverged: the {what} is {value} in step {step:,}, which learned "
             f"from batch {step - 1:,} (counted from 0, see toygpt/data/batches.py); "
             f"nothing of that step is kept. Lower train.learning_rate or "

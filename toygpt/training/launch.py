@@ -23,7 +23,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.process import is_launched
 from toygpt.training.settings import RuntimeSettings
-from toygpt.training.sharding import sharded_strategy
+from toygpt.training.sharding import ShardedStrategy
 
 # How long a rank waits for the others before it gives up: longer than it takes rank
 # zero to sync the trackers with earlier trainings or to write a checkpoint, or one rank
@@ -82,9 +82,9 @@ def launch(
                 timeout=WAIT_FOR_RANKS, forward_sync_buffers=False
             )
             if is_fsdp:
-                _check_that_it_can_be_sharded(runtime, fabric.device)
-                strategy = sharded_strategy(
-                    fabric.world_size, precision=precision, timeout=WAIT_FOR_RANKS
+                _check_that_it_can_be_sharded(fabric.device)
+                strategy = ShardedStrategy(
+                    is_mixed=precision == "bf16-mixed", timeout=WAIT_FOR_RANKS
                 )
             fabric = _new_fabric(runtime, precision, strategy)
         else:
@@ -118,21 +118,14 @@ def _new_fabric(
         )
 
 
-def _check_that_it_can_be_sharded(
-    runtime: RuntimeSettings, device: torch.device
-) -> None:
+def _check_that_it_can_be_sharded(device: torch.device) -> None:
     """Refuse to split weights where PyTorch cannot.
 
     Raises:
-        ValueError: It cannot with these settings.
+        ValueError: It cannot on this device.
     """
     if device.type == "mps":
         raise ValueError("runtime.strategy is fsdp, which has no form for mps")
-    if runtime.compile is True:
-        raise ValueError(
-            "runtime.strategy is fsdp, which is not compiled here: set runtime.compile "
-            "to auto or false"
-        )
 
 
 def _check_that_this_process_is_the_only_one() -> None:

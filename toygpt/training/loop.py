@@ -39,7 +39,7 @@ from toygpt.data.batches import SpreadBatches, TrainingBatches, cut_on_device
 from toygpt.data.token_files import Tokens
 from toygpt.model.gpt import GPT, next_token_loss
 from toygpt.training.checkpointing import Checkpointing
-from toygpt.training.divergence import DivergenceWatch, check_finite
+from toygpt.training.divergence import DivergenceError, DivergenceWatch, check_finite
 from toygpt.training.fused import FusedNextTokenLoss, unfuse
 from toygpt.training.launch import explain_out_of_memory
 from toygpt.training.memory import max_micro_batch_size
@@ -52,7 +52,7 @@ from toygpt.training.plan import (
 )
 from toygpt.training.precision import should_compile
 from toygpt.training.progress import Progress
-from toygpt.training.ranks import on_rank_zero, sum_over_ranks
+from toygpt.training.ranks import on_rank_zero, reported_by_rank_zero, sum_over_ranks
 from toygpt.training.report import Curves, Speedometer
 from toygpt.training.schedule import Schedule
 from toygpt.training.settings import RuntimeSettings, TrainSettings
@@ -156,12 +156,11 @@ def train(
     Raises:
         InputError: The ranks cannot share a batch, a device is out of memory, or
             training diverged.
+        SystemExit: Training diverged, on ranks above zero.
         Stopped: A signal came; the steps so far are saved.
     """
     block_size = model.config.block_size
-    is_compiled = should_compile(
-        runtime.compile, fabric.device, is_sharded=is_sharded(fabric)
-    )
+    is_compiled = should_compile(runtime.compile, fabric.device)
     most = max_micro_batch_size(
         runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
     )
@@ -189,7 +188,9 @@ def train(
     if kernels == "fused":
         module = FusedNextTokenLoss(model, fabric.device)
     if is_compiled:
-        module.compile(dynamic=False)
+        # In a network that is split, messages come between the blocks.
+        for part in model.blocks if is_sharded(fabric) else [module]:
+            part.compile(dynamic=False)
     with explain_out_of_memory(fabric, plan.micro_batch_size):
         network: Any = fabric.setup_module(module)
         optimizer: Any = fabric.setup_optimizers(build_optimizer(model, params))
@@ -205,7 +206,11 @@ def train(
         initial=state.step * plan.tokens_per_step,
         is_shown=fabric.is_global_zero,
     )
-    with progress, explain_out_of_memory(fabric, plan.micro_batch_size):
+    with (
+        progress,
+        explain_out_of_memory(fabric, plan.micro_batch_size),
+        reported_by_rank_zero(fabric, DivergenceError),
+    ):
         while state.step < plan.num_steps:
             schedule.set_learning_rates(state.step)
             losses, gradient_norm = train_step(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Muon
 from torch.optim._muon import _adjust_lr
 
-from toygpt.training.owners import Update, owners_of
+from toygpt.training.owners import Owned, Owners, Update, owners_of, rounds
 from toygpt.training.sharding import rows_of
 
 # In 16 bits, the Gram matrix drifts away from what it stands for; after so many
@@ -65,23 +65,35 @@ class FastMuon(Muon):
             for tensors in (matrices, gradients, averages)
         )
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
-        directions = averages
-        if group["nesterov"]:
-            directions = list(torch._foreach_lerp(gradients, averages, momentum))
         torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
+        for owned in rounds(shapes, owners.num_ranks if owners else 1):
+            for numbers, update in _updates(group, gradients, averages, owned, owners):
+                update = update.to(matrices[0].dtype)
+                torch._foreach_add_(
+                    [matrices[number] for number in numbers],
+                    list(update) if len(numbers) > 1 else [update],
+                    alpha=-_adjust_lr(rate, group["adjust_lr_fn"], shapes[numbers[0]]),
+                )
 
-        if owners is None:
-            updates = _orthogonalized(group, dict(enumerate(directions)))
-        else:
-            own = _orthogonalized(group, owners.collect(directions))
-            updates = owners.distribute(own)
-        for numbers, update in updates:
-            update = update.to(matrices[0].dtype)
-            torch._foreach_add_(
-                [matrices[number] for number in numbers],
-                list(update) if len(numbers) > 1 else [update],
-                alpha=-_adjust_lr(rate, group["adjust_lr_fn"], shapes[numbers[0]]),
-            )
+
+def _updates(
+    group: dict[str, Any],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    owned: Owned,
+    owners: Owners | None,
+) -> Iterator[Update]:
+    """Return this rank's rows of the updates of some matrices."""
+    numbers = [number for of_a_rank in owned for number in of_a_rank]
+    directions = [averages[number] for number in numbers]
+    if group["nesterov"]:
+        some = [gradients[number] for number in numbers]
+        directions = list(torch._foreach_lerp(some, directions, group["momentum"]))
+    by_number = dict(zip(numbers, directions, strict=True))
+    if owners is None:
+        return _orthogonalized(group, by_number)
+    own = owners.collect(by_number, owned)
+    return owners.distribute(_orthogonalized(group, own), owned)
 
 
 def _orthogonalized(

@@ -18,7 +18,7 @@ single process computes. Figures are in docs/decisions/training.md.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -31,18 +31,27 @@ from torch.distributed.tensor import DTensor
 PAYS_FROM = 512
 
 
+# The numbers in matrices that a rank makes orthogonal at once, at most. Beside them it
+# holds their rows and what it sends and receives: 256 MB each, not as much as it has
+# of the whole network.
+AT_ONCE = 2**26
+
 # The numbers of one or several matrices of a shape, and their updates: a matrix, or a
 # stack of them.
 Update = tuple[list[int], Tensor]
+# The numbers of the matrices that each rank owns.
+Owned = list[list[int]]
 
 
 class Owners(Protocol):
     """Takes matrices to their owners, and updates back."""
 
-    def collect(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+    num_ranks: int
+
+    def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
         """Return the matrices that this rank owns, whole, by their number."""
 
-    def distribute(self, updates: Iterable[Update]) -> Iterator[Update]:
+    def distribute(self, updates: Iterable[Update], owned: Owned) -> Iterator[Update]:
         """Yield this rank's rows of all updates, given those of its own matrices."""
 
 
@@ -56,15 +65,16 @@ def owners_of(matrices: Sequence[Tensor], dtype: torch.dtype) -> Owners | None:
     shapes = [matrix.shape for matrix in matrices]
     first = matrices[0]
     if isinstance(first, DTensor):
-        return OwnersOfShards(shapes, dtype, first.device_mesh.get_group())
+        group = first.device_mesh.get_group()
+        return OwnersOfShards(shapes, dtype, first.device, group)
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     if min(shapes[0]) < PAYS_FROM:
         return None
-    return OwnersOfCopies(shapes, dtype)
+    return OwnersOfCopies(shapes, dtype, first.device)
 
 
-def assign(shapes: Iterable[torch.Size], num_ranks: int) -> list[list[int]]:
+def assign(shapes: Iterable[torch.Size], num_ranks: int) -> Owned:
     """Return the numbers of the matrices that each rank owns.
 
     Matrices of one shape are as much work, so that they are assigned in turn.
@@ -76,25 +86,35 @@ def assign(shapes: Iterable[torch.Size], num_ranks: int) -> list[list[int]]:
     return [in_turn[rank::num_ranks] for rank in range(num_ranks)]
 
 
+def rounds(shapes: Sequence[torch.Size], num_ranks: int) -> Iterator[Owned]:
+    """Yield what the ranks own, some at a time, so that all have equally much to do."""
+    owned = assign(shapes, num_ranks)
+    size = max(1, AT_ONCE // max(math.prod(shape) for shape in shapes))
+    for first in range(0, len(owned[0]), size):  # no rank owns more than rank zero
+        yield [numbers[first : first + size] for numbers in owned]
+
+
 class OwnersOfCopies:
     """Owners under DDP, where every rank has every matrix."""
 
-    def __init__(self, shapes: Sequence[torch.Size], dtype: torch.dtype) -> None:
+    def __init__(
+        self, shapes: Sequence[torch.Size], dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.shapes = shapes
         self.dtype = dtype
+        self.device = device
         self.rank = dist.get_rank()
-        self.owned = assign(shapes, dist.get_world_size())
+        self.num_ranks = dist.get_world_size()
 
-    def collect(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+    def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
         """Return the matrices that this rank owns."""
-        self.device = tensors[0].device
-        return {number: tensors[number] for number in self.owned[self.rank]}
+        return {number: tensors[number] for number in owned[self.rank]}
 
-    def distribute(self, updates: Iterable[Update]) -> Iterator[Update]:
+    def distribute(self, updates: Iterable[Update], owned: Owned) -> Iterator[Update]:
         """Yield all updates: each owner sends its own to all others."""
         own = _by_number(updates)
         sent = []
-        for owner, numbers in enumerate(self.owned):
+        for owner, numbers in enumerate(owned):
             if owner == self.rank and numbers:
                 buffer = torch.cat([own[number].flatten() for number in numbers])
             else:
@@ -116,21 +136,22 @@ class OwnersOfShards:
         self,
         shapes: Sequence[torch.Size],
         dtype: torch.dtype,
+        device: torch.device,
         group: dist.ProcessGroup,
     ) -> None:
         self.shapes = shapes
         self.dtype = dtype
+        self.device = device
         self.group = group
         self.rank = dist.get_rank(group)
-        self.ranks = range(dist.get_world_size(group))
-        self.owned = assign(shapes, len(self.ranks))
+        self.num_ranks = dist.get_world_size(group)
+        self.ranks = range(self.num_ranks)
 
-    def collect(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+    def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
         """Return the matrices that this rank owns, from the rows of all ranks."""
-        self.device = tensors[0].device
-        own = self.owned[self.rank]
+        own = owned[self.rank]
         received = self._exchange(
-            [[tensors[number] for number in numbers] for numbers in self.owned],
+            [[tensors[number] for number in numbers] for numbers in owned],
             [[self._shape_on(rank, number) for number in own] for rank in self.ranks],
         )
         return {
@@ -138,7 +159,7 @@ class OwnersOfShards:
             for number, rows in zip(own, zip(*received, strict=True), strict=True)
         }
 
-    def distribute(self, updates: Iterable[Update]) -> Iterator[Update]:
+    def distribute(self, updates: Iterable[Update], owned: Owned) -> Iterator[Update]:
         """Yield this rank's rows of all updates."""
         rows = {
             number: update.split([self._num_rows(rank, number) for rank in self.ranks])
@@ -148,10 +169,10 @@ class OwnersOfShards:
             [[rows[number][rank] for number in rows] for rank in self.ranks],
             [
                 [self._shape_on(self.rank, number) for number in numbers]
-                for numbers in self.owned
+                for numbers in owned
             ],
         )
-        for numbers, some in zip(self.owned, received, strict=True):
+        for numbers, some in zip(owned, received, strict=True):
             for number, update in zip(numbers, some, strict=True):
                 yield [number], update
 

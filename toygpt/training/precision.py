@@ -69,13 +69,6 @@ def dtype_of_products(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def should_compile(
-    choice: bool | Literal["auto"], device: torch.device, *, is_sharded: bool = False
-) -> bool:
-    """Return whether compiling pays: it takes a minute, which a CPU never wins back.
-
-    A network that is split among ranks is not compiled (`launch` refuses to).
-    """
-    if choice == "auto":
-        return device.type == "cuda" and not is_sharded
-    return choice
+def should_compile(choice: bool | Literal["auto"], device: torch.device) -> bool:
+    """Return whether compiling pays: it takes a minute, which a CPU never wins back."""
+    return device.type == "cuda" if choice == "auto" else choice

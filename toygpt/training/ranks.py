@@ -110,15 +110,21 @@ def gather(fabric: Fabric, value: Result) -> list[Result]:
 
 
 @contextmanager
-def reported_by_rank_zero(fabric: Fabric) -> Iterator[None]:
+def reported_by_rank_zero(
+    fabric: Fabric, kind: type[Exception] = Exception
+) -> Iterator[None]:
     """Raise an error that all ranks have found together on rank zero alone.
+
+    Args:
+        fabric: Of this rank.
+        kind: Of the errors that all ranks find together.
 
     Raises:
         SystemExit: On the other ranks, in its place.
     """
     try:
         yield
-    except Exception:
+    except kind:
         if fabric.is_global_zero:
             raise
         raise SystemExit(0) from None

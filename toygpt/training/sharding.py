@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
 )
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
@@ -34,21 +34,33 @@ from toygpt.training.ranks import on_rank_zero
 GIB = 2**30
 
 
-def sharded_strategy(
-    num_ranks: int, *, precision: str, timeout: timedelta
-) -> ModelParallelStrategy:
-    """Return the strategy by which Fabric splits a network among the ranks."""
-    return ModelParallelStrategy(
-        partial(shard, is_mixed=precision == "bf16-mixed"),
-        data_parallel_size=num_ranks,
-        tensor_parallel_size=1,
-        timeout=timeout,
-    )
+class ShardedStrategy(DDPStrategy):
+    """Lightning's DDP, but that it splits a network among the ranks.
+
+    It starts as DDP does, and makes no group of ranks of its own. So ranks whose
+    `runtime.strategy` differs can still compare it.
+
+    Args:
+        is_mixed: As in `shard`.
+        timeout: How long a rank waits for the others.
+    """
+
+    def __init__(self, *, is_mixed: bool, timeout: timedelta) -> None:
+        super().__init__(timeout=timeout)
+        self.is_mixed = is_mixed
+
+    def module_to_device(self, module: nn.Module) -> None:
+        """Do nothing: `shard` sends to each rank's device what it keeps."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        """Return the network, which each rank has its rows of."""
+        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        return shard(module, mesh, is_mixed=self.is_mixed)
 
 
 def is_sharded(fabric: Fabric) -> bool:
     """Return whether a Fabric splits the weights among its ranks."""
-    return isinstance(fabric.strategy, ModelParallelStrategy)
+    return isinstance(fabric.strategy, ShardedStrategy)
 
 
 def device_to_build_on(fabric: Fabric) -> AbstractContextManager[Any]:
@@ -62,18 +74,17 @@ def device_to_build_on(fabric: Fabric) -> AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def shard(network: nn.Module, meshes: DeviceMesh, *, is_mixed: bool) -> nn.Module:
+def shard(network: nn.Module, mesh: DeviceMesh, *, is_mixed: bool) -> nn.Module:
     """Split a network among the ranks, in place; the weights are those of rank zero.
 
     Args:
         network: A GPT and its loss as one module.
-        meshes: The ranks, as Fabric has them.
+        mesh: The ranks.
         is_mixed: Whether the network computes in bf16-mixed. Autocast would keep a
             whole copy of each matrix in 16 bits until the backward pass. So the layers
             that it would cast, which are nothing but matrices and their biases, are
             sent in 16 bits already: the same numbers, and half as many bytes.
     """
-    mesh = meshes["data_parallel"]
     model = cast("GPT", network.model)
     whole = {name: weight.detach() for name, weight in network.named_parameters()}
     dtypes = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -95,7 +106,12 @@ def shard(network: nn.Module, meshes: DeviceMesh, *, is_mixed: bool) -> nn.Modul
 def _send_weights(
     network: nn.Module, whole: dict[str, Tensor], mesh: DeviceMesh
 ) -> None:
-    """Give each rank its rows of the weights that rank zero has."""
+    """Give each rank its rows of the weights that rank zero has.
+
+    PyTorch's `set_model_state_dict(broadcast_from_rank0=True)` gives the same with as
+    much memory, but sends each rank all rows, and misses the second name of the tied
+    matrix unless it is not strict.
+    """
     if any(weight.is_meta for weight in whole.values()):
         network.to_empty(device=mesh.device_type)
     for name, weight in network.named_parameters():

@@ -69,7 +69,7 @@ class State:
         """Return the contents of a checkpoint, on all ranks.
 
         Raises:
-            InputError: Training has diverged, and must not be saved. A step may
+            DivergenceError: Training has diverged, and must not be saved. A step may
                 spoil the weights although its loss, computed before, was good.
         """
         watch.check_pending()
