@@ -12,10 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig
+from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig, sinusoidal_positions
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import sha256_of, write_json
 
@@ -132,7 +133,9 @@ def load_model(directory: Path) -> GPT:
             f"{num_found:,} numbers instead of {config.num_parameters:,}; "
             f"{_suggestion(directory)}"
         )
-    model = GPT(config)
+    # Of shapes alone: random weights, to be replaced at once, would take seconds.
+    with torch.device("meta"):
+        model = GPT(config)
     expected = {
         _to_ctrl(name): (tensor.shape, True)
         for name, tensor in model.state_dict().items()
@@ -149,15 +152,21 @@ def load_model(directory: Path) -> GPT:
             f"{len(wrong)} weights are missing, unknown or of another shape or type, "
             f"{wrong[0]} first; {_suggestion(directory)}"
         )
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
+    # Copies: the file may be replaced or removed while the model is in use.
+    ours = {
+        name: weights[_to_ctrl(name)].to(torch.float32, copy=True)
+        for name in model.state_dict()
+        if name != TIED
+    }
+    # An infinite weight is the least or the greatest, and NaN counts as both.
+    if not all(end.isfinite() for tensor in ours.values() for end in tensor.aminmax()):
         raise InputError(
             f"{directory / WEIGHTS_FILE} holds weights that are NaN or infinite; "
             f"{_suggestion(directory)}"
         )
-    ours = {
-        name: weights[_to_ctrl(name)] for name in model.state_dict() if name != TIED
-    }
-    model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]})
+    model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]}, assign=True)
+    model.to_logits.weight = model.token_embedding.weight
+    model.positions = sinusoidal_positions(config.block_size, config.embed_dim)
     return model.eval()
 
 
