@@ -1,13 +1,13 @@
 """Trace a network: what each part of it computes while it reads a text.
 
 Nothing is computed a second time: hooks listen to the network that reads. Only the
-scores of attention, which a fused kernel never writes down, are made once more, from
+shares of attention, which a fused kernel never writes down, are made once more, from
 the network's own queries and keys.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -27,13 +27,13 @@ class Trace:
     Attributes:
         additions: What each part added to the stream of vectors: the token, its
             position, then attention and feed-forward of each block.
-        scores: How well each token's key answers each token's query; later ones -inf.
+        shares: How much of each token's value each token takes, per head.
         hidden: What each neuron of the feed-forward layers answered, before the ReLU.
         logits: The score of every possible next token.
     """
 
     additions: Float[Tensor, "part time channels"]
-    scores: Float[Tensor, "layer head time time"]
+    shares: Float[Tensor, "layer head time time"]
     hidden: Float[Tensor, "layer time hidden"]
     logits: Float[Tensor, "time vocab"]
 
@@ -59,7 +59,7 @@ def trace(model: GPT, token_ids: list[int]) -> Trace:
     )
     return Trace(
         additions=torch.cat([token, heard["dropout"] - token, *chain(*added)]),
-        scores=attention_scores(queries, keys),
+        shares=attention_scores(queries, keys).softmax(dim=-1),
         hidden=torch.cat([heard[f"{b}.feed_forward.to_hidden"] for b in blocks]),
         logits=logits[0],
     )
@@ -73,12 +73,7 @@ def listening(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         heard[name] = output
 
-    hooks = [
-        module.register_forward_hook(partial(keep, name))
-        for name, module in model.named_modules()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()
