@@ -63,7 +63,7 @@ function whatItDid(part) {
   const mean = (place) => sum(heads.map((head) => head[here.place][place])) / heads.length;
   const looks = tokens.slice(0, here.place + 1).map((_, place) => [place, mean(place)]);
   const most = looks.sort((a, b) => b[1] - a[1]).slice(0, 3);
-  return ["looked at, heads' mean: ", ...most.map(([place, share]) => named(chipAt(place), share))];
+  return ["looked most at: ", ...most.map(([place, share]) => named(chipAt(place), share))];
 }
 
 function drawHeads() {
@@ -96,7 +96,8 @@ function drawHead(rows, head) {
   if (found.without) {
     const [id, before] = answer();
     const after = headsOf(here.layer, found.without)[head][here.place];
-    const verb = Math.abs(after - before) < 0.002 ? "stays" : after < before ? "falls" : "rises";
+    const isSame = percent(before) === percent(after);
+    const verb = isSame ? "stays" : after < before ? "falls" : "rises";
     about.append(el("br"), "Without it ", guess(id),
       ` ${verb}: ${percent(before)} → ${percent(after)}`);
   }
@@ -124,8 +125,6 @@ function heat(rows) {
 function drawGrid(id, rows) {
   draw(id, ...rows.map(([name, cellAt]) => el("tr", {}, el("th", { scope: "row" }, name),
     ...tokens.map((_, place) => el("td", {}, cellAt(place))))));
-  const column = byId(id).rows[0].cells[here.place];
-  byId(id).parentElement.scrollLeft = column.offsetLeft - byId(id).parentElement.clientWidth / 2;
 }
 
 function drawFeedForward() {
@@ -150,6 +149,8 @@ function drawLens() {
     });
   }];
   drawGrid("lens", [["after", edge(0)], ...parts.map(row), ["came", edge(1)]]);
+  const { rows, parentElement: frame } = byId("lens");
+  frame.scrollLeft = rows[0].cells[here.place].offsetLeft - frame.clientWidth / 2;
 }
 
 // The probabilities of the candidates, then of all others together; as sampling.py has them.

@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
-from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig, sinusoidal_positions
+from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import sha256_of, write_json
 
@@ -133,8 +133,7 @@ def load_model(directory: Path) -> GPT:
             f"{num_found:,} numbers instead of {config.num_parameters:,}; "
             f"{_suggestion(directory)}"
         )
-    # Of shapes alone: random weights, to be replaced at once, would take seconds.
-    with torch.device("meta"):
+    with _AsAllocated():
         model = GPT(config)
     expected = {
         _to_ctrl(name): (tensor.shape, True)
@@ -152,22 +151,29 @@ def load_model(directory: Path) -> GPT:
             f"{len(wrong)} weights are missing, unknown or of another shape or type, "
             f"{wrong[0]} first; {_suggestion(directory)}"
         )
-    # Copies: the file may be replaced or removed while the model is in use.
-    ours = {
-        name: weights[_to_ctrl(name)].to(torch.float32, copy=True)
-        for name in model.state_dict()
-        if name != TIED
-    }
     # An infinite weight is the least or the greatest, and NaN counts as both.
-    if not all(end.isfinite() for tensor in ours.values() for end in tensor.aminmax()):
+    ends = (end for tensor in weights.values() for end in tensor.float().aminmax())
+    if not all(end.isfinite() for end in ends):
         raise InputError(
             f"{directory / WEIGHTS_FILE} holds weights that are NaN or infinite; "
             f"{_suggestion(directory)}"
         )
-    model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]}, assign=True)
-    model.to_logits.weight = model.token_embedding.weight
-    model.positions = sinusoidal_positions(config.block_size, config.embed_dim)
+    ours = {
+        name: weights[_to_ctrl(name)] for name in model.state_dict() if name != TIED
+    }
+    model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]})
     return model.eval()
+
+
+class _AsAllocated(TorchFunctionMode):
+    """Make layers without random weights: for a large network they take seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if kwargs and getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _suggestion(directory: Path) -> str:
