@@ -77,16 +77,14 @@ def explain(
     prompt_ids = all_ids[-max(1, room - max_new_tokens) :] if may_cut else all_ids
     if len(prompt_ids) > room:
         raise InputError(
-            f"the prompt has {len(prompt_ids)} tokens, and a page on this model has "
-            f"room for {room}: explain a shorter one"
+            f"the prompt has {len(prompt_ids)} tokens, but a page has room for {room}"
         )
-    new_ids = kv_cache.generate(
+    token_ids = prompt_ids + kv_cache.generate(
         model,
         prompt_ids,
         max_new_tokens=min(max_new_tokens, room - len(prompt_ids)),
         end_of_text_id=end_of_text_id,
     )
-    token_ids = prompt_ids + new_ids
     shown = what_to_show(model, token_ids, num_given=len(prompt_ids))
     pieces = pieces_of(tokenizer)
     lists = [shown["candidates"], *shown["guesses"]]
@@ -117,7 +115,6 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
     candidates = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]))
     favourites = candidates.indices[:, 0].tolist()
     came = logits[range(time - 1), token_ids[1:]]
-    last = len(traced.additions) - 1
     shown = {
         "tokens": token_ids,
         "given": num_given,
@@ -133,7 +130,7 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         ],
         "fired": (traced.hidden > 0).sum(dim=-1).tolist(),
         "guesses": [
-            guesses(after, token_ids, favourites, part == last)
+            guesses(after, token_ids, favourites, part + 1 == len(traced.additions))
             for part, after in enumerate(findings.logits_after_each_part(model, traced))
         ],
         "candidates": listed(candidates),
@@ -167,8 +164,8 @@ def guesses(
 
 def ranks(scores: Float[Tensor, "time vocab"], token_ids: list[int]) -> list[int]:
     """Return the place of one token per position among all: 1 is the most likely."""
-    own = scores[range(len(token_ids)), token_ids]
-    return ((scores > own[:, None]).sum(dim=-1) + 1).tolist()
+    own = scores[range(len(token_ids)), token_ids, None]
+    return ((scores > own).sum(dim=-1) + 1).tolist()
 
 
 def histogram(logits: Float[Tensor, "vocab"]) -> list[list[float]]:
@@ -181,9 +178,9 @@ def histogram(logits: Float[Tensor, "vocab"]) -> list[list[float]]:
     return torch.stack([centres / 4, counts], dim=-1).flip(0).tolist()
 
 
-def rounded(values: Tensor, decimals: int = 4) -> Any:
+def rounded(values: Tensor) -> Any:
     """Return lists of numbers that are short to write."""
-    return values.double().round(decimals=decimals).tolist()
+    return values.double().round(decimals=4).tolist()
 
 
 def listed(top: torch.return_types.topk) -> dict[str, Any]:

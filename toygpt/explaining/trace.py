@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -48,19 +47,22 @@ def trace(model: GPT, token_ids: list[int]) -> Trace:
     """Return what a model in evaluation mode computes as it reads a text."""
     with listening(model) as heard:
         logits = model(torch.tensor([token_ids]))
+
+    def of_blocks(name: str) -> Tensor:
+        return torch.cat(
+            [heard[f"blocks.{n}.{name}"] for n in range(len(model.blocks))]
+        )
+
     token = heard["token_embedding"] * math.sqrt(model.config.embed_dim)
-    blocks = [f"blocks.{layer}" for layer in range(model.config.num_layers)]
-    added = [[heard[f"{b}.attention"], heard[f"{b}.feed_forward"]] for b in blocks]
-    queries, keys = (
-        torch.cat([heard[f"{b}.attention.{name}"] for b in blocks])
-        .unflatten(-1, (model.config.num_heads, -1))
-        .transpose(1, 2)
-        for name in ("to_query", "to_key")
+    added = torch.stack([of_blocks("attention"), of_blocks("feed_forward")], dim=1)
+    queries_and_keys = (
+        of_blocks(name).unflatten(-1, (model.config.num_heads, -1)).transpose(1, 2)
+        for name in ("attention.to_query", "attention.to_key")
     )
     return Trace(
-        additions=torch.cat([token, heard["dropout"] - token, *chain(*added)]),
-        shares=attention_scores(queries, keys).softmax(dim=-1),
-        hidden=torch.cat([heard[f"{b}.feed_forward.to_hidden"] for b in blocks]),
+        additions=torch.cat([token, heard["dropout"] - token, *added]),
+        shares=attention_scores(*queries_and_keys).softmax(dim=-1),
+        hidden=of_blocks("feed_forward.to_hidden"),
         logits=logits[0],
     )
 
