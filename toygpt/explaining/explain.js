@@ -217,8 +217,8 @@ function drawSurprise() {
   draw("mean", chipAt(here.place), ` ${surpriseAt(here.place)}. `);
   const known = bits.slice(0, found.given - 1);
   const mean = sum(known) / known.length;
-  byId("mean").append(known.length ? `The mean over the other tokens of your prompt `
-    + `(${known.length}) is ${mean.toFixed(2)} bits (${(mean * Math.LN2).toFixed(2)} nats).` : "");
+  byId("mean").append(known.length ? `The mean over ${known.length} tokens of your prompt is `
+    + `${mean.toFixed(2)} bits, or ${(mean * Math.LN2).toFixed(2)} nats as training logs it.` : "");
 }
 
 function drawCode({ name, file, first, marked, lines }) {
