@@ -6,7 +6,7 @@ Writes: reports/samples/, metrics/generate-samples.json
 
 import json
 
-from toygpt.explaining import NEW_TOKENS
+from toygpt.explaining.length import NEW_TOKENS
 from toygpt.explaining.page import explain
 from toygpt.generation.packed import pack
 from toygpt.generation.samples import Sample, continue_prompts, to_markdown

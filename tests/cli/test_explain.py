@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Toygpt, assert_refused
 from tests.pages.test_html import findings_in
 from tests.project import Workspace, mlflow_runs
-from toygpt.explaining import NEW_TOKENS
+from toygpt.explaining.length import NEW_TOKENS
 from toygpt.pipeline import paths
 from toygpt.pipeline.params_file import load_params
 

@@ -13,10 +13,10 @@ from tests.explaining.samples import HOSTILE, VOCAB_SIZE, loaded_model
 from tests.pages.test_html import findings_in
 from tests.project import PROJECT
 from toygpt.explaining import page as page_module
-from toygpt.explaining.page import CODE, excerpt, explain, room_on_page
+from toygpt.explaining.length import room_on_page
+from toygpt.explaining.page import CODE, excerpt, explain
 from toygpt.explaining.trace import trace
 from toygpt.generation.sampling import Sampling, next_token_probabilities
-from toygpt.model.gpt import GPTConfig
 from toygpt.model.loading import LoadedModel
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params_file import load_params
@@ -164,7 +164,7 @@ def test_a_full_page_is_below_a_megabyte(size: str) -> None:
     model = load_params(PROJECT / "params.yaml").models[size]
     shape = model.model_dump() | {"embed_dim": model.embed_dim // 4}
     loaded = loaded_model(**shape)
-    room = room_on_page(GPTConfig(vocab_size=1, dropout=0.0, **shape))
+    room = room_on_page(model.block_size, model.num_layers * model.num_heads)
 
     html = page_on(loaded, "z" * room)
 

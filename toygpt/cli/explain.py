@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toygpt.cli.options import add_model, check_prompt, model_directory
-from toygpt.explaining import NEW_TOKENS
+from toygpt.explaining.length import NEW_TOKENS
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_text

@@ -15,18 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toygpt.explaining import findings
+from toygpt.explaining.length import room_on_page
 from toygpt.explaining.trace import trace
 from toygpt.generation import kv_cache, sampling
 from toygpt.model import attention, gpt
-from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.model.gpt import GPT
 from toygpt.model.loading import LoadedModel
 from toygpt.pages.html import to_html
 from toygpt.pages.labels import characters_of, label_of, pieces_of
 from toygpt.pipeline.errors import InputError
 
 CONTENT = Path(__file__).with_name("explain.html")
-# A page holds a share for each pair of tokens in each head, and stays below 1 MB.
-MOST_TOKENS, MOST_SHARES = 64, 180_000
 # To remove each head takes a reading per head: the most multiplications for that.
 MOST_WORK = 10**12
 NUM_GUESSES, NUM_CANDIDATES = 3, 40
@@ -43,12 +42,6 @@ CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "next": (sampling.next_token_probabilities, "probabilities = logits.softmax("),
     "loss": (gpt.next_token_loss, "return "),
 }
-
-
-def room_on_page(config: GPTConfig) -> int:
-    """Return how many tokens a page can show, prompt and continuation together."""
-    num_heads = config.num_layers * config.num_heads
-    return min(config.block_size, MOST_TOKENS, math.isqrt(MOST_SHARES // num_heads))
 
 
 def explain(
@@ -72,7 +65,8 @@ def explain(
         InputError: The prompt is too long for a page.
     """
     model, tokenizer, end_of_text_id = loaded
-    room = room_on_page(model.config)
+    config = model.config
+    room = room_on_page(config.block_size, config.num_layers * config.num_heads)
     all_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     prompt_ids = all_ids[-max(1, room - max_new_tokens) :] if may_cut else all_ids
     if len(prompt_ids) > room:
@@ -92,7 +86,7 @@ def explain(
     shown |= {
         "groups": list(characters_of([pieces[token_id] for token_id in token_ids])),
         "labels": {token_id: label_of(pieces[token_id]) for token_id in sorted(named)},
-        "model": vars(model.config),
+        "model": vars(config),
         "parameters": model.num_parameters,
         "digest": digest[:12],
         "left_out": len(all_ids) - len(prompt_ids),

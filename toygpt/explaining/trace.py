@@ -48,10 +48,10 @@ def trace(model: GPT, token_ids: list[int]) -> Trace:
     with listening(model) as heard:
         logits = model(torch.tensor([token_ids]))
 
+    blocks = [f"blocks.{layer}" for layer in range(model.config.num_layers)]
+
     def of_blocks(name: str) -> Tensor:
-        return torch.cat(
-            [heard[f"blocks.{n}.{name}"] for n in range(len(model.blocks))]
-        )
+        return torch.cat([heard[f"{block}.{name}"] for block in blocks])
 
     token = heard["token_embedding"] * math.sqrt(model.config.embed_dim)
     added = torch.stack([of_blocks("attention"), of_blocks("feed_forward")], dim=1)
