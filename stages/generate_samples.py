@@ -6,6 +6,7 @@ Writes: reports/samples/, metrics/generate-samples.json
 
 import json
 
+from toygpt.explaining.length import NEW_TOKENS
 from toygpt.explaining.page import explain
 from toygpt.generation.packed import pack
 from toygpt.generation.samples import Sample, continue_prompts, to_markdown
@@ -18,9 +19,6 @@ from toygpt.pipeline.params_file import load_params
 from toygpt.pipeline.stage import run
 from toygpt.tracking.run import run_of_model
 from toygpt.tracking.settings import with_environment
-
-# Tokens that the model adds to the prompt of the page: more would hide the steps.
-EXPLAINED = 8
 
 
 def main() -> None:
@@ -46,7 +44,7 @@ def main() -> None:
         page = explain(
             LoadedModel(model.cpu(), tokenizer, end_of_text_id),
             params.generate_samples.prompts[0],
-            max_new_tokens=min(EXPLAINED, params.generate_samples.max_new_tokens),
+            max_new_tokens=min(NEW_TOKENS, params.generate_samples.max_new_tokens),
             digest=digest,
             may_cut=True,
         )

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.generate_samples import EXPLAINED
 from tests.cli.conftest import Toygpt, assert_refused
 from tests.pages.test_html import findings_in
 from tests.project import Workspace, mlflow_runs
+from toygpt.explaining.length import NEW_TOKENS
 from toygpt.pipeline import paths
 from toygpt.pipeline.params_file import load_params
 
@@ -44,7 +44,7 @@ def test_without_a_prompt_it_is_the_page_among_the_samples(
     (run,) = mlflow_runs(project)
     monkeypatch.chdir(project.root)
     params = load_params(paths.PARAMS).generate_samples
-    options = ("--max-new-tokens", min(EXPLAINED, params.max_new_tokens))
+    options = ("--max-new-tokens", min(NEW_TOKENS, params.max_new_tokens))
 
     for model in ((), ("--model", f"runs:/{run.info.run_id}/model")):
         assert toygpt("explain", *options, *model).code == 0

@@ -1,6 +1,5 @@
 """The page in a browser: it draws, follows keys and sliders, and runs nothing else."""
 
-import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -55,11 +54,10 @@ def test_each_step_is_drawn(page: Page) -> None:
     assert page.locator("#parts li").count() == 6
     assert page.locator("#heads .head").count() == 2
     assert page.locator("#lens tr").count() == 2 + 6
+    assert page.locator("#matrix tr").count() == 1 + num_tokens
     assert page.locator("details pre mark").count() == 9
-    for slot in page.locator("section div[id]").all():
-        assert slot.inner_text() or slot.locator("svg").count(), slot.get_attribute(
-            "id"
-        )
+    for slot in page.locator("main [id]:not(input), [data-model], [data-here]").all():
+        assert slot.inner_text() or slot.get_attribute("id") == "scale"
 
 
 def test_keys_follow_another_token_but_leave_sliders_alone(page: Page) -> None:
@@ -80,13 +78,32 @@ def test_keys_follow_another_token_but_leave_sliders_alone(page: Page) -> None:
     assert page.locator("#temperature + output").inner_text() == "1.05"
 
 
+def test_what_is_drawn_again_keeps_the_focus(page: Page) -> None:
+    """A link of the journey, a block and a head: each in another list."""
+    for one in ("#parts a", "#blocks button", ".head"):
+        page.locator(one).nth(1).focus()
+
+        page.keyboard.press("ArrowLeft")
+
+        assert page.locator(one).nth(1).evaluate("it => it === document.activeElement")
+
+
+def test_a_link_to_a_step_takes_the_focus_there(page: Page) -> None:
+    page.locator("nav a").nth(4).press("Enter")
+
+    assert page.evaluate("document.activeElement.id") == "feed-step"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+
+
 def test_a_block_and_a_head_are_chosen_and_keep_the_focus(page: Page) -> None:
-    page.locator("#attention-step .blocks button").nth(1).press("Enter")
-    page.locator("#head-1").press("Enter")
+    page.locator("#blocks button").nth(1).press("Enter")
+    page.locator(".head").nth(1).press("Enter")
 
     assert page.evaluate("[here.layer, here.head]") == [1, 1]
-    assert page.evaluate("document.activeElement.id") == "head-1"
-    assert page.locator("#head-title").inner_text().startswith("Block 2, head 2")
+    assert page.evaluate("document.activeElement.textContent").startswith("Head 2")
+    assert page.locator("#matrix-title").inner_text().startswith("Block 2, head 2")
+    assert "of block 2 fired" in page.locator("#fired").inner_text()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +123,7 @@ def test_the_sliders_choose_as_the_model_does(
 ) -> None:
     for name, value in sliders.items():
         page.locator(f"#{name}").fill(f"{value}")
-    shown = page.evaluate("chances()")
+    shown = page.evaluate("probabilities(...sliders.map(({ value }) => Number(value)))")
 
     traced = trace(loaded_model(block_size=64).model, page.evaluate("tokens"))
     expected = next_token_probabilities(traced.logits, sampling)
@@ -116,22 +133,15 @@ def test_the_sliders_choose_as_the_model_does(
     assert sum(shown) == pytest.approx(1)
 
 
-@torch.inference_mode()
-def test_the_shares_of_attention_are_those_of_the_network(page: Page) -> None:
-    traced = trace(loaded_model(block_size=64).model, page.evaluate("tokens"))
+def test_the_matrix_and_the_coloured_text_show_the_same_shares(page: Page) -> None:
+    shown = page.locator("#matrix .now").all_inner_texts()
 
-    for head, expected in enumerate(traced.scores.softmax(dim=-1).flatten(end_dim=1)):
-        for place, row in enumerate(page.evaluate(f"shares[{head}]")):
-            assert np.allclose(row, expected[place, : place + 1], atol=1e-3)
-
-
-def test_a_token_is_drawn_by_its_chance(page: Page) -> None:
-    page.locator("#top-k").fill("1")
-
-    page.locator("#draw").click()
-
-    best = page.evaluate("labels[found.candidates.ids[here.place][0]]")
-    assert page.locator("#drawn .token").inner_text() == best
+    titles = page.locator(".head[aria-pressed=true] .text span").evaluate_all(
+        "spans => spans.map(({ title }) => title).filter((title) => title)"
+    )
+    assert len(shown) == len(titles) == page.evaluate("here.place + 1")
+    for share, title in zip(shown, titles, strict=True):
+        assert abs(float(share) - float(title.strip("<>%\u00a0"))) <= 0.51
 
 
 @pytest.mark.parametrize("prompt", [*HOSTILE, "z"])
@@ -183,40 +193,42 @@ def test_the_page_is_for_everybody(browser: Browser, tmp_path: Path) -> None:
     assert_for_everybody(browser, write_page(tmp_path, HOSTILE[0] + PROMPT))
 
 
-def test_guesses_are_shown_beside_the_chance_of_the_token_itself(page: Page) -> None:
+def test_guesses_are_shown_beside_the_probability_of_the_token_itself(
+    page: Page,
+) -> None:
     """Without it they are shares of the rest, which may be next to nothing."""
     journey = page.locator("#parts .guesses").all_inner_texts()
-    rows = page.locator("#neurons tbody tr").all_inner_texts()
 
     assert ["(itself: " in text for text in journey] == [True] * 5 + [False]
-    assert all("(itself: " in text for text in rows)
 
 
-def test_the_sum_of_the_votes_is_the_logit_above_the_average(page: Page) -> None:
-    row = page.locator("#votes tr").last.inner_text()
+def test_the_last_step_of_top_k_keeps_all_tokens(page: Page) -> None:
+    """Of a model of fewer tokens than the page lists, too."""
+    most = page.evaluate("candidates.ids[0].length + 1")
 
-    numbers = re.findall(r"[-+]?\d+\.\d\d", row.replace("\N{MINUS SIGN}", "-"))
-    total, logit, average = map(float, numbers)
-    assert total == pytest.approx(logit - average, abs=0.011)
+    assert page.locator("#top-k").input_value() == f"{most}"
+    assert page.locator("#top-k + output").inner_text() == "all"
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_labels_and_bars_are_within_their_frames(
-    browser: Browser, tmp_path: Path, width: int
-) -> None:
-    viewport = {"width": width, "height": 900}
-    page, _ = open_page(browser, write_page(tmp_path), viewport=viewport)
+def test_long_labels_stay_within_their_frames(browser: Browser, tmp_path: Path) -> None:
+    """Of tokens in any script; tables scroll in a frame of their own."""
+    path = write_page(tmp_path, "\u7684" * 3)
+    text = path.read_text(encoding="utf-8")
+    for label, long in (
+        ("\\\\xe7", "W" * 80),
+        ("\\\\x9a", "\u0645\u0631\u062d\u0628\u0627" * 9),
+    ):
+        assert f'"{label}"' in text
+        text = text.replace(f'"{label}"', f'"{long}"')
+    path.write_text(text, encoding="utf-8")
+    for width in (390, 1280):
+        viewport = {"width": width, "height": 900}
+        page, complaints = open_page(browser, path, viewport=viewport)
 
-    for frame, inner in (("figure svg.matrix", "text"), ("#votes", ".bar")):
-        outside = page.locator(frame).evaluate(
-            """(frame, inner) => {
-              const { left, right, top } = frame.getBoundingClientRect();
-              return [...frame.querySelectorAll(inner)].filter((part) => {
-                const box = part.getBoundingClientRect();
-                return box.left < left || box.right > right || box.top < top;
-              }).length;
-            }""",
-            inner,
+        outside = page.locator("section :not(.wide *, pre *)").evaluate_all(
+            """parts => parts.map((part) => part.getBoundingClientRect().right)
+              .filter((right) => right > document.documentElement.clientWidth)"""
         )
-        assert outside == 0, frame
-    page.close()
+        assert outside == []
+        assert complaints == []
+        page.close()

@@ -9,7 +9,6 @@ from toygpt.explaining.findings import (
     habit,
     logits_after_each_part,
     probabilities_without_each_head,
-    votes,
 )
 from toygpt.explaining.trace import trace
 
@@ -28,24 +27,13 @@ def test_the_last_guess_is_what_the_model_predicts() -> None:
 
 
 @torch.inference_mode()
-def test_the_votes_add_up_to_the_logit_above_the_mean() -> None:
-    model = lively_model()
-    traced = trace(model, TOKEN_IDS)
-
-    voted = votes(model, traced, WANTED).sum(dim=0)
-
-    above_mean = traced.logits - traced.logits.mean(dim=-1, keepdim=True)
-    torch.testing.assert_close(
-        voted, above_mean[range(12), WANTED], rtol=1e-4, atol=1e-4
-    )
-
-
-@torch.inference_mode()
 def test_a_silenced_head_is_one_whose_output_weights_are_zero() -> None:
     model = lively_model()
     head_dim = model.config.embed_dim // model.config.num_heads
 
-    chances = probabilities_without_each_head(model, trace(model, TOKEN_IDS), WANTED)
+    probabilities = probabilities_without_each_head(
+        model, trace(model, TOKEN_IDS), WANTED
+    )
 
     for layer in range(2):
         for head in range(2):
@@ -56,7 +44,10 @@ def test_a_silenced_head_is_one_whose_output_weights_are_zero() -> None:
             to_output.weight[:, columns] = 0
             expected = without(torch.tensor([TOKEN_IDS]))[0].softmax(dim=-1)
             torch.testing.assert_close(
-                chances[layer, head], expected[range(12), WANTED], rtol=1e-4, atol=1e-6
+                probabilities[layer, head],
+                expected[range(12), WANTED],
+                rtol=1e-4,
+                atol=1e-6,
             )
     assert not any(module._forward_pre_hooks for module in model.modules())
 

@@ -35,7 +35,7 @@ def test_the_logits_are_those_of_the_model() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("attention", ["flash", "from_scratch"])
-def test_the_scores_give_what_attention_returned(attention: str) -> None:
+def test_the_shares_give_what_attention_returned(attention: str) -> None:
     """In every layer, also if a fused kernel computed it."""
     model = lively_model(attention=attention)
 
@@ -43,10 +43,10 @@ def test_the_scores_give_what_attention_returned(attention: str) -> None:
 
     with listening(model) as heard:
         model(torch.tensor([TOKEN_IDS]))
-    for layer, scores in enumerate(traced.scores):
+    for layer, shares in enumerate(traced.shares):
         name = f"blocks.{layer}.attention"
         value = heard[f"{name}.to_value"][0].unflatten(-1, (2, -1)).transpose(0, 1)
-        mixed = (scores.softmax(dim=-1) @ value).transpose(0, 1).flatten(start_dim=1)
+        mixed = (shares @ value).transpose(0, 1).flatten(start_dim=1)
         attended = model.get_submodule(f"{name}.to_output")(mixed)
         torch.testing.assert_close(attended, traced.additions[2 + 2 * layer])
 

@@ -23,6 +23,15 @@ def test_a_loaded_model_gives_the_very_same_logits(tmp_path: Path) -> None:
     assert loaded.to_logits.weight is loaded.token_embedding.weight
 
 
+def test_reading_a_model_makes_no_random_weights_first(saved: Saved) -> None:
+    """It would take seconds for a large one."""
+    before = torch.get_rng_state()
+
+    load_model(saved.directory)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_directory_holds_a_checkpoint_and_its_tokenizer(saved: Saved) -> None:
     weights_file = saved.directory / "model.safetensors"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toygpt.cli.options import add_model, check_prompt, model_directory
+from toygpt.explaining.length import NEW_TOKENS
 from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_text
@@ -17,10 +18,7 @@ def add_parser(commands: Any) -> None:
         "explain",
         allow_abbrev=False,
         help="write a page on what a model does with a text",
-        description=(
-            "Write a page on what a model does with a text, step by step, and with "
-            "what it writes after it: one HTML file, which needs no network."
-        ),
+        description="Write a page, one HTML file, on what a model does with a text.",
     )
     parser.add_argument(
         "prompt",
@@ -32,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-new-tokens",
         type=int,
-        default=8,
+        default=NEW_TOKENS,
         metavar="N",
         help="how many tokens the model adds, if there is room (default: %(default)s)",
     )
@@ -57,10 +55,11 @@ def run(options: argparse.Namespace) -> int:
     from toygpt.model.device import device_for
     from toygpt.model.huggingface import weights_digest
     from toygpt.model.loading import load_model_and_tokenizer
-    from toygpt.pipeline.params_file import load_params
 
     prompt = options.prompt
     if prompt is None:
+        from toygpt.pipeline.params_file import load_params
+
         params = load_params(paths.main_root() / paths.PARAMS)
         prompt = params.generate_samples.prompts[0]
     with model_directory(options.model) as directory:

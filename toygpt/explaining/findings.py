@@ -1,4 +1,4 @@
-"""What a trace shows: guesses after each part, votes, habits, and what a head changes.
+"""What a trace shows: guesses after each part, habits, and what a head changes.
 
 Each is a measurement of the network that was traced, or follows from its numbers
 exactly. None explains by itself: attention says where a head looks, not what comes of
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from toygpt.explaining.trace import Trace
 from toygpt.model.gpt import GPT
@@ -29,25 +29,6 @@ def logits_after_each_part(
     """
     for vectors in traced.stream:
         yield model.to_logits(model.final_norm(vectors))
-
-
-def votes(
-    model: GPT, traced: Trace, token_ids: list[int]
-) -> Float[Tensor, "voter time"]:
-    """Return how much each part raised the logit of one token per position.
-
-    Direct logit attribution: with the spread of the last vector given, the last
-    LayerNorm and the output layer are linear, so that the votes add up to the logit.
-    They are relative to the mean of all tokens, which the softmax does not see. The
-    last voter is the biases, which do not depend on the text.
-    """
-    norm, weight, bias = model.final_norm, model.to_logits.weight, model.to_logits.bias
-    wanted = weight[token_ids] - weight.mean(dim=0)
-    spread = (traced.stream[-1].var(dim=-1, correction=0) + norm.eps).sqrt()
-    centred = traced.additions - traced.additions.mean(dim=-1, keepdim=True)
-    of_parts = (centred * norm.weight * wanted).sum(dim=-1) / spread
-    of_biases = (norm.bias * wanted).sum(dim=-1) + bias[token_ids] - bias.mean()
-    return torch.cat([of_parts, of_biases[None]])
 
 
 def habit(
@@ -94,21 +75,17 @@ def probabilities_without_each_head(
     Ablation: the network computes again from the head's block on, and what the head
     hands over is zero. The heads of a block are a batch, with one silent in each.
     """
-    num_heads = model.config.num_heads
-    is_silent = torch.eye(num_heads, dtype=torch.bool)[:, None, :, None]
-
-    def silence(_module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        of_heads = inputs[0].unflatten(-1, (num_heads, -1))
-        return of_heads.masked_fill(is_silent, 0).flatten(start_dim=-2)
-
+    config, places = model.config, range(len(wanted))
+    head_dim = config.embed_dim // config.num_heads
+    # In each sequence of the batch another head counts zero times.
+    times = 1 - torch.eye(config.num_heads).repeat_interleave(head_dim, dim=1)[:, None]
     probabilities = []
-    for layer in range(model.config.num_layers):
-        x = traced.stream[2 * layer + 1].expand(num_heads, -1, -1)
+    for layer in range(config.num_layers):
+        x = traced.stream[2 * layer + 1].expand(config.num_heads, -1, -1)
         to_output = model.get_submodule(f"blocks.{layer}.attention.to_output")
-        with to_output.register_forward_pre_hook(silence):
+        with to_output.register_forward_pre_hook(lambda _, inputs: inputs[0] * times):
             for block in model.blocks[layer:]:
                 x = block(x)
         logits = model.to_logits(model.final_norm(x))
-        own = logits[:, range(len(wanted)), wanted]
-        probabilities.append((own - logits.logsumexp(dim=-1)).exp())
+        probabilities.append(logits.softmax(dim=-1)[:, places, wanted])
     return torch.stack(probabilities)

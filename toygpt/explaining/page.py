@@ -4,7 +4,6 @@ No token sees a later one: one reading of prompt and continuation shows each tok
 it was when it was the last.
 """
 
-import base64
 import inspect
 import math
 from collections.abc import Callable
@@ -15,27 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toygpt.explaining.findings import (
-    habit,
-    logits_after_each_part,
-    probabilities_without_each_head,
-    votes,
-)
+from toygpt.explaining import findings
+from toygpt.explaining.length import room_on_page
 from toygpt.explaining.trace import trace
 from toygpt.generation import kv_cache, sampling
 from toygpt.model import attention, gpt
-from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.model.gpt import GPT
 from toygpt.model.loading import LoadedModel
 from toygpt.pages.html import to_html
 from toygpt.pages.labels import characters_of, label_of, pieces_of
 from toygpt.pipeline.errors import InputError
 
 CONTENT = Path(__file__).with_name("explain.html")
-# A page holds a score for each pair of tokens in each head, and stays below 1 MB.
-MOST_TOKENS, MOST_SCORES = 64, 180_000
 # To remove each head takes a reading per head: the most multiplications for that.
 MOST_WORK = 10**12
-NUM_GUESSES, NUM_CANDIDATES = 4, 40
+NUM_GUESSES, NUM_CANDIDATES = 3, 40
 
 # The code of each step: a function, and the start of the line that does it.
 CODE: dict[str, tuple[Callable[..., Any], str]] = {
@@ -49,12 +42,6 @@ CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "next": (sampling.next_token_probabilities, "probabilities = logits.softmax("),
     "loss": (gpt.next_token_loss, "return "),
 }
-
-
-def room_on_page(config: GPTConfig) -> int:
-    """Return how many tokens a page can show, prompt and continuation together."""
-    num_heads = config.num_layers * config.num_heads
-    return min(config.block_size, MOST_TOKENS, math.isqrt(MOST_SCORES // num_heads))
 
 
 def explain(
@@ -78,33 +65,31 @@ def explain(
         InputError: The prompt is too long for a page.
     """
     model, tokenizer, end_of_text_id = loaded
-    room = room_on_page(model.config)
+    config = model.config
+    room = room_on_page(config.block_size, config.num_layers * config.num_heads)
     all_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     prompt_ids = all_ids[-max(1, room - max_new_tokens) :] if may_cut else all_ids
     if len(prompt_ids) > room:
         raise InputError(
-            f"the prompt has {len(prompt_ids)} tokens, and a page on this model has "
-            f"room for {room}: explain a shorter one"
+            f"the prompt has {len(prompt_ids)} tokens, but a page has room for {room}"
         )
-    new_ids = kv_cache.generate(
+    token_ids = prompt_ids + kv_cache.generate(
         model,
         prompt_ids,
         max_new_tokens=min(max_new_tokens, room - len(prompt_ids)),
         end_of_text_id=end_of_text_id,
     )
-    token_ids = prompt_ids + new_ids
     shown = what_to_show(model, token_ids, num_given=len(prompt_ids))
     pieces = pieces_of(tokenizer)
-    own = [pieces[token_id] for token_id in token_ids]
     lists = [shown["candidates"], *shown["guesses"]]
     named = set(token_ids).union(*(ids for found in lists for ids in found["ids"]))
     shown |= {
-        "leftOut": len(all_ids) - len(prompt_ids),
-        "groups": list(characters_of(own)),
-        "bytes": [len(piece) for piece in own],
+        "groups": list(characters_of([pieces[token_id] for token_id in token_ids])),
         "labels": {token_id: label_of(pieces[token_id]) for token_id in sorted(named)},
-        "model": vars(model.config)
-        | {"parameters": model.num_parameters, "digest": digest[:12]},
+        "model": vars(config),
+        "parameters": model.num_parameters,
+        "digest": digest[:12],
+        "left_out": len(all_ids) - len(prompt_ids),
         "code": {step: excerpt(*where) for step, where in CODE.items()},
     }
     return to_html(CONTENT, shown)
@@ -120,91 +105,80 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         num_given: How many of the tokens are the prompt.
     """
     traced, time = trace(model, token_ids), len(token_ids)
-    logits, heads = traced.logits, traced.scores.flatten(end_dim=1)
+    logits, heads = traced.logits, traced.shares.flatten(end_dim=1)
     candidates = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]))
     favourites = candidates.indices[:, 0].tolist()
     came = logits[range(time - 1), token_ids[1:]]
-    last = len(traced.additions) - 1
-    # Of the prompt alone: what a small model writes soon repeats itself.
-    prompt_ids, in_prompt = token_ids[:num_given], slice(num_given)
     shown = {
         "tokens": token_ids,
         "given": num_given,
-        "vectors": packed(traced.additions[:2].flatten(end_dim=1), torch.int8),
-        "scores": packed(heads[:, *torch.tril_indices(time, time)], torch.int16),
+        # In thousandths, of the tokens up to the one that looks.
+        "shares": [
+            [row[:seen] for seen, row in enumerate(head, start=1)]
+            for head in (1000 * heads).round().int().tolist()
+        ],
+        # Of the prompt alone: what a small model writes soon repeats itself.
         "habits": [
-            habit(head[in_prompt, in_prompt].softmax(dim=-1), prompt_ids)
+            findings.habit(head[:num_given, :num_given], token_ids[:num_given])
             for head in heads
         ],
         "fired": (traced.hidden > 0).sum(dim=-1).tolist(),
         "guesses": [
-            guesses(after, token_ids, favourites, is_last=part == last)
-            for part, after in enumerate(logits_after_each_part(model, traced))
+            guesses(after, token_ids, favourites, part + 1 == len(traced.additions))
+            for part, after in enumerate(findings.logits_after_each_part(model, traced))
         ],
-        "votes": rounded(votes(model, traced, favourites)),
         "candidates": listed(candidates),
         "others": [histogram(row) for row in logits],
         "bits": rounded((logits[:-1].logsumexp(dim=-1) - came) / math.log(2)),
         "ranks": ranks(logits[:-1], token_ids[1:]),
     }
     if len(heads) * time * model.num_parameters <= MOST_WORK:
-        without = probabilities_without_each_head(model, traced, favourites)
+        without = findings.probabilities_without_each_head(model, traced, favourites)
         shown["without"] = rounded(without.flatten(end_dim=1))
     return shown
 
 
 def guesses(
-    logits: Float[Tensor, "time vocab"],
-    token_ids: list[int],
-    favourites: list[int],
-    *,
-    is_last: bool,
+    logits: Float[Tensor, "time vocab"], own: list[int], final: list[int], is_last: bool
 ) -> dict[str, Any]:
     """Return what the page shows of the guesses after a part.
 
     Until the last part a vector is hardly more than the token's own, and guesses that
     token: what it would guess in its place says more.
     """
-    places = range(len(token_ids))
-    probabilities, others = logits.softmax(dim=-1), logits.clone()
+    places, others = range(len(own)), logits.clone()
     if not is_last:
-        others[places, token_ids] = -torch.inf
+        others[places, own] = -torch.inf
     return {
         **listed(others.softmax(dim=-1).topk(NUM_GUESSES)),
-        "itself": rounded(probabilities[places, token_ids]),
-        "ranks": ranks(probabilities, favourites),
+        "itself": rounded(logits.softmax(dim=-1)[places, own]),
+        "ranks": ranks(logits, final),
     }
 
 
 def ranks(scores: Float[Tensor, "time vocab"], token_ids: list[int]) -> list[int]:
     """Return the place of one token per position among all: 1 is the most likely."""
-    own = scores[range(len(token_ids)), token_ids]
-    return ((scores > own[:, None]).sum(dim=-1) + 1).tolist()
+    own = scores[range(len(token_ids)), token_ids, None]
+    return ((scores > own).sum(dim=-1) + 1).tolist()
 
 
 def histogram(logits: Float[Tensor, "vocab"]) -> list[list[float]]:
-    """Return how many tokens, without the candidates, have about which logit."""
+    """Return how many tokens, without the candidates, have about which logit.
+
+    The most likely come first.
+    """
     rest = logits.sort(descending=True).values[NUM_CANDIDATES:]
     centres, counts = (rest * 4).round().unique(return_counts=True)
-    return torch.stack([centres / 4, counts], dim=-1).tolist()
+    return torch.stack([centres / 4, counts], dim=-1).flip(0).tolist()
 
 
-def rounded(values: Tensor, decimals: int = 4) -> Any:
+def rounded(values: Tensor) -> Any:
     """Return lists of numbers that are short to write."""
-    return values.double().round(decimals=decimals).tolist()
+    return values.double().round(decimals=4).tolist()
 
 
 def listed(top: torch.return_types.topk) -> dict[str, Any]:
     return {"ids": top.indices.tolist(), "values": rounded(top.values)}
-
-
-def packed(rows: Float[Tensor, "row values"], dtype: torch.dtype) -> dict[str, Any]:
-    """Return rows as small integers in base64, each scaled by a power of two."""
-    bits = torch.iinfo(dtype).bits - 1
-    exponents = torch.frexp(rows.abs().amax(dim=-1)).exponent - bits
-    integers = (rows / torch.exp2(exponents)[:, None]).round().clamp(max=2**bits - 1)
-    data = integers.to(dtype).numpy().tobytes()
-    return {"exponents": exponents.tolist(), "data": base64.b64encode(data).decode()}
 
 
 def excerpt(function: Callable[..., Any], start: str) -> dict[str, Any]:

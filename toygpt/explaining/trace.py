@@ -1,16 +1,15 @@
 """Trace a network: what each part of it computes while it reads a text.
 
 Nothing is computed a second time: hooks listen to the network that reads. Only the
-scores of attention, which a fused kernel never writes down, are made once more, from
+shares of attention, which a fused kernel never writes down, are made once more, from
 the network's own queries and keys.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -27,13 +26,13 @@ class Trace:
     Attributes:
         additions: What each part added to the stream of vectors: the token, its
             position, then attention and feed-forward of each block.
-        scores: How well each token's key answers each token's query; later ones -inf.
+        shares: How much of each token's value each token takes, per head.
         hidden: What each neuron of the feed-forward layers answered, before the ReLU.
         logits: The score of every possible next token.
     """
 
     additions: Float[Tensor, "part time channels"]
-    scores: Float[Tensor, "layer head time time"]
+    shares: Float[Tensor, "layer head time time"]
     hidden: Float[Tensor, "layer time hidden"]
     logits: Float[Tensor, "time vocab"]
 
@@ -48,19 +47,22 @@ def trace(model: GPT, token_ids: list[int]) -> Trace:
     """Return what a model in evaluation mode computes as it reads a text."""
     with listening(model) as heard:
         logits = model(torch.tensor([token_ids]))
-    token = heard["token_embedding"] * math.sqrt(model.config.embed_dim)
+
     blocks = [f"blocks.{layer}" for layer in range(model.config.num_layers)]
-    added = [[heard[f"{b}.attention"], heard[f"{b}.feed_forward"]] for b in blocks]
-    queries, keys = (
-        torch.cat([heard[f"{b}.attention.{name}"] for b in blocks])
-        .unflatten(-1, (model.config.num_heads, -1))
-        .transpose(1, 2)
-        for name in ("to_query", "to_key")
+
+    def of_blocks(name: str) -> Tensor:
+        return torch.cat([heard[f"{block}.{name}"] for block in blocks])
+
+    token = heard["token_embedding"] * math.sqrt(model.config.embed_dim)
+    added = torch.stack([of_blocks("attention"), of_blocks("feed_forward")], dim=1)
+    queries_and_keys = (
+        of_blocks(name).unflatten(-1, (model.config.num_heads, -1)).transpose(1, 2)
+        for name in ("attention.to_query", "attention.to_key")
     )
     return Trace(
-        additions=torch.cat([token, heard["dropout"] - token, *chain(*added)]),
-        scores=attention_scores(queries, keys),
-        hidden=torch.cat([heard[f"{b}.feed_forward.to_hidden"] for b in blocks]),
+        additions=torch.cat([token, heard["dropout"] - token, *added]),
+        shares=attention_scores(*queries_and_keys).softmax(dim=-1),
+        hidden=of_blocks("feed_forward.to_hidden"),
         logits=logits[0],
     )
 
@@ -73,12 +75,7 @@ def listening(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         heard[name] = output
 
-    hooks = [
-        module.register_forward_hook(partial(keep, name))
-        for name, module in model.named_modules()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from toygpt.model.gpt import GPT, LAYER_NORM_EPSILON, GPTConfig
 from toygpt.pipeline.errors import InputError
@@ -132,7 +133,8 @@ def load_model(directory: Path) -> GPT:
             f"{num_found:,} numbers instead of {config.num_parameters:,}; "
             f"{_suggestion(directory)}"
         )
-    model = GPT(config)
+    with _AsAllocated():
+        model = GPT(config)
     expected = {
         _to_ctrl(name): (tensor.shape, True)
         for name, tensor in model.state_dict().items()
@@ -149,7 +151,9 @@ def load_model(directory: Path) -> GPT:
             f"{len(wrong)} weights are missing, unknown or of another shape or type, "
             f"{wrong[0]} first; {_suggestion(directory)}"
         )
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
+    # An infinite weight is the least or the greatest, and NaN counts as both.
+    ends = (end for tensor in weights.values() for end in tensor.float().aminmax())
+    if not all(end.isfinite() for end in ends):
         raise InputError(
             f"{directory / WEIGHTS_FILE} holds weights that are NaN or infinite; "
             f"{_suggestion(directory)}"
@@ -159,6 +163,17 @@ def load_model(directory: Path) -> GPT:
     }
     model.load_state_dict(ours | {TIED: ours["token_embedding.weight"]})
     return model.eval()
+
+
+class _AsAllocated(TorchFunctionMode):
+    """Make layers without random weights: for a large network they take seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if kwargs and getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _suggestion(directory: Path) -> str:

@@ -10,12 +10,11 @@ import json
 import re
 from pathlib import Path
 from string import Template
-from typing import Any
 
 SHARED = Path(__file__).with_name("page.html")
 
 
-def to_html(content: Path, findings: Any) -> str:
+def to_html(content: Path, findings: object) -> str:
     """Return the page of a `NAME.html`, its style, its script and what it shows.
 
     Findings may come from any text, and are never part of the markup: they are JSON in
@@ -29,11 +28,9 @@ def to_html(content: Path, findings: Any) -> str:
     """
     body = content.read_text(encoding="utf-8")
     title = re.search("<h1>(.*?)</h1>", body, re.DOTALL)
+    files = (SHARED, content)
     style, script = (
-        "".join(
-            file.with_suffix(suffix).read_text(encoding="utf-8")
-            for file in (SHARED, content)
-        )
+        "".join(file.with_suffix(suffix).read_text(encoding="utf-8") for file in files)
         for suffix in (".css", ".js")
     )
     data = json.dumps(findings, separators=(",", ":"), allow_nan=False)

@@ -7,6 +7,7 @@ text around it: a page shows what it is.
 ['␣the', '⏎⏎⇥', '\\xc3', '\\u202e']
 """
 
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +16,6 @@ from tokenizers import Tokenizer
 from toygpt.data.tokenizer import bytes_of_tokens
 
 SYMBOLS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
-TIMES = "\N{MULTIPLICATION SIGN}"
 # As they are in a running text: newlines, and what joins letters or emoji.
 PLAIN = {"\n", "\t", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
 
@@ -32,7 +32,7 @@ def label_of(piece: bytes) -> str:
     """Return a token so that all of it can be seen, on one line."""
     text = piece.decode("utf-8", errors="backslashreplace")
     seen = "".join(SYMBOLS.get(char) or escaped(char) for char in text)
-    return re.sub("␣{3,}", lambda found: f"␣{TIMES}{len(found[0])}", seen)
+    return re.sub("␣{3,}", lambda run: f"␣\N{MULTIPLICATION SIGN}{len(run[0])}", seen)
 
 
 def characters_of(pieces: Sequence[bytes]) -> Iterator[tuple[int, str]]:
@@ -43,24 +43,15 @@ def characters_of(pieces: Sequence[bytes]) -> Iterator[tuple[int, str]]:
     >>> list(characters_of([b"na", b"\xc3", b"\xaf", b"ve", b"\xff"]))
     [(1, 'na'), (2, 'ï'), (1, 've'), (1, '\\xff')]
     """
-    group: list[bytes] = []
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
+    size, text = 0, ""
     for number, piece in enumerate(pieces, start=1):
-        group.append(piece)
-        if number == len(pieces) or not _ends_inside_a_character(b"".join(group)):
-            text = b"".join(group).decode("utf-8", errors="backslashreplace")
-            shown = (char if char in PLAIN else escaped(char) for char in text)
-            yield len(group), "".join(shown)
-            group = []
+        size, text = size + 1, text + decoder.decode(piece, number == len(pieces))
+        if not decoder.getstate()[0]:  # bytes that wait for the rest of a character
+            yield size, "".join(c if c in PLAIN else escaped(c) for c in text)
+            size, text = 0, ""
 
 
 def escaped(text: str) -> str:
     """Return a text whose every character is visible."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _ends_inside_a_character(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.reason == "unexpected end of data"
-    return False
