@@ -27,20 +27,25 @@ def test_the_page_draws_and_hostile_text_stays_text(
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
     assert complaints == []
-    assert "1.23 bits for a byte" in page.inner_text("#lead")
+    assert "1.23 bits for a byte" in page.inner_text(".lead")
     for elements, number in (
-        ("section h2", 6),
+        ("section h2", 5),
         ("svg", 2),
         ("#context .dot", 3),
         ("#calibration .dot", 2),
-        ("#kinds .track", 2),
-        ("#texts h3", 4),
+        ("#hard table", 3),
+        ("#hard .track", 2 + 16 + 16),
         ("#spans mark", 3),
         ("img", 0),
     ):
         assert page.locator(elements).count() == number, elements
     assert "</script><img" in page.inner_text("#spans mark >> nth=0")
-    assert "Only the first 50\u00a0%" in page.inner_text("#searched")
+    assert "50\u00a0% of it was searched" in page.inner_text("section >> nth=4")
+    headings = page.locator("#hard h3").all_text_contents()
+    assert headings[1:] == [
+        "16 of 30 groups, the hardest first",
+        "16 of 60 documents, the hardest first",
+    ]
 
 
 def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
@@ -58,11 +63,14 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
     page.keyboard.press("ArrowLeft")
     assert "3.14 bits" in page.inner_text(".detail >> nth=1")
 
-    page.focus("#view-gain")
+    colour = "getComputedStyle(document.querySelector('.excerpt span')).backgroundColor"
+    of_the_model = page.evaluate(colour)
+    page.focus("#gain")
     page.keyboard.press("Enter")
-    assert page.get_attribute("#view-gain", "aria-pressed") == "true"
-    assert page.evaluate("document.activeElement.id") == "view-gain"
-    assert "knew more" in page.inner_text("#key")
+    pressed = [page.get_attribute(f"#{it}", "aria-pressed") for it in ("model", "gain")]
+    assert pressed == ["false", "true"]
+    assert page.evaluate("document.activeElement.id") == "gain"
+    assert page.evaluate(colour) != of_the_model
     assert page.locator(".excerpt [lang=x]").count() == 6, "drawn again"
     assert page.locator(".detail[lang=x]").count() == 3, "drawn again"
     assert complaints == []
@@ -79,9 +87,8 @@ def test_the_page_of_a_single_short_document_draws(
     page, complaints = open_page(browser, written(tmp_path, shown))
 
     assert complaints == []
-    assert "is one document" in page.inner_text("#about-texts")
-    assert page.locator("#texts h3").all_inner_texts() == ["the document"]
-    assert "No passage is long enough" in page.inner_text("#recital")
+    assert page.locator("#hard h3").last.inner_text() == "Documents, the hardest first"
+    assert "No passage is so long" in page.inner_text("#recital")
 
 
 @pytest.mark.slow

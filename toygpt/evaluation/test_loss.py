@@ -70,7 +70,7 @@ def evaluate(
     with tqdm(
         desc="evaluate", total=len(tokens), unit="tok", unit_scale=True, disable=None
     ) as progress:
-        for logits, answers in predictions(
+        for logits, answers in _predictions(
             model,
             tokens,
             batch_size=batch_size,
@@ -97,7 +97,7 @@ def evaluate(
 
 
 @torch.inference_mode()
-def predictions(
+def _predictions(
     model: GPT,
     tokens: Tokens,
     *,
@@ -119,6 +119,35 @@ def predictions(
         yield logits, torch.from_numpy(targets[is_predicted]).to(model.device)
 
 
+@torch.inference_mode()
+def first_choices(
+    model: GPT,
+    tokens: Tokens,
+    place: slice,
+    *,
+    overlap_fraction: float,
+    end_of_text_id: int,
+) -> list[tuple[int, float]]:
+    """Return the first choices for some of the tokens, and their probabilities.
+
+    `evaluate` keeps none of them: this reads the text again, in the same windows. They
+    begin at multiples of as many tokens as each predicts.
+    """
+    block_size = model.config.block_size
+    num_new = _num_new(block_size, overlap_fraction)
+    first = max(0, (place.start - block_size) // num_new * num_new)
+    windows = _predictions(
+        model,
+        tokens[first : place.stop],
+        batch_size=1,
+        overlap_fraction=overlap_fraction,
+        end_of_text_id=end_of_text_id,
+    )
+    logits = torch.cat([logits for logits, _ in windows])[place.start - first :]
+    choices = logits.softmax(dim=-1).max(dim=-1)
+    return list(zip(choices.indices.tolist(), choices.values.tolist(), strict=True))
+
+
 def _windows(
     tokens: Tokens,
     block_size: int,
@@ -127,7 +156,7 @@ def _windows(
     end_of_text_id: int,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
     """Yield inputs and targets of some windows, and which targets are predicted."""
-    num_new = new_in_a_window(block_size, overlap_fraction)
+    num_new = _num_new(block_size, overlap_fraction)
     num_context = block_size - num_new
     num_windows = max(1, math.ceil((len(tokens) - num_context) / num_new))
     for first in range(0, num_windows, batch_size):
@@ -141,8 +170,8 @@ def _windows(
         yield sequences[:, :-1], sequences[:, 1:], is_predicted
 
 
-def new_in_a_window(block_size: int, overlap_fraction: float) -> int:
-    """Return how many tokens of each window but the first are predicted."""
+def _num_new(block_size: int, overlap_fraction: float) -> int:
+    """Return how many tokens each window but the first predicts."""
     return max(1, round(block_size * (1 - overlap_fraction)))
 
 
