@@ -90,14 +90,20 @@ def measure(
         end_of_text_id=end_of_text_id,
     )
     bigram_loss = float(bigram.mean())
-    losses = Losses(test[:], evaluation.token_losses, bigram.astype(np.float32))
+    losses = Losses(
+        test[:],
+        evaluation.token_losses / math.log(2),
+        (bigram / math.log(2)).astype(np.float32),
+    )
     del bigram  # twice as large
     kinds, documents, groups = break_down(
         losses, names, bytes_of_token, end_of_text_id=end_of_text_id
     )
     findings = Findings(
-        excerpts=excerpts_of(
-            documents, losses, partial(first_choices, model, test, **how), pieces
+        excerpts=list(
+            excerpts_of(
+                documents, losses, partial(first_choices, model, test, **how), pieces
+            )
         ),
         contexts=bits_by_context(model, losses, params.batch_size),
         bins=calibration_bins(evaluation.choices),

@@ -1,7 +1,5 @@
 """Excerpts of three texts, token by token."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -23,14 +21,14 @@ def test_an_excerpt_is_the_middle_of_its_document() -> None:
     """Each row is a token, or the tokens of a character together."""
     tokens = random_text(1000)
     tokens[100:102] = 1, 2  # a whole character
-    nats, bigram = np.random.default_rng(1).random((2, 1000)).astype(np.float32)
+    bits = np.random.default_rng(1).random((2, 1000)).astype(np.float32)
     texts = [
         Part("easy", 250, 1.0, 1.0),
         Part("middling", 333, 2.0, 1.0),
         Part("hard", 417, 3.0, 1.0),
     ]
 
-    excerpts = excerpts_of(texts, Losses(tokens, nats, bigram), first_choices, PIECES)
+    excerpts = [*excerpts_of(texts, Losses(tokens, *bits), first_choices, PIECES)]
 
     assert [each["title"] for each in excerpts] == [
         "easiest",
@@ -45,8 +43,7 @@ def test_an_excerpt_is_the_middle_of_its_document() -> None:
         groups = list(characters_of(pieces))
         for (count, text), row in zip(groups, excerpt["tokens"], strict=True):
             own, others = (
-                pytest.approx(each[place : place + count].sum() / math.log(2))
-                for each in (nats, bigram)
+                pytest.approx(each[place : place + count].sum()) for each in bits
             )
             label = label_of(
                 b"".join(PIECES[it] for it in tokens[place : place + count])
@@ -67,7 +64,7 @@ def test_of_fewer_documents_each_comes_once_and_whole(
     documents = [Part(f"{n}", 10, float(n), 1.0) for n in range(num)]
     losses = Losses(random_text(10 * num), zeros, zeros)
 
-    excerpts = excerpts_of(documents, losses, first_choices, PIECES)
+    excerpts = list(excerpts_of(documents, losses, first_choices, PIECES))
 
     assert [each["title"] for each in excerpts] == titles
     assert [len(each["tokens"]) for each in excerpts] == [10] * num

@@ -1,6 +1,5 @@
 """What is hard: the loss by kinds of token, by documents and by groups of documents."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ MIN_RANKED_TOKENS = 200
 
 
 class Losses(NamedTuple):
-    """The tokens of a text, and what each costs in nats."""
+    """The tokens of a text, and what each costs in bits."""
 
     tokens: TokenIds
     model: NDArray[np.float32]
@@ -68,9 +67,8 @@ def break_down(
     kinds, kind = _numbered(map(kind_of, bytes_of_token))
     groups, group = _numbered(group for _, group in documents)
     sizes = np.array([len(piece) for piece in bytes_of_token])[losses.tokens]
-    of_kinds = _parts(kinds, kind[losses.tokens], losses)
     return (
-        sorted(of_kinds, key=lambda part: -part.bits),
+        sorted(_parts(kinds, kind[losses.tokens], losses), key=lambda part: -part.bits),
         _parts([name for name, _ in documents], document, losses, sizes),
         _parts(groups, group[document], losses, sizes),
     )
@@ -97,10 +95,10 @@ def _parts(
         sizes: Of each token, the bytes that its bits are spread over; else it counts 1.
     """
     tokens = np.bincount(place, minlength=len(names))
-    units = np.bincount(place, sizes, len(names)).clip(min=1) * math.log(2)
+    units = np.bincount(place, sizes, len(names)).clip(min=1)
     bits, bigram_bits = (
-        (np.bincount(place, nats, len(names)) / units).tolist()
-        for nats in (losses.model, losses.bigram)
+        (np.bincount(place, each, len(names)) / units).tolist()
+        for each in (losses.model, losses.bigram)
     )
     rows = zip(map(escaped, names), tokens.tolist(), bits, bigram_bits, strict=True)
     return [row for row in map(Part._make, rows) if row.tokens]

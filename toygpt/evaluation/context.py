@@ -43,7 +43,7 @@ def bits_by_context(model: GPT, losses: Losses, batch_size: int) -> list[Context
     num_regions = math.ceil(min(wanted, len(tokens) - block_size) / region)
     ends = np.linspace(block_size + 1, len(tokens), num_regions, dtype=int)
     answers = ends[:, None] + np.arange(-region, 0)
-    bigram = float(losses.bigram[answers].mean(dtype=np.float64) / math.log(2))
+    bigram = float(losses.bigram[answers].mean(dtype=np.float64))
 
     found = []
     powers_of_two = {2**power for power in range(block_size.bit_length())}

@@ -1,6 +1,5 @@
 """Excerpts of the test split, token by token, for a person to read."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
@@ -18,8 +17,8 @@ def excerpts_of(
     losses: Losses,
     first_choices: Callable[[slice], Sequence[tuple[int, float]]],
     pieces: Sequence[bytes],
-) -> list[dict[str, Any]]:
-    """Return the middle of the easiest document, of a middling one, of the hardest.
+) -> Iterator[dict[str, Any]]:
+    """Yield the middle of the easiest document, of a middling one, of the hardest.
 
     Args:
         documents: All of the test split, in its order.
@@ -34,19 +33,16 @@ def excerpts_of(
         by_hardness[(len(by_hardness) - 1) // 2]: "in the middle",
         by_hardness[0]: "hardest",
     }
-    excerpts = []
     for text, title in chosen.items():
         skipped = max(0, text.tokens - EXCERPT_TOKENS) // 2
         start = ends[text] - text.tokens + skipped
         place = slice(start, start + min(text.tokens, EXCERPT_TOKENS))
-        excerpt = {
+        yield {
             "title": title,
             "text": text,
             "first": skipped + 1,
             "tokens": list(_rows(losses, place, first_choices(place), pieces)),
         }
-        excerpts.append(excerpt)
-    return excerpts
 
 
 def _rows(
@@ -61,11 +57,11 @@ def _rows(
     choice for the first of them.
     """
     shown = [pieces[token] for token in losses.tokens[place]]
-    nats = np.stack([losses.model[place], losses.bigram[place]])
+    costs = np.stack([losses.model[place], losses.bigram[place]])
     start = 0
     for count, text in characters_of(shown):
         group = slice(start, start + count)
-        bits, bigram_bits = (nats[:, group].sum(axis=1) / math.log(2)).tolist()
+        bits, bigram_bits = costs[:, group].sum(axis=1).tolist()
         guess, probability = first_choices[start]
         label, guessed = label_of(b"".join(shown[group])), label_of(pieces[guess])
         yield text, label, bits, bigram_bits, guessed, probability

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import takewhile
 from operator import eq
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +76,7 @@ def recite(
             parts = prompt, text[:start], text[start:][:length], text[start + length :]
             found[name] = {
                 "passages": len(passages),
-                "reproduced": fmean(passage.num_reproduced for passage in passages),
+                "reproduced": float(np.mean([it.num_reproduced for it in passages])),
                 "longest": length,
                 "example": [_shown(part, pieces) for part in parts],
             }
@@ -99,9 +98,8 @@ def continued_passages(
         end_of_text_id: The token id that ends a document.
     """
     size = 2 * min(PROMPT_TOKENS, model.config.block_size // 2)
-    last = max(0, len(tokens) - size)
-    starts = np.unique(np.linspace(0, last, num_prompts, dtype=int))
-    windows = [tokens[start : start + size].tolist() for start in starts]
+    starts = np.linspace(0, max(0, len(tokens) - size), num_prompts, dtype=int)
+    windows = [tokens[start : start + size].tolist() for start in np.unique(starts)]
     texts = [[*takewhile(end_of_text_id.__ne__, window)] for window in windows]
     texts = [text for text in texts if len(text) >= MIN_PASSAGE_TOKENS]
     prompts = [text[: len(text) // 2] for text in texts]

@@ -10,7 +10,7 @@ Object.entries({
   "bits-per-byte": bits(metrics.test_bits_per_byte),
   "xz": bits(metrics.xz_bits_per_byte),
   "bigram-bits": bits(metrics.bigram_bits_per_byte),
-  "perplexity": count(Math.round(metrics.test_perplexity)),
+  "perplexity": count(+metrics.test_perplexity.toPrecision(3)),
   "vocab-size": count(found.vocabSize),
   "accuracy": percent(metrics.test_accuracy),
   "num-tokens": count(numTokens),
@@ -98,7 +98,7 @@ function drawCalibration() {
 function drawHard() {
   drawBars("kinds of token", "share", found.kinds, (tokens) => percent(tokens / numTokens));
   for (const name of ["groups", "documents"]) {
-    const { number, hardest, easiest } = found[name], rows = [...hardest, ...easiest];
+    const { number, rows } = found[name];
     const shown = number > rows.length ? `${rows.length} of ${count(number)} ${name}` : name;
     drawBars(`${shown}, the hardest first`, "tokens", rows, count);
   }

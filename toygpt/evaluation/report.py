@@ -70,11 +70,9 @@ def write_report(
 def _ends_of(texts: Sequence[Part]) -> dict[str, Any]:
     """Return the hardest and the easiest of ranked texts, and how many there are."""
     easiest = texts[max(SHOWN, len(texts) - SHOWN) :]
-    return {"number": len(texts), "hardest": texts[:SHOWN], "easiest": easiest}
+    return {"number": len(texts), "rows": [*texts[:SHOWN], *easiest]}
 
 
 def rounded(value: Any) -> Any:
     """Return plain values with four digits behind the point."""
-    return json.loads(
-        json.dumps(value), parse_float=lambda number: round(float(number), 4)
-    )
+    return json.loads(json.dumps(value), parse_float=lambda it: round(float(it), 4))
