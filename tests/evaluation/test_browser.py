@@ -14,6 +14,8 @@ from tests.pages.browser import (
 )
 from toygpt.evaluation.calibration import Bin
 
+BARS = [".bar", ".mark"]
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -41,6 +43,10 @@ def test_the_page_draws_and_hostile_text_stays_text(
         assert page.locator(elements).count() == number, elements
     assert "</script><img" in page.inner_text("#spans mark >> nth=0")
     assert "50\u00a0% of it was searched" in page.inner_text("section >> nth=4")
+    assert page.inner_text("#recital tr >> nth=3").split("\t")[1:] == ["4", "", "3"]
+    assert "25\u00a0%" in page.inner_text("#hard tbody tr >> nth=0")
+    bars = [page.get_attribute(f"#hard {it} >> nth=1", "style") for it in BARS]
+    assert bars == ["width: 50%;", "left: 83.3333%;"]
     headings = page.locator("#hard h3").all_text_contents()
     assert headings[1:] == [
         "16 of 30 groups, the hardest first",
@@ -63,14 +69,13 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
     page.keyboard.press("ArrowLeft")
     assert "3.14 bits" in page.inner_text(".detail >> nth=1")
 
-    colour = "getComputedStyle(document.querySelector('.excerpt span')).backgroundColor"
-    of_the_model = page.evaluate(colour)
+    assert "--odd-fill" in str(page.get_attribute(".excerpt span", "style"))
     page.focus("#gain")
     page.keyboard.press("Enter")
     pressed = [page.get_attribute(f"#{it}", "aria-pressed") for it in ("model", "gain")]
     assert pressed == ["false", "true"]
     assert page.evaluate("document.activeElement.id") == "gain"
-    assert page.evaluate(colour) != of_the_model
+    assert "--guess-fill" in str(page.get_attribute(".excerpt span", "style"))
     assert page.locator(".excerpt [lang=x]").count() == 6, "drawn again"
     assert page.locator(".detail[lang=x]").count() == 3, "drawn again"
     assert complaints == []

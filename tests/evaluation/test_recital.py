@@ -65,6 +65,7 @@ def test_a_passage_lies_in_one_document() -> None:
         assert END_OF_TEXT not in original
         assert ",".join(map(str, original)) in text
     assert passages[0].prompt + passages[0].original == tokens[30:40].tolist()
+    assert len(continued_passages(lively_model(), tokens[4:14], 20, END_OF_TEXT)) == 1
 
 
 def test_the_model_continues_with_its_first_choices() -> None:
@@ -119,6 +120,7 @@ def test_a_model_that_recites_is_found_and_what_it_recites_is_shown() -> None:
     assert found["test"]["reproduced"] == 0
     assert found["test"]["longest"] == half
     assert found["human"]["longest"] == 0
+    assert [len(part) for part in found["human"]["example"]] == [half, 0, 0, half]
 
 
 def test_a_large_training_split_is_searched_in_part(

@@ -1,13 +1,15 @@
 """The report of `evaluate`: its tables."""
 
 import csv
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 from toygpt.evaluation.breakdown import Part
 from toygpt.evaluation.calibration import Bin
 from toygpt.evaluation.context import Context
-from toygpt.evaluation.report import MOST_GROUPS, Findings, write_report
+from toygpt.evaluation.report import MOST_GROUPS, SHOWN, Findings, write_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u202e$body"
 METRICS = {
@@ -91,6 +93,22 @@ def test_the_tables_hold_rounded_numbers(tmp_path: Path) -> None:
     }
     assert len(tables["documents"]) == 60
     assert [row["name"] for row in tables["groups"]][:2] == ["group 29", "group 28"]
+
+
+def test_the_page_shows_both_ends_of_a_ranking(tmp_path: Path) -> None:
+    """Each text once, where there are few."""
+    for num_documents in (60, SHOWN + 1):
+        page = written(tmp_path, findings(num_documents)).read_text(encoding="utf-8")
+        data = re.search('id="findings">(.*?)</script>', page)
+        assert data
+        documents = json.loads(data[1])["documents"]
+        numbers = [int(name.split()[-1]) for name, *_ in documents["rows"]]
+        hardest_first = list(range(num_documents))[::-1]
+        assert documents["number"] == num_documents
+        if num_documents == 60:
+            hardest_first[SHOWN:-SHOWN] = []
+        assert numbers == hardest_first
+        assert json.loads(data[1])["metrics"]["test_bits_per_byte"] == 1.2346
 
 
 def test_the_table_of_groups_holds_the_hardest(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def longest_span(
                 break
             found = found[train[found + length] == text[start + length]]
         spans.append((length, start))
-    return max(spans)
+    return max(spans, key=lambda span: span[0])
 
 
 def _shown(tokens: Sequence[int], pieces: Sequence[bytes]) -> str:

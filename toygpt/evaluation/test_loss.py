@@ -82,7 +82,7 @@ def evaluate(
             token_losses.append(-log_probabilities.gather(-1, answers[:, None])[:, 0])
             first = logits.argmax(dim=-1)
             probabilities = log_probabilities.gather(-1, first[:, None])[:, 0].exp()
-            steps = (probabilities.nan_to_num() * PROBABILITY_STEPS).round().long()
+            steps = (probabilities * PROBABILITY_STEPS).round().long()
             steps += (first == answers) * (PROBABILITY_STEPS + 1)
             choices += steps.bincount(minlength=len(choices))
             progress.update(len(answers))
