@@ -5,6 +5,8 @@ Writes: metrics/evaluate.json, reports/evaluate/
 """
 
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -13,13 +15,17 @@ from toygpt.data.heldout_names import read_test_documents
 from toygpt.data.manifest import Manifest, check_tokenizer, open_tokens, read_manifest
 from toygpt.data.tokenizer import bytes_of_tokens
 from toygpt.evaluation.baselines import bigram_losses, xz_bits_per_byte
-from toygpt.evaluation.breakdown import Losses, kinds_and_documents
+from toygpt.evaluation.breakdown import Losses, break_down
 from toygpt.evaluation.calibration import calibration_bins, calibration_error
 from toygpt.evaluation.context import bits_by_context
 from toygpt.evaluation.excerpts import excerpts_of
 from toygpt.evaluation.recital import recite
 from toygpt.evaluation.report import Findings, write_report
-from toygpt.evaluation.test_loss import bits_per_byte_standard_error, evaluate
+from toygpt.evaluation.test_loss import (
+    bits_per_byte_standard_error,
+    evaluate,
+    first_choices,
+)
 from toygpt.model.device import device_for
 from toygpt.model.gpt import GPT
 from toygpt.model.huggingface import weights_digest
@@ -71,13 +77,11 @@ def measure(
     test = open_tokens(paths.SPLITS, splits, "test")
     names = read_test_documents(paths.SPLITS, splits)
     num_bytes = splits.parts["test"].bytes
-    evaluation = evaluate(
-        model,
-        test,
-        batch_size=params.batch_size,
-        overlap_fraction=params.overlap_fraction,
-        end_of_text_id=end_of_text_id,
-    )
+    how: dict[str, Any] = {
+        "overlap_fraction": params.overlap_fraction,
+        "end_of_text_id": end_of_text_id,
+    }
+    evaluation = evaluate(model, test, batch_size=params.batch_size, **how)
     bigram = bigram_losses(
         train,
         open_tokens(paths.SPLITS, splits, "validation"),
@@ -86,24 +90,26 @@ def measure(
         end_of_text_id=end_of_text_id,
     )
     bigram_loss = float(bigram.mean())
-    losses = Losses(test[:], evaluation.token_losses, bigram.astype(np.float32))
+    losses = Losses(
+        test[:],
+        evaluation.token_losses / math.log(2),
+        (bigram / math.log(2)).astype(np.float32),
+    )
     del bigram  # twice as large
-    kinds, documents = kinds_and_documents(
+    kinds, documents, groups = break_down(
         losses, names, bytes_of_token, end_of_text_id=end_of_text_id
     )
     findings = Findings(
-        excerpts=excerpts_of(
-            documents,
-            losses,
-            model,
-            pieces,
-            overlap_fraction=params.overlap_fraction,
-            end_of_text_id=end_of_text_id,
+        excerpts=list(
+            excerpts_of(
+                documents, losses, partial(first_choices, model, test, **how), pieces
+            )
         ),
         contexts=bits_by_context(model, losses, params.batch_size),
         bins=calibration_bins(evaluation.choices),
         kinds=kinds,
         documents=documents,
+        groups=groups,
         recital=recite(
             model,
             train,

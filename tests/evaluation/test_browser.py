@@ -14,6 +14,8 @@ from tests.pages.browser import (
 )
 from toygpt.evaluation.calibration import Bin
 
+BARS = [".bar", ".mark"]
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -27,20 +29,29 @@ def test_the_page_draws_and_hostile_text_stays_text(
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
     assert complaints == []
-    assert "1.23 bits for a byte" in page.inner_text("#lead")
+    assert "1.23 bits for a byte" in page.inner_text(".lead")
     for elements, number in (
-        ("section h2", 6),
+        ("section h2", 5),
         ("svg", 2),
         ("#context .dot", 3),
         ("#calibration .dot", 2),
-        ("#kinds .track", 2),
-        ("#texts h3", 4),
+        ("#hard table", 3),
+        ("#hard .track", 2 + 16 + 16),
         ("#spans mark", 3),
         ("img", 0),
     ):
         assert page.locator(elements).count() == number, elements
     assert "</script><img" in page.inner_text("#spans mark >> nth=0")
-    assert "Only the first 50\u00a0%" in page.inner_text("#searched")
+    assert "50\u00a0% of it was searched" in page.inner_text("section >> nth=4")
+    assert page.inner_text("#recital tr >> nth=3").split("\t")[1:] == ["4", "", "3"]
+    assert "25\u00a0%" in page.inner_text("#hard tbody tr >> nth=0")
+    bars = [page.get_attribute(f"#hard {it} >> nth=1", "style") for it in BARS]
+    assert bars == ["width: 50%;", "left: 83.3333%;"]
+    headings = page.locator("#hard h3").all_text_contents()
+    assert headings[1:] == [
+        "16 of 30 groups, the hardest first",
+        "16 of 60 documents, the hardest first",
+    ]
 
 
 def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
@@ -58,11 +69,13 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
     page.keyboard.press("ArrowLeft")
     assert "3.14 bits" in page.inner_text(".detail >> nth=1")
 
-    page.focus("#view-gain")
+    assert "--odd-fill" in str(page.get_attribute(".excerpt span", "style"))
+    page.focus("#gain")
     page.keyboard.press("Enter")
-    assert page.get_attribute("#view-gain", "aria-pressed") == "true"
-    assert page.evaluate("document.activeElement.id") == "view-gain"
-    assert "knew more" in page.inner_text("#key")
+    pressed = [page.get_attribute(f"#{it}", "aria-pressed") for it in ("model", "gain")]
+    assert pressed == ["false", "true"]
+    assert page.evaluate("document.activeElement.id") == "gain"
+    assert "--guess-fill" in str(page.get_attribute(".excerpt span", "style"))
     assert page.locator(".excerpt [lang=x]").count() == 6, "drawn again"
     assert page.locator(".detail[lang=x]").count() == 3, "drawn again"
     assert complaints == []
@@ -79,9 +92,8 @@ def test_the_page_of_a_single_short_document_draws(
     page, complaints = open_page(browser, written(tmp_path, shown))
 
     assert complaints == []
-    assert "is one document" in page.inner_text("#about-texts")
-    assert page.locator("#texts h3").all_inner_texts() == ["the document"]
-    assert "No passage is long enough" in page.inner_text("#recital")
+    assert page.locator("#hard h3").last.inner_text() == "Documents, the hardest first"
+    assert "No passage is so long" in page.inner_text("#recital")
 
 
 @pytest.mark.slow

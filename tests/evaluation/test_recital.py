@@ -12,7 +12,8 @@ from toygpt.evaluation.recital import (
     MIN_PASSAGE_TOKENS,
     Passage,
     continued_passages,
-    longest_spans,
+    longest_span,
+    places_of_tokens,
     recite,
 )
 from toygpt.generation.simple import generate
@@ -33,29 +34,28 @@ def longest_by_trying(text: list[int], train: list[int]) -> int:
 
 
 @given(
-    st.lists(st.lists(st.integers(1, 4), max_size=9), max_size=4),
+    st.lists(st.integers(1, 4), max_size=9),
     st.lists(st.integers(1, 4), min_size=1, max_size=60),
 )
 def test_the_longest_span_is_what_trying_all_finds(
-    texts: list[list[int]], train: list[int]
+    text: list[int], train: list[int]
 ) -> None:
-    """Never beyond the end of a text or of the training split."""
-    spans = longest_spans(texts, np.array(train, np.uint16), vocab_size=5)
+    """Never beyond the end of the text or of the training split."""
+    searched = np.array([*train, END_OF_TEXT], np.uint16)
 
-    for text, span in zip(texts, spans, strict=True):
-        assert len(text[span]) == longest_by_trying(text, train)
-        assert longest_by_trying(text[span], train) == len(text[span])
+    length, start = longest_span(text, searched, places_of_tokens(searched, 5))
+
+    assert length == longest_by_trying(text, train)
+    assert longest_by_trying(text[start : start + length], train) == length
 
 
 def test_a_passage_lies_in_one_document() -> None:
-    """Its first half is the prompt; where a document ends, the next one begins it."""
+    """Its first half is the prompt; it ends where a document ends."""
     tokens = random_text(600, seed=2) % (VOCAB_SIZE - 1) + 1
     tokens[[3, 40, 300, 302, 599]] = END_OF_TEXT
     text = ",".join(map(str, tokens.tolist()))
 
-    passages = continued_passages(
-        lively_model(), tokens, num_prompts=20, end_of_text_id=END_OF_TEXT
-    )
+    passages = continued_passages(lively_model(), tokens, 20, END_OF_TEXT)
 
     assert 10 < len(passages) <= 20
     for passage in passages:
@@ -64,15 +64,14 @@ def test_a_passage_lies_in_one_document() -> None:
         assert len(passage.prompt) == len(original) // 2
         assert END_OF_TEXT not in original
         assert ",".join(map(str, original)) in text
-    assert passages[0].prompt == tokens[4:12].tolist()
+    assert passages[0].prompt + passages[0].original == tokens[30:40].tolist()
+    assert len(continued_passages(lively_model(), tokens[4:14], 20, END_OF_TEXT)) == 1
 
 
 def test_the_model_continues_with_its_first_choices() -> None:
     model, tokens = lively_model(), random_text(400, seed=3)
 
-    passages = continued_passages(
-        model, tokens, num_prompts=20, end_of_text_id=END_OF_TEXT
-    )
+    passages = continued_passages(model, tokens, 20, END_OF_TEXT)
 
     for passage in passages:
         expected = generate(
@@ -121,6 +120,7 @@ def test_a_model_that_recites_is_found_and_what_it_recites_is_shown() -> None:
     assert found["test"]["reproduced"] == 0
     assert found["test"]["longest"] == half
     assert found["human"]["longest"] == 0
+    assert [len(part) for part in found["human"]["example"]] == [half, 0, 0, half]
 
 
 def test_a_large_training_split_is_searched_in_part(

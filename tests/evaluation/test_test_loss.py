@@ -16,6 +16,7 @@ from toygpt.evaluation.test_loss import (
     Evaluation,
     bits_per_byte_standard_error,
     evaluate,
+    first_choices,
 )
 from toygpt.model.gpt import GPT
 
@@ -27,21 +28,18 @@ evaluation_of = partial(
 )
 
 
-def token_by_token(
-    model: GPT, tokens: TokenIds, *, num_new: int
-) -> tuple[Tensor, Tensor]:
-    """Return each token's loss, and whether it was guessed: the simplest way."""
-    losses, guessed = [], []
-    for place, token in enumerate(tokens.tolist()):
+def token_by_token(model: GPT, tokens: TokenIds, *, num_new: int) -> Tensor:
+    """Return the log-probabilities at each place: the simplest way."""
+    rows = []
+    for place in range(len(tokens)):
         start = 0
         while place >= start + BLOCK_SIZE:
             start += num_new
         before = int(tokens[start - 1]) if start else END_OF_TEXT
         past = torch.tensor([[before, *tokens[start:place].tolist()]])
-        log_probabilities = model(past)[0, -1].log_softmax(dim=-1)
-        losses.append(-log_probabilities[token])
-        guessed.append(log_probabilities.argmax() == token)
-    return torch.stack(losses), torch.stack(guessed)
+        with torch.inference_mode():
+            rows.append(model(past)[0, -1].log_softmax(dim=-1))
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +57,38 @@ def test_sliding_windows_equal_a_token_by_token_loop(
 
     evaluation = evaluation_of(model, shards, overlap_fraction=overlap_fraction)
 
-    losses, guessed = token_by_token(model, tokens, num_new=num_new)
-    assert evaluation.token_losses == pytest.approx(
-        losses.detach().numpy(), rel=1e-4, abs=1e-5
-    )
+    expected = token_by_token(model, tokens, num_new=num_new)
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    losses = -expected.gather(-1, ids[:, None])[:, 0]
+    assert evaluation.token_losses == pytest.approx(losses.numpy(), rel=1e-4, abs=1e-5)
     assert evaluation.loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    guessed = expected.argmax(dim=-1) == ids
     assert evaluation.accuracy == pytest.approx(guessed.float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("overlap_fraction", "num_new"), [(0.0, 16), (0.3, 11), (0.5, 8)]
+)
+@pytest.mark.parametrize("place", [slice(0, 5), slice(20, 21), slice(37, 60)])
+def test_first_choices_are_those_of_the_evaluation(
+    place: slice, overlap_fraction: float, num_new: int
+) -> None:
+    """From the first window, from a later one, and up to the end of the text."""
+    model, tokens = lively_model(), random_text(60)
+
+    found = first_choices(
+        model,
+        tokens,
+        place,
+        overlap_fraction=overlap_fraction,
+        end_of_text_id=END_OF_TEXT,
+    )
+
+    expected = token_by_token(model, tokens, num_new=num_new)[place].exp().max(dim=-1)
+    assert [choice for choice, _ in found] == expected.indices.tolist()
+    assert [share for _, share in found] == pytest.approx(
+        expected.values.tolist(), rel=1e-4
+    )
 
 
 def test_accuracy_is_the_share_of_first_choices_that_came() -> None:

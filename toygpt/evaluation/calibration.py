@@ -29,9 +29,8 @@ def calibration_bins(choices: NDArray[np.int64]) -> list[Bin]:
     tokens = choices.sum(axis=0)
     # A step belongs to the bin of its middle token.
     places = (tokens.cumsum() - tokens / 2) * NUM_BINS / tokens.sum()
-    bins = places.astype(np.int64)
     sizes, probable, came_true = (
-        np.bincount(bins, values, NUM_BINS + 1)
+        np.bincount(places.astype(np.int64), values, NUM_BINS + 1)
         for values in (tokens, tokens * steps, choices[1])
     )
     return [

@@ -37,32 +37,26 @@ def bits_by_context(model: GPT, losses: Losses, batch_size: int) -> list[Context
         batch_size: Sequences of block_size tokens at once.
     """
     tokens, block_size = losses.tokens, model.config.block_size
-    doublings = int(math.log2(block_size // 2))
-    region = 2**doublings  # so that windows of each length fill it
+    # A power of two: windows of each length fill it.
+    region = 2 ** int(math.log2(block_size // 2))
     wanted = min(max(SHARE * len(tokens), MIN_PREDICTED), MAX_PREDICTED)
     num_regions = math.ceil(min(wanted, len(tokens) - block_size) / region)
-    starts = np.linspace(
-        block_size - region + 1, len(tokens) - region, num_regions
-    ).astype(np.int64)
-    answers = starts[:, None] + np.arange(region)
-    bigram = float(losses.bigram[answers].mean(dtype=np.float64) / math.log(2))
+    ends = np.linspace(block_size + 1, len(tokens), num_regions, dtype=int)
+    answers = ends[:, None] + np.arange(-region, 0)
+    bigram = float(losses.bigram[answers].mean(dtype=np.float64))
 
     found = []
-    lengths = [2**power for power in range(doublings + 2) if 2**power < block_size]
-    for length in (*lengths, block_size):
+    powers_of_two = {2**power for power in range(block_size.bit_length())}
+    for length in sorted(powers_of_two | {block_size}):
         new = min(max(1, length // 2), region)  # the others are context alone
         places = answers.reshape(-1, new)[:, -1:] + np.arange(-length, 1)
-        # No more logits than those of a batch in `evaluate`.
-        at_once = max(1, batch_size * block_size // (2 * length))
+        sequences = torch.from_numpy(tokens[places].astype(np.int64))
         total = 0.0
-        for first in range(0, len(places), at_once):
-            sequences = tokens[places[first : first + at_once]].astype(np.int64)
-            ids = torch.from_numpy(sequences).to(model.device)
-            logits = model.to_logits(model.read(ids[:, :-1])[:, -new:])
-            nats = F.cross_entropy(
-                logits.flatten(0, 1), ids[:, -new:].flatten(), reduction="sum"
-            )
-            total += nats.item()
-        bits = total / answers.size / math.log(2)
-        found.append(Context(length, bits, bigram))
+        # No more logits than those of a batch in `evaluate`.
+        for batch in sequences.split(max(1, batch_size * block_size // (2 * length))):
+            ids = batch.to(model.device)
+            logits = model.to_logits(model.read(ids[:, :-1])[:, -new:]).flatten(0, 1)
+            answered = ids[:, -new:].flatten()
+            total += F.cross_entropy(logits, answered, reduction="sum").item()
+        found.append(Context(length, total / answers.size / math.log(2), bigram))
     return found

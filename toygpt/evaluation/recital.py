@@ -1,16 +1,16 @@
 """Whether the model recites: how far it continues a text as it is written there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import count, islice, takewhile, zip_longest
-from typing import Any
+from itertools import takewhile
+from operator import eq
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from toygpt.data.token_files import Tokens
-from toygpt.generation.fastest import generate_batch
+from toygpt.data.token_files import TokenIds, Tokens
 from toygpt.generation.packed import pack
-from toygpt.generation.samples import PROMPTS_AT_ONCE
+from toygpt.generation.samples import continuations
 from toygpt.model.gpt import GPT
 from toygpt.pages.labels import characters_of
 
@@ -22,8 +22,7 @@ MIN_PASSAGE_TOKENS = 8
 MAX_SEARCHED_TOKENS = 10_000_000
 
 
-@dataclass
-class Passage:
+class Passage(NamedTuple):
     """A prompt from a text, how the text continues, and how the model continues it."""
 
     prompt: list[int]
@@ -33,49 +32,7 @@ class Passage:
     @property
     def num_reproduced(self) -> int:
         """How many tokens were written as in the text, before the first other one."""
-        pairs = zip(self.written, self.original, strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def continued_passages(
-    model: GPT, tokens: Tokens, *, num_prompts: int, end_of_text_id: int
-) -> list[Passage]:
-    """Continue passages of a text with the tokens most likely to the model.
-
-    The passages are evenly spaced. Each lies in one document: where a document ends in
-    it, the next one is taken from its beginning. The first half is the prompt.
-
-    Args:
-        model: A model in evaluation mode, as `pack` returns it.
-        tokens: The token ids of the text.
-        num_prompts: How many passages; fewer if the text has not so many.
-        end_of_text_id: The token id that ends a document.
-    """
-    size = 2 * min(PROMPT_TOKENS, model.config.block_size // 2)
-    starts = set()
-    for place in np.linspace(0, max(0, len(tokens) - size), num_prompts).astype(int):
-        ends = np.flatnonzero(tokens[place : place + size] == end_of_text_id)
-        starts.add(int(place + ends[0] + 1 if len(ends) else place))
-    found = []
-    for start in sorted(starts):
-        passage = tokens[start : start + size].tolist()
-        if end_of_text_id in passage:
-            passage = passage[: passage.index(end_of_text_id)]
-        if len(passage) >= MIN_PASSAGE_TOKENS:
-            half = len(passage) // 2
-            found.append(Passage(passage[:half], passage[half:], []))
-    for first in range(0, len(found), PROMPTS_AT_ONCE):
-        batch = found[first : first + PROMPTS_AT_ONCE]
-        for step in generate_batch(
-            model,
-            [passage.prompt for passage in batch],
-            max_new_tokens=size // 2,
-            end_of_text_id=end_of_text_id,
-        ):
-            for number, token_id in step.items():
-                if len(batch[number].written) < len(batch[number].original):
-                    batch[number].written.append(token_id)
-    return found
+        return sum(takewhile(bool, map(eq, self.written, self.original)))
 
 
 def recite(
@@ -102,84 +59,87 @@ def recite(
         and from `test`, and of `human` text, the test passages as they continue
         themselves: each only if there are passages.
     """
-    packed, searched = pack(model), train[:MAX_SEARCHED_TOKENS]
-    passages = {
-        name: continued_passages(
-            packed, tokens, num_prompts=num_prompts, end_of_text_id=end_of_text_id
-        )
-        for name, tokens in (("train", searched), ("test", test))
-    }
-    passages["human"] = [replace(it, written=it.original) for it in passages["test"]]
-    written = [it.written for each in passages.values() for it in each]
-    spans = iter(longest_spans(written, searched, vocab_size=len(pieces)))
-    return {"searched": len(searched) / len(train)} | {
-        name: _summary(each, list(islice(spans, len(each))), pieces)
-        for name, each in passages.items()
-        if each
-    }
-
-
-def _summary(
-    passages: Sequence[Passage], spans: Sequence[slice], pieces: Sequence[bytes]
-) -> dict[str, Any]:
-    """Return means and maxima, and the passage with the longest span, as text."""
-    reproduced = [passage.num_reproduced for passage in passages]
-    lengths = [span.stop - span.start for span in spans]
-    passage, span = max(
-        zip(passages, spans, strict=True), key=lambda it: it[1].stop - it[1].start
+    searched = train[:MAX_SEARCHED_TOKENS]
+    found: dict[str, Any] = {"searched": len(searched) / len(train)}
+    # No text holds the end of a document: no span reaches the end of training.
+    searched = np.pad(searched, (0, 1), constant_values=end_of_text_id)
+    places, packed = places_of_tokens(searched, len(pieces)), pack(model)
+    of_train, of_test = (
+        continued_passages(packed, tokens, num_prompts, end_of_text_id)
+        for tokens in (searched, test)
     )
-    parts = (
-        passage.prompt,
-        passage.written[: span.start],
-        passage.written[span],
-        passage.written[span.stop :],
-    )
-    return {
-        "prompts": len(passages),
-        "reproduced": sum(reproduced) / len(passages),
-        "most": max(reproduced),
-        "span": sum(lengths) / len(passages),
-        "longest": max(lengths),
-        "example": [
-            "".join(text for _, text in characters_of([pieces[it] for it in part]))
-            for part in parts
-        ],
-    }
+    human = [passage._replace(written=passage.original) for passage in of_test]
+    for name, passages in (("train", of_train), ("test", of_test), ("human", human)):
+        if passages:
+            spans = [longest_span(it.written, searched, places) for it in passages]
+            (length, start), (prompt, _, text) = max(zip(spans, passages, strict=True))
+            parts = prompt, text[:start], text[start:][:length], text[start + length :]
+            found[name] = {
+                "passages": len(passages),
+                "reproduced": float(np.mean([it.num_reproduced for it in passages])),
+                "longest": length,
+                "example": [_shown(part, pieces) for part in parts],
+            }
+    return found
 
 
-def longest_spans(
-    texts: Sequence[list[int]], train: Tokens, *, vocab_size: int
-) -> list[slice]:
-    """Return the longest span of each text that the training split holds, too.
+def continued_passages(
+    model: GPT, tokens: Tokens, num_prompts: int, end_of_text_id: int
+) -> list[Passage]:
+    """Continue passages of a text with the tokens most likely to the model.
 
-    Spans grow by a token at a time. Each time remain the places of the texts where the
-    span is in training, and the places of training where one of these spans is. A span
-    is known by its number among those as long as itself.
+    The passages are evenly spaced, and end where a document ends. The first half of
+    each is the prompt.
+
+    Args:
+        model: A model in evaluation mode, as `pack` returns it.
+        tokens: The token ids of the text.
+        num_prompts: How many passages; fewer if the text has not so many.
+        end_of_text_id: The token id that ends a document.
     """
-    # No token: what ends a text, and what ends the training split.
-    base = vocab_size + 2
-    rows = zip_longest(*texts, [], fillvalue=vocab_size)
-    tokens = np.array([*rows, [vocab_size] * (len(texts) + 1)], dtype=np.int64).T
-    text, train = tokens.ravel(), np.append(train[:], vocab_size + 1)
-    lengths = np.zeros(len(text), dtype=np.int64)
-    ours, theirs = np.arange(len(text)), np.arange(len(train))
-    our_span, their_span = np.zeros_like(ours), np.zeros_like(theirs)
-    for length in count():
-        spans, our_span = np.unique(
-            our_span * base + text[ours + length], return_inverse=True
-        )
-        wanted = their_span * base + train[theirs + length]
-        their_span = np.searchsorted(spans, wanted).clip(max=len(spans) - 1)
-        is_ours = spans[their_span] == wanted
-        theirs, their_span = theirs[is_ours], their_span[is_ours]
-        if not len(theirs):
-            break
-        is_theirs = np.isin(our_span, their_span)
-        ours, our_span = ours[is_theirs], our_span[is_theirs]
-        lengths[ours] += 1
-    longest = lengths.reshape(tokens.shape)[:-1]
-    starts = longest.argmax(axis=1).tolist()
+    size = 2 * min(PROMPT_TOKENS, model.config.block_size // 2)
+    starts = np.linspace(0, max(0, len(tokens) - size), num_prompts, dtype=int)
+    windows = [tokens[start : start + size].tolist() for start in np.unique(starts)]
+    texts = [[*takewhile(end_of_text_id.__ne__, window)] for window in windows]
+    texts = [text for text in texts if len(text) >= MIN_PASSAGE_TOKENS]
+    prompts = [text[: len(text) // 2] for text in texts]
+    written = continuations(
+        model, prompts, max_new_tokens=size // 2, end_of_text_id=end_of_text_id
+    )
     return [
-        slice(start, start + int(row[start]))
-        for start, row in zip(starts, longest, strict=True)
+        Passage(prompt, text[len(prompt) :], new[: len(text) - len(prompt)])
+        for prompt, text, new in zip(prompts, texts, written, strict=True)
     ]
+
+
+def places_of_tokens(tokens: TokenIds, vocab_size: int) -> list[NDArray[np.int64]]:
+    """Return for each token id where in a text it is."""
+    counts = np.bincount(tokens, minlength=vocab_size)
+    return np.split(np.argsort(tokens, kind="stable"), counts.cumsum()[:-1])
+
+
+def longest_span(
+    text: Sequence[int], train: TokenIds, places: Sequence[NDArray[np.int64]]
+) -> tuple[int, int]:
+    """Return length and start of the longest span that the training split holds, too.
+
+    Args:
+        text: Some token ids, none of them the last one of `train`.
+        train: The token ids of the training split.
+        places: Where each token is in it, as `places_of_tokens` returns them.
+    """
+    spans = [(0, 0)]
+    for start in range(len(text)):
+        # Where training holds the span that starts here: the longer, the fewer.
+        found, length = places[text[start]], 0
+        while len(found):
+            length += 1
+            if start + length == len(text):
+                break
+            found = found[train[found + length] == text[start + length]]
+        spans.append((length, start))
+    return max(spans, key=lambda span: span[0])
+
+
+def _shown(tokens: Sequence[int], pieces: Sequence[bytes]) -> str:
+    return "".join(text for _, text in characters_of([pieces[it] for it in tokens]))

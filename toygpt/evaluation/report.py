@@ -3,19 +3,18 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toygpt.evaluation.breakdown import Text, groups_of, ranked
+from toygpt.evaluation.breakdown import Part, ranked
 from toygpt.evaluation.calibration import Bin
 from toygpt.evaluation.context import Context
 from toygpt.pages.html import to_html
 from toygpt.pipeline.files import write_text
 
 CONTENT = Path(__file__).with_name("report.html")
-OF_TEXTS = ("tokens", "bits_per_byte", "bigram_bits_per_byte")
+OF_TEXTS = ("name", "tokens", "bits_per_byte", "bigram_bits_per_byte")
 # Groups in the table, the hardest: as many as a plot of bars can show.
 MOST_GROUPS = 40
 # Documents and groups on the page, at either end.
@@ -28,8 +27,9 @@ class Findings(NamedTuple):
     excerpts: list[dict[str, Any]]
     contexts: list[Context]
     bins: list[Bin]
-    kinds: list[Text]
-    documents: list[Text]
+    kinds: list[Part]
+    documents: list[Part]
+    groups: list[Part]
     recital: dict[str, Any]
 
 
@@ -46,21 +46,13 @@ def write_report(
         findings: What the report shows besides.
         vocab_size: Tokens that a model without any knowledge would choose from.
     """
-    documents, groups = findings.documents, ranked(groups_of(findings.documents))
-    num_tokens = sum(text.tokens for text in documents)
-    kinds = [
-        (name, bits / tokens, bigram_bits / tokens, tokens / num_tokens)
-        for name, _, tokens, _, bits, bigram_bits in findings.kinds
-    ]
+    groups = ranked(findings.groups)
     tables = {
         "context": [Context._fields, *findings.contexts],
         "calibration": [Bin._fields, *findings.bins],
-        "kinds": [("kind", "bits", "bigram_bits", "share"), *kinds],
-        "groups": [("group", *OF_TEXTS), *map(_row, groups[:MOST_GROUPS])],
-        "documents": [
-            ("document", "group", *OF_TEXTS),
-            *((text.name, text.group, *_row(text)[1:]) for text in documents),
-        ],
+        "kinds": [("kind", "tokens", "bits", "bigram_bits"), *findings.kinds],
+        "groups": [OF_TEXTS, *groups[:MOST_GROUPS]],
+        "documents": [OF_TEXTS, *findings.documents],
     }
     for name, rows in tables.items():
         text = io.StringIO()
@@ -68,30 +60,19 @@ def write_report(
         write_text(directory / f"{name}.csv", text.getvalue())
     shown = findings._asdict() | {
         "metrics": metrics,
-        "kinds": kinds,
-        "documents": _ends_of(ranked(documents)),
+        "documents": _ends_of(ranked(findings.documents)),
         "groups": _ends_of(groups),
-        "tokens": num_tokens,
-        "even": math.log2(vocab_size),
+        "vocabSize": vocab_size,
     }
     write_text(directory / "report.html", to_html(CONTENT, rounded(shown)))
 
 
-def _row(text: Text) -> tuple[str, int, float, float]:
-    """Return name, tokens, and bits per byte of the model and of the bigram model."""
-    bigram = text.bigram_bits / max(1, text.bytes)
-    return text.name, text.tokens, text.bits_per_byte, bigram
-
-
-def _ends_of(texts: Sequence[Text]) -> dict[str, Any]:
+def _ends_of(texts: Sequence[Part]) -> dict[str, Any]:
     """Return the hardest and the easiest of ranked texts, and how many there are."""
-    rows = list(map(_row, texts))
-    last = rows[max(SHOWN, len(rows) - SHOWN) :]
-    return {"number": len(rows), "hardest": rows[:SHOWN], "easiest": last}
+    easiest = texts[max(SHOWN, len(texts) - SHOWN) :]
+    return {"number": len(texts), "rows": [*texts[:SHOWN], *easiest]}
 
 
 def rounded(value: Any) -> Any:
     """Return plain values with four digits behind the point."""
-    return json.loads(
-        json.dumps(value), parse_float=lambda number: round(float(number), 4)
-    )
+    return json.loads(json.dumps(value), parse_float=lambda it: round(float(it), 4))

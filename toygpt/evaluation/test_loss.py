@@ -1,7 +1,7 @@
 """How well a model predicts a text, and how sure that number is."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from tqdm import tqdm
 from toygpt.data.token_files import Tokens
 from toygpt.model.gpt import GPT
 
+# Inputs and targets of some windows, and which targets are predicted.
+Window = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]
 # The probabilities of first choices are counted in so many steps from 0 to 1.
 PROBABILITY_STEPS = 10_000
 # The sample of a standard error: at least so many documents, and none of them with more
@@ -64,26 +66,23 @@ def evaluate(
         overlap_fraction: Share of each window that is context alone.
         end_of_text_id: The token id that ends a document.
     """
+    windows = _windows(
+        tokens, model.config.block_size, batch_size, overlap_fraction, end_of_text_id
+    )
     losses, token_losses = [], []
     choices = torch.zeros(2 * (PROBABILITY_STEPS + 1), dtype=torch.int64)
     choices = choices.to(model.device)
     with tqdm(
         desc="evaluate", total=len(tokens), unit="tok", unit_scale=True, disable=None
     ) as progress:
-        for logits, answers in predictions(
-            model,
-            tokens,
-            batch_size=batch_size,
-            overlap_fraction=overlap_fraction,
-            end_of_text_id=end_of_text_id,
-        ):
+        for logits, answers in _predictions(model, windows):
             # Added up at the end: to read a number now would make the GPU's work wait.
             log_probabilities = logits.log_softmax(dim=-1)
             losses.append(F.nll_loss(log_probabilities, answers, reduction="sum"))
             token_losses.append(-log_probabilities.gather(-1, answers[:, None])[:, 0])
             first = logits.argmax(dim=-1)
             probabilities = log_probabilities.gather(-1, first[:, None])[:, 0].exp()
-            steps = (probabilities.nan_to_num() * PROBABILITY_STEPS).round().long()
+            steps = (probabilities * PROBABILITY_STEPS).round().long()
             steps += (first == answers) * (PROBABILITY_STEPS + 1)
             choices += steps.bincount(minlength=len(choices))
             progress.update(len(answers))
@@ -97,26 +96,40 @@ def evaluate(
 
 
 @torch.inference_mode()
-def predictions(
-    model: GPT,
-    tokens: Tokens,
-    *,
-    batch_size: int,
-    overlap_fraction: float,
-    end_of_text_id: int,
+def _predictions(
+    model: GPT, windows: Iterable[Window]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits of some tokens, and these tokens; see `evaluate`."""
-    for inputs, targets, is_predicted in _windows(
-        tokens,
-        model.config.block_size,
-        batch_size,
-        overlap_fraction,
-        end_of_text_id,
-    ):
+    """Yield the logits of the tokens that are predicted, and these tokens."""
+    for inputs, targets, is_predicted in windows:
         x = model.read(torch.from_numpy(inputs).to(model.device))
         # Context alone needs no logits.
         logits = model.to_logits(x[torch.from_numpy(is_predicted).to(model.device)])
         yield logits, torch.from_numpy(targets[is_predicted]).to(model.device)
+
+
+@torch.inference_mode()
+def first_choices(
+    model: GPT,
+    tokens: Tokens,
+    place: slice,
+    *,
+    overlap_fraction: float,
+    end_of_text_id: int,
+) -> list[tuple[int, float]]:
+    """Return the first choices for some of the tokens, and their probabilities.
+
+    `evaluate` keeps none of them: this reads the text again, in the same windows. They
+    begin at multiples of as many tokens as each predicts.
+    """
+    block_size = model.config.block_size
+    num_new = _num_new(block_size, overlap_fraction)
+    first = max(0, (place.start - block_size) // num_new * num_new)
+    windows = _windows(
+        tokens[first : place.stop], block_size, 1, overlap_fraction, end_of_text_id
+    )
+    logits = torch.cat([logits for logits, _ in _predictions(model, windows)])
+    choices = logits[place.start - first :].softmax(dim=-1).max(dim=-1)
+    return list(zip(choices.indices.tolist(), choices.values.tolist(), strict=True))
 
 
 def _windows(
@@ -125,9 +138,9 @@ def _windows(
     batch_size: int,
     overlap_fraction: float,
     end_of_text_id: int,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+) -> Iterator[Window]:
     """Yield inputs and targets of some windows, and which targets are predicted."""
-    num_new = new_in_a_window(block_size, overlap_fraction)
+    num_new = _num_new(block_size, overlap_fraction)
     num_context = block_size - num_new
     num_windows = max(1, math.ceil((len(tokens) - num_context) / num_new))
     for first in range(0, num_windows, batch_size):
@@ -141,8 +154,8 @@ def _windows(
         yield sequences[:, :-1], sequences[:, 1:], is_predicted
 
 
-def new_in_a_window(block_size: int, overlap_fraction: float) -> int:
-    """Return how many tokens of each window but the first are predicted."""
+def _num_new(block_size: int, overlap_fraction: float) -> int:
+    """Return how many tokens each window but the first predicts."""
     return max(1, round(block_size * (1 - overlap_fraction)))
 
 

@@ -37,18 +37,12 @@ def continue_prompts(
     prompt_ids = [
         tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts
     ]
-    new_ids: list[list[int]] = [[] for _ in prompts]
-    for first in tqdm(
-        range(0, len(prompts), PROMPTS_AT_ONCE), desc="generate", disable=None
-    ):
-        for step in generate_batch(
-            model,
-            prompt_ids[first : first + PROMPTS_AT_ONCE],
-            max_new_tokens=max_new_tokens,
-            end_of_text_id=end_of_text_id,
-        ):
-            for number, token_id in step.items():
-                new_ids[first + number].append(token_id)
+    continued = continuations(
+        model,
+        prompt_ids,
+        max_new_tokens=max_new_tokens,
+        end_of_text_id=end_of_text_id,
+    )
     return [
         Sample(
             prompt=prompt,
@@ -59,8 +53,31 @@ def continue_prompts(
             if len(written) == max_new_tokens
             else "end_of_text",
         )
-        for prompt, given, written in zip(prompts, prompt_ids, new_ids, strict=True)
+        for prompt, given, written in zip(prompts, prompt_ids, continued, strict=True)
     ]
+
+
+def continuations(
+    model: GPT,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    end_of_text_id: int,
+) -> list[list[int]]:
+    """Return the most likely tokens after each prompt, a few prompts at once."""
+    new_ids: list[list[int]] = [[] for _ in prompts]
+    for first in tqdm(
+        range(0, len(prompts), PROMPTS_AT_ONCE), desc="generate", disable=None
+    ):
+        for step in generate_batch(
+            model,
+            prompts[first : first + PROMPTS_AT_ONCE],
+            max_new_tokens=max_new_tokens,
+            end_of_text_id=end_of_text_id,
+        ):
+            for number, token_id in step.items():
+                new_ids[first + number].append(token_id)
+    return new_ids
 
 
 def to_markdown(samples: list[Sample]) -> str:
