@@ -23,7 +23,7 @@ from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import gathering
 from toygpt.data.chunks import KNOWN, FoundCorpus, Read
-from toygpt.data.corpus import Document, Found
+from toygpt.data.corpus import Document
 from toygpt.data.documents import open_documents, read_ids, read_texts, write_shard
 from toygpt.data.engines.engine import Engine
 from toygpt.data.gathering import Gathered, cuts, gather, lengths_of_distinct
@@ -264,22 +264,6 @@ def test_a_limit_ends_the_reading_and_the_search_for_files(
         )
 
     assert found == ["0.jsonl", "1.jsonl"]
-
-
-def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
-    """Its size and time are in the argument by which a result is known."""
-    corpus = FoundCorpus(
-        [Found("a", "a", 5, 1), Found("b", "b", 5, 1)], read_local_files
-    )
-    changed = FoundCorpus(
-        [Found("a", "a", 5, 1), Found("b", "b", 5, 2)], read_local_files
-    )
-
-    chunks, others = (
-        it.chunks(chunk_bytes=5, has_limit=False) for it in (corpus, changed)
-    )
-
-    assert [a == b for a, b in zip(chunks, others, strict=True)] == [True, False]
 
 
 def test_more_shards_than_there_may_be_are_refused(

@@ -25,6 +25,7 @@ class Chunk(NamedTuple):
 
     number: int  # counted from 0
     sources: Iterable[Any]  # the files
+    name: str = "corpus"  # of the first file, for messages
     size: int = 0  # of the files in bytes, as far as it is known
 
     @property
@@ -54,7 +55,7 @@ class FoundCorpus(NamedTuple):
             return [Chunk(0, self.sources)]
         groups = batched(self.sources, size=chunk_bytes, length=lambda file: file.size)
         return [
-            Chunk(number, files, sum(file.size for file in files))
+            Chunk(number, files, files[0].name, sum(file.size for file in files))
             for number, files in enumerate(groups)
         ] or [Chunk(0, [])]
 

@@ -5,12 +5,10 @@ digests of all documents, and cuts the corpus by their lengths: the result is th
 plain loop over all documents, for any engine and number of workers.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -43,27 +41,20 @@ class Gathered(NamedTuple):
     inventory: Inventory
 
 
+class ChunkFile(NamedTuple):
+    """The documents of a chunk on disk, duplicates among them."""
+
+    name: str
+    record: FileRecord
+    num_documents: int
+
+
 class Rows(NamedTuple):
-    """Consecutive documents of a chunk, duplicates among them."""
-
-    file: str
-    record: FileRecord  # of the file
-    first: int  # counted from the first document of the chunk
-    last: int  # one past the last
-
-
-class ShardRows(NamedTuple):
-    """A shard that is to be written, and the documents for it."""
+    """The documents of a shard, counted from the first one of all chunks."""
 
     shard: Shard
-    first: int  # counted from the first document of all chunks
-    rows: list[Rows]  # from there on
-    num_bytes: int  # of UTF-8
-
-    @property
-    def file_name(self) -> str:
-        """The name of the shard's file."""
-        return self.shard.name(DOCUMENTS_FILE)
+    first: int
+    end: int  # one past the last
 
 
 def gather(
@@ -94,35 +85,36 @@ def gather(
             max_documents=params.max_documents,
             max_bytes=params.max_bytes,
         )
-        work = [Work(chunk.documents_file, chunk, chunk.size) for chunk in chunks]
+        work = [Work(chunk.name, chunk, chunk.size) for chunk in chunks]
         files = []
         found = engine.map(read, work, folder, description="download")
         for chunk, values in zip(chunks, found, strict=True):
             inventory.add(values["inventory"])
             record, documents = FileRecord(**values["record"]), values["documents"]
-            files.append(Rows(chunk.documents_file, record, 0, documents))
+            files.append(ChunkFile(chunk.documents_file, record, documents))
         known = (np.fromfile(folder / chunk.known_file, KNOWN) for chunk in chunks)
         num_bytes = lengths_of_distinct(np.concatenate(list(known)))
         if duplicates := int(np.count_nonzero(num_bytes == 0)):
             inventory.left_out[Reason.DUPLICATE] += duplicates
-        shards = list(
-            _rows_of_shards(files, num_bytes, cuts(num_bytes, params.shard_bytes))
-        )
-        write = partial(write_rows, folder=folder, num_bytes=num_bytes)
-        work = [Work(rows.file_name, rows, rows.num_bytes) for rows in shards]
+        ends = cuts(num_bytes, params.shard_bytes)
+        work = []
+        for number, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            rows = Rows(Shard(number, len(ends)), first, end)
+            size = int(num_bytes[first:end].sum(dtype=np.int64))
+            work.append(Work(rows.shard.name(DOCUMENTS_FILE), rows, size))
+        write = partial(write_rows, folder=folder, files=files, num_bytes=num_bytes)
         written = list(engine.map(write, work, directory, description="write"))
-    if len(shards) > 1:
-        names = [rows.file_name for rows in shards]
+    if len(work) > 1:
         write_documents_manifest(
             directory,
-            files=dict(zip(names, [FileRecord(**it) for it in written], strict=True)),
-            text_bytes=dict(zip(names, [it.num_bytes for it in shards], strict=True)),
+            files={
+                shard.name: FileRecord(**record)
+                for shard, record in zip(work, written, strict=True)
+            },
+            text_bytes={shard.name: shard.size for shard in work},
         )
-    return Gathered(
-        num_documents=int(np.count_nonzero(num_bytes)),
-        num_bytes=sum(rows.num_bytes for rows in shards),
-        inventory=inventory,
-    )
+    num_documents = int(np.count_nonzero(num_bytes))
+    return Gathered(num_documents, sum(shard.size for shard in work), inventory)
 
 
 def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
@@ -171,48 +163,23 @@ def cuts(num_bytes: NDArray[np.uint32], shard_bytes: int) -> list[int]:
     return ends
 
 
-def _rows_of_shards(
-    files: Sequence[Rows], num_bytes: NDArray[np.uint32], ends: Sequence[int]
-) -> Iterator[ShardRows]:
-    """Yield the documents of each shard.
-
-    Args:
-        files: All documents of each chunk.
-        num_bytes: As `lengths_of_distinct` returns it.
-        ends: As `cuts` returns it.
-    """
-    chunk_ends = [*accumulate(rows.last for rows in files)]
-    for number, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        in_chunks = []
-        for chunk in range(bisect_right(chunk_ends, first), len(files)):
-            start = chunk_ends[chunk] - files[chunk].last
-            if start >= end:
-                break
-            in_chunks.append(
-                files[chunk]._replace(
-                    first=max(first - start, 0),
-                    last=min(end - start, files[chunk].last),
-                )
-            )
-        size = int(num_bytes[first:end].sum(dtype=np.int64))
-        yield ShardRows(Shard(number, len(ends)), first, in_chunks, size)
-
-
 def write_rows(
-    rows: ShardRows,
+    rows: Rows,
     directory: Path,
     advance: Advance,
     *,
     folder: Path,
+    files: Sequence[ChunkFile],
     num_bytes: NDArray[np.uint32],
 ) -> dict[str, Any]:
     """Write the documents of a shard; return the record of their file.
 
     Args:
-        rows: Where the documents are.
+        rows: Which documents.
         directory: The folder for the file.
         advance: Is called with the length of each document.
         folder: The folder of the chunks.
+        files: The files of all chunks.
         num_bytes: As `lengths_of_distinct` returns it.
 
     Raises:
@@ -220,19 +187,20 @@ def write_rows(
     """
 
     def documents() -> Iterator[Document]:
-        place = rows.first
-        for of_chunk in rows.rows:
-            path = folder / of_chunk.file
-            wait_for(path, of_chunk.record, made_by="download")
-            end = place + of_chunk.last - of_chunk.first
-            lengths = num_bytes[place:end].tolist()
-            found = read_rows(path, of_chunk.first, of_chunk.last)
-            for names_and_text, length in zip(found, lengths, strict=True):
-                if length:
-                    yield Document(*names_and_text, length)
-                    advance(length)
-            place = end
+        end = 0
+        for file in files:
+            start, end = end, end + file.num_documents
+            if start < rows.end and end > rows.first:
+                first, last = max(start, rows.first), min(end, rows.end)
+                path = folder / file.name
+                wait_for(path, file.record, made_by="download")
+                found = read_rows(path, first - start, last - start)
+                lengths = num_bytes[first:last].tolist()
+                for names_and_text, length in zip(found, lengths, strict=True):
+                    if length:
+                        yield Document(*names_and_text, length)
+                        advance(length)
 
-    path = directory / rows.file_name
+    path = directory / rows.shard.name(DOCUMENTS_FILE)
     write_shard(documents(), path)
     return asdict(record_of(path))

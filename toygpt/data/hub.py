@@ -31,8 +31,8 @@ UNREADABLE = (
 class HubFile(NamedTuple):
     """A file of a dataset, in the hub's cache."""
 
-    name: str  # the dataset's key in `hub` of params.yaml, for messages
-    file: str
+    key: str  # of the dataset in `hub` of params.yaml, for messages
+    name: str
     path: str
     size: int
     dataset: str  # its section in params.yaml, as JSON: a worker may be another process
@@ -64,17 +64,17 @@ def read_hub_files(
         InputError: The contents of a file are not what the hub promised, or cannot be
             read.
     """
-    for name, file, cached, _, settings in files:
+    for key, name, cached, _, settings in files:
         dataset, path = HubDataset.model_validate_json(settings), Path(cached)
-        check_digest(path, f"{_described(dataset, file)} ({_settings(name)})")
-        address = f"{dataset.repository}/{file}"
+        check_digest(path, f"{_described(dataset, name)} ({_settings(key)})")
+        address = f"{dataset.repository}/{name}"
         try:
             for number, row in enumerate(_rows(path, address, dataset), start=1):
                 content = content_of(row, dataset.text)
                 if content is None:
                     raise InputError(
                         f"{address}, row {number}: no string in the column "
-                        f"{dataset.text!r} (hub.{name}.text in params.yaml)"
+                        f"{dataset.text!r} (hub.{key}.text in params.yaml)"
                     )
                 document_id = f"{address}:{number}"
                 group = _group_of(row, dataset) or document_id
@@ -83,7 +83,7 @@ def read_hub_files(
             raise
         except UNREADABLE as error:
             raise InputError(
-                f"cannot read {address} ({_settings(name)}): {first_line(error)}"
+                f"cannot read {address} ({_settings(key)}): {first_line(error)}"
             ) from None
 
 

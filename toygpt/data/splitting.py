@@ -33,18 +33,10 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.files import DigestedFile
 
 
-class TokenizedShard(NamedTuple):
-    """A shard of documents, and the files of its tokens."""
-
-    documents: DocumentsShard
-    files: dict[str, FileRecord]
-
-
 class AssignedShard(NamedTuple):
-    """A shard, and the split of each of its documents."""
+    """A shard, and the split of each piece of its documents."""
 
     documents: DocumentsShard
-    tokens: FileRecord
     pieces: Assignment
 
 
@@ -56,20 +48,22 @@ def read_hashes(
     Raises:
         InputError: A file is not what `download`, or `tokenize`, wrote.
     """
-    work = []
-    for documents in shards:
-        names = [documents.shard.name(f"{it}.bin") for it in ("tokens", "ends")]
-        files = {name: tokens.files[name] for name in names}
-        shard = TokenizedShard(documents, files)
-        work.append(Work(documents.file_name, shard, documents.num_bytes))
     hashes = engine.map(
-        partial(hash_groups, key=key), work, paths.TOKENS, description="read groups"
+        partial(hash_groups, tokens=tokens, key=key),
+        [Work(shard.file_name, shard, shard.num_bytes) for shard in shards],
+        paths.TOKENS,
+        description="read groups",
     )
     return np.frombuffer(b"".join(map(b64decode, hashes)), np.uint64)
 
 
 def hash_groups(
-    shard: TokenizedShard, directory: Path, advance: Advance, *, key: int
+    documents: DocumentsShard,
+    directory: Path,
+    advance: Advance,
+    *,
+    tokens: Manifest,
+    key: int,
 ) -> str:
     """Check the files of a shard; no file is written.
 
@@ -79,12 +73,13 @@ def hash_groups(
     Raises:
         InputError: A file is not what `download`, or `tokenize`, wrote.
     """
-    check_shard(paths.DOCUMENTS, shard.documents)
-    for name, record in shard.files.items():
-        check_in_worker(paths.TOKENS / name, record, made_by="tokenize")
-    groups = read_groups(paths.DOCUMENTS, shard.documents.shard)
+    check_shard(paths.DOCUMENTS, documents)
+    for whole in ("tokens.bin", "ends.bin"):
+        name = documents.shard.name(whole)
+        check_in_worker(paths.TOKENS / name, tokens.files[name], made_by="tokenize")
+    groups = read_groups(paths.DOCUMENTS, documents.shard)
     hashes = np.fromiter((hash_of_group(it, key=key) for it in groups), np.uint64)
-    advance(shard.documents.num_bytes)
+    advance(documents.num_bytes)
     return b64encode(hashes.tobytes()).decode()
 
 
@@ -116,23 +111,11 @@ def write_splits(
     """
     work, start = [], 0
     for documents, size in zip(shards, tokens.shard_sizes("tokens"), strict=True):
-        record = tokens.files[documents.shard.name("tokens.bin")]
-        pieces = assignment.between(start, start + size)
+        shard = AssignedShard(documents, assignment.between(start, start + size))
+        work.append(Work(documents.file_name, shard, documents.num_bytes))
         start += size
-        shard = AssignedShard(documents, record, pieces)
-        work.append(Work(documents.file_name, shard, record.bytes))
-    copied = engine.map(
-        partial(
-            split_shard,
-            token_type=tokens.token_type,
-            vocab_size=tokens.vocab_size,
-            end_of_text_id=tokens.end_of_text_id,
-            bytes_of_token=bytes_of_token,
-        ),
-        work,
-        directory,
-        description="split",
-    )
+    split = partial(split_shard, tokens=tokens, bytes_of_token=bytes_of_token)
+    copied = engine.map(split, work, directory, description="split")
     counts = np.zeros((2, len(SPLITS)), dtype=np.int64)  # of tokens, and of bytes
     files: dict[str, FileRecord] = {}
 
@@ -160,39 +143,36 @@ def split_shard(
     directory: Path,
     advance: Advance,
     *,
-    token_type: str,
-    vocab_size: int,
-    end_of_text_id: int,
+    tokens: Manifest,
     bytes_of_token: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Write the files of a shard, and check them.
+    """Write the files of a shard, which `hash_groups` has checked, and check them.
 
     Args:
-        shard: The shard; `hash_groups` has checked its files.
+        shard: The shard.
         directory: The folder for the files.
-        advance: Is called with the size of the tokens.
-        token_type: The type of the token ids on disk.
-        vocab_size: Token ids that the tokenizer has.
-        end_of_text_id: The token id of `<|endoftext|>`.
+        advance: Is called with the bytes that are done.
+        tokens: The manifest of the tokens.
         bytes_of_token: How many bytes of text each token id stands for.
 
     Returns:
         The tokens, and the bytes, of each split; the record of each file; and the id
         and the group of each document in the test split.
     """
-    number = shard.documents.shard
-    tokens = map_tokens(paths.TOKENS / number.name("tokens.bin"), token_type=token_type)
+    number, token_type = shard.documents.shard, tokens.token_type
     counts, files = copy_tokens(
-        tokens, shard.pieces, directory, number, bytes_of_token, end_of_text_id
+        map_tokens(paths.TOKENS / number.name("tokens.bin"), token_type=token_type),
+        shard.pieces,
+        directory,
+        number,
+        bytes_of_token,
+        tokens.end_of_text_id,
     )
     for name in files:
-        check_ids(directory / name, token_type=token_type, vocab_size=vocab_size)
-    names = zip(
-        read_ids(paths.DOCUMENTS, number),
-        read_groups(paths.DOCUMENTS, number),
-        strict=True,
-    )
-    advance(shard.tokens.bytes)
+        check_ids(directory / name, token_type=token_type, vocab_size=tokens.vocab_size)
+    ids, groups = (it(paths.DOCUMENTS, number) for it in (read_ids, read_groups))
+    names = zip(ids, groups, strict=True)
+    advance(shard.documents.num_bytes)
     return {
         "counts": counts.tolist(),
         "files": {name: asdict(record) for name, record in files.items()},
