@@ -20,7 +20,7 @@ const label = (place) => labels[tokens[place]];
 const guess = (id) => chip(labels[id], tokens[here.place + 1] === id ? "came" : "");
 const named = (chip, share) => el("span", { className: "named" }, chip, ` ${percent(share)}`);
 const fired = (layer) => count(found.fired[layer][here.place]);
-// The model's favourite for what follows the token, and its probability.
+// The model's answer, the most probable token to follow, and its probability.
 const answer = () => [guesses.at(-1).ids[here.place][0], guesses.at(-1).values[here.place][0]];
 
 const chipAt = (place) =>
@@ -42,6 +42,7 @@ function drawJourney() {
 function drawPart(name, part) {
   const { ids, values, itself, ranks } = guesses[part];
   const [shown, rank] = [values[here.place], ranks[here.place]];
+  const repeats = Math.min(itself[here.place], 0.9999); // never quite 1, which rounding may give
   const isLast = part === parts.length - 1;
   const step = part < 2 ? "#vectors-step" : part % 2 ? "#feed-step" : "#attention-step";
   const layer = Math.max(0, layerOf(part));
@@ -50,7 +51,7 @@ function drawPart(name, part) {
     el("div", { className: "did" }, ...whatItDid(part)),
     el("div", { className: "guesses" },
       ...ids[here.place].map((id, i) => el("span", {}, named(guess(id), shown[i]), bar(shown[i]))),
-      el("span", { className: "did" }, isLast ? "" : `(itself: ${percent(itself[here.place])})`)),
+      el("span", { className: "did" }, isLast ? "" : `(itself: ${percent(repeats)})`)),
     el("div", { className: "climb" },
       bar(1 - Math.log2(rank) / evenBits, "look"), `answer: rank ${count(rank)}`));
 }
@@ -92,7 +93,7 @@ function drawShare(share, text, isNow) {
 function drawHead(rows, head) {
   const [habit, share] = headsOf(here.layer, found.habits)[head];
   const about = el("span", {}, el("b", {}, `Head ${head + 1}`),
-    habit && ` mostly looks at ${habit}: ${percent(share)}`);
+    habit && ` often looks at ${habit}: ${percent(share)}`);
   if (found.without) {
     const [id, before] = answer();
     const after = headsOf(here.layer, found.without)[head][here.place];
@@ -184,21 +185,20 @@ function drawNext() {
   const ids = candidates.ids[here.place].slice(0, 10);
   const all = probabilities(...sliders.map((slider) => Number(slider.value)));
   const others = sum(all.slice(ids.length));
-  const largest = Math.max(...all, others);
-  const row = (name, logit, p) => [name, logit, p ? percent(p) : "–", bar(p / largest)];
+  const row = (name, logit, p) => [name, logit, p ? percent(p) : "–", bar(p)];
   draw("next", table(["next token", "logit z", "probability p", ""], [
     ...ids.map((id, i) => row(guess(id), logits[i].toFixed(2).replace("-", "−"), all[i])),
     row(`${count(model.vocab_size - ids.length)} others`, "", others),
   ], [1, 2]));
   const [half, two] = [0.5, 2].map((temperature) => probabilities(temperature, Infinity, 1)[0]);
-  draw("warmth", "Of all tokens, ", guess(answer()[0]), " has ", `${percent(half)} at T = 0.5, `,
+  draw("warmth", "With all tokens kept, ", guess(answer()[0]), ` has ${percent(half)} at T = 0.5, `,
     `${percent(answer()[1])} at T = 1 and ${percent(two)} at T = 2.`);
 }
 
 function surpriseAt(place) {
   if (place === 0) return "is the first token: nothing was expected";
-  const size = bits[place - 1];
-  return `had a probability of ${percent(2 ** -size)}: a surprise of ${size.toFixed(1)} bits`;
+  const [size, before] = [bits[place - 1], label(place - 1)];
+  return `after ${before} had a probability of ${percent(2 ** -size)}: ${size.toFixed(1)} bits`;
 }
 
 function drawSurprise() {
@@ -217,8 +217,8 @@ function drawSurprise() {
   draw("mean", chipAt(here.place), ` ${surpriseAt(here.place)}. `);
   const known = bits.slice(0, found.given - 1);
   const mean = sum(known) / known.length;
-  byId("mean").append(known.length ? `The mean over ${known.length} tokens of your prompt is `
-    + `${mean.toFixed(2)} bits, or ${(mean * Math.LN2).toFixed(2)} nats as training logs it.` : "");
+  byId("mean").append(known.length ? `The mean over your prompt is ${mean.toFixed(2)} bits, or `
+    + `${(mean * Math.LN2).toFixed(2)} nats, the unit in which training logs it.` : "");
 }
 
 function drawCode({ name, file, first, marked, lines }) {

@@ -34,7 +34,7 @@ def logits_after_each_part(
 def habit(
     shares: Float[Tensor, "time time"], token_ids: list[int]
 ) -> tuple[str, float]:
-    """Return what a head mostly looks at, and its mean share; ("", 0) if at nothing.
+    """Return what a head often looks at, and its mean share; ("", 0) if at nothing.
 
     A share counts if it is clearly more than looking at all tokens alike would give: in
     a text that repeats itself, the same token is in many places.

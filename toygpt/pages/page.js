@@ -8,7 +8,7 @@ const count = (number) => number.toLocaleString("en");
 
 function percent(share) {
   if (share === 1) return "100\u00a0%";
-  if (share > 0.9995) return ">\u00a099.9\u00a0%";
+  if (share >= 0.995) return ">\u00a099\u00a0%";
   if (share < 0.00095) return "<\u00a00.1\u00a0%";
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`;
 }
