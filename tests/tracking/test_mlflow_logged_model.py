@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import mlflow
 import pytest
+import torch
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from ruamel.yaml import YAML
 
@@ -33,6 +34,8 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
 )
+from toygpt.generation.samples import continue_prompts
+from toygpt.model.loading import load_model_and_tokenizer
 from toygpt.pipeline.files import sha256_of
 from toygpt.tracking.mlflow_models import model_from_mlflow
 from toygpt.tracking.sync import bring_up_to_date, sync, syncing
@@ -223,10 +226,15 @@ print("texts:", json.dumps(texts))
 """
 
 
-def greedy(project: Workspace, prompt: str, *options: str) -> str:
-    """Return a prompt and what `generate` writes after it, as MLflow returns it."""
-    words = (".", "generate", "--prompt", prompt, "--max-new-tokens", "8", *options)
-    return project.run(sys.executable, *words).stdout.strip()
+def greedy(project: Workspace, prompt: str) -> str:
+    """Return a prompt and its most likely continuation, as MLflow returns it."""
+    model, tokenizer, end_of_text_id = load_model_and_tokenizer(
+        project.root / "models" / "toygpt", torch.device("cpu")
+    )
+    [sample] = continue_prompts(
+        model, tokenizer, [prompt], max_new_tokens=8, end_of_text_id=end_of_text_id
+    )
+    return (prompt + sample.continuation).strip()
 
 
 @pytest.fixture
@@ -247,7 +255,9 @@ def test_mlflow_registers_and_loads_the_model(project: Workspace, address: str) 
     assert texts == expected * 2
     assert long.startswith("def def"), "a prompt longer than the context is cut"
     for name in (address, "models:/by-hand/1"):
-        assert greedy(project, "def", "--model", name) == expected[0]
+        words = (".", "generate", "--prompt", "def", "--max-new-tokens", "8")
+        written = project.run(sys.executable, *words, "--model", name).stdout
+        assert written.strip() == expected[0]
     (model,) = (project.root / "mlartifacts" / "toygpt" / "models").iterdir()
     weights = [
         sha256_of(folder / "model.safetensors")
@@ -256,7 +266,7 @@ def test_mlflow_registers_and_loads_the_model(project: Workspace, address: str) 
     assert weights[0] == weights[1]
 
 
-def test_mlflow_serves_the_text_that_generate_writes(
+def test_mlflow_serves_the_text_that_the_model_writes(
     project: Workspace, address: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
