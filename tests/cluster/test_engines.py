@@ -88,50 +88,44 @@ def worker_of(
     return None
 
 
-def check_that_a_killed_worker_costs_a_shard(
-    workspace: Workspace,
-    is_worker: Callable[[list[str]], bool],
-    expected: dict[str, str],
+def is_worker_of_slurm(words: list[str]) -> bool:
+    """Return whether a command line is that of a worker, and not of its `srun`."""
+    return "submitit.core._submit" in words and "srun" not in words[0]
+
+
+def is_worker_of_ray(words: list[str]) -> bool:
+    """Return whether a command line is that of a worker which has work."""
+    return words[0].startswith("ray::") and "IDLE" not in words[0]
+
+
+@pytest.mark.parametrize("engine", ["on_slurm", "on_ray"])
+def test_an_engine_makes_the_bytes_of_one_machine(
+    engine: str, expected: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    workspace.dvc("repro", "download")
-    with started(workspace, "dvc", "repro", "split") as command:
-        worker = wait_until(lambda: worker_of(workspace, is_worker))
-        os.kill(worker, 9)
-        assert command.wait() == 0, command.output
-        assert ": its worker was killed (" in command.output
+    workspace: Workspace = request.getfixturevalue(engine)
+
+    workspace.dvc("repro", "split")
 
     assert data_of(workspace) == expected
 
 
-def test_slurm_makes_the_bytes_of_one_machine(
-    on_slurm: Workspace, slurm: Slurm, expected: dict[str, str]
+@pytest.mark.parametrize(
+    ("engine", "is_worker"),
+    [("on_slurm", is_worker_of_slurm), ("on_ray", is_worker_of_ray)],
+)
+def test_a_worker_that_is_killed_costs_its_shard(
+    engine: str,
+    is_worker: Callable[[list[str]], bool],
+    expected: dict[str, str],
+    request: pytest.FixtureRequest,
 ) -> None:
-    on_slurm.dvc("repro", "split")
+    workspace: Workspace = request.getfixturevalue(engine)
+    workspace.dvc("repro", "download")
 
-    assert data_of(on_slurm) == expected
+    with started(workspace, "dvc", "repro", "split") as command:
+        worker = wait_until(lambda: worker_of(workspace, is_worker))
+        os.kill(worker, 9)
+        assert command.wait() == 0, command.output
 
-
-def test_a_worker_of_slurm_that_is_killed_costs_its_shard(
-    on_slurm: Workspace, expected: dict[str, str]
-) -> None:
-    def is_worker(words: list[str]) -> bool:
-        return "submitit.core._submit" in words and "srun" not in words[0]
-
-    check_that_a_killed_worker_costs_a_shard(on_slurm, is_worker, expected)
-
-
-def test_ray_makes_the_bytes_of_one_machine(
-    on_ray: Workspace, expected: dict[str, str]
-) -> None:
-    on_ray.dvc("repro", "split")
-
-    assert data_of(on_ray) == expected
-
-
-def test_a_worker_of_ray_that_is_killed_costs_its_shard(
-    on_ray: Workspace, expected: dict[str, str]
-) -> None:
-    def is_worker(words: list[str]) -> bool:
-        return words[0].startswith("ray::") and "IDLE" not in words[0]
-
-    check_that_a_killed_worker_costs_a_shard(on_ray, is_worker, expected)
+    assert ": its worker was killed (" in command.output
+    assert data_of(workspace) == expected

@@ -57,14 +57,14 @@ class FastMuon(Muon):
         gradients: list[Tensor],
         averages: list[Tensor],
     ) -> None:
-        rate, momentum = group["lr"], group["momentum"]
+        rate = group["lr"]
         shapes = [matrix.shape for matrix in matrices]
         owners = owners_of(matrices, dtype_of_iterations(matrices[0]))
         matrices, gradients, averages = (
             [rows_of(tensor) for tensor in tensors]
             for tensors in (matrices, gradients, averages)
         )
-        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
         for owned in rounds(shapes, owners.num_ranks if owners else 1):
             for numbers, update in _updates(group, gradients, averages, owned, owners):

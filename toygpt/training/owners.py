@@ -31,9 +31,9 @@ from torch.distributed.tensor import DTensor
 PAYS_FROM = 512
 
 
-# The numbers in matrices that a rank makes orthogonal at once, at most. Beside them it
-# holds their rows and what it sends and receives: 256 MB each, not as much as it has
-# of the whole network.
+# Numbers in the matrices that a rank makes orthogonal at once, at most: 256 MB as their
+# directions, as much while they are sent and received, and once more as whole ones;
+# of all matrices, each of these would take as much as the rank has of the network.
 AT_ONCE = 2**26
 
 # The numbers of one or several matrices of a shape, and their updates: a matrix, or a
