@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Muon
 
-from toygpt.training import muon
+from toygpt.training import muon, owners
 from toygpt.training.muon import FastMuon, orthogonalize
 
 SHAPES = {"square": (64, 64), "wide": (32, 128), "tall": (128, 32)}
@@ -130,6 +130,28 @@ def test_twenty_steps_lead_where_pytorch_s_lead_and_states_are_interchangeable(
         assert torch.equal(momentum, one_by_one.state[other]["momentum_buffer"])
         moved = (other.detach() - begin).norm()
         assert (one - other).norm() < 0.06 * moved  # the rounding of bf16 by PyTorch
+
+
+def test_one_device_updates_all_matrices_of_a_shape_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many numbers they have: those limits are for what ranks exchange."""
+    stacks: list[torch.Size] = []
+
+    def noted(matrices: Tensor, **settings: Any) -> Tensor:
+        stacks.append(matrices.shape)
+        return orthogonalize(matrices, **settings)
+
+    monkeypatch.setattr(muon, "_together", muon._of_one_shape)  # as on a GPU
+    monkeypatch.setattr(muon, "orthogonalize", noted)
+    monkeypatch.setattr(owners, "AT_ONCE", 1)
+    weights = [torch.nn.Parameter(torch.ones(*SHAPES["wide"])) for _ in range(3)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+
+    FastMuon(weights).step()
+
+    assert stacks == [(3, *SHAPES["wide"])]
 
 
 def test_a_weight_without_a_gradient_stays_and_a_gradient_of_zero_moves_nothing() -> (

@@ -32,9 +32,10 @@ def test_no_rank_makes_more_numbers_orthogonal_at_once_than_it_may(
 ) -> None:
     """Or a single matrix, if that has more."""
     shapes = [torch.Size([4, 4])] * 4 + [torch.Size([4, 16])]
-    monkeypatch.setattr(owners, "AT_ONCE", 2 * 4 * 16)
+    monkeypatch.setattr(owners, "AT_ONCE", 4 * 16)
 
     assert list(owners.rounds(shapes, 2)) == [[[0, 2], [1, 3]], [[4], []]]
+    assert list(owners.rounds(shapes, 1)) == [[[0, 1, 2, 3]], [[4]]]
     monkeypatch.setattr(owners, "AT_ONCE", 1)
     assert len(list(owners.rounds(shapes, 2))) == 3
 

@@ -162,7 +162,11 @@ def train(
     block_size = model.config.block_size
     is_compiled = should_compile(runtime.compile, fabric.device)
     most = max_micro_batch_size(
-        runtime.micro_batch_size, model, fabric, is_compiled=is_compiled
+        runtime.micro_batch_size,
+        model,
+        fabric,
+        is_compiled=is_compiled,
+        kernels=kernels,
     )
     make_plan = partial(
         plan_training,
@@ -188,7 +192,7 @@ def train(
     if kernels == "fused":
         module = FusedNextTokenLoss(model, fabric.device)
     if is_compiled:
-        # In a network that is split, messages come between the blocks.
+        # Where weights are split, messages come inside and between the blocks.
         for part in model.blocks if is_sharded(fabric) else [module]:
             part.compile(dynamic=False)
     with explain_out_of_memory(fabric, plan.micro_batch_size):

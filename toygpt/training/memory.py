@@ -38,6 +38,7 @@ def max_micro_batch_size(
     fabric: Fabric,
     *,
     is_compiled: bool,
+    kernels: Literal["plain", "fused"],
 ) -> int:
     """Return how many sequences a device may hold at once, the same on all ranks.
 
@@ -45,7 +46,8 @@ def max_micro_batch_size(
         choice: As `runtime.micro_batch_size` in params.yaml.
         model: The network.
         fabric: Where it is trained, and in which precision.
-        is_compiled: Whether it is compiled.
+        is_compiled: Whether it is compiled; if it is split, its blocks alone are.
+        kernels: Its form.
     """
     if choice != "auto":
         return choice
@@ -59,6 +61,7 @@ def max_micro_batch_size(
         model.config,
         bytes_per_number=2 if is_mixed else 4,
         is_compiled=is_compiled,
+        is_loss_fused=kernels == "fused" or (is_compiled and not is_sharded(fabric)),
         holds_scores=holds_scores(model),
         num_shards=fabric.world_size if is_sharded(fabric) else 1,
     )
@@ -80,6 +83,7 @@ def fitting_sequences(
     *,
     bytes_per_number: int,
     is_compiled: bool,
+    is_loss_fused: bool,
     holds_scores: bool = False,
     num_shards: int = 1,
 ) -> int:
@@ -88,6 +92,7 @@ def fitting_sequences(
         config,
         bytes_per_number=bytes_per_number,
         is_compiled=is_compiled,
+        is_loss_fused=is_loss_fused,
         holds_scores=holds_scores,
     )
     parameters = config.num_parameters / num_shards
@@ -104,6 +109,7 @@ def bytes_per_sequence(
     *,
     bytes_per_number: int,
     is_compiled: bool,
+    is_loss_fused: bool,
     holds_scores: bool = False,
 ) -> int:
     """Return an estimate of what a step holds for each sequence, rather too much.
@@ -112,9 +118,10 @@ def bytes_per_sequence(
     12 and 27 were measured on an H100.
     """
     per_channel = BYTES_PER_CHANNEL * bytes_per_number // 2
-    per_logit = 2 * bytes_per_number  # the logits and their gradient
-    if not is_compiled:  # more is kept for the backward pass, and the loss in 32 bits
-        per_channel, per_logit = per_channel * 3 // 2, 12
+    if not is_compiled:  # more is kept for the backward pass
+        per_channel = per_channel * 3 // 2
+    # The logits and their gradient; step by step, the loss keeps more, in 32 bits.
+    per_logit = 2 * bytes_per_number if is_loss_fused else 12
     per_token = config.embed_dim * per_channel
     if holds_scores:
         per_token += config.num_heads * config.block_size * BYTES_PER_SCORE

@@ -66,7 +66,8 @@ class FastMuon(Muon):
         )
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
-        for owned in rounds(shapes, owners.num_ranks if owners else 1):
+        by_shape = ([numbers] for numbers in _of_one_shape(dict(enumerate(gradients))))
+        for owned in rounds(shapes, owners.num_ranks) if owners else by_shape:
             for numbers, update in _updates(group, gradients, averages, owned, owners):
                 update = update.to(matrices[0].dtype)
                 torch._foreach_add_(
@@ -84,7 +85,7 @@ def _updates(
     owners: Owners | None,
 ) -> Iterator[Update]:
     """Return this rank's rows of the updates of some matrices."""
-    numbers = [number for of_a_rank in owned for number in of_a_rank]
+    numbers = owners.needed(owned) if owners else owned[0]
     directions = [averages[number] for number in numbers]
     if group["nesterov"]:
         some = [gradients[number] for number in numbers]

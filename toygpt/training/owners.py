@@ -19,6 +19,7 @@ single process computes. Figures are in docs/decisions/training.md.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -31,9 +32,10 @@ from torch.distributed.tensor import DTensor
 PAYS_FROM = 512
 
 
-# Numbers in the matrices that a rank makes orthogonal at once, at most: 256 MB as their
-# directions, as much while they are sent and received, and once more as whole ones;
-# of all matrices, each of these would take as much as the rank has of the network.
+# Numbers in the matrices that an owner makes orthogonal at once, at most. Under FSDP,
+# 256 MB as directions, as much while they are sent and received, and once more as whole
+# ones; of all matrices, each of these would take as much as a rank has of the network.
+# Under DDP, 256 MB as directions, and 128 MB as the updates of each owner.
 AT_ONCE = 2**26
 
 # The numbers of one or several matrices of a shape, and their updates: a matrix, or a
@@ -47,6 +49,9 @@ class Owners(Protocol):
     """Takes matrices to their owners, and updates back."""
 
     num_ranks: int
+
+    def needed(self, owned: Owned) -> list[int]:
+        """Return the matrices whose directions this rank has to give to `collect`."""
 
     def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
         """Return the matrices that this rank owns, whole, by their number."""
@@ -89,9 +94,15 @@ def assign(shapes: Iterable[torch.Size], num_ranks: int) -> Owned:
 def rounds(shapes: Sequence[torch.Size], num_ranks: int) -> Iterator[Owned]:
     """Yield what the ranks own, some at a time, so that all have equally much to do."""
     owned = assign(shapes, num_ranks)
-    size = max(1, AT_ONCE // max(math.prod(shape) for shape in shapes))
-    for first in range(0, len(owned[0]), size):  # no rank owns more than rank zero
-        yield [numbers[first : first + size] for numbers in owned]
+    first = size = 0
+    for place in range(len(owned[0])):  # no rank owns more than rank zero
+        of_ranks = [numbers[place] for numbers in owned if place < len(numbers)]
+        largest = max(shapes[number].numel() for number in of_ranks)
+        if first < place and size + largest > AT_ONCE:
+            yield [numbers[first:place] for numbers in owned]
+            first, size = place, 0
+        size += largest
+    yield [numbers[first:] for numbers in owned]
 
 
 class OwnersOfCopies:
@@ -106,9 +117,13 @@ class OwnersOfCopies:
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
 
-    def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
+    def needed(self, owned: Owned) -> list[int]:
         """Return the matrices that this rank owns."""
-        return {number: tensors[number] for number in owned[self.rank]}
+        return owned[self.rank]
+
+    def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
+        """Return the matrices that this rank owns, as they are."""
+        return dict(tensors)
 
     def distribute(self, updates: Iterable[Update], owned: Owned) -> Iterator[Update]:
         """Yield all updates: each owner sends its own to all others."""
@@ -146,6 +161,10 @@ class OwnersOfShards:
         self.rank = dist.get_rank(group)
         self.num_ranks = dist.get_world_size(group)
         self.ranks = range(self.num_ranks)
+
+    def needed(self, owned: Owned) -> list[int]:
+        """Return all matrices: each owner gets this rank's rows of its own."""
+        return list(chain.from_iterable(owned))
 
     def collect(self, tensors: Mapping[int, Tensor], owned: Owned) -> dict[int, Tensor]:
         """Return the matrices that this rank owns, from the rows of all ranks."""

@@ -4,8 +4,7 @@ With `runtime.strategy: fsdp`, each rank keeps some rows of every weight (a shar
 its gradient, and of what the optimizer remembers of it. Just before a layer computes,
 the ranks send one another their rows; afterwards each drops those of the others. It is
 PyTorch's FSDP2 (`fully_shard`), after Rajbhandari et al., 2019, "ZeRO", stage 3
-(https://arxiv.org/abs/1910.02054). Everything that a training does otherwise because of
-it is in this file, in owners.py and in the checkpoints; without it, nothing is split.
+(https://arxiv.org/abs/1910.02054).
 """
 
 import contextlib
@@ -37,7 +36,7 @@ GIB = 2**30
 class ShardedStrategy(DDPStrategy):
     """Lightning's DDP, but that it splits a network among the ranks.
 
-    It starts as DDP does, and makes no group of ranks of its own. So ranks whose
+    It starts as DDP does, and makes no group of ranks while it starts. So ranks whose
     `runtime.strategy` differs can still compare it.
 
     Args:
