@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh
@@ -28,29 +29,31 @@ from benchmarks.scale.communication import bytes_sent
 from benchmarks.settings import optimizer_settings
 from benchmarks.training import TASKS
 from toygpt.model.gpt import GPT, GPTConfig
+from toygpt.training.fused import FusedNextTokenLoss
 from toygpt.training.loop import NextTokenLoss
 from toygpt.training.optimizer import build_optimizer
 from toygpt.training.sharding import shard
 
 SEQUENCES = 16  # of a step, on all ranks together
-RANKS = (1, 2, 4, 8)
+RANKS = (2, 4, 8)
 
 
-def peak_of_a_rank(config: GPTConfig, ranks: int) -> int:
+def peak_of_a_rank(config: GPTConfig, ranks: int, *, kernels: str = "plain") -> int:
     """Return the bytes that one of several ranks holds at its worst moment."""
-    if ranks == 1:
-        return computed_peak(config, SEQUENCES)["all"]
     with get_context("spawn").Pool(1) as pool:
-        return int(pool.apply(partial(_peak_with_fsdp, config, ranks)))
+        return int(pool.apply(partial(_peak_with_fsdp, config, ranks, kernels)))
 
 
-def _peak_with_fsdp(config: GPTConfig, ranks: int) -> int:
+def _peak_with_fsdp(config: GPTConfig, ranks: int, kernels: str) -> int:
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     mesh = init_device_mesh("cpu", (ranks,))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = GPT(config)
         inputs = torch.zeros(SEQUENCES // ranks, config.block_size, dtype=torch.long)
-        network = shard(NextTokenLoss(model), mesh, is_mixed=True)
+        module: nn.Module = NextTokenLoss(model)
+        if kernels == "fused":
+            module = FusedNextTokenLoss(model, torch.device("cpu"))
+        network = shard(module, mesh, is_mixed=True)
         optimizer = build_optimizer(model, optimizer_settings())
         tracker = FSDPMemTracker(network, optimizer)
         tracker.track_inputs((inputs,))
@@ -78,13 +81,18 @@ def main() -> None:
 
     config = TASKS[options.model].config
     sent_by = partial(bytes_sent, precision="bf16-mixed")
-    peaks = {ranks: peak_of_a_rank(config, ranks) for ranks in RANKS}
+    peaks = {1: computed_peak(config, SEQUENCES)["all"]}
+    peaks |= {ranks: peak_of_a_rank(config, ranks) for ranks in RANKS}
+    fused = {ranks: peak_of_a_rank(config, ranks, kernels="fused") for ranks in RANKS}
     rows = [
         Figures(
             f"{ranks} ranks, fsdp" if ranks > 1 else "one device",
             {
                 "memory of a rank": f"{peak / GIB:.1f} GiB",
                 "of one device": f"{peak / peaks[1]:.2f}",
+                "with fused kernels": f"{fused[ranks] / GIB:.1f} GiB"
+                if ranks in fused
+                else "",
                 **{
                     f"sent per step, {strategy}": f"{sent / 1e9:.1f} GB"
                     for strategy in ("fsdp", "ddp")
@@ -100,6 +108,7 @@ def main() -> None:
         rows,
         settings={
             "precision": "bf16-mixed",
+            "kernels": "plain",
             "optimizer": "muon",
             "sequences_of_all_ranks": SEQUENCES,
             "parameters": config.num_parameters,

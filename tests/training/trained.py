@@ -1,5 +1,6 @@
 """A training of ten steps, and its results; and several ranks."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -111,12 +112,14 @@ def run_ranks(
     Args:
         module: Its name.
         folder: The argument that it gets.
-        ranks: How many there are.
+        ranks: How many there are. On each, a warning is an error.
     """
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.run(
         [sys.executable, "-m", *torchrun, "-m", module, folder],
         cwd=PROJECT,
+        # The second is Dynamo's own, where it compiles a network that is split.
+        env=os.environ | {"PYTHONWARNINGS": "error,ignore:The .grad attribute"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
