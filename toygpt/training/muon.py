@@ -66,6 +66,7 @@ class FastMuon(Muon):
         )
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
+        # One device takes all matrices of a shape at once; owners, as many as they may.
         by_shape = ([numbers] for numbers in _of_one_shape(dict(enumerate(gradients))))
         for owned in rounds(shapes, owners.num_ranks) if owners else by_shape:
             for numbers, update in _updates(group, gradients, averages, owned, owners):
