@@ -89,7 +89,8 @@ def attention_with_one_product(
     """Do what CausalSelfAttention.forward does, with the three weights side by side.
 
     The parameters stay three, since Muon must see each as the matrix that it is; their
-    gradients come back through `cat`.
+    gradients come back through `cat`. What it joins stays until the backward pass, also
+    where weights are split.
     """
     layers = (self.to_query, self.to_key, self.to_value)
     weight = torch.cat([layer.weight for layer in layers])
