@@ -49,8 +49,8 @@ def test_the_page_draws_and_hostile_text_stays_text(
     assert bars == ["width: 50%;", "left: 83.3333%;"]
     headings = page.locator("#hard h3").all_text_contents()
     assert headings[1:] == [
-        "16 of 30 groups, the hardest first",
-        "16 of 60 documents, the hardest first",
+        "the 8 hardest and the 8 easiest of 30 groups",
+        "the 8 hardest and the 8 easiest of 60 documents",
     ]
 
 
@@ -93,7 +93,7 @@ def test_the_page_of_a_single_short_document_draws(
 
     assert complaints == []
     assert page.locator("#hard h3").last.inner_text() == "Documents, the hardest first"
-    assert "No passage is so long" in page.inner_text("#recital")
+    assert "No passage is long enough" in page.inner_text("#recital")
 
 
 @pytest.mark.slow

@@ -104,7 +104,11 @@ def continued_passages(
     texts = [text for text in texts if len(text) >= MIN_PASSAGE_TOKENS]
     prompts = [text[: len(text) // 2] for text in texts]
     written = continuations(
-        model, prompts, max_new_tokens=size // 2, end_of_text_id=end_of_text_id
+        model,
+        prompts,
+        max_new_tokens=size // 2,
+        end_of_text_id=end_of_text_id,
+        description="recite",
     )
     return [
         Passage(prompt, text[len(prompt) :], new[: len(text) - len(prompt)])

@@ -99,8 +99,9 @@ function drawHard() {
   drawBars("kinds of token", "share", found.kinds, (tokens) => percent(tokens / numTokens));
   for (const name of ["groups", "documents"]) {
     const { number, rows } = found[name];
-    const shown = number > rows.length ? `${rows.length} of ${count(number)} ${name}` : name;
-    drawBars(`${shown}, the hardest first`, "tokens", rows, count);
+    const half = rows.length / 2;
+    const ends = `the ${half} hardest and the ${half} easiest of ${count(number)} ${name}`;
+    drawBars(number > rows.length ? ends : `${name}, the hardest first`, "tokens", rows, count);
   }
 }
 
@@ -130,7 +131,8 @@ function drawRecital() {
         el("span", { className: "note" }, prompt), before, el("mark", {}, span), after));
   }
   const heads = ["", "passages", "tokens as written", "longest span"];
-  byId("recital").append(rows.length ? table(heads, rows, [1, 2, 3]) : "No passage is so long.");
+  const none = "No passage is long enough.";
+  byId("recital").append(rows.length ? table(heads, rows, [1, 2, 3]) : none);
 }
 
 for (const part of [drawExcerpts, drawContext, drawCalibration, drawHard, drawRecital]) part();

@@ -1,4 +1,3 @@
-
 // The page of `python . explain`: follow one token through the network.
 
 const { tokens, labels, model, guesses, candidates, bits } = found;
@@ -106,7 +105,7 @@ function drawHead(rows, head) {
     drawShare(rows[here.place][place], label(place), place === here.place));
   return el("button", {
     className: "head", "aria-pressed": head === here.head, onclick: () => show({ head }),
-  }, heat(rows), about, el("span", { className: "text" }, ...text));
+  }, heat(rows), about, el("span", { className: "text", "aria-hidden": true }, ...text));
 }
 
 // The shares of a head as a picture: the bluer the larger; grey is what comes later.

@@ -8,11 +8,11 @@ NEW_TOKENS = 8
 MOST_TOKENS, MOST_SHARES = 64, 180_000
 
 
-def room_on_page(block_size: int, num_heads: int) -> int:
+def room_on_page(block_size: int, heads_in_all: int) -> int:
     """Return how many tokens fit, prompt and continuation together.
 
     Args:
         block_size: How many tokens the model looks back over.
-        num_heads: The heads of all its blocks.
+        heads_in_all: The heads of all its blocks together.
     """
-    return min(block_size, MOST_TOKENS, math.isqrt(MOST_SHARES // num_heads))
+    return min(block_size, MOST_TOKENS, math.isqrt(MOST_SHARES // heads_in_all))

@@ -129,12 +129,12 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
         ],
         "candidates": listed(candidates),
         "others": [histogram(row) for row in logits],
-        "bits": rounded((logits[:-1].logsumexp(dim=-1) - came) / math.log(2)),
+        "bits": short((logits[:-1].logsumexp(dim=-1) - came) / math.log(2)),
         "ranks": ranks(logits[:-1], token_ids[1:]),
     }
     if len(heads) * time * model.num_parameters <= MOST_WORK:
         without = findings.probabilities_without_each_head(model, traced, favourites)
-        shown["without"] = rounded(without.flatten(end_dim=1))
+        shown["without"] = short(without.flatten(end_dim=1))
     return shown
 
 
@@ -151,7 +151,7 @@ def guesses(
         others[places, own] = -torch.inf
     return {
         **listed(others.softmax(dim=-1).topk(NUM_GUESSES)),
-        "itself": rounded(logits.softmax(dim=-1)[places, own]),
+        "itself": short(logits.softmax(dim=-1)[places, own]),
         "ranks": ranks(logits, final),
     }
 
@@ -172,13 +172,13 @@ def histogram(logits: Float[Tensor, "vocab"]) -> list[list[float]]:
     return torch.stack([centres / 4, counts], dim=-1).flip(0).tolist()
 
 
-def rounded(values: Tensor) -> Any:
+def short(values: Tensor) -> Any:
     """Return lists of numbers that are short to write."""
     return values.double().round(decimals=4).tolist()
 
 
 def listed(top: torch.return_types.topk) -> dict[str, Any]:
-    return {"ids": top.indices.tolist(), "values": rounded(top.values)}
+    return {"ids": top.indices.tolist(), "values": short(top.values)}
 
 
 def excerpt(function: Callable[..., Any], start: str) -> dict[str, Any]:

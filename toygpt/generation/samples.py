@@ -63,11 +63,12 @@ def continuations(
     *,
     max_new_tokens: int,
     end_of_text_id: int,
+    description: str = "generate",
 ) -> list[list[int]]:
     """Return the most likely tokens after each prompt, a few prompts at once."""
     new_ids: list[list[int]] = [[] for _ in prompts]
     for first in tqdm(
-        range(0, len(prompts), PROMPTS_AT_ONCE), desc="generate", disable=None
+        range(0, len(prompts), PROMPTS_AT_ONCE), desc=description, disable=None
     ):
         for step in generate_batch(
             model,
