@@ -224,14 +224,15 @@ def test_a_rerun_reads_only_the_chunks_that_are_missing(
     assert not list(Path(".toygpt/shards").glob("*/"))
 
 
-@pytest.mark.parametrize("limit", [{}, {"max_documents": 100}])
+@pytest.mark.parametrize("max_documents", [None, 100])
 def test_a_rerun_writes_only_the_shards_that_are_missing(
     texts: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    limit: dict[str, int],
+    max_documents: int | None,
 ) -> None:
     """With a limit, all is read again."""
+    params: Any = {"shard_bytes": 4_000, "max_documents": max_documents}
     written: list[str] = []
     is_full = True
 
@@ -244,9 +245,9 @@ def test_a_rerun_writes_only_the_shards_that_are_missing(
     monkeypatch.setattr(gathering, "write_shard", write_on_a_full_disk)
 
     with pytest.raises(OSError, match="No space left"):
-        gathered(texts, tmp_path / "full", shard_bytes=4_000, **limit)
+        gathered(texts, tmp_path / "full", **params)
     is_full = False
-    gathered(texts, tmp_path / "whole", shard_bytes=4_000, **limit)
+    gathered(texts, tmp_path / "whole", **params)
 
     assert written == [it.file_name for it in open_documents(tmp_path / "whole")]
     assert len(written) > 1

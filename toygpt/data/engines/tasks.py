@@ -132,8 +132,8 @@ class Task:
         stop = time.monotonic() + SECONDS_UNTIL_SHOWN
         while not self.result.is_dir() and time.monotonic() < stop:
             time.sleep(1)
-        for file in self.result.iterdir() if directory else ():
-            if file.name not in (VALUE, RECORDS):
+        for file in self.result.iterdir():
+            if directory is not None and file.name not in (VALUE, RECORDS):
                 try:
                     os.link(file, directory / file.name)
                 except OSError:  # another file system, or one without such names
