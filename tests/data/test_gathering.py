@@ -22,7 +22,7 @@ from tests.files import digests_in
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import gathering
-from toygpt.data.chunks import KNOWN, FoundCorpus, Read
+from toygpt.data.chunks import KNOWN, FoundCorpus, Read, read_chunk
 from toygpt.data.corpus import Document
 from toygpt.data.documents import (
     open_documents,
@@ -203,6 +203,19 @@ def test_workers_make_the_bytes_of_one_process_also_if_one_is_killed(
     assert digests_in(tmp_path / "shared") == digests_in(tmp_path / "alone")
     assert len(open_documents(tmp_path / "shared")) > 1
     assert shared.inventory.values() == alone.inventory.values()
+
+
+def test_a_chunk_is_named_by_its_files_and_measured_as_they_are_stored(
+    texts: Path, tmp_path: Path
+) -> None:
+    corpus = FoundCorpus(find_files(texts), read_local_files)
+    (chunk,) = corpus.chunks(chunk_bytes=10**9, has_limit=False)
+    done: list[int] = []
+
+    read_chunk(chunk, tmp_path, done.append, read=corpus.read, **NO_LIMITS)
+
+    assert chunk.name == "4 files from 0.jsonl to 3.jsonl"
+    assert sum(done) == chunk.size == sum(map(len, TABLES.values()))
 
 
 def test_a_rerun_reads_only_the_chunks_that_are_missing(

@@ -123,7 +123,7 @@ class Engine:
                 if self._folder.is_dir():  # of a failed attempt on several shards
                     self._keep_others_out()
                     self._remove_results(function, besides=None)
-                folder = directory or self._folder
+                folder = directory or self._folder  # the latter gets no file
                 return iter(
                     [function(it.argument, folder, progress.update) for it in work]
                 )
@@ -196,7 +196,7 @@ class Engine:
         """Lock the folder of results until the stage is done."""
         if self._is_locked:
             return
-        # Needed for several shards alone.
+        # Not needed by `tokenize` and `split` for a single shard.
         from toygpt.pipeline.lock import AlreadyLockedError, locked
 
         lock = self._folder.with_suffix(".lock")
