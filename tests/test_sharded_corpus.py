@@ -42,7 +42,9 @@ def test_many_shards_end_in_the_weights_and_metrics_of_one(
     for name in ("tokens/tokens", "splits/train", "splits/validation", "splits/test"):
         assert contents(project.root, name) == contents(built.root, name)
     for name in (
-        *(f"metrics/{it}.json" for it in ("tokenize", "split", "train", "evaluate")),
+        *(f"metrics/{it}.json" for it in ("download", "tokenize", "split")),
+        *("metrics/train.json", "metrics/evaluate.json"),
+        "data/splits/test_documents.jsonl",
         "models/toygpt/model.safetensors",
     ):
         assert sha256_of(project.root / name) == sha256_of(built.root / name), name

@@ -1,16 +1,21 @@
 """Documents: found in stable order, and cleaned."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from toygpt.data.chunks import Read
 from toygpt.data.corpus import (
     RawDocument,
     clean,
     find_standard_library,
+    found_file,
     read_standard_library,
 )
 from toygpt.data.inventory import Inventory
+from toygpt.data.local_files import read_local_files
+from toygpt.pipeline.errors import InputError
 
 
 def test_the_standard_library_is_its_own_source_text_and_nothing_else() -> None:
@@ -31,6 +36,23 @@ def test_the_standard_library_is_its_own_source_text_and_nothing_else() -> None:
     assert groups["abc.py"] == "abc"
     assert len(groups) == len(library)
     assert [*groups] == sorted(groups, key=lambda name: Path(name).parts)
+
+
+@pytest.mark.parametrize("read", [read_local_files, read_standard_library])
+@pytest.mark.parametrize("content", ["longer", "TEXT", "\0"])
+def test_a_file_that_was_changed_after_it_was_found_is_refused(
+    read: Read, content: str, tmp_path: Path
+) -> None:
+    """By its size or its time, and if it is left out by now: it was not in the key."""
+    path = tmp_path / "a.py"
+    path.write_text("text")
+    os.utime(path, (0, 0))
+    file = found_file("a.py", path)
+    assert [it.content for it in read([file], Inventory())] == [b"text"]
+    path.write_text(content)
+
+    with pytest.raises(InputError, match=f"^{path} was changed while it was read: run"):
+        list(read([file], Inventory()))
 
 
 @pytest.mark.parametrize(

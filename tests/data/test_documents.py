@@ -3,12 +3,9 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.data.written import document, write_documents
 from tests.faults.damaged import truncated, without_data
@@ -135,33 +132,6 @@ def test_missing_or_damaged_documents_name_the_stage_that_makes_them(
 
     assert str(caught.value).startswith(f"{path} {reason}")
     assert str(caught.value).endswith(f"run `{command}`")
-
-
-@settings(max_examples=50)
-@given(
-    texts=st.lists(st.text("aé", min_size=1, max_size=5), min_size=1, max_size=12),
-    shard_bytes=st.integers(1, 30),
-)
-def test_a_shard_is_as_large_as_it_may_be_and_no_document_is_cut(
-    texts: list[str], shard_bytes: int
-) -> None:
-    """Its bytes are those of UTF-8. A longer document has a shard of its own."""
-    with TemporaryDirectory() as folder:
-        write_texts(texts, Path(folder), shard_bytes=shard_bytes)
-        shards = texts_of_shards(Path(folder))
-        groups = [
-            group
-            for shard, *_ in open_documents(Path(folder))
-            for group in read_groups(Path(folder), shard)
-        ]
-
-    assert [text for shard in shards for text in shard] == texts
-    assert groups == [f"g{number}" for number in range(len(texts))]
-    sizes = [len("".join(shard).encode()) for shard in shards]
-    for number, size in enumerate(sizes):
-        assert size <= shard_bytes or len(shards[number]) == 1
-        if number > 0:
-            assert sizes[number - 1] + len(shards[number][0].encode()) > shard_bytes
 
 
 def test_a_corpus_that_just_fits_has_one_file_and_the_bytes_it_always_had(

@@ -22,13 +22,19 @@ from tests.files import digests_in
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data import gathering
-from toygpt.data.chunks import KNOWN, FoundCorpus, Read
+from toygpt.data.chunks import KNOWN, FoundCorpus, Read, read_chunk
 from toygpt.data.corpus import Document
-from toygpt.data.documents import open_documents, read_ids, read_texts, write_shard
+from toygpt.data.documents import (
+    open_documents,
+    read_groups,
+    read_ids,
+    read_texts,
+    write_shard,
+)
 from toygpt.data.engines.engine import Engine
 from toygpt.data.gathering import Gathered, cuts, gather, lengths_of_distinct
 from toygpt.data.local_files import find_files, read_local_files
-from toygpt.data.shards import MAX_SHARDS, Shard
+from toygpt.data.shards import Shard
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import DownloadParams
 
@@ -57,8 +63,13 @@ def gathered(
 class Expected(NamedTuple):
     """A corpus as a plain loop cleans and cuts it."""
 
-    shards: list[list[tuple[str, str]]]  # the id and the text of each document
+    shards: list[list[tuple[str, str, str]]]  # id, group and text of each document
     left_out: Counter[str]
+
+
+def group_in_table(number: int, place: int) -> str:
+    """Return what a row of a table has as its group: every other table names none."""
+    return f"group {place % 2}" if number % 2 else ""
 
 
 def plain_loop(
@@ -68,7 +79,7 @@ def plain_loop(
     max_bytes: int | None,
     shard_bytes: int,
 ) -> Expected:
-    shards: list[list[tuple[str, str]]] = []
+    shards: list[list[tuple[str, str, str]]] = []
     left_out: Counter[str] = Counter()
     seen: set[bytes] = set()
     in_all = in_shard = 0
@@ -76,6 +87,8 @@ def plain_loop(
         for place, content in enumerate(rows, start=1):
             if len(seen) == max_documents:
                 return Expected(shards, left_out)
+            name = f"{number:02}.csv:{place}"
+            group = group_in_table(number, place) or name
             if b"\xff" in content:
                 left_out["not_utf8"] += 1
             elif not content.strip():
@@ -91,13 +104,14 @@ def plain_loop(
                     shards.append([])
                     in_shard = 0
                 in_shard += len(content)
-                shards[-1].append((f"{number:02}.csv:{place}", content.decode()))
+                shards[-1].append((name, group, content.decode()))
     return Expected(shards, left_out)
 
 
-def documents_of(directory: Path, shard: Shard) -> list[tuple[str, str]]:
+def documents_of(directory: Path, shard: Shard) -> list[tuple[str, str, str]]:
     texts = chain.from_iterable(read_texts(directory, shard))
-    return list(zip(read_ids(directory, shard), texts, strict=True))
+    names = read_ids(directory, shard), read_groups(directory, shard)
+    return list(zip(*names, texts, strict=True))
 
 
 few_texts = st.sampled_from([b"a", b"bb", b"bc", "é".encode(), b"dddd", b"\xff", b" "])
@@ -122,7 +136,11 @@ def test_chunks_give_what_a_plain_loop_over_all_documents_gives(
     params["shard_bytes"] = shard_bytes
     expected = plain_loop(files, **params)
     tables: dict[str, str | bytes] = {
-        f"{number:02}.csv": b"".join([b"text\n", *(b'"%s"\n' % row for row in rows)])
+        f"{number:02}.csv": b"text,group\n"
+        + b"".join(
+            b'"%s",%s\n' % (row, group_in_table(number, place).encode())
+            for place, row in enumerate(rows, start=1)
+        )
         for number, rows in enumerate(files)
     }
 
@@ -130,24 +148,11 @@ def test_chunks_give_what_a_plain_loop_over_all_documents_gives(
         Path("texts").mkdir()
         result = gathered(write(Path("texts"), tables), Path("documents"), **params)
         shards = open_documents(Path("documents")) if result.num_documents else []
-        found = [
-            list(
-                zip(
-                    read_ids(Path("documents"), shard),
-                    [
-                        it
-                        for some in read_texts(Path("documents"), shard)
-                        for it in some
-                    ],
-                    strict=True,
-                )
-            )
-            for shard, *_ in shards
-        ]
+        found = [documents_of(Path("documents"), shard) for shard, *_ in shards]
 
     assert found == expected.shards
     assert result.num_documents == sum(map(len, expected.shards))
-    texts = [text.encode() for shard in expected.shards for _, text in shard]
+    texts = [text.encode() for shard in expected.shards for *_, text in shard]
     assert result.num_bytes == len(b"".join(texts))
     assert sum(shard.num_bytes for shard in shards) == result.num_bytes
     left_out = {reason.key: n for reason, n in result.inventory.left_out.items()}
@@ -200,7 +205,20 @@ def test_workers_make_the_bytes_of_one_process_also_if_one_is_killed(
     assert shared.inventory.values() == alone.inventory.values()
 
 
-def test_a_rerun_reads_only_the_parts_that_are_missing(
+def test_a_chunk_is_named_by_its_files_and_measured_as_they_are_stored(
+    texts: Path, tmp_path: Path
+) -> None:
+    corpus = FoundCorpus(find_files(texts), read_local_files)
+    (chunk,) = corpus.chunks(chunk_bytes=10**9, has_limit=False)
+    done: list[int] = []
+
+    read_chunk(chunk, tmp_path, done.append, read=corpus.read, **NO_LIMITS)
+
+    assert chunk.name == "4 files from 0.jsonl to 3.jsonl"
+    assert sum(done) == chunk.size == sum(map(len, TABLES.values()))
+
+
+def test_a_rerun_reads_only_the_chunks_that_are_missing(
     texts: Path, tmp_path: Path
 ) -> None:
     read = partial(read_or_be_killed, log=tmp_path / "log")
@@ -219,9 +237,15 @@ def test_a_rerun_reads_only_the_parts_that_are_missing(
     assert not list(Path(".toygpt/shards").glob("*/"))
 
 
+@pytest.mark.parametrize("max_documents", [None, 100])
 def test_a_rerun_writes_only_the_shards_that_are_missing(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_documents: int | None,
 ) -> None:
+    """With a limit, all is read again."""
+    params: Any = {"shard_bytes": 4_000, "max_documents": max_documents}
     written: list[str] = []
     is_full = True
 
@@ -234,9 +258,9 @@ def test_a_rerun_writes_only_the_shards_that_are_missing(
     monkeypatch.setattr(gathering, "write_shard", write_on_a_full_disk)
 
     with pytest.raises(OSError, match="No space left"):
-        gathered(texts, tmp_path / "full", shard_bytes=9_000)
+        gathered(texts, tmp_path / "full", **params)
     is_full = False
-    gathered(texts, tmp_path / "whole", shard_bytes=9_000)
+    gathered(texts, tmp_path / "whole", **params)
 
     assert written == [it.file_name for it in open_documents(tmp_path / "whole")]
     assert len(written) > 1
@@ -271,7 +295,6 @@ def test_more_shards_than_there_may_be_are_refused(
 ) -> None:
     """An absolute limit of their size would refuse what a small corpus is fine with."""
     monkeypatch.setattr(gathering, "MAX_SHARDS", 3)
-    assert MAX_SHARDS > 3
     assert cuts(np.array([1, 0, 1, 0, 1]), 1) == [2, 4, 5]
 
     with pytest.raises(

@@ -9,8 +9,8 @@ import pytest
 from tests.data.written import write_splits
 from toygpt.data.heldout_names import (
     TEST_DOCUMENTS,
+    lines_of,
     read_test_documents,
-    write_test_documents,
 )
 from toygpt.data.manifest import Manifest, Part, read_manifest, write_manifest
 from toygpt.data.split import TEST, TRAIN, VALIDATION, Assignment
@@ -36,7 +36,8 @@ def written(directory: Path) -> Manifest:
         [tokens], ASSIGNMENT, directory, np.array([0, 1]), end_of_text_id=0
     )
     is_in_test = ASSIGNMENT.documents_in(TEST).tolist()
-    write_test_documents(compress(NAMES, is_in_test), directory)
+    lines = lines_of(compress(NAMES, is_in_test))
+    (directory / TEST_DOCUMENTS).write_bytes(lines.encode())
     return write_manifest(
         directory,
         token_type="uint16",

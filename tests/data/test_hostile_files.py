@@ -53,6 +53,7 @@ def flip_one_bit(file: Path) -> None:
     ("file", "maker", "stage"),
     [
         ("data/tokens/tokens.bin", "tokenize", split),
+        ("data/tokens/ends.bin", "tokenize", split),
         ("data/splits/validation.bin", "split", evaluate),
     ],
 )

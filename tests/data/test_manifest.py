@@ -258,6 +258,7 @@ ONE = {"tokens": 1, "documents": 1, "bytes": 1}
         ("", {"mood": "good"}, "mood"),
         ("", {"version": 2}, "has version 2, this toyGPT reads 1"),
         ("", {"token_type": "float32"}, "float32 for a vocab"),
+        ("", {"end_of_text_id": 65_536}, "outside the vocab"),
         ("", {"parts": []}, "parts"),
         ("parts", {"tokens": 9}, "parts.tokens"),
         ("parts tokens", {"tokens": 8}, "cannot hold 8"),

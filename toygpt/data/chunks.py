@@ -1,6 +1,6 @@
 """Chunks of a corpus as it was found: each is read and cleaned by one worker."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ class Chunk(NamedTuple):
     """Some files of a corpus, one after another."""
 
     number: int  # counted from 0
-    sources: Iterable[Any]  # the files
-    name: str = "corpus"  # of the first file, for messages
-    size: int = 0  # of the files in bytes, as far as it is known
+    files: Iterable[Any]
+    name: str = "corpus"  # for messages
+    size: int = 0  # of the files in bytes, as they are stored, as far as it is known
 
     @property
     def documents_file(self) -> str:
@@ -42,22 +42,30 @@ class Chunk(NamedTuple):
 class FoundCorpus(NamedTuple):
     """A corpus as it was found, before any of it is read."""
 
-    sources: Iterable[Any]  # its files, in order, as they are found
+    files: Iterable[Any]  # in order, as they are found
     read: Read  # yields the documents of files
 
     def chunks(self, *, chunk_bytes: int, has_limit: bool) -> list[Chunk]:
         """Return its chunks of so many bytes, or a little more: a file is in one chunk.
 
+        The bytes are those of the files as they are stored; a compressed one has more
+        text.
+
         Where a corpus with a limit ends depends on all that comes before. So it is one
         chunk, and no file is looked for, or fetched, before the earlier ones are read.
         """
         if has_limit:
-            return [Chunk(0, self.sources)]
-        groups = batched(self.sources, size=chunk_bytes, length=lambda file: file.size)
+            return [Chunk(0, self.files)]
+        groups = batched(self.files, size=chunk_bytes, length=lambda file: file.size)
         return [
-            Chunk(number, files, files[0].name, sum(file.size for file in files))
+            Chunk(number, files, _name_of(files), sum(file.size for file in files))
             for number, files in enumerate(groups)
         ] or [Chunk(0, [])]
+
+
+def _name_of(files: Sequence[Any]) -> str:
+    first, last = files[0].name, files[-1].name
+    return first if len(files) == 1 else f"{len(files):,} files from {first} to {last}"
 
 
 def read_chunk(
@@ -74,7 +82,7 @@ def read_chunk(
     Args:
         chunk: The chunk.
         directory: The folder for the files.
-        advance: Is called with the length of each document.
+        advance: Is called with the size of each file that was read.
         read: Yields the documents of files.
         max_documents: End before there are more; None means no limit.
         max_bytes: End before they have more; None means no limit.
@@ -86,7 +94,8 @@ def read_chunk(
         InputError: A file is missing or damaged.
     """
     inventory = Inventory()
-    cleaned = clean(read(chunk.sources, inventory), inventory)
+    files = _with_progress(chunk.files, advance)
+    cleaned = clean(read(files, inventory), inventory)
     path, known_path = directory / chunk.documents_file, directory / chunk.known_file
     with known_path.open("wb") as known:
 
@@ -96,7 +105,6 @@ def read_chunk(
             ):
                 known.write(digest + document.num_bytes.to_bytes(8, "little"))
                 yield document
-                advance(document.num_bytes)
 
         write_shard(documents(), path)
     return {
@@ -104,3 +112,9 @@ def read_chunk(
         "record": asdict(record_of(path)),
         "inventory": inventory.values(),
     }
+
+
+def _with_progress(files: Iterable[Any], advance: Advance) -> Iterator[Any]:
+    for file in files:
+        yield file
+        advance(file.size)

@@ -63,6 +63,21 @@ def found_file(name: str, path: Path) -> Found:
     return Found(name, str(path), status.st_size, status.st_mtime_ns)
 
 
+def check_unchanged(file: Found) -> None:
+    """Raise an error if a file, which was read, is not the one that was found.
+
+    Results are kept under the size and time that it had when it was found.
+
+    Raises:
+        InputError: It has another size or time of change.
+    """
+    if found_file(file.name, Path(file.path)) != file:
+        raise InputError(
+            f"{file.path} was changed while it was read: run the same command again "
+            f"(all machines that read it have to see the same file)"
+        )
+
+
 def find_standard_library() -> Iterator[Found]:
     """Yield the files of the running Python's own library, in stable order."""
     root = Path(sysconfig.get_path("stdlib"))
@@ -79,6 +94,7 @@ def read_standard_library(
     for file in files:
         path = Path(file.path)
         content = path.read_bytes()
+        check_unchanged(file)
         is_generated = GENERATED_MARK in content[:300]
         if not (is_generated or path.name.startswith(GENERATED_NAMES)):
             group = file.name.partition("/")[0].removesuffix(".py")

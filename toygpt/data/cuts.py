@@ -75,7 +75,9 @@ class Cutter:
             return nearest
         shift = int(self.ends[documents[document]]) - end
         around = self.tokens[shift + lowest - 1 : shift + highest + 1].tolist()
-        pieces = [self.bytes_of_token[token] for token in around]
+        # A damaged one may be no id: found out when `split_shard` copies the tokens.
+        num_ids = len(self.bytes_of_token)
+        pieces = [self.bytes_of_token[token % num_ids] for token in around]
         return lowest + _best_boundary(pieces, ideal - lowest)
 
 

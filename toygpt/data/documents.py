@@ -28,7 +28,7 @@ from toygpt.data.shards import (
     shards_named,
 )
 from toygpt.data.token_files import batched
-from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 
@@ -235,6 +235,6 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise InputError(f"{path} is missing: run `dvc repro download`") from None
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(
-            f"{path} is damaged ({error}): run "
+            f"{path} is damaged ({first_line(error)}): run "
             f"`dvc repro --force --single-item download`"
         ) from None

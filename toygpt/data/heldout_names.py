@@ -6,23 +6,19 @@ from pathlib import Path
 
 from toygpt.data.manifest import Manifest
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import new_file
 
 TEST_DOCUMENTS = "test_documents.jsonl"
 
 
-def write_test_documents(documents: Iterable[tuple[str, str]], directory: Path) -> None:
-    """Write a line for each document of the test split, in the order of test.bin.
+def lines_of(documents: Iterable[tuple[str, str]]) -> str:
+    """Return a line for each document of the test split, in the order of test.bin.
 
     Args:
         documents: The id and the group of each; a document that is cut counts with its
             piece in the test split.
-        directory: The folder of the splits.
     """
-    with new_file(directory / TEST_DOCUMENTS) as file:
-        for name, group in documents:
-            line = json.dumps({"id": name, "group": group}, ensure_ascii=False)
-            file.write(f"{line}\n".encode())
+    names = ({"id": name, "group": group} for name, group in documents)
+    return "".join(f"{json.dumps(it, ensure_ascii=False)}\n" for it in names)
 
 
 def read_test_documents(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:

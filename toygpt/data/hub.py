@@ -5,6 +5,7 @@ Files are asked for by commit: the same parameters give the same bytes, forever.
 
 import glob
 import gzip
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,24 +36,24 @@ class HubFile(NamedTuple):
     name: str
     path: str
     size: int
-    dataset: str  # its section in params.yaml, as JSON: a worker may be another process
+    settings: str  # the dataset's, as JSON: a worker may be another process
 
 
-def fetch_hub_dataset(name: str, dataset: HubDataset) -> Iterator[HubFile]:
+def fetch_hub_dataset(key: str, dataset: HubDataset) -> Iterator[HubFile]:
     """Fetch one file after another; a caller that stops early fetches no more.
 
     Args:
-        name: The dataset's key in `hub` of params.yaml, for messages.
+        key: Of the dataset in `hub` of params.yaml, for messages.
         dataset: What to fetch, and which columns hold text and group.
 
     Raises:
         InputError: As `fetch_file`.
     """
     settings = dataset.model_dump_json()
-    for file in dataset.files:
-        if file not in dataset.exclude:
-            path = fetch_file(name, dataset, file)
-            yield HubFile(name, file, str(path), path.stat().st_size, settings)
+    for name in dataset.files:
+        if name not in dataset.exclude:
+            path = fetch_file(key, dataset, name)
+            yield HubFile(key, name, str(path), path.stat().st_size, settings)
 
 
 def read_hub_files(
@@ -66,7 +67,7 @@ def read_hub_files(
     """
     for key, name, cached, _, settings in files:
         dataset, path = HubDataset.model_validate_json(settings), Path(cached)
-        check_digest(path, f"{_described(dataset, name)} ({_settings(key)})")
+        check_digest(path, f"{_described(dataset, name)} ({_section(key)})")
         address = f"{dataset.repository}/{name}"
         try:
             for number, row in enumerate(_rows(path, address, dataset), start=1):
@@ -83,11 +84,11 @@ def read_hub_files(
             raise
         except UNREADABLE as error:
             raise InputError(
-                f"cannot read {address} ({_settings(key)}): {first_line(error)}"
+                f"cannot read {address} ({_section(key)}): {first_line(error)}"
             ) from None
 
 
-def fetch_file(name: str, dataset: HubDataset, file: str) -> Path:
+def fetch_file(key: str, dataset: HubDataset, name: str) -> Path:
     """Return the path of a dataset's file in the cache, fetched if it is not there.
 
     Raises:
@@ -95,19 +96,19 @@ def fetch_file(name: str, dataset: HubDataset, file: str) -> Path:
     """
     return ask_hub(
         lambda: hub_client().hf_hub_download(
-            dataset.repository, file, repo_type="dataset", revision=dataset.revision
+            dataset.repository, name, repo_type="dataset", revision=dataset.revision
         ),
-        what=_described(dataset, file),
-        settings=_settings(name),
+        what=_described(dataset, name),
+        settings=_section(key),
     )
 
 
-def _described(dataset: HubDataset, file: str) -> str:
-    return f"{file} of {dataset.repository} at {dataset.revision[:7]}"
+def _described(dataset: HubDataset, name: str) -> str:
+    return f"{name} of {dataset.repository} at {dataset.revision[:7]}"
 
 
-def _settings(name: str) -> str:
-    return f"hub.{name} in params.yaml"
+def _section(key: str) -> str:
+    return f"hub.{key} in params.yaml"
 
 
 def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:
@@ -120,6 +121,8 @@ def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             yield from rows_of_jsonl(lines, address)
         return
+    # Read when it is imported. It would count each file's reading as a download.
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     import datasets
 
     options: dict[str, Any] = {}

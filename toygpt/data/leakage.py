@@ -71,7 +71,6 @@ def shared_ngram_fraction(
             )
             for name, record in files.items()
         ],
-        directory,
         description="search for leaks",
     )
     is_shared = np.zeros(-(-len(wanted) // 8), dtype=np.uint8)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from toygpt.data.corpus import Found, RawDocument, found_file
+from toygpt.data.corpus import Found, RawDocument, check_unchanged, found_file
 from toygpt.data.inventory import Inventory, LeftOutError, Reason
 from toygpt.data.tables import (
     CSV_DELIMITERS,
@@ -135,7 +135,7 @@ def read_local_files(
         inventory: Counts the files that are read, and names the files left out.
 
     Raises:
-        InputError: A file cannot be read to its end.
+        InputError: A file cannot be read to its end, or was changed meanwhile.
     """
     for file in files:
         if file.is_followed:
@@ -155,6 +155,7 @@ def read_local_files(
                 raise InputError(f"cannot read {path}: {first_line(error)}") from None
             else:
                 inventory.num_files[suffix] += 1
+            check_unchanged(file)
 
 
 def _kind_of(path: Path) -> tuple[str, str]:

@@ -174,6 +174,8 @@ def _contradiction(manifest: Manifest) -> str | None:
     """Return what in a manifest cannot be true, or None."""
     if manifest.token_type != token_type_for(manifest.vocab_size):
         return f"{manifest.token_type} for a vocabulary of {manifest.vocab_size:,}"
+    if manifest.end_of_text_id >= manifest.vocab_size:
+        return f"end_of_text_id {manifest.end_of_text_id:,} is outside the vocabulary"
     for name in manifest.files:
         if Path(name).name != name:
             return f"{name!r} is not a plain file name"

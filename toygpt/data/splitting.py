@@ -4,7 +4,7 @@ In between, all documents are assigned to splits, by these hashes and by their l
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -23,14 +23,14 @@ from toygpt.data.documents import (
 )
 from toygpt.data.engines.engine import Engine, Work
 from toygpt.data.engines.tasks import Advance
-from toygpt.data.file_records import FileRecord, check_in_worker, record_of
-from toygpt.data.heldout_names import TEST_DOCUMENTS, write_test_documents
-from toygpt.data.manifest import Manifest, Part, check_ids
+from toygpt.data.file_records import FileRecord, check_digests, check_in_worker
+from toygpt.data.heldout_names import TEST_DOCUMENTS, lines_of
+from toygpt.data.manifest import Manifest, Part
 from toygpt.data.shards import Shard
 from toygpt.data.split import SPLITS, TEST, Assignment, hash_of_group
 from toygpt.data.token_files import TOKENS_AT_ONCE, TokenIds, map_tokens
 from toygpt.pipeline import paths
-from toygpt.pipeline.files import DigestedFile
+from toygpt.pipeline.files import DigestedFile, new_file
 
 
 class AssignedShard(NamedTuple):
@@ -43,15 +43,16 @@ class AssignedShard(NamedTuple):
 def read_hashes(
     shards: Sequence[DocumentsShard], tokens: Manifest, engine: Engine, *, key: int
 ) -> NDArray[np.uint64]:
-    """Return the hash of each document's group, after a check of all files.
+    """Return the hash of each document's group, after a check of all but the tokens.
 
     Raises:
         InputError: A file is not what `download`, or `tokenize`, wrote.
     """
+    ends = {name: tokens.files[name] for name in tokens.files_of("ends")}
+    check_digests(paths.TOKENS, ends, made_by="tokenize")
     hashes = engine.map(
-        partial(hash_groups, tokens=tokens, key=key),
+        partial(hash_groups, key=key),
         [Work(shard.file_name, shard, shard.num_bytes) for shard in shards],
-        paths.TOKENS,
         description="read groups",
     )
     return np.frombuffer(b"".join(map(b64decode, hashes)), np.uint64)
@@ -62,21 +63,17 @@ def hash_groups(
     directory: Path,
     advance: Advance,
     *,
-    tokens: Manifest,
     key: int,
 ) -> str:
-    """Check the files of a shard; no file is written.
+    """Check the documents of a shard; no file is written.
 
     Returns:
         The hash of each document's group, in Base64.
 
     Raises:
-        InputError: A file is not what `download`, or `tokenize`, wrote.
+        InputError: They are not what `download` wrote.
     """
     check_shard(paths.DOCUMENTS, documents)
-    for whole in ("tokens.bin", "ends.bin"):
-        name = documents.shard.name(whole)
-        check_in_worker(paths.TOKENS / name, tokens.files[name], made_by="tokenize")
     groups = read_groups(paths.DOCUMENTS, documents.shard)
     hashes = np.fromiter((hash_of_group(it, key=key) for it in groups), np.uint64)
     advance(documents.num_bytes)
@@ -108,6 +105,9 @@ def write_splits(
     Returns:
         How much each split holds, where a part of a document counts as one document;
         and the record of each file.
+
+    Raises:
+        InputError: The tokens are not what `tokenize` wrote.
     """
     work, start = [], 0
     for documents, size in zip(shards, tokens.shard_sizes("tokens"), strict=True):
@@ -115,20 +115,18 @@ def write_splits(
         work.append(Work(documents.file_name, shard, documents.num_bytes))
         start += size
     split = partial(split_shard, tokens=tokens, bytes_of_token=bytes_of_token)
-    copied = engine.map(split, work, directory, description="split")
     counts = np.zeros((2, len(SPLITS)), dtype=np.int64)  # of tokens, and of bytes
     files: dict[str, FileRecord] = {}
-
-    def names_in_test() -> Iterator[tuple[str, str]]:
+    copied = engine.map(split, work, directory, description="split")
+    with new_file(directory / TEST_DOCUMENTS) as names:
         for values in copied:
-            counts[:] += values["counts"]
+            counts += values["counts"]
             for name, record in values["files"].items():
                 files[name] = FileRecord(**record)
-            yield from values["test"]
-
-    write_test_documents(names_in_test(), directory)
-    names = {TEST_DOCUMENTS: record_of(directory / TEST_DOCUMENTS)}
-    return sizes_of(assignment, counts), dict(sorted(files.items())) | names
+            names.write(values["test_documents"].encode())
+    files = dict(sorted(files.items()))
+    files[TEST_DOCUMENTS] = FileRecord(names.num_bytes, names.sha256)
+    return sizes_of(assignment, counts), files
 
 
 def sizes_of(assignment: Assignment, counts: NDArray[np.int64]) -> dict[str, Part]:
@@ -146,7 +144,7 @@ def split_shard(
     tokens: Manifest,
     bytes_of_token: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Write the files of a shard, which `hash_groups` has checked, and check them.
+    """Check the tokens of a shard, and copy them to the files of its splits.
 
     Args:
         shard: The shard.
@@ -156,27 +154,30 @@ def split_shard(
         bytes_of_token: How many bytes of text each token id stands for.
 
     Returns:
-        The tokens, and the bytes, of each split; the record of each file; and the id
-        and the group of each document in the test split.
+        The tokens, and the bytes, of each split; the record of each file; and a line
+        for each document in the test split.
+
+    Raises:
+        InputError: The tokens are not what `tokenize` wrote.
     """
-    number, token_type = shard.documents.shard, tokens.token_type
+    number = shard.documents.shard
+    path = paths.TOKENS / number.name("tokens.bin")
+    check_in_worker(path, tokens.files[path.name], made_by="tokenize")
     counts, files = copy_tokens(
-        map_tokens(paths.TOKENS / number.name("tokens.bin"), token_type=token_type),
+        map_tokens(path, token_type=tokens.token_type),
         shard.pieces,
         directory,
         number,
         bytes_of_token,
         tokens.end_of_text_id,
     )
-    for name in files:
-        check_ids(directory / name, token_type=token_type, vocab_size=tokens.vocab_size)
     ids, groups = (it(paths.DOCUMENTS, number) for it in (read_ids, read_groups))
     names = zip(ids, groups, strict=True)
     advance(shard.documents.num_bytes)
     return {
         "counts": counts.tolist(),
         "files": {name: asdict(record) for name, record in files.items()},
-        "test": list(compress(names, shard.pieces.documents_in(TEST))),
+        "test_documents": lines_of(compress(names, shard.pieces.documents_in(TEST))),
     }
 
 

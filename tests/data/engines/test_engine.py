@@ -1,6 +1,7 @@
 """Work on shards: equal bytes, no shard lost or done twice, no worker left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data.engines import engine as engines
 from toygpt.data.engines.engine import ATTEMPTS, Engine, Work, run_with_retries
+from toygpt.data.engines.slurm_arrays import note_arrays
 from toygpt.data.engines.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import locked
@@ -130,7 +132,7 @@ def test_after_a_worker_was_killed_half_as_many_run_at_once(tmp_path: Path) -> N
     assert at_once == [4, 2, 1]
 
 
-def test_what_other_functions_left_is_removed() -> None:
+def test_what_a_function_left_with_other_code_is_removed() -> None:
     """Also where the corpus has only one shard by now."""
     left = Path(".toygpt/shards/test/refuse/of-earlier-code/value")
     for work in (SHARDS, SHARDS[:1]):
@@ -150,6 +152,63 @@ def test_a_finished_shard_is_not_done_again(tmp_path: Path) -> None:
         task.run(function, lambda size: None)
 
     assert calls() == ["0.txt"]
+
+
+@pytest.mark.parametrize(
+    "damaged", ["1.txt", "value.json", "records.json", "number missing", "more"]
+)
+def test_a_damaged_result_is_made_again_and_no_other(damaged: str) -> None:
+    function = partial(double, log=LOG)
+    params = runtime_params(data_workers=1)
+    Path("lost").mkdir()
+    with pytest.raises(InterruptedError), Engine("test", params) as engine:
+        list(engine.map(function, SHARDS, Path("lost"), description="test"))
+        raise InterruptedError
+    (result,) = (it.parent for it in Path(".toygpt").rglob("1.txt"))
+    if damaged == "number missing":
+        (result / "1.txt").unlink()
+    elif damaged == "more":
+        (result / "2.txt").touch()
+    else:
+        content = (result / damaged).read_text()
+        (result / damaged).write_text(re.sub(r"\d", "9", content, count=1))
+
+    values, files = mapped(function)
+
+    assert calls() == sorted([*NAMES, "1.txt"])
+    assert files == DOUBLED
+    assert [value["sum"] for value in values] == [2, 6, 10, 14]
+
+
+def test_a_folder_for_workers_is_empty_and_hides_no_error() -> None:
+    left = Path(".toygpt/shards/test/chunks/left")
+    left.mkdir(parents=True)
+    with (
+        pytest.raises(InterruptedError),
+        Engine("test", runtime_params()) as engine,
+        engine.new_folder("chunks") as folder,
+    ):
+        assert list(folder.iterdir()) == []
+        folder.rmdir()
+        raise InterruptedError
+
+
+def test_the_array_jobs_of_a_killed_stage_are_cancelled_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any engine. By a command in place of Slurm's; with Slurm's: tests/cluster."""
+    command = tmp_path / "bin/scancel"
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\necho "$@" >> cancelled\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent))
+    stage = Path(".toygpt/shards/test")
+    stage.mkdir(parents=True)
+    note_arrays(stage, ["12", "11"])
+
+    mapped(partial(double, log=LOG), data_workers=1)
+
+    assert Path("cancelled").read_text() == "--quiet 11 12\n"
 
 
 @pytest.mark.slow

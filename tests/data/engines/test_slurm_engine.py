@@ -105,25 +105,6 @@ def test_an_exception_outside_of_the_task_is_shown_and_not_tried_again(
     assert "\n" not in str(caught.value)
 
 
-def test_the_arrays_of_a_killed_stage_are_cancelled_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a command in place of Slurm's; with Slurm's: tests/cluster."""
-    command = tmp_path / "bin/scancel"
-    command.parent.mkdir()
-    command.write_text('#!/bin/sh\necho "$@" >> cancelled\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(command.parent))
-    stage = Path(".toygpt/shards/test/double")
-    stage.mkdir(parents=True)
-    (stage / slurm_engine.ARRAYS).write_text("11\n12")
-
-    with pytest.raises(InputError, match="Slurm takes no jobs"):
-        mapped(partial(double, log=LOG))
-
-    assert Path("cancelled").read_text() == "--quiet 11 12\n"
-
-
 def test_a_machine_without_slurm_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

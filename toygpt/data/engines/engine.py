@@ -6,7 +6,7 @@
 The bytes are equal for any engine, number of workers and order, because each shard's
 are a function of that shard alone. A killed worker costs its shard, and a killed stage
 the shards that were not done: results stay in the main workspace until the stage has
-succeeded.
+succeeded, and a rerun compares their digests.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
+from toygpt.data.engines.slurm_arrays import cancel_arrays
 from toygpt.data.engines.tasks import (
     Advance,
     Outcomes,
@@ -64,7 +65,7 @@ class Work(NamedTuple):
     """What is done for one shard."""
 
     name: str  # of the shard, for messages
-    argument: Any  # of the function, with the digest of each file that it reads
+    argument: Any  # of the function; by it, each file that is read is known again
     size: int  # of the shard, on the progress bar
 
 
@@ -93,7 +94,7 @@ class Engine:
         self,
         function: ShardFunction,
         work: Sequence[Work],
-        directory: Path,
+        directory: Path | None = None,
         *,
         description: str,
     ) -> Iterator[Any]:
@@ -106,7 +107,8 @@ class Engine:
         Args:
             function: A function of a module, or a `partial` of one: it is pickled.
             work: What is done for each shard.
-            directory: The folder that gets the files which the function writes.
+            directory: The folder that gets the files which the function writes; None
+                if it writes none.
             description: What the progress bar says.
 
         Raises:
@@ -121,22 +123,22 @@ class Engine:
                 if self._folder.is_dir():  # of a failed attempt on several shards
                     self._keep_others_out()
                     self._remove_results(function, besides=None)
+                folder = directory or self._folder  # the latter gets no file
                 return iter(
-                    [function(it.argument, directory, progress.update) for it in work]
+                    [function(it.argument, folder, progress.update) for it in work]
                 )
+            # Also those whose result is there: a worker looks whether it is damaged.
             tasks = self._tasks(function, work)
-            missing = [task for task in tasks if not task.result.is_dir()]
-            progress.update(total - sum(task.size for task in missing))
             workers = self._workers
             if self._name == "local" and workers is None:
                 workers = min(num_processors(), 1 + total // WORTH_A_WORKER)
             if self._name == "local" and workers == 1:
-                for task in missing:
+                for task in tasks:
                     task.run(function, progress.update)
             else:
                 run_with_retries(
                     run_of(self._name),
-                    missing,
+                    tasks,
                     workers,
                     progress.update,
                     advice=IF_MEMORY_WAS_LACKING[self._name],
@@ -152,12 +154,13 @@ class Engine:
         """
         self._keep_others_out()
         folder = self._folder / name
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed stage
+        if folder.is_dir():  # of a killed stage
+            remove_directory(folder)
         folder.mkdir(parents=True)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _tasks(self, function: ShardFunction, work: Sequence[Work]) -> list[Task]:
         """Return the work as tasks; write the function where the workers read it."""
@@ -193,7 +196,7 @@ class Engine:
         """Lock the folder of results until the stage is done."""
         if self._is_locked:
             return
-        # Needed for several shards alone.
+        # Not needed by `tokenize` and `split` for a single shard.
         from toygpt.pipeline.lock import AlreadyLockedError, locked
 
         lock = self._folder.with_suffix(".lock")
@@ -204,6 +207,7 @@ class Engine:
             self._lock.enter_context(locked(lock))
         self._is_locked = True
         sweep_leftovers(self._folder.parent, self._folder.name)
+        cancel_arrays(self._folder)
 
 
 def run_with_retries(

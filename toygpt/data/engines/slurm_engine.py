@@ -7,14 +7,13 @@ SBATCH_ACCOUNT, SBATCH_TIMELIMIT … (`man sbatch`).
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import submitit
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
+from toygpt.data.engines.slurm_arrays import cancel_arrays, note_arrays
 from toygpt.data.engines.tasks import Outcomes, Task, WorkerKilledError
 from toygpt.pipeline.errors import InputError, first_line
 
@@ -22,7 +21,6 @@ from toygpt.pipeline.errors import InputError, first_line
 LIMIT_MINUTES = 60
 # Of an array; Slurm allows 1,001 by default (MaxArraySize), which begin at 0.
 ELEMENTS = 1_000
-ARRAYS = "slurm-arrays"  # the file with the ids of those that were submitted
 POLL_SECONDS = 1
 ASK_SLURM_SECONDS = 30
 
@@ -62,16 +60,13 @@ def run(
         InputError: There is no Slurm here, or it refuses the jobs.
     """
     SlurmJob.watcher = Queue(delay_s=ASK_SLURM_SECONDS)
-    folder = tasks[0].folder.parent
-    _cancel_leftovers(folder / ARRAYS)
     for first in range(0, len(tasks), ELEMENTS):
         array = tasks[first : first + ELEMENTS]
-        yield from _run_array(array, workers, folder, cluster)
+        yield from _run_array(array, workers, cluster)
 
 
-def _run_array(
-    tasks: Sequence[Task], workers: int | None, folder: Path, cluster: str
-) -> Outcomes:
+def _run_array(tasks: Sequence[Task], workers: int | None, cluster: str) -> Outcomes:
+    stage_folder: Path = tasks[0].folder.parents[1]
     job_folder = tasks[0].folder / "jobs"
     shutil.rmtree(job_folder, ignore_errors=True)
     try:
@@ -87,20 +82,17 @@ def _run_array(
             f"runtime.data_engine in params.yaml is slurm, but Slurm takes no jobs "
             f"from here: {_reason(error)}"
         ) from None
-    arrays = {job.job_id.split("_")[0] for job in jobs}
-    (folder / ARRAYS).write_text("\n".join(sorted(arrays)), encoding="utf-8")
+    if cluster == "slurm":
+        note_arrays(stage_folder, {job.job_id.split("_")[0] for job in jobs})
     left = dict(zip(jobs, tasks, strict=True))
     try:
         for job in submitit.helpers.as_completed(jobs, poll_frequency=POLL_SECONDS):
             task = left.pop(job)
             yield task, _answer(job, task)
     finally:
-        if left and cluster == "slurm":
-            _cancel(arrays)
-        elif left:
-            for job in left:
-                job.cancel(check=False)
-        (folder / ARRAYS).unlink(missing_ok=True)
+        for job in left if cluster != "slurm" else ():
+            job.cancel(check=False)
+        cancel_arrays(stage_folder)
 
 
 def _answer(job: submitit.Job[Exception | None], task: Task) -> Exception | None:
@@ -132,23 +124,6 @@ def _reason(error: Exception) -> str:
     if "array" in str(error).lower():
         lines.append(f"an array has up to {ELEMENTS:,} jobs: `scontrol show config`")
     return "; ".join(lines)
-
-
-def _cancel_leftovers(path: Path) -> None:
-    """Cancel the arrays of a stage that was killed."""
-    if path.exists():
-        _cancel(path.read_text(encoding="utf-8").split())
-
-
-def _cancel(arrays: Iterable[str]) -> None:
-    """Cancel arrays; those that have ended, or are forgotten, make no difference."""
-    with suppress(OSError):  # as where there is no Slurm
-        subprocess.run(
-            ["scancel", "--quiet", *sorted(arrays)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
 
 
 def _submit(

@@ -16,7 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,19 +24,26 @@ from typing import Any
 
 import numpy as np
 
-from toygpt.data.file_records import SECONDS_UNTIL_SHOWN
+from toygpt.data.file_records import SECONDS_UNTIL_SHOWN, record_files
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.files import new_directory, sha256_of, write_json
+from toygpt.pipeline.files import (
+    new_directory,
+    remove_directory,
+    sha256_of,
+    write_json,
+)
 
 # Takes what a shard adds to the progress bar.
 Advance = Callable[[int], object]
 # Takes an argument and an empty folder; writes files there, and returns JSON's values.
-# The argument alone decides both: it has the digest of each file that is read.
+# The argument alone decides both: it has that by which each file that is read is known
+# again.
 ShardFunction = Callable[[Any, Path, Advance], Any]
 
 VALUE = "value.json"
+RECORDS = "records.json"  # of all other files of a result
 # Their versions may decide what a function of toygpt/data returns.
-PACKAGES = ("numpy", "pyarrow", "tokenizers", "gigatoken")
+PACKAGES = ("numpy", "pandas", "pyarrow", "datasets", "tokenizers", "gigatoken")
 
 
 class WorkerKilledError(Exception):
@@ -99,14 +106,25 @@ class Task:
         return function
 
     def run(self, function: ShardFunction, advance: Advance) -> None:
-        """Make the result in this process, unless it is there."""
+        """Make the result in this process, unless it is there, and undamaged."""
         if self.result.is_dir():
-            return
+            if self._is_undamaged():
+                advance(self.size)
+                return
+            remove_directory(self.result)
         with new_directory(self.result) as directory:
             write_json(directory / VALUE, function(self.argument, directory, advance))
+            write_json(directory / RECORDS, _records_in(directory))
 
-    def bring_result(self, directory: Path) -> Any:
-        """Bring the files of the result into a folder, and return its value.
+    def _is_undamaged(self) -> bool:
+        try:
+            recorded = json.loads((self.result / RECORDS).read_bytes())
+            return bool(_records_in(self.result) == recorded)
+        except (OSError, ValueError):
+            return False
+
+    def bring_result(self, directory: Path | None) -> Any:
+        """Return the value of the result, and bring its files into a folder.
 
         The result stays, too, as other names of the same files where the file system
         can do that: the stage may yet be killed.
@@ -115,12 +133,17 @@ class Task:
         while not self.result.is_dir() and time.monotonic() < stop:
             time.sleep(1)
         for file in self.result.iterdir():
-            if file.name != VALUE:
+            if directory is not None and file.name not in (VALUE, RECORDS):
                 try:
                     os.link(file, directory / file.name)
                 except OSError:  # another file system, or one without such names
                     shutil.copyfile(file, directory / file.name)
         return json.loads((self.result / VALUE).read_bytes())
+
+
+def _records_in(result: Path) -> dict[str, Any]:
+    records = record_files(result, "*")
+    return {name: asdict(it) for name, it in records.items() if name != RECORDS}
 
 
 def function_files(number: int) -> list[str]:
