@@ -28,6 +28,7 @@ from toygpt.data.file_records import FileRecord, record_of, wait_for
 from toygpt.data.inventory import Inventory, Reason
 from toygpt.data.shards import MAX_SHARDS, Shard
 from toygpt.pipeline.errors import InputError
+from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import DownloadParams
 
 
@@ -76,7 +77,11 @@ def gather(
     has_limit = params.max_documents is not None or params.max_bytes is not None
     chunks = corpus.chunks(chunk_bytes=params.shard_bytes, has_limit=has_limit)
     inventory = Inventory()
-    with engine.new_folder("chunks") as folder:
+    # By a path that stays the same, a rerun finds all results again. A corpus that is
+    # small, or has a limit, needs no lock; a rerun does all of it again.
+    is_small = sum(chunk.size for chunk in chunks) < params.shard_bytes
+    place = temporary_directory(directory) if is_small else engine.new_folder("chunks")
+    with place as folder:
         read = partial(
             read_chunk,
             read=corpus.read,

@@ -196,7 +196,7 @@ class Engine:
         """Lock the folder of results until the stage is done."""
         if self._is_locked:
             return
-        # Not needed by `tokenize` and `split` for a single shard.
+        # Needed for several shards alone.
         from toygpt.pipeline.lock import AlreadyLockedError, locked
 
         lock = self._folder.with_suffix(".lock")
