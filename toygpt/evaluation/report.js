@@ -62,37 +62,53 @@ function drawExcerpt({ title, text: [name, length, bitsPerByte], first, tokens }
   return spans.map((span, place) => [span, tokens[place]]);
 }
 
-// A chart of a line with dots beside a dashed one, both of [x, y], and a caption.
-function drawLines(id, { line, dashed, ...settings }, ...caption) {
-  const marks = (toX, toY) => {
-    const [dots, others] = [line, dashed].map((each) => each.map(([x, y]) => [toX(x), toY(y)]));
-    return [polyline("dashed", others), polyline("line", dots),
-      ...dots.map(([cx, cy]) => svg("circle", { class: "dot", r: 4, cx, cy }))];
-  };
-  byId(id).append(chart({ ...settings, marks }), el("figcaption", {}, ...caption));
+// A line with dots beside a dashed one, both of [x, y]; axes from the first to the last tick.
+function drawChart(id, { title, line, dashed, labelX, labelY, ticksX, ticksY, ...settings }) {
+  const { width = 420, height = 300, scale = (x) => x, caption } = settings;
+  const [left, right, top, bottom] = [54, 14, 10, 44];
+  const between = (value, ticks) => (value - ticks[0]) / (ticks.at(-1) - ticks[0]);
+  const inner = width - left - right;
+  const toX = (x) => left + between(scale(x), ticksX.map(scale)) * inner;
+  const toY = (y) => height - bottom - between(y, ticksY) * (height - top - bottom);
+  const text = (x, y, anchor, label, turn = 0) => svg("text",
+    { transform: `translate(${x} ${y}) rotate(${turn})`, "text-anchor": anchor }, `${label}`);
+  const [dots, others] = [line, dashed].map((each) => each.map(([x, y]) => [toX(x), toY(y)]));
+  const polyline = (kind, points) => svg("polyline", { class: kind, points: points.join(" ") });
+  byId(id).append(
+    svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": title },
+      ...ticksY.map(toY).map((y) => svg("path", { class: "grid", d: `M${left} ${y}h${inner}` })),
+      ...ticksY.map((y) => text(left - 8, toY(y) + 4, "end", y)),
+      ...ticksX.map((x) => text(toX(x), height - bottom + 18, "middle", x)),
+      text(left + inner / 2, height - 6, "middle", labelX),
+      text(14, (top + height - bottom) / 2, "middle", labelY, -90),
+      polyline("dashed", others), polyline("line", dots),
+      ...dots.map(([cx, cy]) => svg("circle", { class: "dot", r: 4, cx, cy }))),
+    el("figcaption", {}, ...caption));
 }
 
 function drawContext() {
   const rows = found.contexts, [, first, bigram] = rows[0], [longest, last] = rows.at(-1);
-  drawLines("context", {
-    title: "Surprise by the length of the context", width: 420,
+  drawChart("context", {
+    title: "Surprise by the length of the context",
     line: rows, dashed: [[1, bigram], [longest, bigram]],
     scale: Math.log2, ticksX: rows.map(([context]) => context),
     ticksY: Array.from({ length: Math.ceil(Math.max(first, last, bigram)) + 1 }, (_, y) => y),
     labelX: "at most so many tokens of context (at least half as many)",
     labelY: "bits per token",
-  }, `With one token of context it needs ${bits(first)} bits for the next, with at most ${longest} `
-    + `it needs ${bits(last)}. Dashed: the bigram, which needs ${bits(bigram)}.`);
+    caption: [`With one token of context it needs ${bits(first)} bits for the next, with at most `
+      + `${longest} it needs ${bits(last)}. Dashed: the bigram, which needs ${bits(bigram)}.`],
+  });
 }
 
 function drawCalibration() {
   const ticks = [0, 0.25, 0.5, 0.75, 1], error = 100 * metrics.test_calibration_error;
-  drawLines("calibration", {
-    title: "Calibration", width: 420, height: 400,
+  drawChart("calibration", {
+    title: "Calibration", height: 400,
     line: found.bins, dashed: [[0, 0], [1, 1]], ticksX: ticks, ticksY: ticks,
     labelX: "how probable it found its first guess", labelY: "how often that was right",
-  }, `Dots and dashed line are ${error.toFixed(1)} percentage points apart, on average over all `
-    + "tokens (", el("i", {}, "expected calibration error"), ").");
+    caption: [`Dots and dashed line are ${error.toFixed(1)} percentage points apart, on average `
+      + "over all tokens (", el("i", {}, "expected calibration error"), ")."],
+  });
 }
 
 function drawHard() {

@@ -27,6 +27,14 @@ const chipAt = (place) =>
 const bar = (share, hue = "guess") => el("span",
   { className: "bar", style: { width: `${100 * share}%`, background: `var(--${hue})` } });
 
+// Put new content into an element; what takes the place of what had the focus gets it.
+function draw(id, ...children) {
+  const stops = () => [...byId(id).querySelectorAll("a, button, [tabindex]")];
+  const focused = stops().indexOf(document.activeElement);
+  byId(id).replaceChildren(...children);
+  if (focused >= 0) stops()[focused]?.focus({ preventScroll: true });
+}
+
 function drawJourney() {
   draw("parts", ...parts.map(drawPart));
   const [id, probability] = answer();
@@ -281,4 +289,14 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   follow(here.place + step);
   if (event.target.closest("#tokens")) byId("tokens").children[here.place].focus();
+});
+// In a frame, as trackers show pages, a link to "#part" would leave the page: scroll instead.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link) return;
+  event.preventDefault();
+  const part = byId(link.hash.slice(1));
+  part.scrollIntoView();
+  part.tabIndex = -1; // so that it can have the focus
+  part.focus({ preventScroll: true });
 });

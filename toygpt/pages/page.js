@@ -36,14 +36,6 @@ function svg(tag, settings = {}, ...children) {
   return node;
 }
 
-// Put new content into an element; what takes the place of what had the focus gets it.
-function draw(id, ...children) {
-  const stops = () => [...byId(id).querySelectorAll("a, button, [tabindex]")];
-  const focused = stops().indexOf(document.activeElement);
-  byId(id).replaceChildren(...children);
-  if (focused >= 0) stops()[focused]?.focus({ preventScroll: true });
-}
-
 // A token, by its label.
 const chip = (label, kind = "") => el("span", { className: `token ${kind}`, title: label }, label);
 
@@ -55,33 +47,3 @@ function table(heads, rows, numbers = []) {
   return el("table", {}, el("thead", {}, line("th", heads)),
     el("tbody", {}, ...rows.map((cells) => line("td", cells))));
 }
-
-// Axes from the first to the last tick, and on them what `marks(toX, toY)` returns.
-function chart({ title, width = 640, height = 300, scale = (x) => x, ...axes }) {
-  const { ticksX, ticksY, labelX, labelY, marks } = axes;
-  const [left, right, top, bottom] = [54, 14, 10, 44];
-  const between = (value, ticks) => (value - ticks[0]) / (ticks.at(-1) - ticks[0]);
-  const toX = (x) => left + between(scale(x), ticksX.map(scale)) * (width - left - right);
-  const toY = (y) => height - bottom - between(y, ticksY) * (height - top - bottom);
-  const text = (x, y, anchor, label, turn = 0) => svg("text",
-    { transform: `translate(${x} ${y}) rotate(${turn})`, "text-anchor": anchor }, `${label}`);
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": title },
-    ...ticksY.map((y) => svg("path", { class: "grid", d: `M${left} ${toY(y)}H${width - right}` })),
-    ...ticksY.map((y) => text(left - 8, toY(y) + 4, "end", y)),
-    ...ticksX.map((x) => text(toX(x), height - bottom + 18, "middle", x)),
-    text((left + width - right) / 2, height - 6, "middle", labelX),
-    text(14, (top + height - bottom) / 2, "middle", labelY, -90),
-    ...marks(toX, toY));
-}
-const polyline = (kind, points) => svg("polyline", { class: kind, points: points.join(" ") });
-
-// In a frame, as trackers show pages, a link to "#part" would leave the page: scroll instead.
-document.addEventListener("click", (event) => {
-  const link = event.target.closest?.("a[href^='#']");
-  if (!link) return;
-  event.preventDefault();
-  const part = byId(link.hash.slice(1));
-  part.scrollIntoView();
-  part.tabIndex = -1; // so that it can have the focus
-  part.focus({ preventScroll: true });
-});
