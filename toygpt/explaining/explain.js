@@ -24,6 +24,7 @@ const answer = () => [guesses.at(-1).ids[here.place][0], guesses.at(-1).values[h
 
 const chipAt = (place) =>
   chip(label(place), place === here.place ? "here" : isWritten(place) ? "written" : "");
+const decimal = (number) => number.toFixed(2).replace("-", "−");
 const bar = (share, hue = "guess") => el("span",
   { className: "bar", style: { width: `${100 * share}%`, background: `var(--${hue})` } });
 
@@ -69,9 +70,21 @@ function whatItDid(part) {
   if (part % 2) return [`${fired(layerOf(part))} of ${count(neurons)} neurons fired`];
   const heads = headsOf(layerOf(part), shares);
   const mean = (place) => sum(heads.map((head) => head[here.place][place])) / heads.length;
-  const looks = tokens.slice(0, here.place + 1).map((_, place) => [place, mean(place)]);
-  const most = looks.sort((a, b) => b[1] - a[1]).slice(0, 3);
-  return ["looked most at: ", ...most.map(([place, share]) => named(chipAt(place), share))];
+  return ["looked most at: ", ...most(mean)];
+}
+
+// The three tokens with the largest shares, of those that are seen.
+function most(shareOf) {
+  const looks = tokens.slice(0, here.place + 1).map((_, place) => [place, shareOf(place)]);
+  const largest = looks.sort((a, b) => b[1] - a[1]).slice(0, 3);
+  return largest.map(([place, share]) => named(chipAt(place), share));
+}
+
+function drawVector() {
+  const rows = found.additions.map((places) => places[here.place]);
+  const total = rows[0].map((_, i) => sum(rows.map((row) => row[i])));
+  draw("vector", table(["", "1st", "2nd", "3rd"], [...rows, total].map((row, part) =>
+    [parts[part] ?? el("b", {}, "the sum"), ...row.map(decimal)]), [1, 2, 3]));
 }
 
 function drawHeads() {
@@ -88,6 +101,8 @@ function drawHeads() {
       return drawShare(row[place], hundredths, looker === here.place);
     }]),
   ]);
+  draw("mix", "For ", chipAt(here.place), ` head ${here.head + 1} mixes the values of: `,
+    ...most((place) => ofBlock[here.head][here.place][place]));
 }
 
 // Blue for a share of attention, grey for a token that comes later and has none.
@@ -104,10 +119,7 @@ function drawHead(rows, head) {
   if (found.without) {
     const [id, before] = answer();
     const after = headsOf(here.layer, found.without)[head][here.place];
-    const isSame = percent(before) === percent(after);
-    const verb = isSame ? "stays" : after < before ? "falls" : "rises";
-    about.append(el("br"), "Without it ", guess(id),
-      ` ${verb}: ${percent(before)} → ${percent(after)}`);
+    about.append(el("br"), "Without it ", guess(id), ` ${percent(before)} → ${percent(after)}`);
   }
   const text = tokens.map((_, place) =>
     drawShare(rows[here.place][place], label(place), place === here.place));
@@ -131,8 +143,8 @@ function heat(rows) {
 
 // A table with a column for each token: rows are a name, and what it holds for each place.
 function drawGrid(id, rows) {
-  draw(id, ...rows.map(([name, cellAt]) => el("tr", {}, el("th", { scope: "row" }, name),
-    ...tokens.map((_, place) => el("td", {}, cellAt(place))))));
+  draw(id, el("table", {}, ...rows.map(([name, cellAt]) => el("tr", {},
+    el("th", { scope: "row" }, name), ...tokens.map((_, place) => el("td", {}, cellAt(place)))))));
 }
 
 function drawFeedForward() {
@@ -157,17 +169,16 @@ function drawLens() {
     });
   }];
   drawGrid("lens", [["after", edge(0)], ...parts.map(row), ["came", edge(1)]]);
-  const { rows, parentElement: frame } = byId("lens");
-  frame.scrollLeft = rows[0].cells[here.place].offsetLeft - frame.clientWidth / 2;
+  const { firstChild, clientWidth } = byId("lens");
+  byId("lens").scrollLeft = firstChild.rows[0].cells[here.place].offsetLeft - clientWidth / 2;
 }
 
 // The probabilities of the candidates, then of all others together; as sampling.py has them.
 function probabilities(temperature, topK, topP) {
   const logits = candidates.values[here.place];
-  const power = (logit) => Math.exp((logit - logits[0]) / temperature);
   // Tokens of about one logit: the power of each, and how many they are.
-  const groups = logits.map((logit) => [power(logit), 1])
-    .concat(found.others[here.place].map(([logit, number]) => [power(logit), number]));
+  const groups = [...logits.map((logit) => [logit, 1]), ...found.others[here.place]]
+    .map(([logit, number]) => [Math.exp((logit - logits[0]) / temperature), number]);
   const allowed = topK > logits.length ? groups : groups.slice(0, topK);
   const total = sum(allowed.map(([power, number]) => power * number));
   let before = 0; // what more likely tokens have together
@@ -188,18 +199,24 @@ function drawNext() {
     const isAll = slider.id !== "temperature" && slider.value === slider.max;
     slider.nextElementSibling.value = isAll ? "all" : slider.value;
   }
+  const [temperature, ...limits] = sliders.map((slider) => Number(slider.value));
   const logits = candidates.values[here.place];
   const ids = candidates.ids[here.place].slice(0, 10);
-  const all = probabilities(...sliders.map((slider) => Number(slider.value)));
+  const all = probabilities(temperature, ...limits);
+  const weight = (p) => (p / all[0]).toPrecision(3);
   const others = sum(all.slice(ids.length));
-  const row = (name, logit, p) => [name, logit, p ? percent(p) : "–", bar(p)];
-  draw("next", table(["next token", "logit z", "probability p", ""], [
-    ...ids.map((id, i) => row(guess(id), logits[i].toFixed(2).replace("-", "−"), all[i])),
+  const row = (name, z, p) => [name, z, ...p ? [weight(p), percent(p)] : ["–", "–"], bar(p)];
+  draw("next", table(["next token", "z", "w", "p", ""], [
+    ...ids.map((id, i) => row(guess(id), decimal(logits[i]), all[i])),
     row(`${count(model.vocab_size - ids.length)} others`, "", others),
-  ], [1, 2]));
-  const [half, two] = [0.5, 2].map((temperature) => probabilities(temperature, Infinity, 1)[0]);
+    ["the sum", "", weight(1), percent(1), ""],
+  ], [1, 2, 3]));
+  const [half, two] = [0.5, 2].map((other) => probabilities(other, Infinity, 1)[0]);
+  const kept = probabilities(1, Infinity, 0.5).filter((p) => p).length;
   draw("warmth", "With all tokens kept, ", guess(answer()[0]), ` has ${percent(half)} at T = 0.5, `,
-    `${percent(answer()[1])} at T = 1 and ${percent(two)} at T = 2.`);
+    `${percent(answer()[1])} at T = 1 and ${percent(two)} at T = 2. At T = 1, top-p = 0.5 keeps `,
+    kept > logits.length ? `more than ${logits.length}` : `${kept}`,
+    ` of the ${count(model.vocab_size)} tokens.`);
 }
 
 function surpriseAt(place) {
@@ -253,7 +270,7 @@ function follow(place) {
   row.scrollTo(offsetLeft - row.clientWidth / 2, offsetTop - row.clientHeight / 2);
   fill("here", () => chipAt(here.place));
   fill("answer", () => guess(answer()[0]));
-  for (const part of [drawJourney, drawLens, drawNext, drawSurprise]) part();
+  for (const part of [drawJourney, drawVector, drawLens, drawNext, drawSurprise]) part();
   show({});
 }
 

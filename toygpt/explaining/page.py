@@ -112,6 +112,8 @@ def what_to_show(model: GPT, token_ids: list[int], *, num_given: int) -> dict[st
     shown = {
         "tokens": token_ids,
         "given": num_given,
+        # Three numbers of each vector stand for all.
+        "additions": short(traced.additions[..., :3]),
         # In thousandths, of the tokens up to the one that looks.
         "shares": [
             [row[:seen] for seen, row in enumerate(head, start=1)]
