@@ -29,7 +29,7 @@ def test_the_page_draws_and_hostile_text_stays_text(
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
     assert complaints == []
-    assert "1.23 bits for a byte" in page.inner_text(".lead")
+    assert "1.23 ± 0.04 bits for a byte" in page.inner_text(".lead")
     for elements, number in (
         ("section h2", 5),
         ("svg", 2),
@@ -43,14 +43,16 @@ def test_the_page_draws_and_hostile_text_stays_text(
         assert page.locator(elements).count() == number, elements
     assert "</script><img" in page.inner_text("#spans mark >> nth=0")
     assert "50\u00a0% of it was searched" in page.inner_text("section >> nth=4")
-    assert page.inner_text("#recital tr >> nth=3").split("\t")[1:] == ["4", "", "3"]
+    rows = page.locator("#recital tbody tr").all_inner_texts()
+    assert rows[0].split("\t")[1:] == ["4", "1.5 ± 0.3", "3"]
+    assert rows[2].split("\t")[1:] == ["4", "", "3"]
     assert "25\u00a0%" in page.inner_text("#hard tbody tr >> nth=0")
     bars = [page.get_attribute(f"#hard {it} >> nth=1", "style") for it in BARS]
     assert bars == ["width: 50%;", "left: 83.3333%;"]
     headings = page.locator("#hard h3").all_text_contents()
     assert headings[1:] == [
-        "the 8 hardest and the 8 easiest of 30 groups",
-        "the 8 hardest and the 8 easiest of 60 documents",
+        "the 8 hardest and the 8 easiest of 30 groups: bits per byte",
+        "the 8 hardest and the 8 easiest of 60 documents: bits per byte",
     ]
 
 
@@ -92,7 +94,7 @@ def test_the_page_of_a_single_short_document_draws(
     page, complaints = open_page(browser, written(tmp_path, shown))
 
     assert complaints == []
-    assert page.locator("#hard h3").last.inner_text() == "Documents, the hardest first"
+    assert page.locator("#hard h3").last.inner_text() == "Documents: bits per byte"
     assert "No passage is long enough" in page.inner_text("#recital")
 
 

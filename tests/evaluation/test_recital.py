@@ -117,6 +117,7 @@ def test_a_model_that_recites_is_found_and_what_it_recites_is_shown() -> None:
     assert found["searched"] == 1
     assert found["train"]["reproduced"] == found["train"]["longest"] == half
     assert found["train"]["example"] == ["'" * half, "", "'" * half, ""]
+    assert found["train"]["error"] == 0
     assert found["test"]["reproduced"] == 0
     assert found["test"]["longest"] == half
     assert found["human"]["longest"] == 0

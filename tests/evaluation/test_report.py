@@ -15,6 +15,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\u202e$body"
 METRICS = {
     "test_perplexity": 18.8,
     "test_bits_per_byte": 1.234567,
+    "test_bits_per_byte_standard_error": 0.04,
     "test_accuracy": 0.4,
     "test_calibration_error": 0.011,
     "xz_bits_per_byte": 1.6,
@@ -40,6 +41,7 @@ def findings(num_documents: int = 60, **changes: Any) -> Findings:
     recited = {
         "passages": 4,
         "reproduced": 1.5,
+        "error": 0.25,
         "longest": 3,
         "example": ["given ", "and ", HOSTILE, " end"],
     }

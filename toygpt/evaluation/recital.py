@@ -1,5 +1,6 @@
 """Whether the model recites: how far it continues a text as it is written there."""
 
+import math
 from collections.abc import Sequence
 from itertools import takewhile
 from operator import eq
@@ -74,9 +75,11 @@ def recite(
             spans = [longest_span(it.written, searched, places) for it in passages]
             (length, start), (prompt, _, text) = max(zip(spans, passages, strict=True))
             parts = prompt, text[:start], text[start:][:length], text[start + length :]
+            reproduced = [it.num_reproduced for it in passages]
             found[name] = {
                 "passages": len(passages),
-                "reproduced": float(np.mean([it.num_reproduced for it in passages])),
+                "reproduced": float(np.mean(reproduced)),
+                "error": float(np.std(reproduced)) / math.sqrt(len(passages)),
                 "longest": length,
                 "example": [_shown(part, pieces) for part in parts],
             }

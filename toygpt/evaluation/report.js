@@ -8,6 +8,7 @@ const bits = (number) => number.toFixed(number < 9.95 ? 2 : 1);
 // The numbers in the prose, by the ids of their places.
 Object.entries({
   "bits-per-byte": bits(metrics.test_bits_per_byte),
+  "error": bits(metrics.test_bits_per_byte_standard_error),
   "xz": bits(metrics.xz_bits_per_byte),
   "bigram-bits": bits(metrics.bigram_bits_per_byte),
   "perplexity": count(+metrics.test_perplexity.toPrecision(3)),
@@ -15,6 +16,7 @@ Object.entries({
   "accuracy": percent(metrics.test_accuracy),
   "num-tokens": count(numTokens),
   "blind-bits": Math.round(blindBits),
+  "bin-tokens": count(+(numTokens / found.bins.length).toPrecision(2)),
   "searched": percent(recital.searched),
 }).forEach(([id, number]) => byId(id).append(number));
 
@@ -112,12 +114,13 @@ function drawCalibration() {
 }
 
 function drawHard() {
-  drawBars("kinds of token", "share", found.kinds, (tokens) => percent(tokens / numTokens));
+  drawBars("kinds of token: bits per token", "share", found.kinds, (n) => percent(n / numTokens));
   for (const name of ["groups", "documents"]) {
     const { number, rows } = found[name];
     const half = rows.length / 2;
-    const ends = `the ${half} hardest and the ${half} easiest of ${count(number)} ${name}`;
-    drawBars(number > rows.length ? ends : `${name}, the hardest first`, "tokens", rows, count);
+    const which = number > rows.length
+      ? `the ${half} hardest and the ${half} easiest of ${count(number)} ${name}` : name;
+    drawBars(`${which}: bits per byte`, "tokens", rows, count);
   }
 }
 
@@ -140,15 +143,16 @@ function drawRecital() {
   for (const [name, label] of [["train", "after training text"], ["test", "after test text"],
     ["human", "in the test text itself"]]) {
     if (!recital[name]) continue;
-    const { passages, reproduced, longest, example: [prompt, before, span, after] } = recital[name];
-    rows.push([label, passages, name === "human" ? "" : reproduced.toFixed(1), longest]);
+    const { passages, reproduced, error, longest, example: [prompt, before, span, after] } =
+      recital[name];
+    const mean = name === "human" ? "" : `${reproduced.toFixed(1)} ± ${error.toFixed(1)}`;
+    rows.push([label, passages, mean, longest]);
     byId("spans").append(el("h3", {}, `The longest span ${label}`),
       el("div", { className: "text", dir: "auto" },
         el("span", { className: "note" }, prompt), before, el("mark", {}, span), after));
   }
-  const heads = ["", "passages", "tokens as written", "longest span"];
-  const none = "No passage is long enough.";
-  byId("recital").append(rows.length ? table(heads, rows, [1, 2, 3]) : none);
+  const heads = ["", "passages", "tokens as written", "longest span in training"];
+  byId("recital").append(rows[0] ? table(heads, rows, [1, 2, 3]) : "No passage is long enough.");
 }
 
 for (const part of [drawExcerpts, drawContext, drawCalibration, drawHard, drawRecital]) part();
