@@ -14,6 +14,7 @@ from tests.pages.browser import (
 )
 from toygpt.evaluation.calibration import Bin
 
+pytestmark = pytest.mark.slow
 BARS = [".bar", ".mark"]
 
 
@@ -61,8 +62,9 @@ def test_keys_move_through_an_excerpt_and_buttons_change_the_colours(
 ) -> None:
     page, complaints = open_page(browser, written(tmp_path, findings()))
 
-    for each in page.locator(".detail, .excerpt span").all():
-        each.evaluate("node => node.lang = 'x'")
+    page.locator(".detail, .excerpt span").evaluate_all(
+        "all => all.forEach((it) => { it.lang = 'x'; })"
+    )
     page.focus("#excerpt-1")
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".detail >> nth=1").startswith("b 0.00 bits")
@@ -98,6 +100,5 @@ def test_the_page_of_a_single_short_document_draws(
     assert "No passage is long enough" in page.inner_text("#recital")
 
 
-@pytest.mark.slow
 def test_the_page_is_for_everybody(browser: Browser, tmp_path: Path) -> None:
-    assert_for_everybody(browser, written(tmp_path, findings()))
+    assert_for_everybody(browser, written(tmp_path, findings(num_documents=4)))

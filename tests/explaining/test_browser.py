@@ -1,4 +1,7 @@
-"""The page in a browser: it draws, follows keys and sliders, and runs nothing else."""
+"""The page in a browser: it draws, follows keys and sliders, and runs nothing else.
+
+To load a page again takes less time than to open another one.
+"""
 
 from collections.abc import Iterator
 from html import escape
@@ -19,6 +22,7 @@ from tests.pages.browser import (
 from toygpt.explaining.page import explain
 from toygpt.explaining.trace import trace
 from toygpt.generation.sampling import Sampling, next_token_probabilities
+from toygpt.pages.labels import escaped
 
 pytestmark = pytest.mark.slow
 PROMPT = "Once upon"
@@ -38,13 +42,22 @@ def write_page(folder: Path, prompt: str = PROMPT) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def opened(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Page, list[str]]]:
+    page, complaints = open_page(browser, write_page(tmp_path_factory.mktemp("page")))
+    yield page, complaints
+    page.close()
+
+
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
-    """Yield the page, which must have drawn without a complaint and stay so."""
-    page, complaints = open_page(browser, write_page(tmp_path))
+def page(opened: tuple[Page, list[str]]) -> Iterator[Page]:
+    """Yield the page as it is at first; it must have nothing to complain of."""
+    page, complaints = opened
+    page.reload()
     yield page
     assert complaints == []
-    page.close()
 
 
 def test_each_step_is_drawn(page: Page) -> None:
@@ -52,12 +65,16 @@ def test_each_step_is_drawn(page: Page) -> None:
 
     assert page.locator("#tokens button").count() == num_tokens
     assert page.locator("#parts li").count() == 6
+    assert page.locator("#vector tr").count() == 1 + 6 + 1
     assert page.locator("#heads .head").count() == 2
     assert page.locator("#lens tr").count() == 2 + 6
     assert page.locator("#matrix tr").count() == 1 + num_tokens
     assert page.locator("details pre mark").count() == 9
-    for slot in page.locator("main [id]:not(input), [data-model], [data-here]").all():
-        assert slot.inner_text() or slot.get_attribute("id") == "scale"
+    places = "main [id]:not(input, #scale), [data-model], [data-here], [data-answer]"
+    empty = page.locator(places).evaluate_all(
+        "all => all.filter((it) => !it.innerText.trim()).map((it) => it.outerHTML)"
+    )
+    assert empty == []
 
 
 def test_keys_follow_another_token_but_leave_sliders_alone(page: Page) -> None:
@@ -106,31 +123,59 @@ def test_a_block_and_a_head_are_chosen_and_keep_the_focus(page: Page) -> None:
     assert "of block 2 fired" in page.locator("#fired").inner_text()
 
 
-@pytest.mark.parametrize(
-    ("sliders", "sampling"),
-    [
-        ({}, Sampling()),
-        ({"temperature": 0.5}, Sampling(temperature=0.5)),
-        ({"top-k": 3}, Sampling(top_k=3)),
-        ({"top-k": 30, "top-p": 0.3}, Sampling(top_k=30, top_p=0.3)),
-        ({"temperature": 1.5, "top-p": 0.2}, Sampling(temperature=1.5, top_p=0.2)),
-    ],
-    ids=str,
-)
 @torch.inference_mode()
-def test_the_sliders_choose_as_the_model_does(
-    page: Page, sliders: dict[str, float], sampling: Sampling
-) -> None:
-    for name, value in sliders.items():
-        page.locator(f"#{name}").fill(f"{value}")
-    shown = page.evaluate("probabilities(...sliders.map(({ value }) => Number(value)))")
-
+def test_the_sliders_choose_as_the_model_does(page: Page) -> None:
     traced = trace(loaded_model(block_size=64).model, page.evaluate("tokens"))
-    expected = next_token_probabilities(traced.logits, sampling)
     ids = page.evaluate("found.candidates.ids[here.place]")
-    of_place = expected[page.evaluate("here.place")]
-    assert np.allclose(shown[:-1], of_place[ids], rtol=0.03, atol=1e-4)
-    assert sum(shown) == pytest.approx(1)
+    place, all_tokens = page.evaluate("[here.place, byId('top-k').max]")
+
+    for temperature, top_k, top_p in (
+        (1.0, None, 1.0),
+        (0.5, None, 1.0),
+        (1.0, 3, 1.0),
+        (1.0, 30, 0.3),
+        (1.5, None, 0.2),
+    ):
+        page.locator("#temperature").fill(f"{temperature:g}")
+        page.locator("#top-k").fill(f"{top_k or all_tokens}")
+        page.locator("#top-p").fill(f"{top_p:g}")
+        shown = page.evaluate("probabilities(...sliders.map(({ value }) => +value))")
+
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        expected = next_token_probabilities(traced.logits, sampling)[place]
+        assert np.allclose(shown[:-1], expected[ids], rtol=0.03, atol=1e-4), sampling
+        assert sum(shown) == pytest.approx(1)
+
+
+def test_a_weight_divided_by_their_sum_is_the_probability(page: Page) -> None:
+    page.locator("#top-p").fill("0.2")
+
+    *rows, [name, *_, total, whole, _] = (
+        row.split("\t") for row in page.locator("#next tbody tr").all_inner_texts()
+    )
+
+    assert (name, whole) == ("the sum", "100\u00a0%")
+    kept = [(float(w), float(p.strip("\u00a0%"))) for *_, w, p, _ in rows if w != "–"]
+    assert 0 < len(kept) < len(rows)
+    assert sum(weight for weight, _ in kept) == pytest.approx(float(total), rel=0.01)
+    for weight, share in kept:
+        assert 100 * weight / float(total) == pytest.approx(share, rel=0.05)
+
+
+def test_the_page_counts_what_a_top_p_keeps(page: Page) -> None:
+    shares = page.evaluate("probabilities(1, Infinity, 1)")
+
+    fewest = 1 + np.searchsorted(np.cumsum(shares), 0.5)
+    assert f"top-p = 0.5 keeps {fewest} of the 270 tokens" in page.inner_text("#warmth")
+
+
+def test_the_vector_is_the_sum_of_what_each_part_adds(page: Page) -> None:
+    *rows, total = (
+        [float(number.replace("−", "-")) for number in row.split("\t")[1:]]
+        for row in page.locator("#vector tbody tr").all_inner_texts()
+    )
+
+    assert np.allclose(np.sum(rows, axis=0), total, rtol=0, atol=0.04)
 
 
 def test_the_matrix_and_the_coloured_text_show_the_same_shares(page: Page) -> None:
@@ -144,15 +189,18 @@ def test_the_matrix_and_the_coloured_text_show_the_same_shares(page: Page) -> No
         assert abs(float(share) - float(title.strip("<>%\u00a0"))) <= 0.51
 
 
-@pytest.mark.parametrize("prompt", [*HOSTILE, "z"])
 def test_a_hostile_prompt_is_shown_and_does_nothing(
-    browser: Browser, tmp_path: Path, prompt: str
+    browser: Browser, tmp_path: Path
 ) -> None:
-    page, complaints = open_page(browser, write_page(tmp_path, prompt))
+    page, complaints = open_page(browser, write_page(tmp_path))
 
-    assert page.locator("img, iframe, object").count() == 0
-    assert page.locator("#tokens button").count() == page.evaluate("tokens.length")
-    assert complaints == []
+    for prompt in [*HOSTILE, "z"]:
+        write_page(tmp_path, prompt)
+        page.reload()
+        assert page.locator("img, iframe, object").count() == 0, prompt
+        assert str(page.text_content("#surprise")).startswith(escaped(prompt))
+        assert page.locator("#tokens button").count() == page.evaluate("tokens.length")
+        assert complaints == [], prompt
     page.close()
 
 
@@ -190,7 +238,7 @@ def test_the_page_works_in_the_frame_of_a_tracker(
 
 
 def test_the_page_is_for_everybody(browser: Browser, tmp_path: Path) -> None:
-    assert_for_everybody(browser, write_page(tmp_path, HOSTILE[0] + PROMPT))
+    assert_for_everybody(browser, write_page(tmp_path, "<\u202e" + PROMPT))
 
 
 def test_guesses_are_shown_beside_the_probability_of_the_token_itself(
@@ -221,14 +269,15 @@ def test_long_labels_stay_within_their_frames(browser: Browser, tmp_path: Path) 
         assert f'"{label}"' in text
         text = text.replace(f'"{label}"', f'"{long}"')
     path.write_text(text, encoding="utf-8")
+    page, complaints = open_page(browser, path)
     for width in (390, 1280):
-        viewport = {"width": width, "height": 900}
-        page, complaints = open_page(browser, path, viewport=viewport)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.reload()
 
         outside = page.locator("section :not(.wide *, pre *)").evaluate_all(
             """parts => parts.map((part) => part.getBoundingClientRect().right)
               .filter((right) => right > document.documentElement.clientWidth)"""
         )
         assert outside == []
-        assert complaints == []
-        page.close()
+    assert complaints == []
+    page.close()

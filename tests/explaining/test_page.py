@@ -54,6 +54,7 @@ def test_the_numbers_of_the_page_are_those_of_the_network(loaded: LoadedModel) -
     came = probabilities[range(time - 1), found["tokens"][1:]]
     assert np.allclose(found["bits"], -came.log2(), atol=1e-3)
     assert found["fired"] == (traced.hidden > 0).sum(dim=-1).tolist()
+    assert np.allclose(found["additions"], traced.additions[..., :3], atol=1e-4)
 
 
 @torch.inference_mode()
