@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.explaining.samples import HOSTILE, loaded_model
+from tests.explaining.samples import HOSTILE, VOCAB_SIZE, loaded_model
 from tests.pages.browser import (
     Browser,
     Page,
@@ -148,25 +148,31 @@ def test_the_sliders_choose_as_the_model_does(page: Page) -> None:
 
 
 def test_a_weight_divided_by_their_sum_is_the_probability(page: Page) -> None:
-    page.locator("#top-p").fill("0.2")
+    """The first logit weighs one; what top-p leaves out weighs nothing."""
+    page.locator("#temperature").fill("0.5")
+    page.locator("#top-p").fill("0.4")
 
     *rows, [name, *_, total, whole, _] = (
         row.split("\t") for row in page.locator("#next tbody tr").all_inner_texts()
     )
 
     assert (name, whole) == ("the sum", "100\u00a0%")
-    kept = [(float(w), float(p.strip("\u00a0%"))) for *_, w, p, _ in rows if w != "–"]
-    assert 0 < len(kept) < len(rows)
-    assert sum(weight for weight, _ in kept) == pytest.approx(float(total), rel=0.01)
-    for weight, share in kept:
-        assert 100 * weight / float(total) == pytest.approx(share, rel=0.05)
+    kept = [row for row in rows if row[2] != "–"]
+    assert 1 < len(kept) < len(rows)
+    logits, weights = (np.array([row[it] for row in kept], float) for it in (1, 2))
+    assert np.allclose(weights, np.exp((logits - logits[0]) / 0.5), rtol=0.03)
+    assert weights.sum() == pytest.approx(float(total), rel=0.01)
+    for weight, row in zip(weights, kept, strict=True):
+        share = float(row[3].strip("\u00a0%"))
+        assert 100 * weight / float(total) == pytest.approx(share, rel=0.06)
 
 
 def test_the_page_counts_what_a_top_p_keeps(page: Page) -> None:
     shares = page.evaluate("probabilities(1, Infinity, 1)")
 
     fewest = 1 + np.searchsorted(np.cumsum(shares), 0.5)
-    assert f"top-p = 0.5 keeps {fewest} of the 270 tokens" in page.inner_text("#warmth")
+    kept = f"top-p = 0.5 keeps {fewest} of the {VOCAB_SIZE} tokens"
+    assert kept in page.inner_text("#warmth")
 
 
 def test_the_vector_is_the_sum_of_what_each_part_adds(page: Page) -> None:
