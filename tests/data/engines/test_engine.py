@@ -29,6 +29,7 @@ from tests.faults.kills import wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data.engines import engine as engines
+from toygpt.data.engines import local_engine
 from toygpt.data.engines.engine import ATTEMPTS, Engine, Work, run_with_retries
 from toygpt.data.engines.slurm_arrays import note_arrays
 from toygpt.data.engines.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
@@ -103,15 +104,25 @@ def test_a_killed_worker_costs_its_shard_alone() -> None:
     assert files == DOUBLED
 
 
-def test_a_shard_that_kills_its_workers_is_named_and_a_rerun_does_it_alone() -> None:
+def test_a_shard_that_kills_its_workers_is_named_and_a_rerun_gives_out_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job for each shard that is there would wait in Slurm's queue for nothing."""
     function = partial(double, log=LOG, killed=["2.txt"] * ATTEMPTS)
+    given: list[str] = []
+
+    def run(tasks: Sequence[Task], workers: int) -> Outcomes:
+        given.extend(task.name for task in tasks)
+        return local_engine.run(tasks, workers)
 
     with pytest.raises(InputError, match=r"^shard 2: 3 workers .* SIGKILL") as caught:
         mapped(function)
     assert "\n" not in str(caught.value)
     assert calls() == sorted([*NAMES, "2.txt", "2.txt"])
+    monkeypatch.setattr(engines, "run_of", lambda name: run)
     _, files = mapped(function)
 
+    assert given == ["shard 2"]
     assert calls() == sorted([*NAMES, *["2.txt"] * ATTEMPTS])
     assert files == DOUBLED
     assert is_nothing_kept()
