@@ -25,7 +25,7 @@ from tests.data.engines.shard_functions import (
     lack_memory,
     refuse,
 )
-from tests.faults.kills import wait_until
+from tests.faults.kills import is_gone, wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data.engines import engine as engines
@@ -306,14 +306,16 @@ with Engine("test", runtime.model_copy(update=dict(data_workers=2))) as engine:
 """
     stage = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
 
-    def ids() -> list[int]:
-        return [int(path.read_text() or 0) for path in Path.cwd().glob("*.pid")]
+    def both() -> list[psutil.Process] | None:
+        ids = [path.read_text() for path in Path.cwd().glob("*.pid")]
+        is_started = len(ids) == 2 and all(ids)
+        return [psutil.Process(int(it)) for it in ids] if is_started else None
 
-    wait_until(lambda: len(ids()) == 2 and all(ids()))
+    workers = wait_until(both)
     os.kill(stage.pid, getattr(signal, name))
     stage.wait()
 
-    wait_until(lambda: not any(map(psutil.pid_exists, ids())))
+    wait_until(lambda: all(map(is_gone, workers)))
     assert stage.returncode
 
 

@@ -46,8 +46,9 @@ def mapped(function: ShardFunction, work: Sequence[Work] = SHARDS) -> dict[str, 
 def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run jobs as processes of this machine; wait for those that were stopped."""
     run = partial(slurm_engine.run, cluster="local")
-    # For a file system of the network, to show what a job has written.
-    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
+    # A file system of the network may show late what a job has written.
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)
+    monkeypatch.setattr(slurm_engine, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(engines, "run_of", lambda name: run)
     yield
     for process in psutil.Process().children(recursive=True):
