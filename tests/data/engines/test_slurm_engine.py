@@ -11,6 +11,7 @@ import pytest
 
 from tests.data.engines.shard_functions import double, refuse
 from tests.data.engines.test_engine import DOUBLED, LOG, NAMES, SHARDS, calls
+from tests.faults.kills import is_gone, wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data.engines import engine as engines
@@ -50,11 +51,16 @@ def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)
     monkeypatch.setattr(slurm_engine, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(engines, "run_of", lambda name: run)
+    here = psutil.Process()
+    before = here.children()
     yield
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "submitit" in " ".join(process.cmdline()):
-                process.wait()
+    jobs = [process for process in here.children() if process not in before]
+    for job in jobs:
+        with suppress(psutil.NoSuchProcess):  # it has ended, and was waited for
+            tasks = job.children(recursive=True)
+            job.wait()
+            for task in tasks:
+                wait_until(partial(is_gone, task))
 
 
 @pytest.mark.usefixtures("jobs_on_this_machine")
