@@ -149,7 +149,7 @@ def test_what_a_function_left_with_other_code_is_removed() -> None:
     for work in (SHARDS, SHARDS[:1]):
         left.mkdir(parents=True)
         with pytest.raises(InputError):
-            mapped(refuse, work=work)
+            mapped(refuse, work=work, data_workers=1)
         assert not left.exists()
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_result_is_made_again_and_no_other(damaged: str) -> None:
         content = (result / damaged).read_text()
         (result / damaged).write_text(re.sub(r"\d", "9", content, count=1))
 
-    values, files = mapped(function)
+    values, files = mapped(function, data_workers=1)
 
     assert calls() == sorted([*NAMES, "1.txt"])
     assert files == DOUBLED
@@ -257,9 +257,12 @@ def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
     assert shards_done(partial(double, log=LOG)) == NAMES
 
 
-@pytest.mark.slow
-def test_a_worker_without_memory_counts_as_killed() -> None:
-    with pytest.raises(InputError, match=r"3 workers were killed .* MemoryError"):
+def test_a_worker_without_memory_counts_as_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "ATTEMPTS", 1)
+
+    with pytest.raises(InputError, match=r"1 workers were killed .* MemoryError"):
         mapped(lack_memory, work=SHARDS[:2])
 
 
