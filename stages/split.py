@@ -50,11 +50,11 @@ def main() -> None:
     pieces = bytes_of_tokens(load_tokenizer(paths.TOKENIZER))
 
     with Engine("split", params.runtime) as engine:
-        hashes = read_hashes(shards, source, engine, key=params.split.key)
+        # The hashes come first, since `read_hashes` checks what `read_ends` reads.
         assignment = assign_splits(
-            open_tokens(paths.TOKENS, source, "tokens"),
-            read_ends(paths.TOKENS, source),
-            hashes,
+            group_hashes=read_hashes(shards, source, engine, key=params.split.key),
+            ends=read_ends(paths.TOKENS, source),
+            tokens=open_tokens(paths.TOKENS, source, "tokens"),
             validation_fraction=params.split.validation_fraction,
             test_fraction=params.split.test_fraction,
             bytes_of_token=pieces,

@@ -15,6 +15,7 @@ from benchmarks.scale.communication import BYTES, bytes_sent, matrix_weights
 from benchmarks.scale.rates import (
     ASSIGNED,
     ASSIGNING,
+    COMPARED,
     COMPARING,
     DOCUMENTS_RATIO,
     KNOWN_AGAIN,
@@ -24,6 +25,7 @@ from benchmarks.scale.rates import (
 )
 from benchmarks.training import TASKS
 from toygpt.data.chunks import KNOWN
+from toygpt.data.gathering import DIGESTS_AT_ONCE
 from toygpt.model.gpt import GPTConfig
 
 BYTES_PER_TOKEN = 4.5  # of English text, with the tokenizer of GPT-2
@@ -90,6 +92,7 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
     compared = hours(corpus.tokens, rates[LEAKAGE] * MEGA)
     assigned = hours(corpus.documents, rates[ASSIGNING] * MEGA)
     in_test = HELD_OUT_FRACTION * corpus.tokens
+    at_once = min(corpus.documents, DIGESTS_AT_ONCE)
     return [
         stage(
             f"{corpus.name}: download",
@@ -103,8 +106,8 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
         stage(
             f"{corpus.name}: download, comparing digests",
             hours(corpus.documents, rates[COMPARING] * MEGA),
-            memory=corpus.documents * rates[KNOWN_AGAIN],
-            read=corpus.documents * KNOWN.itemsize,
+            memory=corpus.documents * rates[KNOWN_AGAIN] + at_once * rates[COMPARED],
+            read=corpus.documents * KNOWN.itemsize * (corpus.documents // at_once + 2),
         ),
         stage(
             f"{corpus.name}: tokenize",

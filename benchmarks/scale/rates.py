@@ -10,6 +10,7 @@ import hashlib
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,6 +43,7 @@ ONE_FILE = "blocks read from one file, thousands/s"
 JOINED = f"blocks read from {NUM_SHARDS} shards, thousands/s"
 ASSIGNED = "split: memory of a document, bytes"
 KNOWN_AGAIN = "download: memory of a document, bytes"
+COMPARED = "download: memory of a digest that is compared, bytes"
 COMPARING = "download: documents whose digests are compared, M/s"
 ASSIGNING = "split: documents that are assigned, M/s"
 DOCUMENTS_RATIO = "documents on disk, of the bytes of their text"
@@ -74,7 +76,9 @@ def measure(
             ASSIGNED: peak_of(assign_random, num_documents),
             ASSIGNING: per_second(num_documents, lambda: assign_random(num_documents))
             / 1e6,
+            # In as many parts as a large corpus has; and in one.
             KNOWN_AGAIN: peak_of(compare_random, num_documents),
+            COMPARED: peak_of(partial(compare_random, num_parts=1), num_documents),
             COMPARING: per_second(num_documents, lambda: compare_random(num_documents))
             / 1e6,
         }
@@ -144,7 +148,12 @@ def assign_random(num_documents: int) -> None:
     )
 
 
-def compare_random(num_documents: int) -> None:
+def compare_random(num_documents: int, *, num_parts: int = NUM_SHARDS) -> None:
     """Compare digests, as `download` does between reading and writing."""
-    random = np.random.default_rng(0).bytes(num_documents * KNOWN.itemsize)
-    cuts(lengths_of_distinct(np.frombuffer(random, KNOWN)), SHARD_BYTES)
+    random = np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / str(number) for number in range(NUM_SHARDS)]
+        for file in files:
+            file.write_bytes(random.bytes(num_documents // NUM_SHARDS * KNOWN.itemsize))
+        at_once = num_documents // num_parts + 1
+        cuts(lengths_of_distinct(files, at_once=at_once), SHARD_BYTES)

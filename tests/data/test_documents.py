@@ -20,13 +20,20 @@ from toygpt.data.documents import (
     read_ids,
     read_rows,
     read_texts,
-    write_shard,
 )
 from toygpt.data.shards import THE_ONLY_SHARD
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import sha256_of
 
 FORCE = "run `dvc repro --force --single-item download`"
+
+
+@pytest.fixture(autouse=True)
+def _own_project(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work in an empty folder, but write the documents into another one."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("project"))
 
 
 def write_texts(texts: Sequence[str], directory: Path, *, shard_bytes: int) -> None:
@@ -62,10 +69,10 @@ def test_documents_are_read_as_they_were_written(
     write_documents(documents, tmp_path)
 
     assert count_bytes(tmp_path, THE_ONLY_SHARD) == sum(
-        len(d.text.encode()) for d in documents
+        len(it.content) for it in documents
     )
     texts = [text for texts in read_texts(tmp_path, THE_ONLY_SHARD) for text in texts]
-    assert texts == [it.text for it in documents]
+    assert texts == [it.content.decode() for it in documents]
     ids, groups = ([it[place] for it in documents] for place in (0, 1))
     assert list(read_ids(tmp_path, THE_ONLY_SHARD)) == ids
     assert list(read_groups(tmp_path, THE_ONLY_SHARD)) == groups
@@ -83,7 +90,7 @@ def test_documents_are_read_as_they_were_written(
 def test_documents_are_written_before_memory_fills_up(tmp_path: Path) -> None:
     half = "a" * (BYTES_PER_ROW_GROUP // 2)
 
-    documents = (document(str(n), "group", half) for n in range(5))
+    documents = (document(str(n), "group", f"{n}{half}") for n in range(5))
     write_documents(documents, tmp_path)
 
     with pq.ParquetFile(tmp_path / DOCUMENTS_FILE) as file:
@@ -98,11 +105,13 @@ def test_rows_of_a_file_are_read_from_the_row_groups_that_have_them(
 ) -> None:
     half = "a" * (BYTES_PER_ROW_GROUP // 2)
     documents = [document(str(n), f"g{n}", f"{n}{half}") for n in range(5)]
-    write_shard(documents, tmp_path / DOCUMENTS_FILE)
+    write_documents(documents, tmp_path)
 
     found = read_rows(tmp_path / DOCUMENTS_FILE, first, last)
 
-    assert list(found) == [it[:3] for it in documents[first:last]]
+    assert list(found) == [
+        (it.id, it.group, it.content.decode()) for it in documents[first:last]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -159,14 +159,26 @@ def test_chunks_give_what_a_plain_loop_over_all_documents_gives(
     assert left_out == expected.left_out
 
 
-@given(digests=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2))))
+two_numbers = st.tuples(st.integers(0, 3), st.integers(0, 2))
+
+
+@settings(max_examples=60)
+@given(
+    files=st.lists(st.lists(two_numbers), min_size=1),
+    at_once=st.integers(1, 9),
+)
 def test_a_text_is_known_again_by_its_whole_digest(
-    digests: list[tuple[int, int]],
+    files: list[list[tuple[int, int]]], at_once: int
 ) -> None:
-    known = np.array([(*digest, 7) for digest in digests], KNOWN)
+    """In any file, and however few digests are compared at once."""
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(number) for number in range(len(files))]
+        for path, digests in zip(paths, files, strict=True):
+            np.array([(*digest, 7) for digest in digests], KNOWN).tofile(path)
 
-    lengths = lengths_of_distinct(known)
+        lengths = lengths_of_distinct(paths, at_once=at_once)
 
+    digests = [*chain.from_iterable(files)]
     is_first = [digest not in digests[:place] for place, digest in enumerate(digests)]
     assert lengths.tolist() == [7 * first for first in is_first]
 

@@ -412,13 +412,17 @@ def test_gpt2_comes_from_the_hub_and_without_a_hub_from_the_cache(
 ) -> None:
     load_pretrained_tokenizer(str(make_llama(tmp_path / "made").folder))
     assert hub.requests == []  # a folder needs no hub
+    commit = hub.add(GPT2, HUB_FILES)
     assert is_gpt2(load_pretrained_tokenizer(GPT2))
     num_requests = len(hub.requests)
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-    assert is_gpt2(load_pretrained_tokenizer(GPT2))
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert is_gpt2(load_pretrained_tokenizer(GPT2))
     assert len(hub.requests) == num_requests > 0
+
+    hub.server_close()
+    assert is_gpt2(load_pretrained_tokenizer(f"{GPT2}@{commit}"))
     assert capfd.readouterr() == ("", "")
 
 

@@ -6,39 +6,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.corpus import Document
-from toygpt.data.documents import (
-    DOCUMENTS_FILE,
-    write_documents_manifest,
-    write_shard,
-)
-from toygpt.data.file_records import record_files
-from toygpt.data.gathering import cuts
+from tests.tiny import runtime_params
+from toygpt.data.chunks import FoundCorpus
+from toygpt.data.corpus import RawDocument
+from toygpt.data.engines.engine import Engine
+from toygpt.data.gathering import gather
 from toygpt.data.manifest import Part
 from toygpt.data.shards import Shard
 from toygpt.data.split import SPLITS, Assignment
 from toygpt.data.splitting import copy_tokens, sizes_of
 from toygpt.data.token_files import TokenIds
+from toygpt.pipeline.params import DownloadParams
 
 
-def document(name: str, group: str, text: str) -> Document:
-    return Document(name, group, text, len(text.encode()))
+def document(name: str, group: str, text: str) -> RawDocument:
+    return RawDocument(name, group, text.encode())
 
 
 def write_documents(
-    documents: Iterable[Document], directory: Path, *, shard_bytes: int = 10**9
+    documents: Iterable[RawDocument], directory: Path, *, shard_bytes: int = 10**9
 ) -> None:
-    """Cut documents into shards, and write these into a folder."""
-    left = list(documents)
-    ends = cuts(np.array([it.num_bytes for it in left], np.uint32), shard_bytes)
-    text_bytes = {}
-    for number, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        name = Shard(number, len(ends)).name(DOCUMENTS_FILE)
-        write_shard(left[first:end], directory / name)
-        text_bytes[name] = sum(it.num_bytes for it in left[first:end])
-    if len(ends) > 1:
-        files = record_files(directory, "*.parquet")
-        write_documents_manifest(directory, files, text_bytes)
+    """Gather documents into a folder, as one chunk; several shards need a project."""
+    corpus = FoundCorpus([], lambda files, inventory: iter(documents))
+    params = DownloadParams(max_documents=None, max_bytes=None, shard_bytes=shard_bytes)
+    with Engine("download", runtime_params(data_workers=1)) as engine:
+        gather(corpus, engine, directory, params)
 
 
 def write_splits(

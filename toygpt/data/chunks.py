@@ -15,7 +15,7 @@ from toygpt.data.inventory import Inventory
 from toygpt.data.token_files import batched
 
 # How a text is known again: its digest, in two numbers, and its length in UTF-8.
-KNOWN = np.dtype([("high", "<u8"), ("low", "<u8"), ("num_bytes", "<u8")])
+KNOWN = np.dtype([("high", "<u8"), ("low", "<u8"), ("num_bytes", "<u4")])
 
 Read = Callable[[Any, Inventory], Iterator[RawDocument]]
 
@@ -103,7 +103,7 @@ def read_chunk(
             for document, digest in up_to(
                 cleaned, max_documents=max_documents, max_bytes=max_bytes
             ):
-                known.write(digest + document.num_bytes.to_bytes(8, "little"))
+                known.write(digest + document.num_bytes.to_bytes(4, "little"))
                 yield document
 
         write_shard(documents(), path)

@@ -31,6 +31,9 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import temporary_directory
 from toygpt.pipeline.params import DownloadParams
 
+# Digests that are compared at once: 60 bytes each, 110 where each text occurs twice.
+DIGESTS_AT_ONCE = 2**27
+
 
 class Gathered(NamedTuple):
     """What was gathered."""
@@ -67,8 +70,8 @@ def gather(
 ) -> Gathered:
     """Write the documents of a corpus into an empty folder.
 
-    Until the end, the text is on disk once more, compressed. Memory grows by 48 bytes
-    for each document, up to 114 where each text occurs twice. A chunk takes 83 for each
+    Until the end, the text is on disk once more, compressed. Memory grows by 12 bytes
+    for each document, beside what `DIGESTS_AT_ONCE` take. A chunk takes 83 for each
     of its texts where it is read: in a worker, and with a limit in this process.
 
     Raises:
@@ -95,8 +98,7 @@ def gather(
             inventory.add(values["inventory"])
             record, documents = FileRecord(**values["record"]), values["documents"]
             files.append(ChunkFile(chunk.documents_file, record, documents))
-        known = (np.fromfile(folder / chunk.known_file, KNOWN) for chunk in chunks)
-        num_bytes = lengths_of_distinct(np.concatenate(list(known)))
+        num_bytes = lengths_of_distinct([folder / it.known_file for it in chunks])
         if duplicates := int(np.count_nonzero(num_bytes == 0)):
             inventory.left_out[Reason.DUPLICATE] += duplicates
         ends = cuts(num_bytes, params.shard_bytes)
@@ -120,13 +122,45 @@ def gather(
     return Gathered(num_documents, sum(it.num_bytes for it in shards), inventory)
 
 
-def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
+def lengths_of_distinct(
+    files: Sequence[Path], *, at_once: int = DIGESTS_AT_ONCE
+) -> NDArray[np.uint32]:
     """Return the length of each document, and 0 where an earlier one has its text.
 
+    The digests are compared in parts, by their value, and for each part all files are
+    read: so memory grows by the lengths alone.
+
     Args:
-        known: The digest and the length of each document, in the order of the corpus.
+        files: The digest and the length of each document, in the order of the corpus.
+        at_once: How many digests a part has, about.
     """
-    num_bytes = known["num_bytes"].astype(np.uint32)
+    num_bytes = np.concatenate(
+        [np.fromfile(it, KNOWN)["num_bytes"].copy() for it in files]
+    )
+    num_parts = 1 + len(num_bytes) // at_once
+    for part in range(num_parts):
+        places, known = _part_of(files, part, num_parts)
+        num_bytes[places[repeated(known)]] = 0
+    return num_bytes
+
+
+def _part_of(
+    files: Sequence[Path], part: int, num_parts: int
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return the documents whose digest is in a part: their places, and digests."""
+    places, known = [], []
+    start = 0
+    for file in files:
+        in_file = np.fromfile(file, KNOWN)
+        chosen = np.flatnonzero(in_file["high"] % num_parts == part)
+        places.append(start + chosen)
+        known.append(in_file[chosen])
+        start += len(in_file)
+    return np.concatenate(places), np.concatenate(known)
+
+
+def repeated(known: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the places of digests that are at an earlier place as well."""
     # Few are equal in half of their digest: these alone are sorted by all of it.
     order = np.argsort(known["high"])
     high = known["high"][order]
@@ -137,8 +171,7 @@ def lengths_of_distinct(known: NDArray[Any]) -> NDArray[np.uint32]:
     few = known[candidates]
     order = np.lexsort((few["low"], few["high"]))  # equal ones stay in their order
     digests = few[["high", "low"]][order]
-    num_bytes[candidates[order[1:]][digests[1:] == digests[:-1]]] = 0
-    return num_bytes
+    return candidates[order[1:]][digests[1:] == digests[:-1]]
 
 
 def cuts(num_bytes: NDArray[np.uint32], shard_bytes: int) -> list[int]:
@@ -150,7 +183,8 @@ def cuts(num_bytes: NDArray[np.uint32], shard_bytes: int) -> list[int]:
         InputError: There would be more shards than there may be.
     """
     ends: list[int] = []
-    in_all = num_bytes.cumsum(dtype=np.int64)
+    in_all = num_bytes.astype(np.int64)
+    in_all.cumsum(out=in_all)
     before = 0
     while len(in_all) and before < in_all[-1]:
         first = int(np.searchsorted(in_all, before, side="right"))

@@ -5,7 +5,6 @@ Files are asked for by commit: the same parameters give the same bytes, forever.
 
 import glob
 import gzip
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -121,10 +120,11 @@ def _rows(path: Path, address: str, dataset: HubDataset) -> Iterator[Any]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             yield from rows_of_jsonl(lines, address)
         return
-    # Read when it is imported. It would count each file's reading as a download.
-    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     import datasets
 
+    # It would count each file's reading as a download, and import torch for nothing.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    datasets.config.TORCH_AVAILABLE = False
     options: dict[str, Any] = {}
     if path.suffix == ".parquet":
         found = pq.read_schema(path).names

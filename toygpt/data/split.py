@@ -42,7 +42,7 @@ class Assignment:
     """The split of every piece of a corpus; a piece is a document, or a part of one."""
 
     ends: NDArray[np.int64]  # one past the last token of each piece
-    splits: NDArray[np.int64]  # of each piece, as an index of SPLITS
+    splits: NDArray[np.int8]  # of each piece, as an index of SPLITS
     is_cut: NDArray[np.bool_]  # whether the document continues after the piece
     num_groups: int
     num_groups_cut: int
@@ -107,17 +107,20 @@ def assign_splits(
         test_fraction: Share of all tokens to hold out for the test.
         bytes_of_token: The bytes that each token id stands for.
     """
-    lengths = np.diff(ends, prepend=0)
+    if len(group_hashes) != len(ends):
+        raise ValueError(f"{len(group_hashes):,} groups for {len(ends):,} documents")
     # From here on, a group is known by its place in the sorted order of the hashes.
-    hashes, group_of_document = np.unique(group_hashes, return_inverse=True)
-    if len(group_of_document) != len(lengths):
-        raise ValueError(
-            f"{len(group_of_document):,} groups for {len(lengths):,} documents"
-        )
-    sizes = np.bincount(group_of_document, lengths, len(hashes)).astype(np.float64)
-    positions = hashes / 2.0**64  # from 0 to 1: test is first, then comes validation
-    by_hash = (positions < test_fraction + validation_fraction) * VALIDATION
-    by_hash[positions < test_fraction] = TEST
+    order = np.argsort(group_hashes)  # the documents, group by group
+    hashes = group_hashes[order]
+    del group_hashes  # which `split` does not need any more
+    is_other = hashes[1:] != hashes[:-1]
+    starts = np.flatnonzero(np.concatenate([[True], is_other, [True]]))  # and the end
+    hashes = hashes[starts[:-1]]
+    sizes = np.add.reduceat(np.diff(ends, prepend=0)[order], starts[:-1]).astype(float)
+    by_hash = np.full(len(hashes), TRAIN, dtype=np.int8)
+    # As positions from 0 to 1: test is first, then comes validation.
+    by_hash[hashes / 2.0**64 < test_fraction + validation_fraction] = VALIDATION
+    by_hash[hashes / 2.0**64 < test_fraction] = TEST
     wanted = sizes.sum() * np.array(
         [1 - validation_fraction - test_fraction, validation_fraction, test_fraction]
     )
@@ -128,19 +131,23 @@ def assign_splits(
     for limit in (large, SMALL_MULTIPLE * wanted.min()):
         for group in np.flatnonzero(sizes > limit).tolist():
             if group not in cuts:
-                cuts[group] = cutter.cut(np.flatnonzero(group_of_document == group))
+                documents = order[starts[group] : starts[group + 1]]
+                cuts[group] = cutter.cut(np.sort(documents))
         is_whole = np.ones(len(hashes), dtype=bool)
         is_whole[list(cuts)] = False
         got = np.zeros(len(SPLITS))
         for cut in cuts.values():
             got += cut.num_tokens
         splits = _assign_whole(by_hash, is_whole, sizes, got, wanted)
-        got += np.bincount(splits, sizes * is_whole, len(SPLITS))
+        for split in range(len(SPLITS)):
+            got[split] += sizes.sum(where=is_whole & (splits == split))
         if not any(map(is_off, got, wanted)):
             break
 
+    splits_of_documents = np.empty(len(ends), dtype=np.int8)
+    splits_of_documents[order] = np.repeat(splits, np.diff(starts))
     ends_of_pieces, splits_of_pieces, is_cut = _pieces(
-        ends, splits[group_of_document], cuts.values()
+        ends, splits_of_documents, cuts.values()
     )
     return Assignment(
         ends_of_pieces,
@@ -153,12 +160,12 @@ def assign_splits(
 
 
 def _assign_whole(
-    by_hash: NDArray[np.int64],
+    by_hash: NDArray[np.int8],
     is_whole: NDArray[np.bool_],
     sizes: NDArray[np.float64],
     from_cuts: NDArray[np.float64],
     wanted: NDArray[np.float64],
-) -> NDArray[np.int64]:
+) -> NDArray[np.int8]:
     """Return the split of each group that stays whole, and TRAIN for the others.
 
     Args:
@@ -168,7 +175,7 @@ def _assign_whole(
         from_cuts: Tokens that each split gets from the groups that are cut.
         wanted: Tokens that each split should have.
     """
-    splits = np.full(len(sizes), TRAIN)
+    splits = np.full(len(sizes), TRAIN, dtype=np.int8)
     is_free = is_whole.copy()
     for split in (TEST, VALIDATION):
         chosen = np.flatnonzero(is_free & (by_hash >= split))
@@ -214,8 +221,8 @@ def _groups_that_fit(
 
 
 def _pieces(
-    ends: NDArray[np.int64], splits: NDArray[np.int64], cuts: Iterable[Cut]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    ends: NDArray[np.int64], splits: NDArray[np.int8], cuts: Iterable[Cut]
+) -> tuple[NDArray[np.int64], NDArray[np.int8], NDArray[np.bool_]]:
     """Return end and split of each piece, and whether its document continues.
 
     Args:
@@ -233,8 +240,10 @@ def _pieces(
         splits[cut.documents] += of_group > test_start
         split_before |= {test_start: VALIDATION, validation_start: TRAIN}
     # A start that is not between documents cuts one.
-    places = np.setdiff1d(list(split_before), np.append(0, ends)).astype(np.int64)
+    places = np.array(sorted(split_before), dtype=np.int64)
     documents = np.searchsorted(ends, places)
+    is_inside = (places > 0) & (ends[documents] != places)
+    places, documents = places[is_inside], documents[is_inside]
     return (
         np.insert(ends, documents, places),
         np.insert(splits, documents, [split_before[p] for p in places.tolist()]),

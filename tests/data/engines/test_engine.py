@@ -25,10 +25,11 @@ from tests.data.engines.shard_functions import (
     lack_memory,
     refuse,
 )
-from tests.faults.kills import wait_until
+from tests.faults.kills import is_gone, wait_until
 from tests.project import PROJECT
 from tests.tiny import runtime_params
 from toygpt.data.engines import engine as engines
+from toygpt.data.engines import local_engine
 from toygpt.data.engines.engine import ATTEMPTS, Engine, Work, run_with_retries
 from toygpt.data.engines.slurm_arrays import note_arrays
 from toygpt.data.engines.tasks import Outcomes, ShardFunction, Task, WorkerKilledError
@@ -103,15 +104,25 @@ def test_a_killed_worker_costs_its_shard_alone() -> None:
     assert files == DOUBLED
 
 
-def test_a_shard_that_kills_its_workers_is_named_and_a_rerun_does_it_alone() -> None:
+def test_a_shard_that_kills_its_workers_is_named_and_a_rerun_gives_out_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job for each shard that is there would wait in Slurm's queue for nothing."""
     function = partial(double, log=LOG, killed=["2.txt"] * ATTEMPTS)
+    given: list[str] = []
+
+    def run(tasks: Sequence[Task], workers: int) -> Outcomes:
+        given.extend(task.name for task in tasks)
+        return local_engine.run(tasks, workers)
 
     with pytest.raises(InputError, match=r"^shard 2: 3 workers .* SIGKILL") as caught:
         mapped(function)
     assert "\n" not in str(caught.value)
     assert calls() == sorted([*NAMES, "2.txt", "2.txt"])
+    monkeypatch.setattr(engines, "run_of", lambda name: run)
     _, files = mapped(function)
 
+    assert given == ["shard 2"]
     assert calls() == sorted([*NAMES, *["2.txt"] * ATTEMPTS])
     assert files == DOUBLED
     assert is_nothing_kept()
@@ -138,7 +149,7 @@ def test_what_a_function_left_with_other_code_is_removed() -> None:
     for work in (SHARDS, SHARDS[:1]):
         left.mkdir(parents=True)
         with pytest.raises(InputError):
-            mapped(refuse, work=work)
+            mapped(refuse, work=work, data_workers=1)
         assert not left.exists()
 
 
@@ -173,7 +184,7 @@ def test_a_damaged_result_is_made_again_and_no_other(damaged: str) -> None:
         content = (result / damaged).read_text()
         (result / damaged).write_text(re.sub(r"\d", "9", content, count=1))
 
-    values, files = mapped(function)
+    values, files = mapped(function, data_workers=1)
 
     assert calls() == sorted([*NAMES, "1.txt"])
     assert files == DOUBLED
@@ -246,9 +257,12 @@ def test_a_result_is_used_again_only_for_the_same_shard_function_and_code(
     assert shards_done(partial(double, log=LOG)) == NAMES
 
 
-@pytest.mark.slow
-def test_a_worker_without_memory_counts_as_killed() -> None:
-    with pytest.raises(InputError, match=r"3 workers were killed .* MemoryError"):
+def test_a_worker_without_memory_counts_as_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "ATTEMPTS", 1)
+
+    with pytest.raises(InputError, match=r"1 workers were killed .* MemoryError"):
         mapped(lack_memory, work=SHARDS[:2])
 
 
@@ -295,14 +309,16 @@ with Engine("test", runtime.model_copy(update=dict(data_workers=2))) as engine:
 """
     stage = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
 
-    def ids() -> list[int]:
-        return [int(path.read_text() or 0) for path in Path.cwd().glob("*.pid")]
+    def both() -> list[psutil.Process] | None:
+        ids = [path.read_text() for path in Path.cwd().glob("*.pid")]
+        is_started = len(ids) == 2 and all(ids)
+        return [psutil.Process(int(it)) for it in ids] if is_started else None
 
-    wait_until(lambda: len(ids()) == 2 and all(ids()))
+    workers = wait_until(both)
     os.kill(stage.pid, getattr(signal, name))
     stage.wait()
 
-    wait_until(lambda: not any(map(psutil.pid_exists, ids())))
+    wait_until(lambda: all(map(is_gone, workers)))
     assert stage.returncode
 
 

@@ -6,7 +6,7 @@
 The bytes are equal for any engine, number of workers and order, because each shard's
 are a function of that shard alone. A killed worker costs its shard, and a killed stage
 the shards that were not done: results stay in the main workspace until the stage has
-succeeded, and a rerun compares their digests.
+succeeded, and a rerun gives workers only what is missing or damaged.
 """
 
 import hashlib
@@ -127,18 +127,20 @@ class Engine:
                 return iter(
                     [function(it.argument, folder, progress.update) for it in work]
                 )
-            # Also those whose result is there: a worker looks whether it is damaged.
             tasks = self._tasks(function, work)
+            missing = [task for task in tasks if not task.is_done()]
+            size = sum(task.size for task in missing)
+            progress.update(total - size)
             workers = self._workers
             if self._name == "local" and workers is None:
-                workers = min(num_processors(), 1 + total // WORTH_A_WORKER)
+                workers = min(num_processors(), 1 + size // WORTH_A_WORKER)
             if self._name == "local" and workers == 1:
-                for task in tasks:
+                for task in missing:
                     task.run(function, progress.update)
             else:
                 run_with_retries(
                     run_of(self._name),
-                    tasks,
+                    missing,
                     workers,
                     progress.update,
                     advice=IF_MEMORY_WAS_LACKING[self._name],

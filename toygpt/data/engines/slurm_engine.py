@@ -84,14 +84,11 @@ def _run_array(tasks: Sequence[Task], workers: int | None, cluster: str) -> Outc
         ) from None
     if cluster == "slurm":
         note_arrays(stage_folder, {job.job_id.split("_")[0] for job in jobs})
-    left = dict(zip(jobs, tasks, strict=True))
+    task_of = dict(zip(jobs, tasks, strict=True))
     try:
         for job in submitit.helpers.as_completed(jobs, poll_frequency=POLL_SECONDS):
-            task = left.pop(job)
-            yield task, _answer(job, task)
+            yield task_of[job], _answer(job, task_of[job])
     finally:
-        for job in left if cluster != "slurm" else ():
-            job.cancel(check=False)
         cancel_arrays(stage_folder)
 
 

@@ -16,7 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from toygpt.data.file_records import SECONDS_UNTIL_SHOWN, record_files
+from toygpt.data.file_records import SECONDS_UNTIL_SHOWN
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import (
     new_directory,
@@ -41,7 +41,7 @@ Advance = Callable[[int], object]
 ShardFunction = Callable[[Any, Path, Advance], Any]
 
 VALUE = "value.json"
-RECORDS = "records.json"  # of all other files of a result
+RECORDS = "records.json"  # size and time of change of all other files of a result
 # Their versions may decide what a function of toygpt/data returns.
 PACKAGES = ("numpy", "pandas", "pyarrow", "datasets", "tokenizers", "gigatoken")
 
@@ -106,20 +106,25 @@ class Task:
         return function
 
     def run(self, function: ShardFunction, advance: Advance) -> None:
-        """Make the result in this process, unless it is there, and undamaged."""
+        """Make the result in this process, unless it is there."""
+        if self.is_done():  # by a job that outlived its stage
+            advance(self.size)
+            return
         if self.result.is_dir():
-            if self._is_undamaged():
-                advance(self.size)
-                return
             remove_directory(self.result)
         with new_directory(self.result) as directory:
             write_json(directory / VALUE, function(self.argument, directory, advance))
-            write_json(directory / RECORDS, _records_in(directory))
+            write_json(directory / RECORDS, _sizes_and_times(directory))
 
-    def _is_undamaged(self) -> bool:
+    def is_done(self) -> bool:
+        """Return whether the result is there, with all its files as they were made.
+
+        Their sizes and times of change are compared, so that a stage can look at all of
+        its shards before it gives any to a worker. The next stage compares digests.
+        """
         try:
             recorded = json.loads((self.result / RECORDS).read_bytes())
-            return bool(_records_in(self.result) == recorded)
+            return bool(_sizes_and_times(self.result) == recorded)
         except (OSError, ValueError):
             return False
 
@@ -141,9 +146,10 @@ class Task:
         return json.loads((self.result / VALUE).read_bytes())
 
 
-def _records_in(result: Path) -> dict[str, Any]:
-    records = record_files(result, "*")
-    return {name: asdict(it) for name, it in records.items() if name != RECORDS}
+def _sizes_and_times(result: Path) -> dict[str, list[int]]:
+    found = {file.name: file.stat() for file in result.iterdir()}
+    found.pop(RECORDS, None)
+    return {name: [it.st_size, it.st_mtime_ns] for name, it in found.items()}
 
 
 def function_files(number: int) -> list[str]:
