@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -124,11 +124,23 @@ class Proxy:
         self.address = f"http://127.0.0.1:{self.port}"
         self.answer: tuple[int, str] | None = None  # instead of the server's
         self.requests: list[str] = []  # their paths
-        self.seconds = 0.0  # before each answer
-        self.num_waiting = 0  # for an answer
+        self.seconds = 0.0  # without a request, before those that wait are answered
         self.num_rounds = 0  # of requests, if those at the same time are one
         self.hangs_at = ""  # a word of a request that it never answers
         self.is_down = True
+        self._lock = Lock()
+        self._round = [0.0]  # when it ends
+
+    def wait_for_round(self) -> None:
+        """Wait until all requests of the same time have come, however slowly."""
+        with self._lock:
+            if time.monotonic() >= self._round[0]:
+                self._round = [0.0]
+                self.num_rounds += 1
+            this_round = self._round
+            this_round[0] = time.monotonic() + self.seconds
+        while (left := this_round[0] - time.monotonic()) > 0:
+            time.sleep(left)
 
     def start(self) -> None:
         self._http = ThreadingHTTPServer(("127.0.0.1", self.port), _Handler)
@@ -154,10 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy.requests.append(urlsplit(self.path).path)
-        proxy.num_rounds += proxy.num_waiting == 0
-        proxy.num_waiting += 1
-        time.sleep(proxy.seconds)
-        proxy.num_waiting -= 1
+        proxy.wait_for_round()
         if proxy.hangs_at and proxy.hangs_at.encode() in body:
             proxy.requests.append("hanging")
             Event().wait()

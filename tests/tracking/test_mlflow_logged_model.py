@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from ruamel.yaml import YAML
 
 from tests.files import files_in, write_files
-from tests.project import Workspace
+from tests.project import PATIENCE_SECONDS, Workspace
 from tests.project import mlflow_runs as pipeline_runs
 from tests.tracking.service import StageWithin
 from tests.tracking.trackers import (
@@ -296,7 +296,7 @@ def wait_for_answer(request: Request, server: subprocess.Popen[bytes]) -> Any:
     """Return what a server answers, once it is there."""
     while True:
         try:
-            with urlopen(request, timeout=60) as answer:
+            with urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 return json.load(answer)
         except URLError as error:
             assert not isinstance(error, HTTPError), error.read()

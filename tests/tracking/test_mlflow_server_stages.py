@@ -9,7 +9,9 @@ import pytest
 from tests.faults.kills import wait_until
 from tests.project import Workspace
 from tests.tracking.mlflow_server import Proxy, Server, audit_at, running_server
-from tests.tracking.trackers import log, record_in, run_in, tracked_by
+from tests.tracking.service import StageWithin
+from tests.tracking.trackers import log, new_record, record_in, run_in, tracked_by
+from toygpt.tracking import sync
 from toygpt.tracking.record import Record, new_run_id
 from toygpt.tracking.run_info import all_infos
 
@@ -121,20 +123,24 @@ def test_a_user_with_a_password_is_let_in_and_no_other(
 
 
 def test_an_earlier_run_does_not_hold_up_this_one(
-    tmp_path: Path, proxy: Proxy, server: Server
+    tmp_path: Path, proxy: Proxy, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    earlier, this = new_run_id(), new_run_id()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
+    monkeypatch.setattr(sync, "PATIENCE_WITH_EARLIER_SECONDS", 0.5)
     tracking = tracked_by("mlflow", mlflow=proxy.address)
-    with run_in(tmp_path, tracked_by(), run_id=earlier):
-        pass
-    record_in(tmp_path, earlier).update(trackers=[f"mlflow:{proxy.address}"])
-    proxy.hangs_at = earlier
+    address = f"mlflow:{proxy.address}"
+    earlier, this = (
+        new_record(tmp_path, new_run_id(), trackers=[address]) for _ in range(2)
+    )
+    for record in (earlier, this):
+        log(record, 1, 4)
+        record.end("FINISHED", None, time.time())
+    proxy.hangs_at = earlier.info.id
+    stage = StageWithin(this, {})
+    monkeypatch.setattr(sync, "Stage", lambda: stage)
+    monkeypatch.setattr(stage, "is_at_work", lambda: "hanging" not in proxy.requests)
 
-    with run_in(tmp_path, tracking, run_id=this) as run:
-        log(run.record, 1, 4)
-        wait_until(lambda: "hanging" in proxy.requests)
-        started = time.monotonic()
+    sync.follow(this.folder, tracking, tmp_path)
 
-    assert time.monotonic() - started < 30
-    assert audit_at(server, record_in(tmp_path, this)) == []
-    assert record_in(tmp_path, earlier).unsynced([f"mlflow:{proxy.address}"])
+    assert audit_at(server, record_in(tmp_path, this.info.id)) == []
+    assert record_in(tmp_path, earlier.info.id).unsynced([address])

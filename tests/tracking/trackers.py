@@ -178,7 +178,7 @@ def wandb_records(folder: Path, kind: str) -> list[Any]:
 def wandb_core() -> psutil.Process:
     """Return W&B's own process, a child of this one."""
     children = psutil.Process().children(recursive=True)
-    (core,) = [it for it in children if "wandb-core" in it.name() and not is_gone(it)]
+    (core,) = [it for it in children if not is_gone(it) and "wandb-core" in it.name()]
     return core
 
 

@@ -245,8 +245,10 @@ def _earlier_runs_beside(
     if not is_needed:
         yield
         return
-    command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", *sys.argv[1:3]]
-    process = subprocess.Popen([*command, EARLIER], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", str(folder)]
+    process = subprocess.Popen(
+        [*command, tracking.model_dump_json(), EARLIER], stdin=subprocess.DEVNULL
+    )
     try:
         yield
     finally:
