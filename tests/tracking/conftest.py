@@ -10,13 +10,14 @@ import pytest
 from filelock import FileLock
 
 from tests.project import PATIENCE_SECONDS
-from tests.tracking.mlflow_server import Proxy, Server, proxy_before, running_server
+from tests.tracking.mlflow.server import Proxy, Server, proxy_before, running_server
 from tests.tracking.service import FollowerWithin, Service
 from tests.tracking.trackers import Warned, end_wandb, new_record
 from toygpt.pipeline.git import git
-from toygpt.tracking import connection, mlflow_database, run, sync
-from toygpt.tracking import wandb as wandb_tracker
+from toygpt.tracking import connection, run, sync
+from toygpt.tracking.mlflow import database
 from toygpt.tracking.record import Record
+from toygpt.tracking.wandb import tracker as wandb_tracker
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +29,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(folder / "mlflow.lock"):
         if not (folder / "mlflow" / "mlflow.db").exists():
             (folder / "mlflow" / ".toygpt").mkdir(parents=True)
-            mlflow_database.configure_mlflow()
-            mlflow_database.create_database(folder / "mlflow")
+            database.configure_mlflow()
+            database.create_database(folder / "mlflow")
     return folder / "mlflow" / "mlflow.db"
 
 
@@ -37,11 +38,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a project; a database that is created in it is a copy of that one."""
 
-    def copy(database: Path, _: Path) -> None:
-        shutil.copy(empty_database, database)
+    def copy(path: Path, _: Path) -> None:
+        shutil.copy(empty_database, path)
 
-    monkeypatch.setattr(mlflow_database, "_create_tables", copy)
-    monkeypatch.setattr(mlflow_database, "MAX_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "_create_tables", copy)
+    monkeypatch.setattr(database, "MAX_BUSY_SECONDS", 0.1)
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
 

@@ -15,7 +15,7 @@ from tests.faults.kills import Command, started, wait_until
 from tests.project import PATIENCE_SECONDS, PROJECT, Workspace
 from tests.tracking.trackers import log, mlflow_runs, record_in, run_in, tracked_by
 from toygpt.tracking import follower
-from toygpt.tracking.wandb_files import read_runs
+from toygpt.tracking.wandb.files import read_runs
 
 HAS_FOLLOWERS = True  # see conftest.py
 
@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from tests.faults.kills import wait_until
 from tests.tracking.trackers import log, run_in, tracked_by
-from toygpt.tracking.mlflow_runs import points_in_mlflow
+from toygpt.tracking.mlflow.runs import points_in_mlflow
 
 root = Path.cwd()  # as a stage
 both = tracked_by("mlflow", "wandb")
@@ -189,7 +189,7 @@ def test_a_run_whose_lock_was_deleted_goes_to_its_end(project: Path) -> None:
         (run.record.folder / "lock").unlink()
         for step in (4, 5, 6):  # a follower that goes by the lock sees it gone
             log(run.record, step, step + 1)
-            wait_until(lambda speed=10.0 * step: speed_at(project) == speed)
+            wait_for_speed(10.0 * step, project)
         (meanwhile,) = mlflow_runs(project)
         assert follower_of_this() == process
 
@@ -197,9 +197,9 @@ def test_a_run_whose_lock_was_deleted_goes_to_its_end(project: Path) -> None:
     assert audit(project) == []
 
 
-def speed_at(project: Path) -> float | None:
-    """Return the last speed that MLflow has."""
-    return mlflow_runs(project)[0].data.metrics.get("speed")
+def wait_for_speed(speed: float, project: Path) -> None:
+    """Wait until this is the last one that MLflow has."""
+    wait_until(lambda: mlflow_runs(project)[0].data.metrics.get("speed") == speed)
 
 
 def test_a_follower_that_hangs_is_ended_with_a_warning(

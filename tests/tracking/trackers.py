@@ -18,12 +18,12 @@ import psutil
 from tests.faults.kills import is_gone
 from tests.files import files_in, write_files
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_database import database_uri
+from toygpt.tracking.mlflow.database import database_uri
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.run_info import runs_folder
-from toygpt.tracking.wandb_files import files_of_runs
-from toygpt.tracking.wandb_log import read_records
+from toygpt.tracking.wandb.files import files_of_runs
+from toygpt.tracking.wandb.log import read_records
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model

@@ -19,7 +19,7 @@ from toygpt.tracking.record import (
     record_of_weights,
 )
 from toygpt.tracking.run_info import Status, read_info, runs_folder, wanted_trackers
-from toygpt.tracking.wandb_settings import settings_of_training, to_metadata
+from toygpt.tracking.wandb.settings import settings_of_training, to_metadata
 
 
 class Run:

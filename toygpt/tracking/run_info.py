@@ -10,7 +10,7 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_destination import mlflow_server
+from toygpt.tracking.mlflow.destination import mlflow_server
 
 VERSION = 1
 INFO_FILE = "run.json"

@@ -20,14 +20,14 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import holder_of, locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.connection import Connection
-from toygpt.tracking.mlflow import MLflowTracker
+from toygpt.tracking.mlflow.tracker import MLflowTracker
 from toygpt.tracking.points import count_points
 from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
 from toygpt.tracking.results import Results
 from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
 from toygpt.tracking.stage import Stage
 from toygpt.tracking.tracker import Tracker
-from toygpt.tracking.wandb import WandbTracker
+from toygpt.tracking.wandb.tracker import WandbTracker
 
 POLL_SECONDS = 0.2
 # How long a tracker has while its stage works: another one waits for it, and W&B has 30
