@@ -16,7 +16,7 @@ from tests.tracking.trackers import Warned, end_wandb, new_record
 from toygpt.pipeline.git import git
 from toygpt.tracking import connection, run, sync
 from toygpt.tracking.mlflow import database
-from toygpt.tracking.record import Record
+from toygpt.tracking.record import Record, new_run_id
 from toygpt.tracking.wandb import tracker as wandb_tracker
 
 
@@ -47,13 +47,19 @@ def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "root"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 ) -> Iterator[Server]:
-    """Return an MLflow server on this machine."""
+    """Return an MLflow server on this machine; it has the runs of many tests."""
     with running_server(tmp_path_factory.mktemp("server"), empty_database) as server:
         yield server
+
+
+@pytest.fixture
+def run_id() -> str:
+    """Return the id of a record that no other test has."""
+    return new_run_id()
 
 
 @pytest.fixture

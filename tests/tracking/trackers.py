@@ -19,6 +19,8 @@ from tests.faults.kills import is_gone
 from tests.files import files_in, write_files
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow.database import database_uri
+from toygpt.tracking.mlflow.tracker import MLflowTracker
+from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.run_info import runs_folder
@@ -128,6 +130,19 @@ def log(record: Record, start: int, stop: int) -> None:
         record.append({"loss": 1 / step, "speed": 10.0 * step}, step=step)
 
 
+def log_model_of(
+    root: Path, record: Record, tracking: TrackingParams, results: dict[str, float]
+) -> None:
+    """Log a training that is over, with its model, to MLflow."""
+    write_files(root / "model", MODEL_FILES)
+    record.update(status="FINISHED", ended=1.0)
+    tracker = MLflowTracker(record.info, tracking, root)
+    tracker.log_metadata(record.info.metadata)
+    tracker.log_points([Point(None, 1.0, results)])
+    tracker.log_directory(root / "model", name="model")
+    tracker.close("FINISHED", ended=1.0)
+
+
 @contextmanager
 def disk_full_after(num_bytes: int) -> Iterator[None]:
     """Leave room for so many bytes in a file."""
@@ -182,13 +197,22 @@ def wandb_core() -> psutil.Process:
     return core
 
 
+# W&B's command; its agent asks for the next trial soon, not every five seconds.
+WANDB = """
+from wandb.cli.cli import cli
+from wandb.wandb_agent import Agent
+Agent.POLL_INTERVAL = 0.1
+cli()
+"""
+
+
 def wandb_command(root: Path, *arguments: str) -> str:
     """Run a command of W&B's in a project, and return what it prints."""
     environment = {"WANDB_MODE": "offline"} | os.environ
     environment["WANDB_ERROR_REPORTING"] = "false"
     environment.pop("WANDB_SILENT", None)
     ran = subprocess.run(
-        [sys.executable, "-m", "wandb", *arguments],
+        [sys.executable, "-c", WANDB, *arguments],
         cwd=root,
         env=environment,
         capture_output=True,

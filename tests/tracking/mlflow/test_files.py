@@ -44,10 +44,13 @@ print(run_id)
 
 
 @pytest.mark.slow
-def test_a_read_only_copy_is_replaced_and_lost_by_no_fault(tmp_path: Path) -> None:
+def test_a_read_only_copy_is_replaced_and_lost_by_no_fault(
+    tmp_path: Path, empty_database: Path
+) -> None:
     as_user = WITHOUT_RIGHTS if os.geteuid() == 0 else []
     if as_user and shutil.which("setpriv") is None:
         pytest.skip("root may write to any file, and this machine has no setpriv")
+    shutil.copy(empty_database, tmp_path)
     directory = tmp_path / "directory"
     directory.mkdir()
     for name in ("a", "b"):
@@ -55,12 +58,7 @@ def test_a_read_only_copy_is_replaced_and_lost_by_no_fault(tmp_path: Path) -> No
         (directory / name).chmod(0o444)
 
     done = subprocess.run(
-        [
-            *as_user,
-            sys.executable,
-            "-c",
-            PROGRAM,
-        ],
+        [*as_user, sys.executable, "-c", PROGRAM],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         capture_output=True,

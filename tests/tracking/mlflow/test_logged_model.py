@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
 )
+from toygpt.cli import main
 from toygpt.generation.samples import continue_prompts
 from toygpt.model.loading import load_model_and_tokenizer
 from toygpt.pipeline.files import sha256_of
@@ -211,21 +211,6 @@ def test_results_on_the_test_split_are_shown_beside_the_model(root: Path) -> Non
     assert [metric.value for metric in history] == [2.5, 2.25], "each once"
 
 
-PROGRAM = """
-import json, sys, mlflow
-address, *prompts = sys.argv[1:]
-version = mlflow.register_model(address, "by-hand").version
-served = mlflow.pyfunc.load_model(f"models:/by-hand/{version}")
-pipeline = mlflow.transformers.load_model(address)
-texts = [
-    *served.predict(prompts, params={"max_new_tokens": 8}),
-    *(it[0]["generated_text"].strip() for it in pipeline(prompts, max_new_tokens=8)),
-    *served.predict(["def " * 99], params={"max_new_tokens": 8}),
-]
-print("texts:", json.dumps(texts))
-"""
-
-
 def greedy(project: Workspace, prompt: str) -> str:
     """Return a prompt and its most likely continuation, as MLflow returns it."""
     model, tokenizer, end_of_text_id = load_model_and_tokenizer(
@@ -244,20 +229,31 @@ def address(project: Workspace) -> str:
     return f"runs:/{pipeline_runs(project)[0].info.run_id}/model"
 
 
-def test_mlflow_registers_and_loads_the_model(project: Workspace, address: str) -> None:
-    prompts = ["def", "class A:"]
+def test_mlflow_registers_and_loads_the_model(
+    project: Workspace,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project.enter(monkeypatch)
+    prompts, settings = ["def", "class A:"], {"max_new_tokens": 8}
 
-    output = project.run(sys.executable, "-c", PROGRAM, address, *prompts).stdout
-    *texts, long = json.loads(output.partition("texts:")[2])
+    mlflow.register_model(address, "by-hand")
+    served = mlflow.pyfunc.load_model("models:/by-hand/1")
+    pipeline = mlflow.transformers.load_model(address)
+    texts = served.predict(prompts, params=settings)
+    texts += [it[0]["generated_text"].strip() for it in pipeline(prompts, **settings)]
+    [long] = served.predict(["def " * 99], params=settings)
 
-    del project.environment["MLFLOW_TRACKING_URI"]
     expected = [greedy(project, prompt) for prompt in prompts]
     assert texts == expected * 2
     assert long.startswith("def def"), "a prompt longer than the context is cut"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for name in (address, "models:/by-hand/1"):
-        words = (".", "generate", "--prompt", "def", "--max-new-tokens", "8")
-        written = project.run(sys.executable, *words, "--model", name).stdout
-        assert written.strip() == expected[0]
+        capsys.readouterr()
+        words = ["generate", "--prompt", "def", "--max-new-tokens", "8"]
+        assert main([*words, "--model", name], program="python .") == 0
+        assert capsys.readouterr().out.strip() == expected[0]
     (model,) = (project.root / "mlartifacts" / "toygpt" / "models").iterdir()
     weights = [
         sha256_of(folder / "model.safetensors")

@@ -10,18 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.files import files_in, write_files
 from tests.tracking.mlflow.server import PAGE, Proxy, Server, free_port
 from tests.tracking.trackers import (
-    MODEL_FILES,
     WEIGHTS,
+    log_model_of,
     mlflow_client,
     mlflow_runs,
     new_record,
     tracked_by,
 )
 from toygpt.pipeline.errors import InputError
-from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow.client import mlflow_client as opened_client
 from toygpt.tracking.mlflow.client import model_from_mlflow
 from toygpt.tracking.mlflow.registry import (
@@ -30,9 +28,6 @@ from toygpt.tracking.mlflow.registry import (
     run_of_name,
     run_of_weights,
 )
-from toygpt.tracking.mlflow.tracker import MLflowTracker
-from toygpt.tracking.points import Point
-from toygpt.tracking.record import Record, new_run_id
 
 TRACKING = tracked_by("mlflow")
 SPLIT, OTHER_SPLIT = "5b" * 32, "6c" * 32
@@ -58,21 +53,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> P
     for number, (name, split, results) in enumerate(RUNS):
         metadata = {"test.bin.sha256": split, "weights.sha256": f"{number}" * 64}
         record = new_record(root, f"record-{number}", name=name, metadata=metadata)
-        log_run(root, record, TRACKING, results)
+        log_model_of(root, record, TRACKING, results)
     return root
-
-
-def log_run(
-    root: Path, record: Record, tracking: TrackingParams, results: dict[str, float]
-) -> None:
-    """Log a training that is over, with its model."""
-    write_files(root / "model", MODEL_FILES)
-    record.update(status="FINISHED", ended=1.0)
-    tracker = MLflowTracker(record.info, tracking, root)
-    tracker.log_metadata(record.info.metadata)
-    tracker.log_points([Point(None, 1.0, results)])
-    tracker.log_directory(root / "model", name="model")
-    tracker.close("FINISHED", ended=1.0)
 
 
 @pytest.fixture
@@ -320,23 +302,3 @@ def test_a_server_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         )
     finally:
         proxy.stop()
-
-
-@pytest.mark.slow
-def test_the_registry_of_a_server_works_as_well(tmp_path: Path, server: Server) -> None:
-    tracking = tracked_by("mlflow", mlflow=server.address)
-    metadata = {"test.bin.sha256": SPLIT}
-    for name, loss in (("worse", 2.5), ("better", 2.25)):
-        record = new_record(tmp_path, new_run_id(), name=name, metadata=metadata)
-        log_run(tmp_path, record, tracking, {"test_loss": loss})
-        with opened_client(tracking, tmp_path) as client:
-            run = run_of_name(client, "toy", record.info.id)
-            lines = register(client, run, "team", alias="champion", metric="test_loss")
-
-    assert lines[-1] == (
-        "models:/team@champion is version 2: test_loss 2.25, and 2.5 of version 1"
-    )
-    with model_from_mlflow(
-        "models:/team@champion", tracking=tracking, root=tmp_path
-    ) as directory:
-        assert files_in(directory).items() >= MODEL_FILES.items()

@@ -1,29 +1,27 @@
-"""A team's MLflow server gets what the database of a project would, faults or not."""
+"""A team's MLflow server gets what the database of a project would."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.audit import in_mlflow
-from tests.files import write_files
-from tests.tracking.mlflow.server import PAGE, Proxy, Server, audit_at
-from tests.tracking.service import sync_beside
+from tests.files import files_in, write_files
+from tests.tracking.mlflow.server import Proxy, Server, audit_at
 from tests.tracking.trackers import (
     MODEL_FILES,
-    Warned,
     log,
     log_everything,
+    log_model_of,
     new_record,
     record_in,
     run_in,
     tracked_by,
 )
-from toygpt.pipeline.errors import InputError
 from toygpt.tracking import sync
 from toygpt.tracking.backfill import Outcome, track
-from toygpt.tracking.mlflow.client import model_from_mlflow
+from toygpt.tracking.mlflow.client import mlflow_client, model_from_mlflow
+from toygpt.tracking.mlflow.registry import register, run_of_name
 from toygpt.tracking.record import Record, new_run_id
 from toygpt.tracking.run_info import all_infos
 from toygpt.tracking.settings import with_environment
@@ -35,12 +33,6 @@ LOCAL = tracked_by("mlflow")
 # Of sync.py, before conftest.py makes them longer.
 PATIENCE_WHILE_TRAINING_SECONDS = sync.PATIENCE_WHILE_TRAINING_SECONDS
 PATIENCE_AT_END_SECONDS = sync.PATIENCE_AT_END_SECONDS
-
-
-@pytest.fixture
-def run_id() -> str:
-    """Return the id of this test's record: the server has those of all tests."""
-    return new_run_id()
 
 
 def run_of(server: Server, record: Record) -> Any:
@@ -153,89 +145,6 @@ def test_what_a_server_lost_is_logged_again_when_that_is_asked_for(
     assert track(root, tracking, is_rebuilding=True).synced == []
 
 
-# What the proxy answers instead of the server, and what the only warning says when the
-# run is opened, or later.
-ANOTHER = "does not answer as a server of MLflow"
-TROUBLES: dict[str, tuple[tuple[int, str] | None, list[str]]] = {
-    "down": (None, ["Connection refused", "Remote end closed connection"]),
-    "broken": ((500, "Internal Server Error"), ["500"]),
-    "full": ((507, "Insufficient Storage"), ["error code 507"]),
-    "wrong password": ((401, "Not authenticated"), ["'Not authenticated'"]),
-    "no permission": ((403, "Permission denied"), ["'Permission denied'"]),
-    "a page": ((200, PAGE), [ANOTHER, "not in a valid JSON format"]),
-    "no page": ((404, PAGE), [ANOTHER, "error code 404"]),
-    "another service": ((404, '{"detail": "Nothing"}'), [ANOTHER, "'Nothing'"]),
-}
-
-
-@pytest.mark.parametrize(
-    ("trouble", "when"),
-    [*((name, "start") for name in TROUBLES)]
-    + [(name, when) for name in ("down", "full") for when in ("middle", "end")],
-)
-def test_what_a_server_missed_arrives_when_it_works_again(
-    root: Path,
-    server: Server,
-    proxy: Proxy,
-    run_id: str,
-    monkeypatch: pytest.MonkeyPatch,
-    warned: Warned,
-    trouble: str,
-    when: str,
-) -> None:
-    answer, messages = TROUBLES[trouble]
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted")
-    tracking = tracked_by("mlflow", mlflow=proxy.address)
-    record = new_record(root, run_id, trackers=[f"mlflow:{proxy.address}"])
-    warnings: list[str] = []
-
-    def work(step: int, *, is_faulty: bool) -> None:
-        if is_faulty and answer is None:
-            proxy.stop()
-        elif proxy.is_down:
-            proxy.start()
-        proxy.answer = answer if is_faulty else None
-        log(record, step, step + 3)
-        warnings.extend(warned())
-
-    steps: list[Callable[[], object]] = [
-        lambda: work(1, is_faulty=when == "start"),
-        lambda: work(4, is_faulty=when == "middle"),
-        lambda: work(7, is_faulty=when == "end"),
-        lambda: work(10, is_faulty=False),
-    ]
-    sync_beside(record, tracking, root, *steps)
-
-    (warning,) = warnings
-    assert warning.startswith(f"warning: mlflow:{proxy.address} cannot be synced: ")
-    assert any(message in warning for message in messages), "the fault fired"
-    assert "planted" not in warning
-    assert warned() == []
-    assert len(record.points) == 12
-    assert audit_at(server, record) == []
-    assert record_in(root, run_id).unsynced([f"mlflow:{proxy.address}"]) == []
-
-
-@pytest.mark.usefixtures("gives_up_soon")
-def test_what_a_server_missed_at_the_end_arrives_with_the_next_training(
-    root: Path, server: Server, proxy: Proxy, run_id: str, warned: Warned
-) -> None:
-    tracking = tracked_by("mlflow", mlflow=proxy.address)
-    with run_in(root, tracking, run_id=run_id) as run:
-        log(run.record, 1, 4)
-        proxy.stop()
-    assert record_in(root, run_id).unsynced([f"mlflow:{proxy.address}"])
-    assert "Connection refused" in warned()[0]
-    proxy.start()
-
-    with run_in(root, tracking, run_id=new_run_id()):
-        pass
-
-    assert audit_at(server, record_in(root, run_id)) == []
-    assert warned() == []
-
-
 def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_in_time(
     root: Path, server: Server, proxy: Proxy, run_id: str
 ) -> None:
@@ -258,28 +167,20 @@ def test_a_server_that_takes_five_seconds_for_an_answer_is_synced_in_time(
     assert list(server.folder.rglob("*/model/deep/file"))
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["ftp://example.com", "databricks", "sqlite:///mlflow.db", "http://", "http://a b"],
-)
-def test_an_address_of_another_kind_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+def test_the_registry_of_a_server_works_as_well(root: Path, server: Server) -> None:
+    tracking = tracked_by("mlflow", mlflow=server.address)
+    for name, loss in (("worse", 2.5), ("better", 2.25)):
+        metadata = {"test.bin.sha256": "5b" * 32}
+        record = new_record(root, new_run_id(), name=name, metadata=metadata)
+        log_model_of(root, record, tracking, {"test_loss": loss})
+        with mlflow_client(tracking, root) as client:
+            run = run_of_name(client, "toy", record.info.id)
+            lines = register(client, run, "team", alias="champion", metric="test_loss")
 
-    with pytest.raises(InputError) as error:
-        with_environment(LOCAL)
-
-    message = f"the variable MLFLOW_TRACKING_URI: got {address!r}"
-    assert str(error.value).startswith(message)
-
-
-def test_a_password_in_an_address_is_refused_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:planted@example.com")
-
-    with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD") as error:
-        with_environment(LOCAL)
-
-    assert "planted" not in str(error.value)
+    assert lines[-1] == (
+        "models:/team@champion is version 2: test_loss 2.25, and 2.5 of version 1"
+    )
+    with model_from_mlflow(
+        "models:/team@champion", tracking=tracking, root=root
+    ) as directory:
+        assert files_in(directory).items() >= MODEL_FILES.items()

@@ -1,6 +1,7 @@
 """An offline run is in one folder of W&B, with each point once."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,27 @@ def root(wandb_root: Path) -> Path:
     return wandb_root
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a project that the first test trains, for all of them."""
+    return tmp_path_factory.mktemp("trained")
+
+
 @pytest.fixture
-def model(root: Path) -> Path:
-    write_files(root.with_name("model"), MODEL_FILES)
-    return root.with_name("model")
+def record(root: Path, trained: Path) -> Record:
+    """Return the record of a training of this project."""
+    if not any(trained.iterdir()):
+        train(root)
+        shutil.copytree(root, trained, dirs_exist_ok=True)
+    else:
+        shutil.copytree(trained, root, dirs_exist_ok=True)
+    return record_in(root)
 
 
-def train(root: Path, model: Path) -> Record:
+def train(root: Path) -> None:
     """Train a model, with an interruption: the run is opened twice."""
+    model = root.with_name("model")
+    write_files(model, MODEL_FILES)
     with pytest.raises(KeyboardInterrupt), run_in(root, TRACKING) as run:
         log(run.record, 1, 4)
         raise KeyboardInterrupt
@@ -48,11 +62,9 @@ def train(root: Path, model: Path) -> Record:
     with run_in(root, TRACKING) as run:
         log(run.record, 4, 6)
         run.log_directory(model, name="model")
-    return record_in(root)
 
 
 def evaluate(record: Record, root: Path) -> None:
-    time.sleep(1)
     record.append({"test_loss": 1.5}, step=None)
     sync(record, TRACKING, root)
 
@@ -70,9 +82,9 @@ def own_steps(root: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_run_of_several_stages_is_in_one_folder_and_wandb_shows_its_curves(
-    root: Path, model: Path
+    root: Path, record: Record
 ) -> None:
-    record = train(root, model)
+    time.sleep(1)  # another name, see above
     evaluate(record, root)
 
     (folder,) = root.glob("wandb/*run-*")
@@ -93,10 +105,9 @@ def test_a_run_of_several_stages_is_in_one_folder_and_wandb_shows_its_curves(
     "step", ["files_of_runs", "write_records", "_put_aside", "_remove"]
 )
 def test_a_process_that_is_killed_while_it_joins_folders_costs_nothing(
-    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    root: Path, record: Record, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The step is the last that it takes."""
-    record = train(root, model)
     real = getattr(folders, step)
 
     def die(*args: Any, **kwargs: Any) -> None:
@@ -117,9 +128,8 @@ def test_a_process_that_is_killed_while_it_joins_folders_costs_nothing(
 
 @pytest.mark.slow
 def test_what_wandb_has_uploaded_stays_and_is_not_logged_again(
-    root: Path, model: Path
+    root: Path, record: Record
 ) -> None:
-    record = train(root, model)
     (log_file,) = files_of_runs(root)
     before = log_file.read_bytes()
     log_file.with_name(f"{log_file.name}.synced").touch()

@@ -34,7 +34,6 @@ def root(wandb_root: Path) -> Path:
 
 @pytest.fixture
 def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    monkeypatch.setattr(wandb_tracker, "SECONDS_TO_OPEN", 3)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -188,7 +187,9 @@ def test_a_server_that_fails_costs_one_warning_and_gets_everything_later(
     if fault == "down":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
-    train(root)
+    with monkeypatch.context() as patched:
+        patched.setattr(wandb_tracker, "SECONDS_TO_OPEN", 1)
+        train(root)
     (warning,) = warned()
     assert fault == "down" or server.num_requests, "the fault fired"
     assert server.runs == {}
