@@ -23,6 +23,7 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
     wandb_core,
+    wandb_killer,
 )
 from toygpt.tracking import backfill, connection, sync
 from toygpt.tracking.backfill import Outcome, forget_lost, track
@@ -269,11 +270,11 @@ def test_a_suspended_wandb_holds_nothing_up_and_gets_the_rest_later(
     root: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = new_record(root, trackers=["wandb"])
-    suspended = []
+    killers = []
 
     def suspend() -> None:
-        suspended.append(wandb_core())
-        suspended[0].suspend()
+        killers.append(wandb_killer())
+        wandb_core().suspend()
         log(record, 4, 40)
 
     with monkeypatch.context() as patched:
@@ -281,7 +282,8 @@ def test_a_suspended_wandb_holds_nothing_up_and_gets_the_rest_later(
         patched.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
         patched.setattr(connection, "SECONDS_TO_RELEASE", 0.5)
         sync_beside(record, WANDB, root, lambda: log(record, 1, 4), suspend)
-    suspended[0].kill()
+    (kill,) = killers
+    kill()
     end_wandb()  # as if another process had started
 
     (warning,) = warned()

@@ -206,6 +206,19 @@ cli()
 """
 
 
+def wandb_killer() -> Callable[[], None]:
+    """Return a function that kills W&B's own process, also if W&B has forgotten it."""
+    from wandb.sdk import wandb_setup
+
+    core, service = wandb_core(), wandb_setup.singleton().ensure_service()
+
+    def kill() -> None:
+        core.kill()
+        service._proc.join()  # W&B would not, and Python would warn when pytest ends
+
+    return kill
+
+
 def wandb_command(root: Path, *arguments: str) -> str:
     """Run a command of W&B's in a project, and return what it prints."""
     environment = {"WANDB_MODE": "offline"} | os.environ

@@ -26,7 +26,7 @@ from tests.tracking.trackers import (
     record_in,
     run_in,
     tracked_by,
-    wandb_core,
+    wandb_killer,
     wandb_records,
 )
 from toygpt.tracking.backfill import forget_lost
@@ -114,11 +114,7 @@ def test_online_without_a_key_is_offline_with_one_warning_however_many_runs(
 
 
 def kill_wandb(_: Path) -> None:
-    from wandb.sdk import wandb_setup
-
-    service = wandb_setup.singleton().ensure_service()
-    wandb_core().kill()
-    service._proc.join()  # W&B would not, and Python would warn when pytest ends
+    wandb_killer()()
 
 
 def delete_folder(root: Path) -> None:
