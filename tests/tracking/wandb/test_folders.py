@@ -29,11 +29,6 @@ from toygpt.tracking.wandb.log import read_records
 TRACKING = tracked_by("wandb")
 
 
-@pytest.fixture
-def root(wandb_root: Path) -> Path:
-    return wandb_root
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a project that the first test trains, for all of them."""

@@ -28,11 +28,6 @@ ONLINE = tracked_by(wandb="online", entity="team", group="a group")
 
 
 @pytest.fixture
-def root(wandb_root: Path) -> Path:
-    return wandb_root
-
-
-@pytest.fixture
 def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with wandb_server() as server:

@@ -9,6 +9,7 @@ from typing import Any
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams, server_address
 from toygpt.tracking.mlflow.database import DATABASE, configure_mlflow, database_uri
+from toygpt.tracking.variables import changed_variables
 
 # MLflow's functions that take no client leave there what they were given.
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -44,6 +45,12 @@ def mlflow_server(tracking: TrackingParams) -> str | None:
     return tracking.mlflow if isinstance(tracking.mlflow, str) else None
 
 
+def tracker_name(tracking: TrackingParams) -> str:
+    """Return the name by which records note what this MLflow has."""
+    server = mlflow_server(tracking)
+    return f"mlflow:{server}" if server else "mlflow"
+
+
 def mlflow_uri(tracking: TrackingParams, root: Path) -> str:
     """Return the address by which MLflow's clients find the server or the database.
 
@@ -64,17 +71,13 @@ def used_by_default(tracking: TrackingParams, root: Path) -> Iterator[None]:
     import mlflow
 
     uri = mlflow_uri(tracking, root)
-    before = {name: os.environ.get(name) for name in VARIABLES}
-    of_team = before["MLFLOW_REGISTRY_URI"] if mlflow_server(tracking) else None
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(of_team or uri)
-    try:
-        yield
-    finally:
-        set_uri: Any = mlflow.set_tracking_uri
-        set_uri(None)
-        mlflow.set_registry_uri("")
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    of_team = os.environ.get("MLFLOW_REGISTRY_URI") if mlflow_server(tracking) else None
+    with changed_variables(dict.fromkeys(VARIABLES)):
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(of_team or uri)
+        try:
+            yield
+        finally:
+            set_uri: Any = mlflow.set_tracking_uri
+            set_uri(None)
+            mlflow.set_registry_uri("")

@@ -9,7 +9,11 @@ from typing import Any
 
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.mlflow.database import DATABASE, configure_mlflow
-from toygpt.tracking.mlflow.destination import mlflow_server, mlflow_uri
+from toygpt.tracking.mlflow.destination import (
+    mlflow_server,
+    mlflow_uri,
+    tracker_name,
+)
 from toygpt.tracking.mlflow.experiments import all_experiments
 from toygpt.tracking.mlflow.files import MAX_REQUESTS
 from toygpt.tracking.mlflow.summary import known_constants
@@ -37,8 +41,7 @@ def _noted_run(client: Any, info: RunInfo, tracking: TrackingParams) -> Any:
     """Return the run whose id is noted for this server or database, if it has it."""
     from mlflow import MlflowException
 
-    server = mlflow_server(tracking)
-    noted = info.synced.get(f"mlflow:{server}" if server else "mlflow")
+    noted = info.synced.get(tracker_name(tracking))
     if noted is None or not noted.id:
         return None
     try:

@@ -3,12 +3,13 @@
 import atexit
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 from toygpt.pipeline.files import temporary_directory
+from toygpt.tracking.variables import changed_variables
 from toygpt.tracking.wandb.settings import VARIABLES
 
 
@@ -36,7 +37,7 @@ def opening_wandb(root: Path, sweep_id: str | None) -> Iterator[None]:
     hidden |= dict.fromkeys(["WANDB_MODE", "WANDB_DISABLED", "WANDB_RESUME"])
     if sweep_id is None or sweep_id != os.environ.get("WANDB_SWEEP_ID"):
         hidden["WANDB_SWEEP_PARAM_PATH"] = None  # the parameters of another trial
-    with _environment(hidden), temporary_files_in_project(root):
+    with changed_variables(hidden), temporary_files_in_project(root):
         yield
 
 
@@ -52,7 +53,7 @@ def temporary_files_in_project(root: Path) -> Iterator[None]:
     before = tempfile.tempdir
     tempfile.tempdir = str(folder)
     try:
-        with _environment(
+        with changed_variables(
             {"TMPDIR": min(str(folder), os.path.relpath(folder), key=len)}
         ):
             yield
@@ -67,22 +68,3 @@ def _temporary_folder(root: Path) -> Path:
     atexit.register(stack.close)
     parent = root / ".toygpt" / "wandb" / "tmp"
     return stack.enter_context(temporary_directory(parent))
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Change environment variables for the block; None unsets one."""
-    before = {name: os.environ.get(name) for name in changes}
-    _set(changes)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

@@ -2,13 +2,13 @@
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.run_info import all_infos
+from toygpt.tracking.warning import warn
 
 # The last two are earlier names, which W&B still takes.
 MODES = {
@@ -121,11 +121,9 @@ def settings_of_training(tracking: TrackingParams, root: Path) -> dict[str, str]
     run_id = settings.get("run_id")
     for _, info in all_infos(root) if run_id else []:
         if kept_settings(info.metadata).get("run_id") == run_id:
-            print(
-                f"warning: WANDB_RUN_ID={run_id} is the run of {info.name}: this "
-                f"training has another run in wandb",
-                file=sys.stderr,
-                flush=True,
+            warn(
+                f"WANDB_RUN_ID={run_id} is the run of {info.name}: this training has "
+                f"another run in wandb"
             )
             for setting in OF_ONE_TRAINING:
                 settings.pop(setting, None)

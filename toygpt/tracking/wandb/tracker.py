@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -22,6 +21,7 @@ from toygpt.tracking.wandb.process import (
     temporary_files_in_project,
 )
 from toygpt.tracking.wandb.settings import PREFIX, kept_settings
+from toygpt.tracking.warning import warn
 
 SECONDS_TO_OPEN = 30
 SECONDS_TO_UPLOAD = 60
@@ -155,12 +155,7 @@ class WandbTracker:
         except TimeoutError:  # of the run, not of the link
             raise
         except Exception as error:
-            print(
-                f"warning: wandb did not link the model to {target}: "
-                f"{first_line(error)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            warn(f"wandb did not link the model to {target}: {first_line(error)}")
 
     def close(self, status: Status, *, ended: float) -> None:
         """End the run, and look up what has arrived: on disk; artifacts, at the server.
@@ -252,9 +247,7 @@ def _valid_name(name: str) -> str:
 
 @cache
 def _warn_of_missing_key() -> None:
-    print(
-        "warning: wandb has no API key and keeps the run offline: run `wandb login`, "
-        "then `wandb sync`",
-        file=sys.stderr,
-        flush=True,
+    warn(
+        "wandb has no API key and keeps the run offline: run `wandb login`, then "
+        "`wandb sync`"
     )
