@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from stages import evaluate, generate_samples
 from tests.faults.audit import in_mlflow
 from tests.files import files_in, write_files
+from tests.project import Workspace
 from tests.tracking.mlflow.server import Proxy, Server, audit_at
 from tests.tracking.trackers import (
     MODEL_FILES,
@@ -63,6 +65,26 @@ def test_a_server_gets_everything_and_the_project_no_file_of_mlflow(
         with model_from_mlflow(address, tracking=tracking, root=root) as directory:
             assert (directory / "deep/file").read_text() == MODEL_FILES["deep/file"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_stages_after_the_training_log_to_the_server_as_well(
+    project: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.set_params({"tracking.wandb": "disabled"})
+    project.environment["MLFLOW_TRACKING_URI"] = server.address
+    project.enter(monkeypatch)
+    ((folder, info),) = all_infos(project.root)
+    destination = f"mlflow:{server.address}"
+    Record(folder).update(trackers=[destination])
+
+    evaluate.main()
+    generate_samples.main()
+
+    record = Record(folder)
+    assert audit_at(server, record) == []
+    has = record.info.synced[destination]
+    assert has.directories == ["evaluation", "samples"]
+    assert run_of(server, record).info.run_name == info.name
 
 
 def test_the_environment_comes_before_the_parameters(

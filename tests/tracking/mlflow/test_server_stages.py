@@ -22,17 +22,17 @@ def at_server(project: Workspace, server: Server) -> Workspace:
     return project
 
 
-def test_all_stages_of_a_queued_experiment_log_to_the_server(
+def test_a_queued_training_logs_to_the_server(
     at_server: Workspace, server: Server
 ) -> None:
-    """DVC runs them in another folder, and another process than the user's starts them.
+    """DVC runs it in another folder, and another process than the user's starts it.
 
     Experiments in the workspace and in a temporary folder: tests/test_pipeline.py.
     """
     at_server.commit("no W&B")
     at_server.environment["MLFLOW_EXPERIMENT_NAME"] = "team"
     change = ("-S", "train.learning_rate=3e-3")
-    at_server.dvc("exp", "run", "--queue", "-n", "queued", *change)
+    at_server.dvc("exp", "run", "train", "--queue", "-n", "queued", *change)
     try:
         at_server.dvc("exp", "run", "--run-all")
     finally:
@@ -43,7 +43,7 @@ def test_all_stages_of_a_queued_experiment_log_to_the_server(
     assert audit_at(server, record) == []
     ((destination, has),) = record.info.synced.items()
     assert destination == f"mlflow:{server.address}"
-    assert has.directories == ["evaluation", "model", "samples"]
+    assert has.directories == ["model"]
     assert "team" in server.experiment_names().values()
 
 
