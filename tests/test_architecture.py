@@ -56,8 +56,9 @@ HEAVY = {
     "toygpt/resuming": "pydantic",
     "toygpt/resuming/checkpoint.py": "torch",
     "toygpt/resuming/tensor_folder.py": "torch",
-    "toygpt/tracking": "dvc mlflow pydantic sqlalchemy wandb",
     "toygpt/sharing": "dvc torch",
+    "toygpt/tracking/mlflow": "mlflow sqlalchemy",
+    "toygpt/tracking/wandb": "wandb",
     "toygpt/training": "lightning_fabric torch",
     "toygpt/training/loss_kernel.py": "triton",
 }

@@ -22,7 +22,7 @@ from tests.project import (
     trace_of,
 )
 from toygpt.cli import main
-from toygpt.tracking.wandb_files import read_runs
+from toygpt.tracking.wandb.files import read_runs
 
 pytestmark = pytest.mark.slow
 

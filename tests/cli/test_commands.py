@@ -197,7 +197,7 @@ def test_the_tool_knows_the_command(command: str) -> None:
         ("dvc queue start --jobs 2", "experiments/recipe.sh"),
         ("python . resume --check", "docs/clusters/train.sbatch"),
         # A warning, an error, and what the doctor suggests.
-        ("wandb login", "toygpt/tracking/wandb.py"),
+        ("wandb login", "toygpt/tracking/wandb/tracker.py"),
         (f"dvc checkout --force {PLACEHOLDER}", "toygpt/model/huggingface.py"),
         ("dvc gc --all-commits --all-experiments", "toygpt/doctor/machine.py"),
         (f"git symbolic-ref HEAD refs/heads/{PLACEHOLDER}", "toygpt/doctor/git.py"),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.conftest import Toygpt, assert_refused
 from tests.project import Workspace, mlflow_runs
-from tests.tracking.mlflow_server import free_port
+from tests.tracking.mlflow.server import free_port
 
 
 @pytest.mark.parametrize(

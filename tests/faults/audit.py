@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toygpt.tracking.mlflow_database import DATABASE
-from toygpt.tracking.mlflow_runs import RECORD_TAG
-from toygpt.tracking.mlflow_summary import known_constants
+from toygpt.tracking.mlflow.database import DATABASE
+from toygpt.tracking.mlflow.runs import RECORD_TAG
+from toygpt.tracking.mlflow.summary import known_constants
 from toygpt.tracking.points import known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import all_infos
-from toygpt.tracking.wandb import EXIT_CODES
-from toygpt.tracking.wandb_files import read_runs
+from toygpt.tracking.wandb.files import read_runs
+from toygpt.tracking.wandb.tracker import EXIT_CODES
 
 
 @dataclass

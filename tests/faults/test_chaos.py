@@ -28,9 +28,9 @@ from tests.faults.kills import (
     wait_until,
 )
 from tests.project import Workspace, tiny_project
-from tests.tracking.mlflow_server import Server, audit_at, running_server
+from tests.tracking.mlflow.server import Server, audit_at, running_server
 from toygpt.resuming.run_folder import list_run_folders
-from toygpt.tracking.mlflow_database import DATABASE, create_database
+from toygpt.tracking.mlflow.database import DATABASE, create_database
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import all_infos
 

@@ -2,20 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from tests.project import PATIENCE_SECONDS
-from tests.tracking.mlflow_server import Proxy, Server, proxy_before, running_server
 from tests.tracking.service import FollowerWithin, Service
-from tests.tracking.trackers import Warned, end_wandb, new_record
+from tests.tracking.trackers import Warned, new_record
 from toygpt.pipeline.git import git
-from toygpt.tracking import connection, mlflow_database, run, sync
-from toygpt.tracking import wandb as wandb_tracker
+from toygpt.tracking import connection, run, sync
+from toygpt.tracking.mlflow import database
 from toygpt.tracking.record import Record
 
 
@@ -28,8 +25,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(folder / "mlflow.lock"):
         if not (folder / "mlflow" / "mlflow.db").exists():
             (folder / "mlflow" / ".toygpt").mkdir(parents=True)
-            mlflow_database.configure_mlflow()
-            mlflow_database.create_database(folder / "mlflow")
+            database.configure_mlflow()
+            database.create_database(folder / "mlflow")
     return folder / "mlflow" / "mlflow.db"
 
 
@@ -37,42 +34,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a project; a database that is created in it is a copy of that one."""
 
-    def copy(database: Path, _: Path) -> None:
-        shutil.copy(empty_database, database)
+    def copy(path: Path, _: Path) -> None:
+        shutil.copy(empty_database, path)
 
-    monkeypatch.setattr(mlflow_database, "_create_tables", copy)
-    monkeypatch.setattr(mlflow_database, "MAX_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "_create_tables", copy)
+    monkeypatch.setattr(database, "MAX_BUSY_SECONDS", 0.1)
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
-
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
-) -> Iterator[Server]:
-    """Return an MLflow server on this machine."""
-    with running_server(tmp_path_factory.mktemp("server"), empty_database) as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    """Return a proxy before that server."""
-    with proxy_before(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def wandb_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a project whose user is not logged in to W&B."""
-    for folder in ("home", "elsewhere", "root"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    wandb_tracker._warn_of_missing_key.cache_clear()
-    yield tmp_path / "root"
-    end_wandb()
 
 
 @pytest.fixture(autouse=True)
@@ -134,17 +102,3 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "first")
     return tmp_path
-
-
-@pytest.fixture
-def busy_timeout_is_short() -> Iterator[None]:
-    """Make MLflow wait 0.3 s for a locked database, not 20 s."""
-    import sqlalchemy
-    from sqlalchemy import event
-
-    def shorten(_: Any, __: Any, sql: str, parameters: Any, *___: Any) -> Any:
-        return sql.replace("busy_timeout = 20000", "busy_timeout = 300"), parameters
-
-    event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten, retval=True)
-    yield
-    event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)

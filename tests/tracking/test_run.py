@@ -24,7 +24,7 @@ from toygpt.tracking.record import Record
 from toygpt.tracking.run import run_of_model
 from toygpt.tracking.run_info import RunInfo, runs_folder, write_info
 from toygpt.tracking.sync import bring_up_to_date
-from toygpt.tracking.wandb_settings import settings_of_training
+from toygpt.tracking.wandb.settings import settings_of_training
 
 NONE = tracked_by()
 MLFLOW = tracked_by("mlflow")

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import time
 from pathlib import Path
+from threading import Event
 from unittest.mock import Mock
 
 import pytest
@@ -22,6 +23,7 @@ from tests.tracking.trackers import (
     run_in,
     tracked_by,
     wandb_core,
+    wandb_killer,
 )
 from toygpt.tracking import backfill, connection, sync
 from toygpt.tracking.backfill import Outcome, forget_lost, track
@@ -148,7 +150,7 @@ def test_after_a_killed_stage_a_tracker_that_hangs_gets_less_time(
     monkeypatch.setattr(sync, "PATIENCE_WITHOUT_STAGE_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
     record.end("FINISHED", None, 2.0)
-    service.fail("open", lambda: time.sleep(60))
+    service.fail("open", Event().wait)
     stage = EndedStage(record, {})
     monkeypatch.setattr(stage, "is_alive", lambda: False)
 
@@ -156,7 +158,7 @@ def test_after_a_killed_stage_a_tracker_that_hangs_gets_less_time(
     sync.sync(record, MLFLOW, tmp_path, stage=stage)
 
     assert service.num_fired == 1
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < PATIENCE_SECONDS
 
 
 def test_the_time_at_the_end_counts_from_the_end_of_the_stage(
@@ -164,7 +166,7 @@ def test_the_time_at_the_end_counts_from_the_end_of_the_stage(
 ) -> None:
     """A tracker that hung at that moment has used a part of it."""
     record.end("FINISHED", None, 2.0)
-    service.fail("open", lambda: time.sleep(60))
+    service.fail("open", Event().wait)
     stage = EndedStage(record, {})
     stage.ended = time.monotonic() - PATIENCE_SECONDS
 
@@ -172,7 +174,7 @@ def test_the_time_at_the_end_counts_from_the_end_of_the_stage(
     sync.sync(record, MLFLOW, tmp_path, stage=stage)
 
     assert service.num_fired == 1
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < PATIENCE_SECONDS
 
 
 def test_where_a_user_waits_a_tracker_has_as_long_as_it_takes(
@@ -267,26 +269,25 @@ def test_only_the_tracker_that_lacks_a_model_is_opened_for_it(
 def test_a_suspended_wandb_holds_nothing_up_and_gets_the_rest_later(
     root: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", 3.0)
-    monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
-    monkeypatch.setattr(connection, "SECONDS_TO_RELEASE", 1.0)
     record = new_record(root, trackers=["wandb"])
-    suspended = []
+    killers = []
 
     def suspend() -> None:
-        suspended.append(wandb_core())
-        suspended[0].suspend()
+        killers.append(wandb_killer())
+        wandb_core().suspend()
         log(record, 4, 40)
 
-    started = time.monotonic()
-    sync_beside(record, WANDB, root, lambda: log(record, 1, 4), suspend)
-    took = time.monotonic() - started
-    suspended[0].kill()
+    with monkeypatch.context() as patched:
+        patched.setattr(sync, "PATIENCE_AT_END_SECONDS", 1.0)
+        patched.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+        patched.setattr(connection, "SECONDS_TO_RELEASE", 0.5)
+        sync_beside(record, WANDB, root, lambda: log(record, 1, 4), suspend)
+    (kill,) = killers
+    kill()
     end_wandb()  # as if another process had started
 
     (warning,) = warned()
     assert "does not answer" in warning
-    assert took < 60
     assert record.unsynced(["wandb"]) == ["wandb"]
     assert bring_up_to_date(WANDB, root) == ["nano-python"]
     assert audit(root) == []
@@ -330,7 +331,7 @@ def test_a_run_that_a_tracker_lost_is_synced_again(
     monkeypatch.setitem(backfill.LOOK_UP, "mlflow", lambda *_: known)
 
     assert bring_up_to_date(MLFLOW, tmp_path) == []
-    assert forget_lost(MLFLOW, tmp_path) == ({RUN_ID} if is_lost else set())
+    forget_lost(MLFLOW, tmp_path)
     synced = bring_up_to_date(MLFLOW, tmp_path)
     assert synced == (["nano-python"] if is_lost else [])
 
@@ -345,7 +346,7 @@ def test_what_a_tracker_has_that_cannot_be_asked_stays_noted(
     refuse = Mock(side_effect=OSError("Connection refused"))
     monkeypatch.setitem(backfill.LOOK_UP, "mlflow", refuse)
 
-    assert forget_lost(MLFLOW, tmp_path) == set()
+    forget_lost(MLFLOW, tmp_path)
 
     assert refuse.call_count == 1, "it is not asked for each run"
     assert record_in(tmp_path, "1").info.synced == noted

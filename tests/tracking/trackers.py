@@ -18,12 +18,14 @@ import psutil
 from tests.faults.kills import is_gone
 from tests.files import files_in, write_files
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_database import database_uri
+from toygpt.tracking.mlflow.database import database_uri
+from toygpt.tracking.mlflow.tracker import MLflowTracker
+from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run import Run, training_run
 from toygpt.tracking.run_info import runs_folder
-from toygpt.tracking.wandb_files import files_of_runs
-from toygpt.tracking.wandb_log import read_records
+from toygpt.tracking.wandb.files import files_of_runs
+from toygpt.tracking.wandb.log import read_records
 
 RUN_ID = "20260101-000000-abcdef"
 WEIGHTS = "ab" * 32  # the digest of a model
@@ -128,6 +130,19 @@ def log(record: Record, start: int, stop: int) -> None:
         record.append({"loss": 1 / step, "speed": 10.0 * step}, step=step)
 
 
+def log_model_of(
+    root: Path, record: Record, tracking: TrackingParams, results: dict[str, float]
+) -> None:
+    """Log a training that is over, with its model, to MLflow."""
+    write_files(root / "model", MODEL_FILES)
+    record.update(status="FINISHED", ended=1.0)
+    tracker = MLflowTracker(record.info, tracking, root)
+    tracker.log_metadata(record.info.metadata)
+    tracker.log_points([Point(None, 1.0, results)])
+    tracker.log_directory(root / "model", name="model")
+    tracker.close("FINISHED", ended=1.0)
+
+
 @contextmanager
 def disk_full_after(num_bytes: int) -> Iterator[None]:
     """Leave room for so many bytes in a file."""
@@ -178,8 +193,30 @@ def wandb_records(folder: Path, kind: str) -> list[Any]:
 def wandb_core() -> psutil.Process:
     """Return W&B's own process, a child of this one."""
     children = psutil.Process().children(recursive=True)
-    (core,) = [it for it in children if "wandb-core" in it.name() and not is_gone(it)]
+    (core,) = [it for it in children if not is_gone(it) and "wandb-core" in it.name()]
     return core
+
+
+# W&B's command; its agent asks for the next trial soon, not every five seconds.
+WANDB = """
+from wandb.cli.cli import cli
+from wandb.wandb_agent import Agent
+Agent.POLL_INTERVAL = 0.1
+cli()
+"""
+
+
+def wandb_killer() -> Callable[[], None]:
+    """Return a function that kills W&B's own process, also if W&B has forgotten it."""
+    from wandb.sdk import wandb_setup
+
+    core, service = wandb_core(), wandb_setup.singleton().ensure_service()
+
+    def kill() -> None:
+        core.kill()
+        service._proc.join()  # W&B would not, and Python would warn when pytest ends
+
+    return kill
 
 
 def wandb_command(root: Path, *arguments: str) -> str:
@@ -188,7 +225,7 @@ def wandb_command(root: Path, *arguments: str) -> str:
     environment["WANDB_ERROR_REPORTING"] = "false"
     environment.pop("WANDB_SILENT", None)
     ran = subprocess.run(
-        [sys.executable, "-m", "wandb", *arguments],
+        [sys.executable, "-c", WANDB, *arguments],
         cwd=root,
         env=environment,
         capture_output=True,

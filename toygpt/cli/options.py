@@ -109,8 +109,8 @@ def model_directory(name: str | None) -> Iterator[Path]:
     """Yield the directory of the model that `--model` names."""
     if name is not None and name.startswith(("runs:/", "models:/")):
         from toygpt.pipeline.params_file import load_params
-        from toygpt.tracking.mlflow_destination import with_mlflow_to_read
-        from toygpt.tracking.mlflow_models import model_from_mlflow
+        from toygpt.tracking.mlflow.client import model_from_mlflow
+        from toygpt.tracking.mlflow.destination import with_mlflow_to_read
 
         root = paths.main_root()
         tracking = with_mlflow_to_read(load_params(root / paths.PARAMS).tracking)

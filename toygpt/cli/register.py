@@ -49,10 +49,10 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Register the model, and print its version."""
     from toygpt.pipeline.params_file import load_params
-    from toygpt.tracking.mlflow_destination import with_mlflow_to_read
-    from toygpt.tracking.mlflow_experiments import experiment_name
-    from toygpt.tracking.mlflow_models import mlflow_client
-    from toygpt.tracking.registry import (
+    from toygpt.tracking.mlflow.client import mlflow_client
+    from toygpt.tracking.mlflow.destination import with_mlflow_to_read
+    from toygpt.tracking.mlflow.experiments import experiment_name
+    from toygpt.tracking.mlflow.registry import (
         NotBetterError,
         register,
         run_of_name,

@@ -15,13 +15,13 @@ from toygpt.pipeline import paths
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.backfill import unsynced_results, unsynced_runs
-from toygpt.tracking.mlflow_database import ARTIFACTS, DATABASE, open_to_read
-from toygpt.tracking.mlflow_experiments import (
+from toygpt.tracking.mlflow.database import ARTIFACTS, DATABASE, open_to_read
+from toygpt.tracking.mlflow.experiments import (
     SERVER_SCHEME,
     experiment_name,
     restore_command,
 )
-from toygpt.tracking.mlflow_locations import correct_locations, foreign_locations
+from toygpt.tracking.mlflow.locations import correct_locations, foreign_locations
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import runs_folder, wanted_trackers
 from toygpt.tracking.settings import with_environment

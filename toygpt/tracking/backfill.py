@@ -1,7 +1,6 @@
 """Sync what the trackers missed or lost, and models that were trained elsewhere."""
 
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,13 +9,14 @@ from pathlib import Path
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_runs import points_in_mlflow
+from toygpt.tracking.mlflow.runs import points_in_mlflow
 from toygpt.tracking.points import Known, curves_of, known_of
 from toygpt.tracking.record import Record, record_of_weights
 from toygpt.tracking.results import UNREADABLE, Results, all_results
 from toygpt.tracking.run_info import RunInfo, Synced, all_infos, wanted_trackers
 from toygpt.tracking.sync import bring_up_to_date, sync, syncing
-from toygpt.tracking.wandb import points_in_wandb
+from toygpt.tracking.wandb.tracker import points_in_wandb
+from toygpt.tracking.warning import warn
 
 # The points that a tracker has of a run; None if it does not have the run. An error
 # means that it cannot be asked.
@@ -74,7 +74,7 @@ def track(
             except DamagedRecordError as error:
                 if is_asked_for:
                     raise
-                _warn(f"the results of {place} are left as they are: {error}")
+                warn(f"the results of {place} are left as they are: {error}")
                 continue
             with results.directories() as directories:
                 found.setdefault(record.info.id, set()).update(directories)
@@ -147,7 +147,7 @@ def _give_up_what_is_gone(
                 has = record.info.synced.get(tracker, Synced(""))
                 gone = sorted({*has.missing} - {*found.get(info.id, ())})
                 if gone and not record.unsynced([tracker], at_hand=()):
-                    _warn(
+                    warn(
                         f"{tracker} did not get the {' and '.join(gone)} of the run "
                         f"{info.name} in time, and neither the workspace nor an "
                         f"experiment has them now: if a commit does, `python . track "
@@ -158,11 +158,7 @@ def _give_up_what_is_gone(
                     record.note_synced({**record.info.synced, **now})
 
 
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
+def forget_lost(tracking: TrackingParams, root: Path) -> None:
     """Mark the runs as unsynced that a tracker does not have, or not completely.
 
     What a tracker has that cannot be asked stays noted; the user is warned.
@@ -170,13 +166,9 @@ def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
     Args:
         tracking: Which trackers are looked at.
         root: The project that the user works in.
-
-    Returns:
-        The ids of these runs.
     """
-    lost = set()
     asked = wanted_trackers(tracking)
-    for folder, info in all_infos(root):
+    for folder, _ in all_infos(root):
         # `bring_up_to_date` warns of a damaged record.
         with suppress(InputError, OSError), syncing(folder) as record:
             synced = dict(record.info.synced)
@@ -186,12 +178,10 @@ def forget_lost(tracking: TrackingParams, root: Path) -> set[str]:
                         copies = {*synced[name].directories, *synced[name].missing}
                         synced[name] = Synced("", missing=sorted(copies))
                 except Exception as error:  # MLflow's are many
-                    _warn(f"what {name} has is not looked up: {first_line(error)}")
+                    warn(f"what {name} has is not looked up: {first_line(error)}")
                     asked.remove(name)
             if synced != record.info.synced and record.writer() is None:
                 record.note_synced(synced)
-                lost.add(info.id)
-    return lost
 
 
 def _has_all(

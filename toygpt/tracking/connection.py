@@ -1,7 +1,6 @@
 """Keep one tracker up to date with a record, however often the tracker fails."""
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from toygpt.tracking.points import Point, curves_of, known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import RunInfo, Synced
 from toygpt.tracking.tracker import RunNotWantedError, Tracker, UserActionNeededError
+from toygpt.tracking.warning import warn
 
 # Between tries at a tracker that fails, doubled each time: it may fail for hours, and
 # to open it costs seconds of processor time that the training needs.
@@ -195,7 +195,7 @@ class Connection:
         if not self._has_warned:
             self._has_warned = True
             with suppress(OSError, ValueError):  # the output is closed
-                print(f"warning: {message}", file=sys.stderr, flush=True)
+                warn(message)
 
 
 def _missing(points: list[Point], tracker: Tracker) -> list[Point]:

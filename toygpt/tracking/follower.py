@@ -12,6 +12,7 @@ from typing import Self
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
+from toygpt.tracking.warning import warn
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
 # the end of a run, and then 10 to each of two, to earlier runs, and to its own exit: it
@@ -79,11 +80,9 @@ class Follower:
             self._warn("the process that syncs them was ended")
 
     def _warn(self, reason: str) -> None:
-        print(
-            f"warning: the trackers cannot be synced: {reason}. The work continues; "
-            f"they can be synced later by `python . track`.",
-            file=sys.stderr,
-            flush=True,
+        warn(
+            f"the trackers cannot be synced: {reason}. The work continues; they can be "
+            f"synced later by `python . track`."
         )
 
 

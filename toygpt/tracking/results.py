@@ -29,7 +29,7 @@ from toygpt.pipeline.revision import Revision
 from toygpt.tracking.points import Point
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import RunInfo, wanted_trackers
-from toygpt.tracking.wandb_settings import settings_of_run, to_metadata
+from toygpt.tracking.wandb.settings import settings_of_run, to_metadata
 
 # What reading results raises: files that are gone, damaged, or of another version.
 UNREADABLE = (AttributeError, InputError, KeyError, OSError, TypeError, ValueError)

@@ -1,6 +1,5 @@
 """A run as the stages log to it: to its record, which another process follows."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,8 @@ from toygpt.tracking.record import (
     record_of_weights,
 )
 from toygpt.tracking.run_info import Status, read_info, runs_folder, wanted_trackers
-from toygpt.tracking.wandb_settings import settings_of_training, to_metadata
+from toygpt.tracking.wandb.settings import settings_of_training, to_metadata
+from toygpt.tracking.warning import warn
 
 
 class Run:
@@ -166,8 +166,7 @@ def run_of_model(
     try:
         record = record_of_weights(root, weights_sha256)
     except InputError as error:
-        message = f"the results are not logged to the run of this model: {error}"
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        warn(f"the results are not logged to the run of this model: {error}")
         record = None
     if record is None:
         yield NullRun()

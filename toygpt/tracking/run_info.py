@@ -10,7 +10,7 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.files import write_json
 from toygpt.pipeline.json_file import read_json
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_destination import mlflow_server
+from toygpt.tracking.mlflow.destination import tracker_name
 
 VERSION = 1
 INFO_FILE = "run.json"
@@ -101,8 +101,7 @@ def wanted_trackers(tracking: TrackingParams) -> list[str]:
     """
     wanted = []
     if tracking.mlflow:
-        server = mlflow_server(tracking)
-        wanted.append(f"mlflow:{server}" if server else "mlflow")
+        wanted.append(tracker_name(tracking))
     if tracking.wandb != "disabled":
         wanted.append("wandb")
     return wanted

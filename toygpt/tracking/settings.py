@@ -1,8 +1,8 @@
 """The section `tracking` of params.yaml, with what the environment asks for instead."""
 
 from toygpt.pipeline.params import TrackingParams
-from toygpt.tracking.mlflow_destination import with_mlflow_environment
-from toygpt.tracking.wandb_settings import with_wandb_environment
+from toygpt.tracking.mlflow.destination import with_mlflow_environment
+from toygpt.tracking.wandb.settings import with_wandb_environment
 
 
 def with_environment(tracking: TrackingParams) -> TrackingParams:

@@ -20,14 +20,15 @@ from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import holder_of, locked
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.connection import Connection
-from toygpt.tracking.mlflow import MLflowTracker
+from toygpt.tracking.mlflow.tracker import MLflowTracker
 from toygpt.tracking.points import count_points
 from toygpt.tracking.record import POINTS_FILE, SYNC_LOCK_FILE, Record
 from toygpt.tracking.results import Results
 from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
 from toygpt.tracking.stage import Stage
 from toygpt.tracking.tracker import Tracker
-from toygpt.tracking.wandb import WandbTracker
+from toygpt.tracking.wandb.tracker import WandbTracker
+from toygpt.tracking.warning import warn
 
 POLL_SECONDS = 0.2
 # How long a tracker has while its stage works: another one waits for it, and W&B has 30
@@ -104,7 +105,10 @@ def sync(
         return
     # Of an earlier stage whose trackers failed: the workspace may still have them.
     directories = {**Results(root).missing_of(record.info), **directories}
-    notice = Timer(SECONDS_UNTIL_NOTICE, _print, [f"syncing {record.info.name} …"])
+    stderr = {"file": sys.stderr, "flush": True}
+    notice = Timer(
+        SECONDS_UNTIL_NOTICE, print, [f"syncing {record.info.name} …"], stderr
+    )
     if in_foreground:
         notice.start()
     try:
@@ -201,8 +205,7 @@ def bring_up_to_date(
         except BlockingIOError:
             continue
         except (InputError, OSError) as error:
-            message = f"the training {info.name} is left as it is: {error}"
-            _print(f"warning: {message}")
+            warn(f"the training {info.name} is left as it is: {error}")
             continue
         after = record.unsynced(responsive, at_hand=at_hand)
         if any(record.info.synced[name].is_wanted for name in {*before} - {*after}):
@@ -210,10 +213,6 @@ def bring_up_to_date(
         # A tracker that failed once is not tried with every run.
         responsive = [name for name in responsive if name not in after]
     return names
-
-
-def _print(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def _is_settled(
@@ -245,8 +244,10 @@ def _earlier_runs_beside(
     if not is_needed:
         yield
         return
-    command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", *sys.argv[1:3]]
-    process = subprocess.Popen([*command, EARLIER], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-P", "-m", "toygpt.tracking.sync", str(folder)]
+    process = subprocess.Popen(
+        [*command, tracking.model_dump_json(), EARLIER], stdin=subprocess.DEVNULL
+    )
     try:
         yield
     finally:

@@ -1,0 +1,1 @@
+"""A run in MLflow, its model, and MLflow's registry of models."""

@@ -1,0 +1,8 @@
+"""Warnings that the user reads where the training runs."""
+
+import sys
+
+
+def warn(message: str) -> None:
+    """Print a warning, at once: several processes write to the same terminal."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
