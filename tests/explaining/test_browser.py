@@ -157,7 +157,7 @@ def test_a_weight_divided_by_their_sum_is_the_probability(page: Page) -> None:
     )
 
     assert (name, whole) == ("the sum", "100\u00a0%")
-    kept = [row for row in rows if row[2] != "–"]
+    kept = [row for row in rows if row[2] != "\u2013"]
     assert 1 < len(kept) < len(rows)
     logits, weights = (np.array([row[it] for row in kept], float) for it in (1, 2))
     assert np.allclose(weights, np.exp((logits - logits[0]) / 0.5), rtol=0.03)
@@ -177,7 +177,7 @@ def test_the_page_counts_what_a_top_p_keeps(page: Page) -> None:
 
 def test_the_vector_is_the_sum_of_what_each_part_adds(page: Page) -> None:
     *rows, total = (
-        [float(number.replace("−", "-")) for number in row.split("\t")[1:]]
+        [float(number.replace("\u2212", "-")) for number in row.split("\t")[1:]]
         for row in page.locator("#vector tbody tr").all_inner_texts()
     )
 
