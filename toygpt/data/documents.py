@@ -20,12 +20,7 @@ from toygpt.data.file_records import (
     check_names_and_sizes,
     record_of,
 )
-from toygpt.data.shards import (
-    THE_ONLY_SHARD,
-    Shard,
-    digest_of_shards,
-    shards_named,
-)
+from toygpt.data.shards import THE_ONLY_SHARD, Shard, digest_of_shards, shards_named
 from toygpt.data.token_files import batched
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import write_json
@@ -143,14 +138,11 @@ def _manifest_of_several(directory: Path) -> DocumentsManifest | None:
 def read_texts(
     directory: Path, shard: Shard, *, row_groups: Sequence[int] | None = None
 ) -> Iterator[list[str]]:
-    """Yield the texts of a shard, in order, in lists of a few megabytes.
+    """Yield the texts of a shard, or of some of its row groups, in order.
 
-    Args:
-        directory: The folder of the documents.
-        shard: The shard.
-        row_groups: Which of its row groups to read; None means all of them.
+    They come in lists of a few megabytes.
     """
-    for texts in _read_column(directory, shard, "text", row_groups=row_groups):
+    for texts in _read_column(directory, shard, "text", row_groups):
         yield texts.to_pylist()
 
 
@@ -198,11 +190,7 @@ def read_rows(path: Path, first: int, last: int) -> Iterator[tuple[str, str, str
 
 
 def _read_column(
-    directory: Path,
-    shard: Shard,
-    name: str,
-    *,
-    row_groups: Sequence[int] | None = None,
+    directory: Path, shard: Shard, name: str, row_groups: Sequence[int] | None = None
 ) -> Iterator[pa.ChunkedArray]:
     """Yield a column of the documents that `download` wrote, in pieces.
 
