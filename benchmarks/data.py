@@ -41,6 +41,7 @@ from toygpt.data.corpus import (
 )
 from toygpt.data.documents import digest_of_corpus, open_documents
 from toygpt.data.engines.engine import Engine
+from toygpt.data.file_records import record_files
 from toygpt.data.inventory import Inventory
 from toygpt.data.leakage import shared_ngram_fraction
 from toygpt.data.manifest import (
@@ -125,6 +126,7 @@ def make_tokens() -> None:
         corpus_sha256=digest_of_corpus(open_documents(paths.DOCUMENTS)),
         tokenizer_sha256=tokenizer_digest(paths.TOKENIZER),
         parts={"tokens": Part(num_tokens, num_documents, bytes=0)},
+        files=record_files(paths.TOKENS, "*.bin"),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.written import write_splits
+from toygpt.data.file_records import record_files
 from toygpt.data.heldout_names import (
     TEST_DOCUMENTS,
     lines_of,
@@ -46,6 +47,7 @@ def written(directory: Path) -> Manifest:
         corpus_sha256="",
         tokenizer_sha256="",
         parts=parts,
+        files=record_files(directory, "*"),
     )
 
 

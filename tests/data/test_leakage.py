@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tests.tiny import runtime_params
 from toygpt.data import file_records, leakage
 from toygpt.data.engines.engine import Engine
+from toygpt.data.file_records import record_files
 from toygpt.data.leakage import find_ngrams, shared_ngram_fraction, sorted_hashes
 from toygpt.data.manifest import Manifest, Part, write_manifest
 from toygpt.pipeline.errors import InputError
@@ -92,6 +93,7 @@ def splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
         corpus_sha256="",
         tokenizer_sha256="",
         parts=parts,
+        files=record_files(tmp_path, "*.bin"),
     )
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from toygpt.data.file_records import record_files
 from toygpt.data.manifest import (
     Manifest,
     Part,
+    check_ids,
     open_shards,
     open_tokens,
     read_ends,
@@ -51,6 +53,7 @@ def write(
         corpus_sha256="c" * 64,
         tokenizer_sha256="d" * 64,
         parts={"tokens": Part(num_tokens, num_documents, bytes=17)},
+        files=record_files(directory, "*.bin"),
     )
 
 
@@ -194,20 +197,20 @@ def test_a_part_without_tokens_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
-def test_no_manifest_vouches_for_a_token_id_beyond_the_vocabulary(
+def test_a_token_id_beyond_the_vocabulary_is_refused(
     tmp_path: Path, place: int
 ) -> None:
     """The network has no vector for it."""
-    tokens = [5, 6, 7]
+    tokens = np.array([5, 6, 7], dtype="<u2")
     tokens[place] = 300
+    path = tmp_path / "tokens-00001.bin"
+    tokens.tofile(path)
 
-    with pytest.raises(InputError, match=r"hold the token id 300, but .* has 300"):
-        write(tmp_path, [tokens])
-
-    assert not (tmp_path / "manifest.json").exists()
-    assert write(tmp_path, [[299]], vocab_size=300)
-    with pytest.raises(InputError, match=r"tokens-00001\.bin would hold the token id"):
-        write(tmp_path / "shards", [[1]], [tokens])
+    check_ids(path, token_type="uint16", vocab_size=301)
+    with pytest.raises(
+        InputError, match=r"^tokens-00001\.bin would hold the token id 300, .* has 300"
+    ):
+        check_ids(path, token_type="uint16", vocab_size=300)
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "ends.bin"])

@@ -61,7 +61,8 @@ def test_ways_out_that_cannot_help_are_not_named(
 
 def test_the_summary_says_what_was_asked_and_what_came_of_it() -> None:
     nothing = np.zeros(0, dtype=np.int64)
-    assignment = Assignment(nothing, nothing, nothing.astype(bool), 12, 2, 1)
+    splits, is_cut = nothing.astype(np.int8), nothing.astype(bool)
+    assignment = Assignment(nothing, splits, is_cut, 12, 2, 1)
 
     assert summary(parts(30_000, 3_000, 3_000), ASKED, assignment) == (
         "tokens: 30,000 to train (83.33%; asked: 84.00%), "

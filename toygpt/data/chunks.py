@@ -79,13 +79,7 @@ def read_chunk(
 ) -> dict[str, Any]:
     """Write the documents of a chunk, each text once, and by what they are known again.
 
-    Args:
-        chunk: The chunk.
-        directory: The folder for the files.
-        advance: Is called with the size of each file that was read.
-        read: Yields the documents of files.
-        max_documents: End before there are more; None means no limit.
-        max_bytes: End before they have more; None means no limit.
+    They end before there are more documents or bytes than a limit; None means no limit.
 
     Returns:
         How many documents there are, the record of their file, and the inventory.

@@ -3,12 +3,11 @@
 Several shards have a manifest beside them, so that a missing or exchanged one is found.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,12 +20,7 @@ from toygpt.data.file_records import (
     check_names_and_sizes,
     record_of,
 )
-from toygpt.data.shards import (
-    THE_ONLY_SHARD,
-    Shard,
-    digest_of_shards,
-    shards_named,
-)
+from toygpt.data.shards import THE_ONLY_SHARD, Shard, digest_of_shards, shards_named
 from toygpt.data.token_files import batched
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.files import write_json
@@ -144,14 +138,12 @@ def _manifest_of_several(directory: Path) -> DocumentsManifest | None:
 def read_texts(
     directory: Path, shard: Shard, *, row_groups: Sequence[int] | None = None
 ) -> Iterator[list[str]]:
-    """Yield the texts of a shard, in order, in lists of a few megabytes.
+    """Yield the texts of a shard, or of some of its row groups, in order.
 
-    Args:
-        directory: The folder of the documents.
-        shard: The shard.
-        row_groups: Which of its row groups to read; None means all of them.
+    They come in lists of a few megabytes.
     """
-    yield from _read_column(directory, shard, "text", row_groups=row_groups)
+    for texts in _read_column(directory, shard, "text", row_groups):
+        yield texts.to_pylist()
 
 
 def count_bytes(directory: Path, shard: Shard) -> int:
@@ -159,7 +151,8 @@ def count_bytes(directory: Path, shard: Shard) -> int:
 
     The bytes are counted where Arrow keeps them; no Python strings are made.
     """
-    return sum(_read_column(directory, shard, "text", _length_in_bytes))
+    columns = _read_column(directory, shard, "text")
+    return sum(pc.sum(pc.binary_length(it), min_count=0).as_py() for it in columns)
 
 
 def count_row_groups(directory: Path, shard: Shard) -> int:
@@ -170,12 +163,14 @@ def count_row_groups(directory: Path, shard: Shard) -> int:
 
 def read_ids(directory: Path, shard: Shard) -> Iterator[str]:
     """Yield the id of each document of a shard, in order."""
-    return chain.from_iterable(_read_column(directory, shard, "id"))
+    for ids in _read_column(directory, shard, "id"):
+        yield from ids.to_pylist()
 
 
 def read_groups(directory: Path, shard: Shard) -> Iterator[str]:
     """Yield the group of each document of a shard, in order."""
-    return chain.from_iterable(_read_column(directory, shard, "group"))
+    for groups in _read_column(directory, shard, "group"):
+        yield from groups.to_pylist()
 
 
 def read_rows(path: Path, first: int, last: int) -> Iterator[tuple[str, str, str]]:
@@ -194,26 +189,10 @@ def read_rows(path: Path, first: int, last: int) -> Iterator[tuple[str, str, str
             start = end
 
 
-def _length_in_bytes(texts: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.binary_length(texts), min_count=0).as_py())
-
-
 def _read_column(
-    directory: Path,
-    shard: Shard,
-    name: str,
-    take: Callable[[pa.ChunkedArray], Any] = pa.ChunkedArray.to_pylist,
-    *,
-    row_groups: Sequence[int] | None = None,
-) -> Iterator[Any]:
+    directory: Path, shard: Shard, name: str, row_groups: Sequence[int] | None = None
+) -> Iterator[pa.ChunkedArray]:
     """Yield a column of the documents that `download` wrote, in pieces.
-
-    Args:
-        directory: The folder of the documents.
-        shard: The shard whose documents are read.
-        name: The column's name.
-        take: Turns a piece of the column into what is yielded; by default into a list.
-        row_groups: Which of the shard's row groups to read; None means all of them.
 
     Raises:
         InputError: The documents are missing or damaged.
@@ -221,8 +200,7 @@ def _read_column(
     with _opened(directory / shard.name(DOCUMENTS_FILE)) as file:
         numbers = range(file.num_row_groups) if row_groups is None else row_groups
         for number in numbers:
-            table = file.read_row_group(number, columns=[name])
-            yield take(table.column(name))
+            yield file.read_row_group(number, columns=[name]).column(name)
 
 
 @contextmanager

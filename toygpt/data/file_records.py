@@ -39,10 +39,7 @@ def check_names_and_sizes(
 ) -> None:
     """Check that a folder has the files of its manifest, of their sizes, and no others.
 
-    Args:
-        directory: The folder.
-        files: The record of each file, by its name.
-        made_by: The stage to run again when something is wrong.
+    The message names `made_by`, the stage to run again.
 
     Raises:
         InputError: A file is missing, of another size, or left from another run.
@@ -109,8 +106,7 @@ def check_digests(
         directory: The folder.
         files: The record of each file, by its name.
         made_by: The stage to run again when something is wrong.
-        share: `(number, of)`: every `of`-th file is read, beginning with `number`; the
-            other files are read by other processes.
+        share: `(number, of)`: every `of`-th file is read, beginning with `number`.
 
     Raises:
         InputError: A file is damaged.

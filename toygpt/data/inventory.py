@@ -83,13 +83,7 @@ class Inventory:
         self.names: defaultdict[Reason, list[str]] = defaultdict(list)
 
     def leave_out(self, reason: Reason, name: str, note: str = "") -> None:
-        """Count a file or a row that is not in the corpus.
-
-        Args:
-            reason: Why it is left out.
-            name: The name of the file or row.
-            note: What else the user should know about this file.
-        """
+        """Count a file or a row that is not in the corpus, by its name."""
         self.left_out[reason] += 1
         if len(self.names[reason]) < NUM_SHOWN:
             name = _on_one_line(name)

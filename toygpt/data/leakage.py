@@ -45,12 +45,6 @@ def shared_ngram_fraction(
     counts neither way. Memory grows with the test split alone: here by up to 32 bytes
     for each of its n-grams, in a worker by about one. The hashes, of 8 bytes, are in a
     file, which all workers on a machine map into memory.
-
-    Args:
-        directory: The folder of the splits.
-        splits: Their manifest.
-        engine: Searches the shards of the training split.
-        length: Tokens in an n-gram.
     """
     end_of_text_id = splits.end_of_text_id
     test = open_tokens(directory, splits, "test")

@@ -15,7 +15,6 @@ from toygpt.data.file_records import (
     FileRecord,
     check_digests,
     check_names_and_sizes,
-    record_files,
 )
 from toygpt.data.shards import digest_of_shards, shards_named
 from toygpt.data.token_files import (
@@ -82,23 +81,9 @@ def write_manifest(
     corpus_sha256: str,
     tokenizer_sha256: str,
     parts: dict[str, Part],
-    files: dict[str, FileRecord] | None = None,
+    files: dict[str, FileRecord],
 ) -> Manifest:
-    """Describe every token file in a folder; return the manifest.
-
-    Args:
-        files: The record of each file, where the files were checked by those who wrote
-            them; None means that they are checked and recorded here.
-
-    Raises:
-        InputError: A part holds a token id that the vocabulary does not have.
-    """
-    if files is None:
-        files = record_files(directory, "*.bin", "*.jsonl")
-        for part in parts:
-            for shard in shards_named(files, f"{part}.bin"):
-                path = directory / shard.name(f"{part}.bin")
-                check_ids(path, token_type=token_type, vocab_size=vocab_size)
+    """Describe the token files of a folder, which were checked; return the manifest."""
     manifest = Manifest(
         version=MANIFEST_VERSION,
         token_type=token_type,

@@ -15,12 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toygpt.data.documents import (
-    DocumentsShard,
-    check_shard,
-    read_groups,
-    read_ids,
-)
+from toygpt.data.documents import DocumentsShard, check_shard, read_groups, read_ids
 from toygpt.data.engines.engine import Engine, Work
 from toygpt.data.engines.tasks import Advance
 from toygpt.data.file_records import FileRecord, check_digests, check_in_worker
@@ -59,11 +54,7 @@ def read_hashes(
 
 
 def hash_groups(
-    documents: DocumentsShard,
-    directory: Path,
-    advance: Advance,
-    *,
-    key: int,
+    documents: DocumentsShard, directory: Path, advance: Advance, *, key: int
 ) -> str:
     """Check the documents of a shard; no file is written.
 
@@ -92,15 +83,8 @@ def write_splits(
 
     What a shard has of a split goes to that shard's file of the split: shard 3's to
     train-00003.bin, validation-00003.bin and test-00003.bin. The names of the test's
-    documents are in one file.
-
-    Args:
-        shards: The documents.
-        tokens: The manifest of their tokens.
-        assignment: The split of each piece.
-        engine: Works on the shards.
-        directory: The folder for the files.
-        bytes_of_token: How many bytes of text each token id stands for.
+    documents are in one file. `bytes_of_token` says how many bytes of text each token
+    id stands for.
 
     Returns:
         How much each split holds, where a part of a document counts as one document;
@@ -145,13 +129,6 @@ def split_shard(
     bytes_of_token: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Check the tokens of a shard, and copy them to the files of its splits.
-
-    Args:
-        shard: The shard.
-        directory: The folder for the files.
-        advance: Is called with the bytes that are done.
-        tokens: The manifest of the tokens.
-        bytes_of_token: How many bytes of text each token id stands for.
 
     Returns:
         The tokens, and the bytes, of each split; the record of each file; and a line

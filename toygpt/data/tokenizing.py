@@ -83,14 +83,7 @@ def encode_shard(
 ) -> dict[str, Any]:
     """Write the token files of a shard, and check them.
 
-    Args:
-        documents: The shard.
-        directory: The folder for the files.
-        advance: Is called with the bytes that have been encoded.
-        tokenizer: As JSON: every worker can read that.
-        end_of_text_id: The token id that is appended to each document.
-        token_type: The type of the token ids on disk.
-        vocab_size: Token ids that the tokenizer has.
+    The tokenizer is given as JSON: every worker can read that.
 
     Returns:
         How many tokens and documents the shard has, and the record of each file.
