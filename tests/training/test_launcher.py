@@ -199,8 +199,10 @@ def test_a_rank_that_is_killed_ends_all_and_the_training_resumes(
     best = left.best_checkpoint()
     assert best is not None and best.step >= 5
     workspace.set_params({"runtime.devices": 1, "runtime.micro_batch_size": 2})
-    alone = workspace.run("python", *STAGE)
-    assert f"resuming after step {best.step:,}\n" in alone.stdout
+    resuming = f"resuming after step {best.step:,}\n"
+    with started(workspace, "python", *STAGE) as alone:
+        wait_until(lambda: resuming in alone.output or not alone.is_running)
+        assert resuming in alone.output
 
 
 @pytest.mark.parametrize(
