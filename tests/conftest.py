@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from tests.project import (  # noqa: E402
     Workspace,
     build,
 )
+from toygpt.cli import main  # noqa: E402
 
 # A shell lets its background processes ignore Ctrl-C, and their children inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -42,6 +44,9 @@ settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("patient")
+
+# Runs `python . ARGUMENTS` in a project; returns its exit code and what it printed.
+Command = Callable[..., tuple[int, str]]
 
 # The files of minutes: begun last, they would leave all cores but one idle. The second
 # needs no `built` project, for which it would have to wait.
@@ -102,6 +107,21 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Return a function that runs `python . ARGUMENTS` in this process."""
+
+    def run(workspace: Workspace, *arguments: str) -> tuple[int, str]:
+        workspace.enter(monkeypatch)
+        capsys.readouterr()
+        code = main(arguments, program="python .")
+        return code, capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,18 @@ EVALUATION = Path("metrics/evaluate.json")
 PNG = b"\x89PNG\r\n"
 
 
+@pytest.fixture(scope="module")
+def cloned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Return a clone in which nothing was run: Git has all numbers, DVC no file."""
+    return copy_project(tmp_path_factory.mktemp("cloned") / "project")
+
+
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Stand in a clone in which nothing was run: Git has all numbers, DVC no file."""
-    workspace = copy_project(tmp_path / "project")
+def clone(
+    cloned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """Stand in a copy of that clone."""
+    workspace = cloned.copy_to(tmp_path / "project")
     workspace.enter(monkeypatch)
     return workspace
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -12,9 +11,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from tests.faults.kills import wait_until
-from tests.project import PROJECT
+from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import ABSENT_ACCELERATOR, runtime_params
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching
@@ -109,10 +109,14 @@ def test_a_rank_zero_that_has_no_address_is_refused_before_any_wait(
 
 @pytest.mark.slow
 def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {**TWO_RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    # A port that was free a moment ago another process may have: torchrun's store.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {
+        **TWO_RANKS,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     with subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import *; launched(devices=2)"],
         cwd=PROJECT,
@@ -122,7 +126,7 @@ def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
         wait_until(lambda: process.net_connections())  # here it expects the others
         waiting.terminate()
 
-        assert waiting.wait(timeout=10) == -signal.SIGTERM
+        assert waiting.wait(PATIENCE_SECONDS) == -signal.SIGTERM
 
 
 def test_lightning_s_own_variables_do_not_overrule_the_parameters(
