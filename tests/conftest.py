@@ -48,16 +48,20 @@ settings.load_profile("patient")
 # Runs `python . ARGUMENTS` in a project; returns its exit code and what it printed.
 Command = Callable[..., tuple[int, str]]
 
-# The files of minutes: begun last, they would leave all cores but one idle. The second
-# needs no `built` project, for which it would have to wait.
+# The files of half a minute, and a folder of them: begun last, they would leave all but
+# one core idle. The second needs no `built` project, for which it would have to wait.
 LONGEST_FIRST = [
     "tests/test_pipeline.py",
     "tests/faults/test_train_faults.py",
-    "tests/resuming/test_resume_training.py",
+    "tests/tracking/",
+    "tests/cli/test_report.py",
+    "tests/test_experiments.py",
     "tests/resuming/test_pipeline_resume.py",
-    "tests/cli/test_train.py",
+    "tests/test_storage.py",
+    "tests/training/test_sharding.py",
+    "tests/resuming/test_resume_training.py",
+    "tests/test_workflows.py",
     "tests/test_gpu_benchmark.py",
-    "tests/training/test_launch.py",
 ]
 # Tests of half an hour, and of gigabytes: they run where `-m` names their marker.
 ON_REQUEST = ["chaos", "cluster", "lm_eval"]
@@ -75,7 +79,8 @@ def pytest_collection_modifyitems(
 
     def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(PROJECT).as_posix()
-        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else 99
+        ranks = (n for n, start in enumerate(LONGEST_FIRST) if name.startswith(start))
+        return next(ranks, len(LONGEST_FIRST))
 
     left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
     config.hook.pytest_deselected(items=left_out)

@@ -228,7 +228,7 @@ def test_a_training_killed_later_or_with_temporary_files_elsewhere_ends_the_same
 
 
 def test_a_disk_that_is_full_at_any_write_costs_no_step(training: Training) -> None:
-    """Full at the first change of a file, then at the second, until it passes."""
+    """Full when the first file is made, opened or written, then the second, ..."""
     for number in count(1):
         ended = training.run(Fault(ANY_THAT_TAKES_ROOM, number, "no room"))
         if not ended.fired:
