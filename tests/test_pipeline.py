@@ -143,17 +143,6 @@ def test_two_devices_learn_what_one_does_and_log_one_run(
     assert records[1] == records[0] + 1
 
 
-def test_a_remote_brings_everything_back(project: Workspace, tmp_path: Path) -> None:
-    remote = str(tmp_path / "remote")
-    project.dvc("remote", "add", "--default", "--local", "storage", remote)
-    project.dvc("push")
-    project.run("rm", "-r", "data", "models", "reports", ".dvc/cache")
-
-    project.dvc("pull")
-
-    assert "up to date" in project.dvc("status").stdout
-
-
 def test_a_bad_parameter_stops_the_first_stage(project: Workspace) -> None:
     lock = (project.root / "dvc.lock").read_bytes()
 

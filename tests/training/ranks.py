@@ -6,9 +6,9 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch.distributed import TCPStore
+import torch
 
 from tests.project import PATIENCE_SECONDS
 
@@ -32,46 +32,57 @@ def run_ranks(function: Callable[[Path], None], folder: Path, *, ranks: int) -> 
         folder: The argument that it gets; the output of all ranks lies there.
         ranks: How many there are. If one fails, the others are ended.
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = open_store()
     forks = get_context("forkserver")
     forks.set_forkserver_preload([function.__module__])
+    places = [place_of(rank, ranks, store) for rank in range(ranks)]
     processes = [
-        forks.Process(target=_run, args=(function, folder, rank, ranks, store.port))
-        for rank in range(ranks)
+        forks.Process(target=_run, args=(function, folder, place)) for place in places
     ]
     for process in processes:
         process.start()
-    running = {process.sentinel: process for process in processes}
-    while running:
-        ended = [running.pop(it) for it in wait(list(running), PATIENCE_SECONDS)]  # type: ignore[index]
-        for process in ended:
+    running = processes
+    try:
+        while running and not any(process.exitcode for process in processes):
+            ended = wait([process.sentinel for process in running], PATIENCE_SECONDS)
+            assert ended, "the ranks wait for one another"
+            running = [process for process in running if process.is_alive()]
+    finally:
+        for process in running:
+            process.kill()
             process.join()
-        if not ended or any(process.exitcode for process in ended):
-            for process in running.values():
-                process.kill()
     stdout, stderr = (
         (folder / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
     )
     return Ended([process.exitcode for process in processes], stdout, stderr)
 
 
-def _run(
-    function: Callable[[Path], None], folder: Path, rank: int, ranks: int, port: int
-) -> None:
-    for descriptor, name in enumerate(("stdout", "stderr"), start=1):
-        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, descriptor)
-    os.environ |= {
+def open_store() -> Any:
+    """Return the store at which ranks meet, as torchrun opens it: at a free port."""
+    store = torch.distributed.TCPStore  # type: ignore[attr-defined]
+    return store("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def place_of(rank: int, ranks: int, store: Any) -> dict[str, str]:
+    """Return the variables by which torchrun gives a rank its place."""
+    return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
         "TORCHELASTIC_RUN_ID": "tests",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store of the test's process
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # no rank opens a store of its own
     }
+
+
+def _run(function: Callable[[Path], None], folder: Path, place: dict[str, str]) -> None:
+    for descriptor, name in enumerate(("stdout", "stderr"), start=1):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, descriptor)
+    os.environ |= place
     warnings.simplefilter("error")
     # Dynamo's own, where it compiles a network that is split.
     warnings.filterwarnings("ignore", "The .grad attribute")

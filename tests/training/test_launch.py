@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from torch.distributed import TCPStore
 
 from tests.faults.kills import wait_until
 from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import ABSENT_ACCELERATOR, runtime_params
+from tests.training.ranks import open_store, place_of
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching
 from toygpt.training.launch import launch
@@ -109,18 +109,11 @@ def test_a_rank_zero_that_has_no_address_is_refused_before_any_wait(
 
 @pytest.mark.slow
 def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
-    # A port that was free a moment ago another process may have: torchrun's store.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    place = {
-        **TWO_RANKS,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
+    store = open_store()
     with subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import *; launched(devices=2)"],
         cwd=PROJECT,
-        env=os.environ | place,
+        env=os.environ | place_of(0, 2, store),
     ) as waiting:
         process = psutil.Process(waiting.pid)
         wait_until(lambda: process.net_connections())  # here it expects the others
