@@ -24,8 +24,8 @@ class Ended(NamedTuple):
 def run_ranks(function: Callable[[Path], None], folder: Path, *, ranks: int) -> Ended:
     """Run a function on several ranks to its end; on each, a warning is an error.
 
-    They find what torchrun would give them. It would start Python anew for each rank,
-    and import PyTorch, which takes longer than most of these trainings.
+    They find what torchrun would give them. It would start a Python for each rank that
+    imports PyTorch, which takes longer than most of these trainings.
 
     Args:
         function: It is defined in a module.
