@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from tests.project import (  # noqa: E402
     Workspace,
     build,
 )
+from toygpt.cli import main  # noqa: E402
 
 # A shell lets its background processes ignore Ctrl-C, and their children inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -43,16 +45,23 @@ settings.register_profile(
 )
 settings.load_profile("patient")
 
-# The files of minutes: begun last, they would leave all cores but one idle. The second
-# needs no `built` project, for which it would have to wait.
+# Runs `python . ARGUMENTS` in a project; returns its exit code and what it printed.
+Command = Callable[..., tuple[int, str]]
+
+# The files of half a minute, and a folder of them: begun last, they would leave all but
+# one core idle. The second needs no `built` project, for which it would have to wait.
 LONGEST_FIRST = [
     "tests/test_pipeline.py",
     "tests/faults/test_train_faults.py",
-    "tests/resuming/test_resume_training.py",
+    "tests/tracking/",
+    "tests/cli/test_report.py",
+    "tests/test_experiments.py",
     "tests/resuming/test_pipeline_resume.py",
-    "tests/cli/test_train.py",
+    "tests/test_storage.py",
+    "tests/training/test_sharding.py",
+    "tests/resuming/test_resume_training.py",
+    "tests/test_workflows.py",
     "tests/test_gpu_benchmark.py",
-    "tests/training/test_launch.py",
 ]
 # Tests of half an hour, and of gigabytes: they run where `-m` names their marker.
 ON_REQUEST = ["chaos", "cluster", "lm_eval"]
@@ -70,7 +79,8 @@ def pytest_collection_modifyitems(
 
     def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(PROJECT).as_posix()
-        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else 99
+        ranks = (n for n, start in enumerate(LONGEST_FIRST) if name.startswith(start))
+        return next(ranks, len(LONGEST_FIRST))
 
     left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
     config.hook.pytest_deselected(items=left_out)
@@ -102,6 +112,21 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Return a function that runs `python . ARGUMENTS` in this process."""
+
+    def run(workspace: Workspace, *arguments: str) -> tuple[int, str]:
+        workspace.enter(monkeypatch)
+        capsys.readouterr()
+        code = main(arguments, program="python .")
+        return code, capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,11 @@ TINY = {
 }
 
 
+# For tests that ask nothing of the trackers: the process that syncs them takes longer
+# to start than a stage of such a project does.
+UNTRACKED = {"tracking.mlflow": False, "tracking.wandb": "disabled"}
+
+
 class Workspace:
     """A Git repository with the project in it, and the means to run commands there."""
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from multiprocessing import active_children
@@ -30,6 +31,15 @@ from toygpt.model.gpt import GPTConfig, next_token_loss
 from toygpt.training.optimizer import build_optimizer
 
 
+@pytest.fixture
+def all_children_end() -> Iterator[None]:
+    """Check that a test leaves no process; this one may have others already."""
+    before = active_children()
+    yield
+    assert not set(active_children()) - set(before)
+
+
+@pytest.mark.usefixtures("all_children_end")
 def test_each_case_has_its_rounds_and_is_compared_with_the_first(
     tmp_path: Path,
 ) -> None:
@@ -50,14 +60,12 @@ def test_each_case_has_its_rounds_and_is_compared_with_the_first(
     result = json.loads((tmp_path / "sums-tiny.json").read_text())
     assert result["command"].startswith("python -m benchmarks.sums")
     assert f"| other | {timings[1].per_second:,.0f} |" in table(result)
-    assert active_children() == []
 
 
+@pytest.mark.usefixtures("all_children_end")
 def test_a_case_that_ends_early_ends_the_comparison() -> None:
     with pytest.raises(RuntimeError, match="gives up has ended before its time"):
         compare({"works": works, "gives up": gives_up}, amount=1, rounds=3)
-
-    assert active_children() == []
 
 
 def test_a_case_that_ends_early_may_be_left_out() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.files import digests_in
-from tests.project import Workspace
+from tests.project import UNTRACKED, Workspace
 from toygpt.cli import main
 
 pytestmark = pytest.mark.slow
@@ -105,6 +105,7 @@ def test_stages_read_links_into_a_cache_and_leave_it_as_it_was(
     project: Workspace,
 ) -> None:
     """In a shared cache a result of another user is such a link, and read-only."""
+    project.set_params(UNTRACKED)
     project.dvc("config", "--local", "cache.type", "symlink")
     project.dvc("checkout", "--relink")
     assert (project.root / MODEL / "model.safetensors").is_symlink()
@@ -112,12 +113,12 @@ def test_stages_read_links_into_a_cache_and_leave_it_as_it_was(
     before, model = digests_in(cache), digests_in(project.root / MODEL)
     lock = (project.root / "dvc.lock").read_bytes()
 
-    for stage in ("evaluate", "generate-samples"):
-        project.dvc("repro", "--force", "--single-item", stage)
+    again = ("repro", "--force", "--single-item")
+    project.dvc(*again, "evaluate", "generate-samples")
 
     assert (project.root / "dvc.lock").read_bytes() == lock, "other bytes again"
 
-    project.dvc("repro", "--force", "--single-item", "train")
+    project.dvc(*again, "train")
 
     assert digests_in(cache).items() >= before.items()
     assert digests_in(project.root / MODEL) == model, "trained again"

@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.cli.test_commands import check
-from tests.project import PROJECT, Workspace
+from tests.project import PROJECT, UNTRACKED, Workspace
 
 WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
 LINTERS = {
@@ -98,6 +98,8 @@ def test_the_scripts_of_a_training_pull_the_baseline_and_write_a_report(
     """As GitHub runs them, but for uv, which is there already."""
     remote = str(tmp_path / "remote")
     origin = built.copy_to(tmp_path / "origin")
+    origin.set_params(UNTRACKED)
+    origin.commit("untracked")
     origin.dvc("remote", "add", "--local", "--default", "storage", remote)
     # One result was never pushed, as after an evaluation without samples.
     origin.dvc("push", "evaluate", "--with-deps")

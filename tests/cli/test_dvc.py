@@ -16,6 +16,7 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.faults.kills import is_gone, wait_until
 from tests.project import PATIENCE_SECONDS, PROJECT
 from toygpt.cli import dvc
 from toygpt.cli.dvc import run_experiment, to_hydra
@@ -163,4 +164,4 @@ def test_a_sigterm_to_the_command_ends_dvc(folder: Path) -> None:
         code = process.wait(timeout=PATIENCE_SECONDS)
 
     assert code == 128 + signal.SIGTERM
-    assert not child.is_running()
+    wait_until(lambda: is_gone(child))

@@ -10,16 +10,24 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.cli.conftest import Toygpt, assert_refused
-from tests.project import Workspace, copy_project
+from tests.project import UNTRACKED, Workspace, copy_project
 
 EVALUATION = Path("metrics/evaluate.json")
 PNG = b"\x89PNG\r\n"
 
 
+@pytest.fixture(scope="module")
+def cloned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Return a clone in which nothing was run: Git has all numbers, DVC no file."""
+    return copy_project(tmp_path_factory.mktemp("cloned") / "project")
+
+
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Stand in a clone in which nothing was run: Git has all numbers, DVC no file."""
-    workspace = copy_project(tmp_path / "project")
+def clone(
+    cloned: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """Stand in a copy of that clone."""
+    workspace = cloned.copy_to(tmp_path / "project")
     workspace.enter(monkeypatch)
     return workspace
 
@@ -347,7 +355,10 @@ def test_what_cannot_be_reported_is_refused_in_one_line(
 
 @pytest.mark.slow
 def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
-    project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Workspace,
+    tmp_path: Path,
+    toygpt: Toygpt,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def share(workspace: Workspace, *command: str) -> None:
         remote = str(tmp_path / "remote")
@@ -355,10 +366,13 @@ def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
         workspace.dvc(*command)
 
     def report(workspace: Workspace, *options: str) -> str:
-        workspace.run("python", ".", "report", *options, "--out", "out/report.md")
-        assert (workspace.root / "out/report.png").read_bytes().startswith(PNG)
-        return (workspace.root / "out/report.md").read_text(encoding="utf-8")
+        workspace.enter(monkeypatch)
+        assert toygpt("report", *options, "--out", "out/report.md").code == 0
+        assert Path("out/report.png").read_bytes().startswith(PNG)
+        return Path("out/report.md").read_text(encoding="utf-8")
 
+    project.set_params(UNTRACKED)
+    project.commit("untracked")
     share(project, "push")
     project.dvc("exp", "run", "-n", "faster", "-S", "train.learning_rate=4e-3")
     pages = [report(project), report(project, "faster")]
@@ -367,7 +381,8 @@ def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
     project.commit("faster")
     clone = Workspace(tmp_path / "clone")
     project.run("git", "clone", "--quiet", ".", str(clone.root))
-    page = clone.run("python", ".", "report", "--against", "HEAD~1").stdout
+    clone.enter(monkeypatch)
+    page = toygpt("report", "--against", "HEAD~1").out
     assert "Not up to date" not in page, "not pulled is not changed"
     share(clone, "pull")
     pages.append(report(clone, "--against", "HEAD~1"))
@@ -377,9 +392,7 @@ def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
     assert "not here" not in body
     assert "Not up to date" not in body
     assert pages[1].startswith("# toyGPT: `faster` against `HEAD` (")
-    with monkeypatch.context() as inside:
-        inside.chdir(clone.root)
-        set_metrics(test_bits_per_byte=99.0)  # as another code would have measured
+    set_metrics(test_bits_per_byte=99.0)  # as another code would have measured
     paired = report(clone, "--against", "HEAD~1", "--paired")
     assert "99.000" not in paired.split("\n\n")[1]
     bound, noise = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import Workspace
+from tests.project import UNTRACKED, Workspace
 from toygpt.doctor.page import doctor
 
 
@@ -36,7 +36,7 @@ def untracked(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Wor
     """Return a copy of the built project in which no tracker has logged anything."""
     workspace = built.copy_to(tmp_path_factory.mktemp("untracked") / "project")
     workspace.run("rm", "-rf", "mlflow.db", "mlartifacts", "wandb", ".toygpt")
-    workspace.set_params({"tracking.mlflow": False, "tracking.wandb": "disabled"})
+    workspace.set_params(UNTRACKED)
     workspace.commit("untracked")
     return workspace
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.project import Workspace, tiny_project
+from tests.project import UNTRACKED, Workspace, tiny_project
 from toygpt.model.huggingface import weights_digest
 from toygpt.pipeline.files import sha256_of, write_text
 
@@ -11,8 +11,7 @@ SMALL: dict[str, Any] = {
     "corpus": "files",
     "tokenize.vocab_size": 260,
     "models.nano.block_size": 4,
-    "tracking.mlflow": False,
-    "tracking.wandb": "disabled",
+    **UNTRACKED,
 }
 
 

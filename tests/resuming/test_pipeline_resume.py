@@ -21,7 +21,7 @@ from tests.faults.kills import (
     wait_until,
 )
 from tests.faults.small import results_of
-from tests.project import Workspace
+from tests.project import UNTRACKED, Workspace
 from toygpt.resuming.run_folder import list_run_folders
 from toygpt.tracking.run_info import RunInfo, all_infos
 
@@ -29,8 +29,7 @@ pytestmark = pytest.mark.slow
 
 # Long enough to be killed three times on the way.
 LONGER = {
-    "tracking.mlflow": False,
-    "tracking.wandb": "disabled",
+    **UNTRACKED,
     "train.max_tokens": 64 * 400,
     "train.validate_every_tokens": 64 * 100,
     "train.dropout": 0.1,

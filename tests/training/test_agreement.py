@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +14,8 @@ import pytest
 import torch
 
 from tests.tiny import runtime_params
-from tests.training.trained import run_ranks, trained
+from tests.training.ranks import run_ranks
+from tests.training.trained import trained
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.stage import errors_in_one_line
 from toygpt.resuming.checkpoint_schedule import CheckpointSchedule
@@ -104,7 +104,7 @@ def save(fabric: Any, run_folder: RunFolder) -> None:
             )
 
 
-def main(folder: str) -> None:
+def disagree(folder: Path) -> None:
     """Write how each check ended this rank; then end by the check of its strategy."""
     rank = os.environ["RANK"]
     runtime = runtime_params(devices=2, strategy="fsdp" if rank == "1" else "auto")
@@ -112,8 +112,8 @@ def main(folder: str) -> None:
         fabric = launch(runtime, precision="32-true")
         # To make another one, NCCL would wait for the rank that does not.
         assert torch.distributed.get_pg_count() == 1, "more than the group of all ranks"
-        own = endings(Path(folder))
-        (Path(folder) / f"{rank}.json").write_text(json.dumps(own))
+        own = endings(folder)
+        (folder / f"{rank}.json").write_text(json.dumps(own))
         check_agreement(fabric, INPUTS, runtime)
 
 
@@ -124,7 +124,7 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
     (tmp_path / "shared").mkdir()
     (tmp_path / "mount").symlink_to(tmp_path / "shared")
 
-    ended = run_ranks(__name__, tmp_path, ranks=2)
+    ended = run_ranks(disagree, tmp_path, ranks=2)
 
     zero, one = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
     assert str(zero.pop("diverged")).startswith("DivergenceError: training diverged: ")
@@ -159,7 +159,7 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
             ": the project has to lie on a file system that all machines share"
         ),
     }
-    assert ended.returncode != 0
+    assert ended.codes[0] == 1
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert lines == [
         f"{refused.replace('InputError', 'error')}runtime.strategy is fsdp, not auto"
@@ -172,7 +172,3 @@ def test_ranks_that_do_not_fit_together_end_with_one_line_of_rank_zero(
     assert resumed == "resuming after step 1"
     assert clock.startswith("WARNING: the clock of node1 is 100 seconds ahead of that")
     assert described.startswith("2 ranks on node0, node1; to add up 32 MB over all of")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -14,8 +13,9 @@ import pytest
 import torch
 
 from tests.faults.kills import wait_until
-from tests.project import PROJECT
+from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import ABSENT_ACCELERATOR, runtime_params
+from tests.training.ranks import open_store, place_of
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching
 from toygpt.training.launch import launch
@@ -109,20 +109,17 @@ def test_a_rank_zero_that_has_no_address_is_refused_before_any_wait(
 
 @pytest.mark.slow
 def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {**TWO_RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    store = open_store()
     with subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import *; launched(devices=2)"],
         cwd=PROJECT,
-        env=os.environ | place,
+        env=os.environ | place_of(0, 2, store),
     ) as waiting:
         process = psutil.Process(waiting.pid)
         wait_until(lambda: process.net_connections())  # here it expects the others
         waiting.terminate()
 
-        assert waiting.wait(timeout=10) == -signal.SIGTERM
+        assert waiting.wait(PATIENCE_SECONDS) == -signal.SIGTERM
 
 
 def test_lightning_s_own_variables_do_not_overrule_the_parameters(

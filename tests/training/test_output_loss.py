@@ -110,19 +110,6 @@ def test_the_operator_keeps_the_rules_of_pytorch() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_compiled_in_one_piece() -> None:
-    inputs, targets = inputs_of()
-    compiled = torch.compile(output_loss, fullgraph=True, dynamic=False)
-
-    found = loss_and_gradients(compiled, inputs, targets)
-
-    for one, other in zip(
-        found, loss_and_gradients(output_loss, inputs, targets), strict=True
-    ):
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("part", ["compare", "compile"])
 def test_the_kernel_of_the_gpu_writes_the_same_and_compiles_for_an_h100(
     tmp_path: Path, part: str

@@ -1,14 +1,10 @@
-"""A training of ten steps, and its results; and several ranks."""
+"""A training of ten steps, and its results."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import (
     BLOCK_SIZE,
     predictable_text,
@@ -102,25 +98,3 @@ def trained(
             checkpoints=checkpoints,
         )
     return Trained(model, outcome, curves, points.noted)
-
-
-def run_ranks(
-    module: str, folder: Path, *, ranks: int
-) -> subprocess.CompletedProcess[str]:
-    """Run a module by torchrun, once for each rank, to its end.
-
-    Args:
-        module: Its name.
-        folder: The argument that it gets.
-        ranks: How many there are. On each, a warning is an error.
-    """
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", module, folder],
-        cwd=PROJECT,
-        # The second is Dynamo's own, where it compiles a network that is split.
-        env=os.environ | {"PYTHONWARNINGS": "error,ignore:The .grad attribute"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
