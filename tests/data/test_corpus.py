@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from toygpt.data import corpus
 from toygpt.data.chunks import Read
 from toygpt.data.corpus import (
     RawDocument,
@@ -81,3 +82,15 @@ def test_documents_without_new_text_are_left_out_and_counted(
 
     assert found == texts
     assert {reason.key: n for reason, n in inventory.left_out.items()} == left_out
+
+
+def test_a_text_too_long_for_a_page_of_parquet_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(corpus, "MAX_DOCUMENT_BYTES", 3)
+    inventory = Inventory()
+    documents = [RawDocument(text, "", text.encode()) for text in ("abc", "äb", "äbc")]
+
+    assert [it.text for it, _ in clean(documents, inventory)] == ["abc", "äb"]
+    (line,) = inventory.advice()
+    assert line.startswith("of more than 2 GB of text: äbc; cut it: split ")

@@ -27,6 +27,8 @@ NOT_THE_LIBRARY = {
 GENERATED_NAMES = ("_sysconfigdata", "topics.py")
 GENERATED_MARK = b"generated from"
 DIGEST_BYTES = 16  # by which a text is known again
+# A page of Parquet has less than 2 GiB: this text, and shorter ones before it.
+MAX_DOCUMENT_BYTES = 2_000_000_000
 
 
 class Document(NamedTuple):
@@ -131,7 +133,8 @@ def clean(
 ) -> Iterator[tuple[Document, bytes]]:
     """Yield each distinct text once, with its digest of 16 bytes.
 
-    Empty ones are left out, and bytes that are not text. Memory grows by the digests.
+    Empty ones are left out, too long ones, and bytes that are not text. Memory grows by
+    the digests.
 
     Args:
         documents: Documents as they were found.
@@ -146,7 +149,9 @@ def clean(
             continue
         content = text.encode()
         digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-        if not text.strip():
+        if len(content) > MAX_DOCUMENT_BYTES:
+            inventory.leave_out(Reason.TOO_LONG, document.id)
+        elif not text.strip():
             inventory.leave_out(Reason.EMPTY, document.id)
         elif digest in seen:
             inventory.leave_out(Reason.DUPLICATE, document.id)

@@ -45,6 +45,11 @@ class Reason(Enum):
         "without text in a column `text`",
         "give this name to the column that holds the documents",
     )
+    TOO_LONG = (
+        "too_long",
+        "of more than 2 GB of text",
+        "cut it: split --line-bytes=1G FILE NEW_FILE",
+    )
     NOT_A_FILE = (
         "not_a_file",
         "not a file",

@@ -42,8 +42,8 @@ function drawJourney() {
   draw("said", "So after ", chipAt(here.place), " the model gives ", guess(id),
     ` a probability of ${percent(probability)}. `);
   if (here.place + 1 < tokens.length) {
-    byId("said").append("What came is ", guess(tokens[here.place + 1]),
-      `, rank ${count(found.ranks[here.place])} of its guesses.`);
+    byId("said").append("What came is ", guess(tokens[here.place + 1]), isWritten(here.place + 1)
+      ? ": the model chose it." : `, rank ${count(found.ranks[here.place])} of its guesses.`);
   }
 }
 
@@ -242,7 +242,7 @@ function drawSurprise() {
   const known = bits.slice(0, found.given - 1);
   const mean = sum(known) / known.length;
   byId("mean").append(known.length ? `The mean over your prompt is ${mean.toFixed(2)} bits, or `
-    + `${(mean * Math.LN2).toFixed(2)} nats, the unit in which training logs it.` : "");
+    + `${(mean * Math.LN2).toFixed(2)} nats (of 1.44 bits), in which training logs it.` : "");
 }
 
 function drawCode({ name, file, first, marked, lines }) {
