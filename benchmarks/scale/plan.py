@@ -92,7 +92,8 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
     compared = hours(corpus.tokens, rates[LEAKAGE] * MEGA)
     assigned = hours(corpus.documents, rates[ASSIGNING] * MEGA)
     in_test = HELD_OUT_FRACTION * corpus.tokens
-    at_once = min(corpus.documents, DIGESTS_AT_ONCE)
+    parts = 1 + corpus.documents // DIGESTS_AT_ONCE
+    length = KNOWN["num_bytes"].itemsize
     return [
         stage(
             f"{corpus.name}: download",
@@ -106,8 +107,10 @@ def plan_data(corpus: Corpus, rates: Rates) -> list[Figures]:
         stage(
             f"{corpus.name}: download, comparing digests",
             hours(corpus.documents, rates[COMPARING] * MEGA),
-            memory=corpus.documents * rates[KNOWN_AGAIN] + at_once * rates[COMPARED],
-            read=corpus.documents * KNOWN.itemsize * (corpus.documents // at_once + 2),
+            # All lengths, with the digests of a part; after these, where texts end.
+            memory=corpus.documents
+            * max(rates[KNOWN_AGAIN], length + (rates[COMPARED] - length) / parts),
+            read=corpus.documents * KNOWN.itemsize * (parts + 1),
         ),
         stage(
             f"{corpus.name}: tokenize",

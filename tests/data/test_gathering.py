@@ -164,7 +164,7 @@ two_numbers = st.tuples(st.integers(0, 3), st.integers(0, 2))
 
 @settings(max_examples=60)
 @given(
-    files=st.lists(st.lists(two_numbers), min_size=1),
+    files=st.lists(st.lists(two_numbers, unique=True), min_size=1),
     at_once=st.integers(1, 9),
 )
 def test_a_text_is_known_again_by_its_whole_digest(

@@ -15,6 +15,7 @@ from toygpt.evaluation.recital import (
     longest_span,
     places_of_tokens,
     recite,
+    standard_error,
 )
 from toygpt.generation.simple import generate
 
@@ -118,6 +119,8 @@ def test_a_model_that_recites_is_found_and_what_it_recites_is_shown() -> None:
     assert found["train"]["reproduced"] == found["train"]["longest"] == half
     assert found["train"]["example"] == ["'" * half, "", "'" * half, ""]
     assert found["train"]["error"] == 0
+    assert standard_error([1]) is None
+    assert standard_error([1, 3]) == pytest.approx(1)
     assert found["test"]["reproduced"] == 0
     assert found["test"]["longest"] == half
     assert found["human"]["longest"] == 0

@@ -51,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
     check_prompt(options, "PROMPT")
     if options.output.is_dir():
         raise InputError(f"--output names a directory, not a file: {options.output}")
-    # The network reads a few short texts: threads wait for each other longer than they
-    # compute. PyTorch reads the setting when it is imported.
+    # In a small network threads wait for each other longer than they compute; in a
+    # larger one they gain little. PyTorch reads the setting when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # torch takes seconds to import: mistakes in the options are reported before.
     from toygpt.explaining.page import explain

@@ -71,8 +71,8 @@ def gather(
     """Write the documents of a corpus into an empty folder.
 
     Until the end, the text is on disk once more, compressed. Memory grows by 12 bytes
-    for each document, beside what `DIGESTS_AT_ONCE` take. A chunk takes 83 for each
-    of its texts where it is read: in a worker, and with a limit in this process.
+    for each document, once the digests are compared. A chunk takes 83 for each of its
+    texts where it is read: in a worker, and with a limit in this process.
 
     Raises:
         InputError: A file cannot be read, or there would be too many shards.
@@ -131,13 +131,14 @@ def lengths_of_distinct(
     read: so memory grows by the lengths alone.
 
     Args:
-        files: The digest and the length of each document, in the order of the corpus.
+        files: The digest and the length of each document, in the order of the corpus;
+            those of one file are distinct.
         at_once: How many digests a part has, about.
     """
     num_bytes = np.concatenate(
         [np.fromfile(it, KNOWN)["num_bytes"].copy() for it in files]
     )
-    num_parts = 1 + len(num_bytes) // at_once
+    num_parts = 1 + len(num_bytes) // at_once if len(files) > 1 else 0
     for part in range(num_parts):
         places, known = _part_of(files, part, num_parts)
         num_bytes[places[repeated(known)]] = 0

@@ -79,11 +79,18 @@ def recite(
             found[name] = {
                 "passages": len(passages),
                 "reproduced": float(np.mean(reproduced)),
-                "error": float(np.std(reproduced)) / math.sqrt(len(passages)),
+                "error": standard_error(reproduced),
                 "longest": length,
                 "example": [_shown(part, pieces) for part in parts],
             }
     return found
+
+
+def standard_error(numbers: Sequence[float]) -> float | None:
+    """Return how far their mean may be off; one number alone does not say."""
+    if len(numbers) < 2:
+        return None
+    return float(np.std(numbers, ddof=1)) / math.sqrt(len(numbers))
 
 
 def continued_passages(

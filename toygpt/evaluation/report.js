@@ -8,7 +8,7 @@ const bits = (number) => number.toFixed(number < 9.95 ? 2 : 1);
 // The numbers in the prose, by the ids of their places.
 Object.entries({
   "bits-per-byte": bits(metrics.test_bits_per_byte),
-  "error": bits(metrics.test_bits_per_byte_standard_error),
+  "error": +metrics.test_bits_per_byte_standard_error.toPrecision(1),
   "xz": bits(metrics.xz_bits_per_byte),
   "bigram-bits": bits(metrics.bigram_bits_per_byte),
   "perplexity": count(+metrics.test_perplexity.toPrecision(3)),
@@ -145,8 +145,8 @@ function drawRecital() {
     if (!recital[name]) continue;
     const { passages, reproduced, error, longest, example: [prompt, before, span, after] } =
       recital[name];
-    const mean = name === "human" ? "" : `${reproduced.toFixed(1)} ± ${error.toFixed(1)}`;
-    rows.push([label, passages, mean, longest]);
+    const mean = reproduced.toFixed(1) + (error === null ? "" : ` ± ${error.toFixed(1)}`);
+    rows.push([label, passages, name === "human" ? "" : mean, longest]);
     byId("spans").append(el("h3", {}, `The longest span ${label}`),
       el("div", { className: "text", dir: "auto" },
         el("span", { className: "note" }, prompt), before, el("mark", {}, span), after));

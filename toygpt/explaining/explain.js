@@ -101,7 +101,7 @@ function drawHeads() {
       return drawShare(row[place], hundredths, looker === here.place);
     }]),
   ]);
-  draw("mix", "For ", chipAt(here.place), ` head ${here.head + 1} mixes the values of: `,
+  draw("mix", "For ", chipAt(here.place), ` head ${here.head + 1} mixes mostly the values of: `,
     ...most((place) => ofBlock[here.head][here.place][place]));
 }
 
@@ -203,7 +203,7 @@ function drawNext() {
   const logits = candidates.values[here.place];
   const ids = candidates.ids[here.place].slice(0, 10);
   const all = probabilities(temperature, ...limits);
-  const weight = (p) => (p / all[0]).toPrecision(3);
+  const weight = (p) => p < all[0] / 1000 ? "< 0.001" : `${+(p / all[0]).toPrecision(3)}`;
   const others = sum(all.slice(ids.length));
   const row = (name, z, p) => [name, z, ...p ? [weight(p), percent(p)] : ["–", "–"], bar(p)];
   draw("next", table(["next token", "z", "w", "p", ""], [

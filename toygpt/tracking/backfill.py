@@ -9,6 +9,7 @@ from pathlib import Path
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.mlflow.runs import points_in_mlflow
 from toygpt.tracking.points import Known, curves_of, known_of
 from toygpt.tracking.record import Record, record_of_weights
@@ -16,7 +17,6 @@ from toygpt.tracking.results import UNREADABLE, Results, all_results
 from toygpt.tracking.run_info import RunInfo, Synced, all_infos, wanted_trackers
 from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 from toygpt.tracking.wandb.tracker import points_in_wandb
-from toygpt.tracking.warning import warn
 
 # The points that a tracker has of a run; None if it does not have the run. An error
 # means that it cannot be asked.

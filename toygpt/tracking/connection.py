@@ -10,11 +10,11 @@ from time import monotonic
 
 from toygpt.pipeline.errors import first_line
 from toygpt.pipeline.process import without_garbage_collection
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.points import Point, curves_of, known_of
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import RunInfo, Synced
 from toygpt.tracking.tracker import RunNotWantedError, Tracker, UserActionNeededError
-from toygpt.tracking.warning import warn
 
 # Between tries at a tracker that fails, doubled each time: it may fail for hours, and
 # to open it costs seconds of processor time that the training needs.

@@ -10,9 +10,9 @@ from time import monotonic
 from typing import Self
 
 from toygpt.pipeline.params import TrackingParams
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.record import Record
 from toygpt.tracking.run_info import wanted_trackers
-from toygpt.tracking.warning import warn
 
 # How long a stage waits for the process, which itself allows the trackers 90 seconds at
 # the end of a run, and then 10 to each of two, to earlier runs, and to its own exit: it

@@ -9,6 +9,7 @@ from typing import Any
 from toygpt.pipeline.errors import InputError, first_line
 from toygpt.pipeline.lock import locked
 from toygpt.pipeline.params import TrackingParams
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.follower import Follower
 from toygpt.tracking.record import (
     PROCESS_IS_GONE,
@@ -19,7 +20,6 @@ from toygpt.tracking.record import (
 )
 from toygpt.tracking.run_info import Status, read_info, runs_folder, wanted_trackers
 from toygpt.tracking.wandb.settings import settings_of_training, to_metadata
-from toygpt.tracking.warning import warn
 
 
 class Run:

@@ -19,6 +19,7 @@ from time import monotonic, sleep
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.lock import holder_of, locked
 from toygpt.pipeline.params import TrackingParams
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.connection import Connection
 from toygpt.tracking.mlflow.tracker import MLflowTracker
 from toygpt.tracking.points import count_points
@@ -28,7 +29,6 @@ from toygpt.tracking.run_info import RunInfo, all_infos, wanted_trackers
 from toygpt.tracking.stage import Stage
 from toygpt.tracking.tracker import Tracker
 from toygpt.tracking.wandb.tracker import WandbTracker
-from toygpt.tracking.warning import warn
 
 POLL_SECONDS = 0.2
 # How long a tracker has while its stage works: another one waits for it, and W&B has 30

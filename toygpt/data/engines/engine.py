@@ -6,7 +6,7 @@
 The bytes are equal for any engine, number of workers and order, because each shard's
 are a function of that shard alone. A killed worker costs its shard, and a killed stage
 the shards that were not done: results stay in the main workspace until the stage has
-succeeded, and a rerun gives workers only what is missing or damaged.
+succeeded, and a rerun gives workers only what is missing or changed.
 """
 
 import hashlib

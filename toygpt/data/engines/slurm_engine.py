@@ -54,7 +54,7 @@ def run(
     Args:
         tasks: The tasks; their folder is on a file system that all nodes share.
         workers: How many run at once, at most; None means as many as Slurm starts.
-        cluster: A kind of submitit's: slurm, or local, for tests.
+        cluster: A kind of submitit's: slurm; or local, for tests, which stop its jobs.
 
     Raises:
         InputError: There is no Slurm here, or it refuses the jobs.

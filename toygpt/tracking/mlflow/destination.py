@@ -8,8 +8,8 @@ from typing import Any
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams, server_address
+from toygpt.pipeline.variables import changed_variables
 from toygpt.tracking.mlflow.database import DATABASE, configure_mlflow, database_uri
-from toygpt.tracking.variables import changed_variables
 
 # MLflow's functions that take no client leave there what they were given.
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from toygpt.pipeline.files import temporary_directory
-from toygpt.tracking.variables import changed_variables
+from toygpt.pipeline.variables import changed_variables
 from toygpt.tracking.wandb.settings import VARIABLES
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.params import TrackingParams
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.run_info import all_infos
-from toygpt.tracking.warning import warn
 
 # The last two are earlier names, which W&B still takes.
 MODES = {

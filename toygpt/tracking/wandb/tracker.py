@@ -11,6 +11,7 @@ from typing import Any
 
 from toygpt.pipeline.errors import first_line
 from toygpt.pipeline.params import TrackingParams
+from toygpt.pipeline.warning import warn
 from toygpt.tracking.points import Known, Point
 from toygpt.tracking.run_info import RunInfo, Status
 from toygpt.tracking.wandb.files import WandbRun, folders_of, read_runs
@@ -21,7 +22,6 @@ from toygpt.tracking.wandb.process import (
     temporary_files_in_project,
 )
 from toygpt.tracking.wandb.settings import PREFIX, kept_settings
-from toygpt.tracking.warning import warn
 
 SECONDS_TO_OPEN = 30
 SECONDS_TO_UPLOAD = 60

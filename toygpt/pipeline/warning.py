@@ -1,4 +1,4 @@
-"""Warnings that the user reads where the training runs."""
+"""Warnings: one line each, for the user."""
 
 import sys
 
