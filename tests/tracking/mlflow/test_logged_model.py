@@ -229,13 +229,16 @@ def address(project: Workspace) -> str:
     return f"runs:/{pipeline_runs(project)[0].info.run_id}/model"
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries that a user loads it with
 def test_mlflow_registers_and_loads_the_model(
     project: Workspace,
     address: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The next test loads it in a process that never imports toygpt."""
     project.enter(monkeypatch)
+    mlflow.set_tracking_uri(None)  # of an earlier test: the variable counts
     prompts, settings = ["def", "class A:"], {"max_new_tokens": 8}
 
     mlflow.register_model(address, "by-hand")

@@ -27,7 +27,7 @@ def test_a_queued_training_logs_to_the_server(
 ) -> None:
     """DVC runs it in another folder, and another process than the user's starts it.
 
-    Experiments in the workspace and in a temporary folder: tests/test_pipeline.py.
+    Its experiments elsewhere log to a database: tests/test_experiments.py.
     """
     at_server.commit("no W&B")
     at_server.environment["MLFLOW_EXPERIMENT_NAME"] = "team"
