@@ -236,7 +236,7 @@ def test_mlflow_registers_and_loads_the_model(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The next test loads it in a process that never imports toygpt."""
+    """In a process that has no toygpt: the next test."""
     project.enter(monkeypatch)
     mlflow.set_tracking_uri(None)  # of an earlier test: the variable counts
     prompts, settings = ["def", "class A:"], {"max_new_tokens": 8}
@@ -268,6 +268,9 @@ def test_mlflow_registers_and_loads_the_model(
 def test_mlflow_serves_the_text_that_the_model_writes(
     project: Workspace, address: str
 ) -> None:
+    """Where toygpt cannot be imported."""
+    write_files(project.root, {"toygpt/__init__.py": "raise ImportError"})
+    project.environment["PYTHONPATH"] = str(project.root)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["mlflow", "models", "serve", "--model-uri", address, "--port", str(port)]
