@@ -222,6 +222,7 @@ def test_a_follower_that_hangs_is_ended_with_a_warning(
             each.suspend()
         # A stage that waits for ever would not fail the test, but hang it.
         resuming = Timer(PATIENCE_SECONDS, lambda: [it.resume() for it in hanging])
+        resuming.daemon = True
         resuming.start()
         log(run.record, 1, 9)
 

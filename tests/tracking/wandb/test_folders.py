@@ -50,7 +50,7 @@ def record(root: Path, trained: Path) -> Record:
 
 
 def wait_for_another_second() -> None:
-    """Let W&B, which names a folder by the second, find another name for the next."""
+    """Wait until W&B, which names a folder by the second, has another name for it."""
     before = int(time.time())
     wait_until(lambda: int(time.time()) > before)
 
