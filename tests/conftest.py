@@ -4,7 +4,8 @@ import gc
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in os.environ:
         if variable.startswith(SETTINGS_FROM_OUTSIDE):
             monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def all_children_end() -> Iterator[None]:
+    """Check that a test leaves no process; this one may have others already."""
+    before = active_children()
+    yield
+    assert not set(active_children()) - set(before)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
-from multiprocessing import active_children
 from operator import attrgetter
 from pathlib import Path
 
@@ -29,14 +27,6 @@ from tests.project import PROJECT
 from tests.tiny import random_tokens, tiny_model, train_params
 from toygpt.model.gpt import GPTConfig, next_token_loss
 from toygpt.training.optimizer import build_optimizer
-
-
-@pytest.fixture
-def all_children_end() -> Iterator[None]:
-    """Check that a test leaves no process; this one may have others already."""
-    before = active_children()
-    yield
-    assert not set(active_children()) - set(before)
 
 
 @pytest.mark.usefixtures("all_children_end")

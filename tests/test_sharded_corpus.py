@@ -3,12 +3,15 @@
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from tests.project import Workspace
+from tests.project import UNTRACKED, Workspace
 from toygpt.pipeline.files import sha256_of
 
 pytestmark = pytest.mark.slow
+
+SHARD_BYTES = 150_000
 
 
 def contents(root: Path, name: str) -> bytes:
@@ -21,8 +24,7 @@ def test_many_shards_end_in_the_weights_and_metrics_of_one(
     built: Workspace, project: Workspace
 ) -> None:
     """Some shards have no text of a split, and one document is larger than a shard."""
-    without_trackers = {"tracking.mlflow": False, "tracking.wandb": "disabled"}
-    project.set_params({"download.shard_bytes": 200_000} | without_trackers)
+    project.set_params({"download.shard_bytes": SHARD_BYTES} | UNTRACKED)
     project.run("rm", "-r", "data", "models", ".toygpt")
 
     # One process is quicker than five.
@@ -33,6 +35,8 @@ def test_many_shards_end_in_the_weights_and_metrics_of_one(
 
     documents = sorted((project.root / "data/documents").glob("*.parquet"))
     assert len(documents) > 4
+    texts = pq.read_table(documents).column("text").to_pylist()
+    assert max(len(text.encode()) for text in texts) > SHARD_BYTES
     names = {path.name for path in (project.root / "data/splits").iterdir()}
     assert {f"test-{number:05}.bin" for number in range(len(documents))} < names
     sizes = [path.stat().st_size for path in (project.root / "data/splits").iterdir()]

@@ -13,6 +13,7 @@ from tests.pages.browser import (
     open_page,
 )
 from toygpt.evaluation.calibration import Bin
+from toygpt.evaluation.report import SHOWN
 
 pytestmark = pytest.mark.slow
 BARS = [".bar", ".mark"]
@@ -101,4 +102,4 @@ def test_the_page_of_a_single_short_document_draws(
 
 
 def test_the_page_is_for_everybody(browser: Browser, tmp_path: Path) -> None:
-    assert_for_everybody(browser, written(tmp_path, findings(num_documents=4)))
+    assert_for_everybody(browser, written(tmp_path, findings(2 * SHOWN + 1)))

@@ -17,6 +17,7 @@ from tests.pages.browser import (
     Page,
     assert_for_everybody,
     chromium,
+    load,
     open_page,
 )
 from toygpt.explaining.page import explain
@@ -55,7 +56,8 @@ def opened(
 def page(opened: tuple[Page, list[str]]) -> Iterator[Page]:
     """Yield the page as it is at first; it must have nothing to complain of."""
     page, complaints = opened
-    page.reload()
+    complaints.clear()  # of the test before
+    load(page, complaints)
     yield page
     assert complaints == []
 
@@ -129,16 +131,20 @@ def test_the_sliders_choose_as_the_model_does(page: Page) -> None:
     ids = page.evaluate("found.candidates.ids[here.place]")
     place, all_tokens = page.evaluate("[here.place, byId('top-k').max]")
 
-    for temperature, top_k, top_p in (
-        (1.0, None, 1.0),
+    untouched = (1.0, None, 1.0)
+
+    for settings in (
+        untouched,
         (0.5, None, 1.0),
         (1.0, 3, 1.0),
         (1.0, 30, 0.3),
         (1.5, None, 0.2),
     ):
-        page.locator("#temperature").fill(f"{temperature:g}")
-        page.locator("#top-k").fill(f"{top_k or all_tokens}")
-        page.locator("#top-p").fill(f"{top_p:g}")
+        temperature, top_k, top_p = settings
+        if settings != untouched:
+            page.locator("#temperature").fill(f"{temperature:g}")
+            page.locator("#top-k").fill(f"{top_k or all_tokens}")
+            page.locator("#top-p").fill(f"{top_p:g}")
         shown = page.evaluate("probabilities(...sliders.map(({ value }) => +value))")
 
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
@@ -202,7 +208,7 @@ def test_a_hostile_prompt_is_shown_and_does_nothing(
 
     for prompt in [*HOSTILE, "z"]:
         write_page(tmp_path, prompt)
-        page.reload()
+        load(page, complaints)
         assert page.locator("img, iframe, object").count() == 0, prompt
         assert str(page.text_content("#surprise")).startswith(escaped(prompt))
         assert page.locator("#tokens button").count() == page.evaluate("tokens.length")
@@ -212,12 +218,19 @@ def test_a_hostile_prompt_is_shown_and_does_nothing(
 
 def test_what_a_hostile_page_does_is_noticed(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "hostile.html"
-    path.write_text("<script>alert('hello')</script><img src='x.png'>")
+    path.write_text(
+        """<script>
+        alert('hello');
+        if (!window.name) { window.name = 'again'; location.reload(); }
+        </script><img src='x.png'>"""
+    )
 
     page, complaints = open_page(browser, path)
+    page.wait_for_function("performance.getEntries()[0].type === 'reload'")
 
     assert "hello" in complaints
     assert path.with_name("x.png").as_uri() in complaints
+    assert path.as_uri() in complaints
     page.close()
 
 
@@ -278,7 +291,7 @@ def test_long_labels_stay_within_their_frames(browser: Browser, tmp_path: Path) 
     page, complaints = open_page(browser, path)
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
-        page.reload()
+        load(page, complaints)
 
         outside = page.locator("section :not(.wide *, pre *)").evaluate_all(
             """parts => parts.map((part) => part.getBoundingClientRect().right)

@@ -35,8 +35,8 @@ def chromium() -> Iterator[Browser]:
 def open_page(browser: Browser, path: Path, **settings: Any) -> tuple[Page, list[str]]:
     """Return a page that was opened from disk, and a growing list of complaints.
 
-    They are messages of the console, errors, dialogs and requests for anything else. A
-    page that is loaded again is as new, and a tenth of the work of another one.
+    They are messages of the console, errors, dialogs and requests, but for those of
+    `load`.
     """
     page = browser.new_page(reduced_motion="reduce", **settings)
     page.set_default_timeout(PATIENCE)
@@ -46,16 +46,19 @@ def open_page(browser: Browser, path: Path, **settings: Any) -> tuple[Page, list
         complaints.append(dialog.message)
         dialog.dismiss()
 
-    def complain_of(request: Any) -> None:
-        if request.url != path.as_uri() or not request.is_navigation_request():
-            complaints.append(request.url)
-
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", dismiss)
-    page.on("request", complain_of)
-    page.goto(path.as_uri())
+    page.on("request", lambda request: complaints.append(request.url))
+    load(page, complaints, path.as_uri())
     return page, complaints
+
+
+def load(page: Page, complaints: list[str], address: str | None = None) -> None:
+    """Load a page, by default the same again: it is as new, and a tenth of the work."""
+    address = address or page.url.partition("#")[0]
+    page.goto(address)
+    complaints.remove(address)  # once: a page that loads itself adds another
 
 
 def assert_for_everybody(browser: Browser, path: Path) -> None:
@@ -65,6 +68,7 @@ def assert_for_everybody(browser: Browser, path: Path) -> None:
     for scheme, width in LOOKS:
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 900})
+        load(page, complaints)
         found = axe.run(page).response["violations"]
         assert not found, (scheme, width, [(f["id"], f["nodes"]) for f in found])
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -3,10 +3,13 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Self
 from unittest.mock import patch
 
+from tests.project import PATIENCE_SECONDS
 from toygpt.pipeline.params import TrackingParams
 from toygpt.tracking.follower import Follower
 from toygpt.tracking.points import Known, Point, known_of
@@ -17,6 +20,8 @@ from toygpt.tracking.sync import bring_up_to_date, sync, syncing
 
 # An error that a call raises, or a function that it calls before its work.
 Fault = BaseException | Callable[[], object]
+# A call that does not answer before its test has failed.
+HANG = partial(Event().wait, 2 * PATIENCE_SECONDS)
 
 
 class Service:

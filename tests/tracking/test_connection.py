@@ -3,12 +3,11 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from unittest.mock import Mock
 
 import pytest
 
-from tests.tracking.service import Fault, Service, sync_beside
+from tests.tracking.service import HANG, Fault, Service, sync_beside
 from tests.tracking.trackers import Warned, tracked_by
 from toygpt.tracking import connection, sync
 from toygpt.tracking.connection import Connection
@@ -101,8 +100,8 @@ FAULTS: dict[str, tuple[str, list[Fault], str]] = {
     "explains": ("log_points", [wrapped], ": attempt to write a readonly database. "),
     "quotes": ("log_points", [quoted], ": [Errno 111] Connection refused. "),
     "handles": ("log_points", [while_handling_another], ": no entry. "),
-    "hangs": ("log_points", [Event().wait], ": it does not answer. "),
-    "hangs while it opens": ("open", [Event().wait], "not answer. "),
+    "hangs": ("log_points", [HANG], ": it does not answer. "),
+    "hangs while it opens": ("open", [HANG], "not answer. "),
 }
 
 
@@ -208,7 +207,7 @@ def test_a_tracker_that_always_hangs_does_not_hold_up_the_end(
     monkeypatch.setattr(sync, "PATIENCE_AT_END_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WHILE_TRAINING_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.1)
-    service.fail(method, *[Event().wait] * 99)
+    service.fail(method, *[HANG] * 99)
 
     train(record)
 

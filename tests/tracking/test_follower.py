@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 
 import psutil
 import pytest
@@ -219,8 +220,13 @@ def test_a_follower_that_hangs_is_ended_with_a_warning(
         hanging = [process, *process.children(recursive=True)]
         for each in hanging:
             each.suspend()
+        # A stage that waits for ever would not fail the test, but hang it.
+        resuming = Timer(PATIENCE_SECONDS, lambda: [it.resume() for it in hanging])
+        resuming.daemon = True
+        resuming.start()
         log(run.record, 1, 9)
 
+    resuming.cancel()
     _, alive = psutil.wait_procs(hanging, timeout=PATIENCE_SECONDS)
     assert len(hanging) > 1 and not alive
     assert record_in(project).unsynced(["wandb"]) == ["wandb"]

@@ -9,11 +9,16 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 
+from tests.faults.audit import audit
+from tests.files import digests_in, write_files
 from tests.tracking.service import Service
 from tests.tracking.trackers import (
+    MODEL_FILES,
     RUN_ID,
     WEIGHTS,
     Warned,
+    files_of,
+    logged_models,
     record_in,
     run_in,
     tracked_by,
@@ -91,6 +96,30 @@ def test_parameters_that_changed_on_the_way_become_metadata(tmp_path: Path) -> N
         found.append(info.metadata.get("resumed.precision"))
 
     assert found == [None, "bf16-mixed", "32-true"]
+
+
+@pytest.mark.slow
+def test_a_model_of_links_into_a_shared_cache_is_copied_and_the_cache_left_as_it_was(
+    root: Path,
+) -> None:
+    """DVC makes such links; in the cache each file is read-only."""
+    cache, model = root.with_name("cache"), root.with_name("model")
+    write_files(cache, MODEL_FILES)
+    for name in MODEL_FILES:
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).symlink_to(cache / name)
+        (cache / name).chmod(0o444)
+    before = digests_in(cache)
+
+    with run_in(root, BOTH) as run:
+        run.log_directory(model, name="model")
+
+    assert audit(root) == []
+    (copy,) = logged_models(root)
+    assert files_of(copy).items() >= MODEL_FILES.items()
+    assert not [it for it in root.glob("mlartifacts/**/*") if it.is_symlink()]
+    assert digests_in(cache) == before
+    assert {(cache / name).stat().st_mode & 0o777 for name in MODEL_FILES} == {0o444}
 
 
 def test_a_record_of_which_only_the_curves_are_left_is_continued(

@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import time
 from pathlib import Path
-from threading import Event
 from unittest.mock import Mock
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from tests.faults.audit import audit
 from tests.files import write_files
 from tests.project import PATIENCE_SECONDS
-from tests.tracking.service import Service, StageWithin, sync_beside
+from tests.tracking.service import HANG, Service, StageWithin, sync_beside
 from tests.tracking.trackers import (
     RUN_ID,
     Warned,
@@ -150,7 +149,7 @@ def test_after_a_killed_stage_a_tracker_that_hangs_gets_less_time(
     monkeypatch.setattr(sync, "PATIENCE_WITHOUT_STAGE_SECONDS", 0.2)
     monkeypatch.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
     record.end("FINISHED", None, 2.0)
-    service.fail("open", Event().wait)
+    service.fail("open", HANG)
     stage = EndedStage(record, {})
     monkeypatch.setattr(stage, "is_alive", lambda: False)
 
@@ -166,7 +165,7 @@ def test_the_time_at_the_end_counts_from_the_end_of_the_stage(
 ) -> None:
     """A tracker that hung at that moment has used a part of it."""
     record.end("FINISHED", None, 2.0)
-    service.fail("open", Event().wait)
+    service.fail("open", HANG)
     stage = EndedStage(record, {})
     stage.ended = time.monotonic() - PATIENCE_SECONDS
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +284,7 @@ def test_a_worker_with_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     ],
     ids=["input", "disk", "fault"],
 )
+@pytest.mark.usefixtures("all_children_end")
 def test_an_error_in_a_worker_ends_all_and_arrives_as_it_was(
     function: ShardFunction, error: type[Exception], message: str
 ) -> None:
@@ -292,7 +292,6 @@ def test_an_error_in_a_worker_ends_all_and_arrives_as_it_was(
         mapped(function)
 
     assert not list(Path.cwd().rglob("value.json"))
-    assert active_children() == []
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])

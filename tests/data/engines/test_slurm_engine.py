@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,18 @@ def mapped(
 
 
 @pytest.fixture
-def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run jobs as processes of this machine; stop and await those that still run."""
-    jobs: list[Any] = []
+def arrays(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[Any]]]:
+    """Run jobs as processes of this machine; stop and await those that still run.
+
+    Yields:
+        The jobs of each array that was submitted until now.
+    """
+    arrays: list[list[Any]] = []
     submit = slurm_engine._submit
 
     def submitted(*args: Any) -> list[Any]:
-        jobs.extend(new := submit(*args))
-        return new
+        arrays.append(jobs := submit(*args))
+        return jobs
 
     run = partial(slurm_engine.run, cluster="local")
     monkeypatch.setattr(engines, "run_of", lambda name: run)
@@ -59,13 +64,13 @@ def jobs_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(slurm_engine, "POLL_SECONDS", 0.02)
     # A file system of the network may show late what a job has written.
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)
-    yield
-    for job in jobs:
+    yield arrays
+    for job in chain(*arrays):
         job.cancel()
         job._process.wait()
 
 
-@pytest.mark.usefixtures("jobs_on_this_machine")
+@pytest.mark.usefixtures("arrays")
 def test_a_killed_job_costs_its_shard_alone() -> None:
     files = mapped(partial(double, log=LOG, killed=["1.txt"]))
 
@@ -74,15 +79,14 @@ def test_a_killed_job_costs_its_shard_alone() -> None:
     assert not list(Path(".toygpt/shards").glob("*/*"))
 
 
-@pytest.mark.usefixtures("jobs_on_this_machine")
+@pytest.mark.usefixtures("arrays")
 def test_an_error_in_a_job_arrives_as_it_was() -> None:
     with pytest.raises(InputError, match=r"^\d\.txt is damaged: run `dvc repro`$"):
         mapped(refuse)
 
 
-@pytest.mark.usefixtures("jobs_on_this_machine")
 def test_more_shards_than_an_array_may_have_are_several_arrays(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, arrays: list[list[Any]]
 ) -> None:
     monkeypatch.setattr(slurm_engine, "ELEMENTS", 2)
 
@@ -90,9 +94,10 @@ def test_more_shards_than_an_array_may_have_are_several_arrays(
 
     assert files == {name: DOUBLED[name] for name in NAMES[:3]}
     assert calls() == NAMES[:3]
+    assert [len(jobs) for jobs in arrays] == [2, 1]
 
 
-@pytest.mark.usefixtures("jobs_on_this_machine")
+@pytest.mark.usefixtures("arrays")
 def test_an_exception_outside_of_the_task_is_shown_and_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

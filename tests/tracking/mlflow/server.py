@@ -124,23 +124,35 @@ class Proxy:
         self.address = f"http://127.0.0.1:{self.port}"
         self.answer: tuple[int, str] | None = None  # instead of the server's
         self.requests: list[str] = []  # their paths
-        self.seconds = 0.0  # without a request, before those that wait are answered
+        self.num_naps = 0  # without a request, before those that wait are answered
         self.num_rounds = 0  # of requests, if those at the same time are one
         self.hangs_at = ""  # a word of a request that it never answers
         self.is_down = True
         self._lock = Lock()
-        self._round = [0.0]  # when it ends
+        self._round = Event()  # set when it ends
+        self._round.set()
 
     def wait_for_round(self) -> None:
-        """Wait until all requests of the same time have come, however slowly."""
+        """Wait until all requests of the same time have come, however slowly.
+
+        On a busy machine naps take longer, as does all that a client does in them.
+        """
         with self._lock:
-            if time.monotonic() >= self._round[0]:
-                self._round = [0.0]
+            is_first = self._round.is_set()
+            if is_first:
+                self._round = Event()
                 self.num_rounds += 1
             this_round = self._round
-            this_round[0] = time.monotonic() + self.seconds
-        while (left := this_round[0] - time.monotonic()) > 0:
-            time.sleep(left)
+        if not is_first:
+            this_round.wait()
+            return
+        num_requests = 0
+        while num_requests < len(self.requests):
+            num_requests = len(self.requests)
+            for _ in range(self.num_naps):
+                time.sleep(0.01)
+        with self._lock:
+            this_round.set()
 
     def start(self) -> None:
         self._http = ThreadingHTTPServer(("127.0.0.1", self.port), _Handler)

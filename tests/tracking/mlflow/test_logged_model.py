@@ -229,13 +229,16 @@ def address(project: Workspace) -> str:
     return f"runs:/{pipeline_runs(project)[0].info.run_id}/model"
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries that a user loads it with
 def test_mlflow_registers_and_loads_the_model(
     project: Workspace,
     address: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """In a process that has no toygpt: the next test."""
     project.enter(monkeypatch)
+    mlflow.set_tracking_uri(None)  # of an earlier test: the variable counts
     prompts, settings = ["def", "class A:"], {"max_new_tokens": 8}
 
     mlflow.register_model(address, "by-hand")
@@ -265,6 +268,9 @@ def test_mlflow_registers_and_loads_the_model(
 def test_mlflow_serves_the_text_that_the_model_writes(
     project: Workspace, address: str
 ) -> None:
+    """Where toygpt cannot be imported."""
+    write_files(project.root, {"toygpt/__init__.py": "raise ImportError"})
+    project.environment["PYTHONPATH"] = str(project.root)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["mlflow", "models", "serve", "--model-uri", address, "--port", str(port)]

@@ -22,29 +22,33 @@ def at_server(project: Workspace, server: Server) -> Workspace:
     return project
 
 
-def test_a_queued_training_logs_to_the_server(
-    at_server: Workspace, server: Server
+@pytest.mark.parametrize("place", ["in the queue", "in a temporary folder"])
+def test_an_experiment_logs_to_the_server(
+    at_server: Workspace, server: Server, place: str
 ) -> None:
-    """DVC runs it in another folder, and another process than the user's starts it.
+    """DVC trains in another folder; in the queue, not even the user's process does.
 
-    Experiments in the workspace and in a temporary folder: tests/test_pipeline.py.
+    To a database, also in the workspace: tests/test_experiments.py.
     """
     at_server.commit("no W&B")
-    at_server.environment["MLFLOW_EXPERIMENT_NAME"] = "team"
-    change = ("-S", "train.learning_rate=3e-3")
-    at_server.dvc("exp", "run", "train", "--queue", "-n", "queued", *change)
-    try:
-        at_server.dvc("exp", "run", "--run-all")
-    finally:
-        at_server.dvc("queue", "stop", "--kill", check=False)
+    at_server.environment["MLFLOW_EXPERIMENT_NAME"] = f"team, {place}"
+    train = ("exp", "run", "train", "-n", "mine", "-S", "train.learning_rate=3e-3")
+    if place == "in the queue":
+        at_server.dvc(*train, "--queue")
+        try:
+            at_server.dvc("exp", "run", "--run-all")
+        finally:
+            at_server.dvc("queue", "stop", "--kill", check=False)
+    else:
+        at_server.dvc(*train, "--temp")
 
     _, record = (Record(folder) for folder, _ in all_infos(at_server.root))
-    assert record.info.name == "queued"
+    assert record.info.name == "mine"
     assert audit_at(server, record) == []
     ((destination, has),) = record.info.synced.items()
     assert destination == f"mlflow:{server.address}"
     assert has.directories == ["model"]
-    assert "team" in server.experiment_names().values()
+    assert f"team, {place}" in server.experiment_names().values()
 
 
 def test_an_address_of_another_kind_ends_training_before_it_begins(

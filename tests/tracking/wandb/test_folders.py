@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.audit import audit
+from tests.faults.kills import wait_until
 from tests.files import write_files
 from tests.tracking.trackers import (
     MODEL_FILES,
@@ -31,19 +32,27 @@ TRACKING = tracked_by("wandb")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a project that the first test trains, for all of them."""
+    """Return an empty folder, which `record` fills once for all tests."""
     return tmp_path_factory.mktemp("trained")
 
 
 @pytest.fixture
 def record(root: Path, trained: Path) -> Record:
-    """Return the record of a training of this project."""
+    """Return the record of a training of this project, in an earlier process."""
     if not any(trained.iterdir()):
         train(root)
+        end_wandb()
+        wait_for_another_second()
         shutil.copytree(root, trained, dirs_exist_ok=True)
     else:
         shutil.copytree(trained, root, dirs_exist_ok=True)
     return record_in(root)
+
+
+def wait_for_another_second() -> None:
+    """Wait until W&B, which names a folder by the second, has another name for it."""
+    before = int(time.time())
+    wait_until(lambda: int(time.time()) > before)
 
 
 def train(root: Path) -> None:
@@ -53,7 +62,7 @@ def train(root: Path) -> None:
     with pytest.raises(KeyboardInterrupt), run_in(root, TRACKING) as run:
         log(run.record, 1, 4)
         raise KeyboardInterrupt
-    time.sleep(1)  # W&B names a folder by the second, and `leet` looks for that name
+    wait_for_another_second()
     with run_in(root, TRACKING) as run:
         log(run.record, 4, 6)
         run.log_directory(model, name="model")
@@ -79,7 +88,6 @@ def own_steps(root: Path) -> list[int]:
 def test_a_run_of_several_stages_is_in_one_folder_and_wandb_shows_its_curves(
     root: Path, record: Record
 ) -> None:
-    time.sleep(1)  # another name, see above
     evaluate(record, root)
 
     (folder,) = root.glob("wandb/*run-*")
@@ -130,6 +138,7 @@ def test_what_wandb_has_uploaded_stays_and_is_not_logged_again(
     log_file.with_name(f"{log_file.name}.synced").touch()
 
     evaluate(record, root)
+    wait_for_another_second()
     evaluate(record, root)
 
     first, second = read_runs(root)

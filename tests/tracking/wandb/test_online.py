@@ -21,6 +21,7 @@ from tests.tracking.trackers import (
     wandb_command,
 )
 from tests.tracking.wandb.server import KEY, WandbServer, wandb_server
+from toygpt.tracking import sync
 from toygpt.tracking.sync import bring_up_to_date
 from toygpt.tracking.wandb import tracker as wandb_tracker
 
@@ -168,7 +169,6 @@ FAULTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("gives_up_soon")
 @pytest.mark.parametrize("fault", [*FAULTS, "slow", "down"])
 def test_a_server_that_fails_costs_one_warning_and_gets_everything_later(
     root: Path,
@@ -183,7 +183,13 @@ def test_a_server_that_fails_costs_one_warning_and_gets_everything_later(
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
     with monkeypatch.context() as patched:
-        patched.setattr(wandb_tracker, "SECONDS_TO_OPEN", 1)
+
+        def give_up_once_it_fired(_: float) -> None:
+            if fault == "down" or server.num_requests:
+                patched.setattr(sync, "PATIENCE_WITH_FAILURE_SECONDS", 0.0)
+
+        patched.setattr(sync, "sleep", give_up_once_it_fired)
+        patched.setattr(wandb_tracker, "SECONDS_TO_OPEN", 0.5)
         train(root)
     (warning,) = warned()
     assert fault == "down" or server.num_requests, "the fault fired"
