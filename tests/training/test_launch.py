@@ -119,10 +119,13 @@ def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
         env=os.environ | place,
     ) as waiting:
         process = psutil.Process(waiting.pid)
-        wait_until(lambda: is_listening(process))
-        waiting.terminate()
+        try:
+            wait_until(lambda: is_listening(process))
+            waiting.terminate()
 
-        assert waiting.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+            assert waiting.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+        finally:
+            waiting.kill()
 
 
 def test_lightning_s_own_variables_do_not_overrule_the_parameters(
