@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing import active_children
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
@@ -46,8 +47,16 @@ settings.register_profile(
 )
 settings.load_profile("patient")
 
-# Runs `python . ARGUMENTS` in a project; returns its exit code and what it printed.
-Command = Callable[..., tuple[int, str]]
+
+class Output(NamedTuple):
+    """The exit code of a command, and its two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+Toygpt = Callable[..., Output]
 
 # The files of half a minute, and a folder of them: begun last, they would leave all but
 # one core idle. The second needs no `built` project, for which it would have to wait.
@@ -124,16 +133,17 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Return a function that runs `python . ARGUMENTS` in this process."""
+def toygpt(capfd: pytest.CaptureFixture[str]) -> Toygpt:
+    """Return a function that runs a command of toyGPT in this process."""
 
-    def run(workspace: Workspace, *arguments: str) -> tuple[int, str]:
-        workspace.enter(monkeypatch)
-        capsys.readouterr()
-        code = main(arguments, program="python .")
-        return code, capsys.readouterr().out
+    def run(*arguments: object) -> Output:
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse knows no other way
+            assert isinstance(ended.code, int)
+            code = ended.code
+        return Output(code, *capfd.readouterr())
 
     return run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Toygpt
 from tests.faults.kills import wait_until
 from tests.project import (
     PLANTED,
@@ -79,16 +79,23 @@ def test_every_experiment_is_one_run_of_its_name_in_the_main_project(
 
 
 def test_the_doctor_names_the_numbers_of_another_model(
-    with_experiments: Workspace, tmp_path: Path, command: Command
+    with_experiments: Workspace,
+    tmp_path: Path,
+    toygpt: Toygpt,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where DVC restores a model from its run cache none of our code runs."""
+    """Where DVC restores a model from its run cache none of our code runs.
+
+    The stages that are run again log to the run that trained the model.
+    """
     copy = with_experiments.copy_to(tmp_path / "project")
     copy.set_params(UNTRACKED)
     restored = copy.dvc("exp", "run", "train", "-S", "train.learning_rate=4e-3").stdout
     assert "Stage 'train' is cached" in restored
 
     # Of the copied mlflow.db it fixes the folder; the numbers are left to the user.
-    code, page = command(copy, "doctor", "--fix")
+    copy.enter(monkeypatch)
+    code, page, _ = toygpt("doctor", "--fix")
     assert code == 1
     commands = re.findall(r"^ {8}(dvc repro .*)", page, re.MULTILINE)
     assert commands == [
@@ -96,10 +103,13 @@ def test_the_doctor_names_the_numbers_of_another_model(
         "dvc repro --single-item generate-samples",
     ]
     assert "metrics/evaluate.json and reports/evaluate: not measured on" in page
+    copy.set_params({"tracking.wandb": "offline"})
     copy.dvc("repro", "--single-item", "evaluate", "generate-samples")
 
-    code, page = command(copy, "doctor")
+    code, page, _ = toygpt("doctor")
     assert (code, page.splitlines()[-1]) == (0, "All is well.")
+    named = [run for run in read_runs(copy.root) if run.name == IN_WORKSPACE]
+    assert any("test_bits_per_byte" in run.summary for run in named)
 
 
 def test_the_readme_s_table_of_experiments_fits_a_screen(

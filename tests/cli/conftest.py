@@ -1,25 +1,12 @@
-"""A command of toyGPT in the process of the test, and a project for it."""
+"""A project for a command of toyGPT, and how a mistake ends the command."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import Output
 from tests.project import PROJECT
-from toygpt.cli import main
-
-
-class Output(NamedTuple):
-    """The exit code of a command, and its two streams."""
-
-    code: int
-    out: str
-    err: str
-
-
-Toygpt = Callable[..., Output]
 
 
 def assert_refused(output: Output, *parts: str) -> None:
@@ -31,22 +18,6 @@ def assert_refused(output: Output, *parts: str) -> None:
     assert output.err.startswith(("error: ", "usage: "))
     assert output.err.count("error: ") == 1
     assert [part for part in parts if part not in output.err] == []
-
-
-@pytest.fixture
-def toygpt(capfd: pytest.CaptureFixture[str]) -> Toygpt:
-    """Return a function that runs a command in this process."""
-
-    def run(*arguments: object) -> Output:
-        capfd.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as ended:  # argparse knows no other way
-            assert isinstance(ended.code, int)
-            code = ended.code
-        return Output(code, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture

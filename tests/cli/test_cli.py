@@ -9,7 +9,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.project import PROJECT
 from toygpt import cli
 from toygpt.cli import build_parser

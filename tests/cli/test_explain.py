@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.pages.test_html import findings_in
 from tests.project import Workspace, mlflow_runs
 from toygpt.explaining.length import NEW_TOKENS

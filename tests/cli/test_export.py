@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.model.saved import save
 from toygpt.cli import export
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.project import PATIENCE_SECONDS, PROJECT, Workspace, mlflow_runs
 from tests.tiny import ABSENT_ACCELERATOR, lively_model
 from toygpt.cli import main

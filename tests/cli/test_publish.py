@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.project import Workspace
 from tests.sharing.hub import TOKEN, PublishingHub
 from toygpt.model.huggingface import weights_digest

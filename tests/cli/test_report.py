@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.project import UNTRACKED, Workspace, copy_project
 
 EVALUATION = Path("metrics/evaluate.json")
@@ -374,7 +375,10 @@ def test_an_experiment_is_the_same_by_its_name_and_in_a_clone_after_dvc_pull(
     project.set_params(UNTRACKED)
     project.commit("untracked")
     share(project, "push")
-    project.dvc("exp", "run", "-n", "faster", "-S", "train.learning_rate=4e-3")
+    train = ("train", "--name", "faster", "--lr", "4e-3")
+    output = project.run("python", ".", *train).stdout
+    stages = re.findall(r"Running stage '(.+)'", output)
+    assert stages == ["train", "evaluate", "generate-samples"]
     pages = [report(project), report(project, "faster")]
     project.dvc("push")
     project.run("git", "add", "dvc.lock", "params.yaml", "metrics")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.resuming.folders import DESCRIPTION, interrupt
 from toygpt.cli.resume import state_and_start_of_this_job
 from toygpt.tracking.run_info import RunInfo, runs_folder, write_info

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Toygpt, assert_refused
+from tests.cli.conftest import assert_refused
+from tests.conftest import Toygpt
 from tests.project import UNTRACKED, Workspace
 from toygpt.pipeline.params import flatten
 from toygpt.pipeline.params_file import read_yaml
@@ -30,6 +31,7 @@ generate-samples: {prompts: PROMPTS}
 def test_options_and_a_file_make_one_experiment_with_its_parameters_and_nothing_else(
     built: Workspace, tmp_path: Path
 ) -> None:
+    """Without an evaluation: tests/cli/test_report.py has an experiment with one."""
     workspace = built.copy_to(tmp_path / "project")
     (tmp_path / "home/texts").mkdir(parents=True)
     workspace.environment["HOME"] = str(tmp_path / "home")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -24,20 +24,25 @@ class Ended(NamedTuple):
 def run_ranks(function: Callable[[Path], None], folder: Path, *, ranks: int) -> Ended:
     """Run a function on several ranks to its end; on each, a warning is an error.
 
-    They find what torchrun would give them. It would start a Python for each rank that
-    imports PyTorch, which takes longer than most of these trainings.
+    They find what torchrun would give them, and the variables of this process, which
+    is not their parent: they are forks of a process that serves all tests of a worker,
+    and has imported what the first of them asked for. torchrun would start a Python for
+    each rank that imports PyTorch, which takes longer than most of these trainings.
 
     Args:
         function: It is defined in a module.
         folder: The argument that it gets; the output of all ranks lies there.
         ranks: How many there are. If one fails, the others are ended.
     """
-    store = open_store()
+    # As torchrun opens it, at a free port; the ranks meet there.
+    open_store = torch.distributed.TCPStore  # type: ignore[attr-defined]
+    store = open_store("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     forks = get_context("forkserver")
     forks.set_forkserver_preload([function.__module__])
-    places = [place_of(rank, ranks, store) for rank in range(ranks)]
+    places = [place_of(rank, ranks, store.port) for rank in range(ranks)]
     processes = [
-        forks.Process(target=_run, args=(function, folder, place)) for place in places
+        forks.Process(target=_run, args=(function, folder, os.environ | place))
+        for place in places
     ]
     for process in processes:
         process.start()
@@ -57,13 +62,7 @@ def run_ranks(function: Callable[[Path], None], folder: Path, *, ranks: int) -> 
     return Ended([process.exitcode for process in processes], stdout, stderr)
 
 
-def open_store() -> Any:
-    """Return the store at which ranks meet, as torchrun opens it: at a free port."""
-    store = torch.distributed.TCPStore  # type: ignore[attr-defined]
-    return store("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-
-
-def place_of(rank: int, ranks: int, store: Any) -> dict[str, str]:
+def place_of(rank: int, ranks: int, port: int) -> dict[str, str]:
     """Return the variables by which torchrun gives a rank its place."""
     return {
         "RANK": str(rank),
@@ -72,17 +71,20 @@ def place_of(rank: int, ranks: int, store: Any) -> dict[str, str]:
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
+        "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "tests",
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # no rank opens a store of its own
     }
 
 
-def _run(function: Callable[[Path], None], folder: Path, place: dict[str, str]) -> None:
+def _run(
+    function: Callable[[Path], None], folder: Path, environment: dict[str, str]
+) -> None:
     for descriptor, name in enumerate(("stdout", "stderr"), start=1):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
-    os.environ |= place
+    os.environ.clear()
+    os.environ.update(environment)
     warnings.simplefilter("error")
     # Dynamo's own, where it compiles a network that is split.
     warnings.filterwarnings("ignore", "The .grad attribute")

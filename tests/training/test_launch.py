@@ -15,7 +15,8 @@ import torch
 from tests.faults.kills import wait_until
 from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import ABSENT_ACCELERATOR, runtime_params
-from tests.training.ranks import open_store, place_of
+from tests.tracking.mlflow.server import free_port
+from tests.training.ranks import place_of
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching
 from toygpt.training.launch import launch
@@ -88,38 +89,43 @@ def test_processes_that_would_each_train_a_model_of_their_own_are_refused(
         launched()
 
 
-TWO_RANKS = {
-    "WORLD_SIZE": "2",
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "TORCHELASTIC_RUN_ID": "a",
-    "MASTER_PORT": "29555",
-}
-
-
 def test_a_rank_zero_that_has_no_address_is_refused_before_any_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in {**TWO_RANKS, "MASTER_ADDR": "no host"}.items():
+    variables = place_of(0, 2, free_port()) | {"MASTER_ADDR": "no host"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
     with pytest.raises(InputError, match=r"'no host', has no address here; set MASTER"):
         launched(devices=2)
 
 
+def is_listening(process: psutil.Process) -> bool:
+    return any(one.status == psutil.CONN_LISTEN for one in process.net_connections())
+
+
 @pytest.mark.slow
 def test_a_rank_that_waits_for_others_is_ended_by_sigterm() -> None:
-    store = open_store()
+    """Rank zero, which under srun opens the port at which all meet, and waits there.
+
+    Though Python has a handler, which would run only after the wait.
+    """
+    place = place_of(0, 2, free_port()) | {"TORCHELASTIC_USE_AGENT_STORE": "False"}
+    handle = "signal.signal(signal.SIGTERM, print)"
+    wait = f"from {__name__} import *; {handle}; launched(devices=2)"
     with subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import *; launched(devices=2)"],
+        [sys.executable, "-c", wait],
         cwd=PROJECT,
-        env=os.environ | place_of(0, 2, store),
+        env=os.environ | place,
     ) as waiting:
         process = psutil.Process(waiting.pid)
-        wait_until(lambda: process.net_connections())  # here it expects the others
-        waiting.terminate()
+        try:
+            wait_until(lambda: is_listening(process))
+            waiting.terminate()
 
-        assert waiting.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+            assert waiting.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+        finally:
+            waiting.kill()
 
 
 def test_lightning_s_own_variables_do_not_overrule_the_parameters(
@@ -186,16 +192,7 @@ def test_a_launcher_that_starts_another_number_of_ranks_is_refused(
     monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     """They would wait for one another in vain."""
-    for name, value in {
-        "TORCHELASTIC_RUN_ID": "a",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29500",
-        "WORLD_SIZE": number,
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "GROUP_RANK": "0",
-        "LOCAL_WORLD_SIZE": number,
-    }.items():
+    for name, value in place_of(0, int(number), free_port()).items():
         monkeypatch.setenv(name, value)
 
     with pytest.raises(InputError, match=rf"{number} processes were .* \(2\) is 2"):

@@ -18,6 +18,7 @@ from tests.tiny import runtime_params
 from toygpt.pipeline.errors import InputError
 from toygpt.pipeline.process import LAUNCHED
 from toygpt.resuming.run_folder import list_run_folders
+from toygpt.tracking.run_info import all_infos
 from toygpt.training.launcher import hand_over, launch_command, launcher_problem
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -172,10 +173,13 @@ def test_a_stage_becomes_the_launcher_before_it_loads_pytorch(
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_all_and_leaves_a_whole_checkpoint(
+def test_a_rank_that_is_killed_ends_all_and_the_training_resumes(
     built: Workspace, tmp_path: Path
 ) -> None:
-    """A torchrun that would start the ranks again is refused."""
+    """As the same run, on another number of devices.
+
+    A torchrun that would start the ranks again is refused.
+    """
     workspace = longer_project(built, tmp_path / "project")
     root = workspace.root
     workspace.set_params({"runtime.devices": 2})
@@ -198,7 +202,12 @@ def test_a_rank_that_is_killed_ends_all_and_leaves_a_whole_checkpoint(
     (left,) = list_run_folders(root)
     best = left.best_checkpoint()
     assert best is not None and best.step >= 5
-    assert left.damage_of(best) is None
+    workspace.set_params({"runtime.devices": 1, "runtime.micro_batch_size": 2})
+    resuming = f"resuming after step {best.step:,}\n"
+    with started(workspace, "python", *STAGE) as alone:
+        wait_until(lambda: resuming in alone.output or not alone.is_running)
+        assert resuming in alone.output
+    assert len(list(all_infos(root))) == 1
 
 
 @pytest.mark.parametrize(

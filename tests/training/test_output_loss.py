@@ -110,6 +110,28 @@ def test_the_operator_keeps_the_rules_of_pytorch() -> None:
 
 
 @pytest.mark.slow
+def test_it_is_compiled_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the compiler itself, which relies on what the operator says of its results."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    inputs, targets = inputs_of()
+    compiled = torch.compile(
+        output_loss,
+        fullgraph=True,
+        dynamic=False,
+        # For two kernels, what makes many of them faster would take 17 s more.
+        options={"cpp.vec_isa_ok": False, "cpp_cache_precompile_headers": False},
+    )
+
+    found = loss_and_gradients(compiled, inputs, targets)
+
+    expected = loss_and_gradients(output_loss, inputs, targets)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["compare", "compile"])
 def test_the_kernel_of_the_gpu_writes_the_same_and_compiles_for_an_h100(
     tmp_path: Path, part: str

@@ -166,9 +166,15 @@ def train_in_many_ways(place: Path) -> None:
         train_on("ddp", ranks=2, root=place / "unreadable", **VARIANTS["muon"])
 
     stop(place / "file", ranks=2, strategy="ddp", at=STOPPED_AT)
-    training = train_on("fsdp", ranks=2, root=place / "file", **VARIANTS["muon"])
+    torch.distributed.barrier()
     if is_rank_zero:
-        results["resumed from a file"] = result_of(training)
+        shutil.copytree(place / "file", place / "same file")
+    torch.distributed.barrier()
+    for strategy, name in (("fsdp", "file"), ("ddp", "same file")):
+        training = train_on(strategy, ranks=2, root=place / name, **VARIANTS["muon"])
+        if is_rank_zero:
+            results[f"resumed {strategy} from a file"] = result_of(training)
+    if is_rank_zero:
         torch.save(results, place / "results.pt")
 
 
@@ -178,6 +184,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     ended = run_ranks(train_in_many_ways, folder, ranks=2)
     assert ended.codes == [0, 0], ended.stderr
+    # A training that began anew would come to the same end.
+    assert ended.stdout.count(f"resuming after step {STOPPED_AT}\n") == 6
     return folder
 
 
@@ -253,11 +261,12 @@ def test_split_weights_can_be_compiled_block_by_block(results: dict[str, Any]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resumed fsdp", "resumed ddp", "resumed from a file"])
+@pytest.mark.parametrize("source", ["", " from a file"])  # as FSDP or DDP left it
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 def test_a_stopped_training_resumes_with_the_same_bits_split_or_not(
-    results: dict[str, Any], name: str
+    results: dict[str, Any], strategy: str, source: str
 ) -> None:
-    assert_same(results[name], results["fsdp muon"])
+    assert_same(results[f"resumed {strategy}{source}"], results["fsdp muon"])
 
 
 @pytest.mark.slow
