@@ -100,6 +100,7 @@ def running_server(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C at the test is not for it
         )
     try:
 
