@@ -184,7 +184,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     ended = run_ranks(train_in_many_ways, folder, ranks=2)
     assert ended.codes == [0, 0], ended.stderr
-    # A training that began anew would come to the same end.
+    # A training that began again would come to the same end.
     assert ended.stdout.count(f"resuming after step {STOPPED_AT}\n") == 6
     return folder
 
