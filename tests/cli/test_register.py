@@ -7,8 +7,8 @@ import pytest
 
 from tests.cli.conftest import assert_refused
 from tests.conftest import Toygpt
+from tests.ports import free_port
 from tests.project import Workspace, mlflow_runs
-from tests.tracking.mlflow.server import free_port
 
 
 @pytest.mark.parametrize(

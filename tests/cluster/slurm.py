@@ -28,6 +28,7 @@ from tests.cluster.supervisor import (
     supervising,
     supervisor,
 )
+from tests.ports import free_ports
 
 INSTALL = "apt-get install -y slurmctld slurmd munge slurm-client"
 DAEMONS = ["munged", "slurmctld", "slurmd", "srun"]
@@ -85,17 +86,6 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "the daemons of Slurm need root: run the tests by `sudo -E`"
     return None
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports of this machine that nothing listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Daemons:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tests.faults.kills import wait_until
+from tests.ports import free_port
 from tests.project import PATIENCE_SECONDS, PROJECT
 from tests.tiny import ABSENT_ACCELERATOR, runtime_params
-from tests.tracking.mlflow.server import free_port
 from tests.training.ranks import place_of
 from toygpt.pipeline.errors import InputError
 from toygpt.training import launch as launching

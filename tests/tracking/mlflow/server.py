@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from tests.faults.audit import differences, in_mlflow
 from tests.faults.kills import wait_until
+from tests.ports import free_port
 from toygpt.tracking.mlflow.database import database_uri
 from toygpt.tracking.record import Record
 
@@ -47,12 +47,6 @@ def audit_at(server: Server, record: Record) -> list[str]:
     if len(runs) != 1:
         return [f"{len(runs)} runs of {record.info.name}"]
     return differences("mlflow", record, *runs)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 # Runs a command with all that it starts, until standard input is closed: also if the

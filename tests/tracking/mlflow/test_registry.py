@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.mlflow.server import PAGE, Proxy, Server, free_port
+from tests.ports import free_port
+from tests.tracking.mlflow.server import PAGE, Proxy, Server
 from tests.tracking.trackers import (
     WEIGHTS,
     log_model_of,
